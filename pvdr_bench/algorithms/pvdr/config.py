@@ -1,0 +1,139 @@
+"""Every hyperparameter of PVDR with its meaning and source. Imports no torch.
+
+Defaults are the published ones (arXiv 2411.03169, Tables 2 and 3), or, where the paper is silent, the reading
+named in ``source``; "departure" marks a form that the paper does not have, off by default.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+def key(default: Any, description: str, source: str, **limits: Any) -> Any:
+    """A documented config key."""
+    return Field(default, description=description, json_schema_extra={"source": source}, **limits)
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses unknown ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The visual dynamics model: encoder E, prior P, decoder D."""
+
+    context_frames: int = key(2, "m, frames of context x_t", "paper Table 2", ge=1)
+    future_frames: int = key(6, "l, frames of future y_t", "paper Table 2", ge=1)
+    frame_stride: int = key(1, "decisions between neighbouring frames of a clip", "paper: 1; departure if more", ge=1)
+    d_model: int = key(512, "attention dimension", "paper Table 2", ge=8)
+    ff: int = key(512, "feed-forward dimension", "paper Table 2", ge=8)
+    heads: int = key(4, "attention heads", "paper Table 2", ge=1)
+    token_dim: int = key(1024, "width of the learned token embedding, projected to d_model", "paper Table 2", ge=1)
+    encoder_depth: int = key(6, "pairs of spatial and temporal blocks in E", "paper Table 2; pairs: Fig. 9", ge=1)
+    prior_depth: int = key(6, "pairs of blocks in P", "paper: same structure as E (Fig. 8)", ge=1)
+    decoder_depth: int = key(3, "pairs of blocks in D", "paper Table 2", ge=1)
+    window: int = key(4, "side of the temporal attention's local window", "paper Table 2", ge=1)
+    z_grid: int = key(16, "side of z; a divisor of the token grid (smaller: pooled)", "paper Table 2: the token grid")
+    z_dim: int = key(32, "channels of z", "paper Table 2", ge=1)
+    z_readout: Literal["last", "mean"] = key("last", "slot of E and P that mean and variance are read from",
+                                             "paper Fig. 8 only; reading 15")
+    z_every_slot: bool = key(False, "also add the projected z to every slot of D", "departure: z is used sooner")
+    copy_gate: bool = key(False, "add gate * onehot(previous token) to D's logits", "departure: copying is free")
+    init_logvar: float = key(0.0, "initial log-variance of E and P", "paper silent: 0; departure if lower")
+
+
+class PretrainConfig(Section):
+    """Stage ``pretrain``: Eq. 1 on a corpus."""
+
+    steps: int = key(350_000, "optimiser steps", "paper Table 2", ge=1)
+    batch: int = key(128, "clips in a batch", "paper Table 2 prints 1025: read as 1024 frames (reading 3)", ge=1)
+    micro_batch: int = key(0, "clips at a time in memory; 0: the whole batch", "memory only, same gradients", ge=0)
+    lr: float = key(1e-4, "Adam's learning rate", "paper Table 2", gt=0)
+    warmup_steps: int = key(0, "steps of linear warm-up of the learning rate", "paper silent: none", ge=0)
+    lr_final: float = key(1.0, "learning rate at the end as a share of lr (cosine)", "paper silent: constant", ge=0)
+    max_grad_norm: float = key(0.0, "clip of the global gradient norm; 0: none", "paper silent: none", ge=0)
+    lambda1: float = key(1e-3, "weight of KL(E || N(0, I)), Eq. 1", "paper Table 2", ge=0)
+    lambda1_start: float | None = key(None, "lambda1 at step 0, geometric to lambda1", "departure: annealing")
+    lambda1_anneal: int = key(0, "steps over which lambda1 is annealed", "departure: annealing", ge=0)
+    prior_weight: float = key(1.0, "weight of KL(P || sg E), Eq. 1", "paper Eq. 1", ge=0)
+    prior_kl: Literal["prior_posterior", "posterior_prior"] = key(
+        "prior_posterior", "direction of the prior's KL: KL(P || sg E), or KL(sg E || P) as in other CVAEs",
+        "paper Eq. 1; departure: posterior_prior, whose prior covers all futures")
+    encoder_prior_weight: float = key(0.0, "weight of KL(E || sg P), pulling the posterior to the prior",
+                                      "departure: the bottleneck charges only what the context does not tell", ge=0)
+    reduction: Literal["sum", "mean"] = key("sum", "of CE over tokens and KL over dimensions; mean over the batch",
+                                            "paper silent: true ELBO (reading 11)")
+    validate_every: int = key(5000, "steps between validations", "paper silent", ge=1)
+    validation_clips: int = key(512, "held-out clips in a validation", "paper silent", ge=1)
+    dtype: Literal["float32", "bfloat16", "float16"] = key("float32", "autocast precision", "hardware")
+    compile: bool = key(False, "torch.compile the model", "hardware")
+
+
+class PlannerConfig(Section):
+    """Planning-based inference, Eq. 2."""
+
+    candidates: int = key(16, "N, candidates z ~ P per decision", "paper silent (reading 1)", ge=1)
+    metric: Literal["code_l1", "code_l1_blur", "pixel_l1"] = key(
+        "code_l1", "space of the distance between plan and goal", "paper: compressed grids (reading 6)")
+    blur: int = key(3, "window of code_l1_blur in grid cells, odd", "departure", ge=1)
+    goal_frames: Literal["all", "last"] = key("all", "frames of the plan compared with the goal",
+                                              "paper: the sum over frames (reading 5)")
+    selection: Literal["best", "first"] = key("best", "take the best candidate, or the first: no planning",
+                                              "paper Eq. 2; first is the ablation 'random z'")
+    z_source: Literal["prior", "normal"] = key("prior", "distribution of the candidates", "paper Algorithm 1")
+
+
+class OnlineConfig(Section):
+    """Algorithm 1: rounds of collecting and learning."""
+
+    e1_decisions: int = key(1000, "decisions in buffer E1 per round, all environments; 0: no fine-tuning",
+                            "paper silent: 4 episodes (reading 28)", ge=0)
+    e2_decisions: int = key(1000, "decisions in buffer E2 per round, all environments", "as e1_decisions", ge=1)
+    finetune_lr: float = key(1e-5, "learning rate of E's head, D and P", "paper Table 2", gt=0)
+    finetune_epochs: int = key(1, "passes over E1 per round", "paper silent", ge=1)
+    finetune_batch: int = key(32, "clips in a fine-tuning batch", "paper silent", ge=1)
+    lambda2: float = key(0.8, "weight of the goal term in Eq. 4", "paper Table 2 (Meta-World)", ge=0)
+    lambda3: float = key(1.0, "weight of the plan error in Eq. 6", "paper Table 2 (Meta-World)", ge=0)
+    lact_weight: float = key(1.0, "weight of L_act (Eq. 5) beside the PPO loss", "paper: jointly (reading 22)", ge=0)
+    rl_weight: float = key(1.0, "weight of the PPO loss; 0: the ablation without it", "paper ablation", ge=0)
+    distance_scale: float = key(1.0, "constant c on mean distances of Eq. 4 and Eq. 6", "reading 10", gt=0)
+    pi_depth: int = key(3, "pairs of blocks in the action module and critic", "paper Table 2", ge=1)
+    pi_d_model: int = key(512, "width of the action module and critic", "paper Table 2", ge=8)
+    pi_ff: int = key(512, "feed-forward width of the action module and critic", "paper Table 2", ge=8)
+    readout: Literal["mean_pool", "flatten"] = key("mean_pool", "how the action module reads its tokens",
+                                                   "paper silent (reading 20)")
+    log_std_init: float = key(-0.5, "initial log standard deviation of actions", "paper silent (reading 19)")
+    actor_lr: float = key(3e-4, "learning rate of the action module", "paper Table 3", gt=0)
+    critic_lr: float = key(1e-3, "learning rate of the critic", "paper Table 3", gt=0)
+    gamma: float = key(0.99, "discount per decision", "paper Table 3", ge=0, le=1)
+    gae_lambda: float = key(0.92, "GAE's lambda", "paper Table 3", ge=0, le=1)
+    clip: float = key(0.2, "PPO's clip range", "paper Table 3 (Set 2; 0.6 Set 1, 0.5 Set 3)", gt=0)
+    value_clip: float = key(10.0, "clip range of the value", "paper Table 3, reading 24", gt=0)
+    value_coef: float = key(0.5, "weight of the value loss", "paper Table 3, reading 24", ge=0)
+    entropy_coef: float = key(2e-4, "weight of the entropy", "paper Table 3 (Set 2)", ge=0)
+    max_grad_norm: float = key(1.0, "clip of the gradient norm", "paper Table 3", gt=0)
+    epochs: int = key(4, "PPO passes over E2 per round", "paper silent (reading 23)", ge=1)
+    minibatch: int = key(100, "decisions in a PPO minibatch", "paper Table 3", ge=1)
+    dtype: Literal["float32", "bfloat16"] = key("float32", "autocast precision of planning", "hardware")
+
+
+class PVDRConfig(Section):
+    """PVDR (arXiv 2411.03169)."""
+
+    pretrained: bool = key(True, "start from the pre-trained model; False: random weights ('w/o pre-training')",
+                           "paper sec. 5")
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    planner: PlannerConfig = PlannerConfig()
+    online: OnlineConfig = OnlineConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> PVDRConfig:
+        if self.model.d_model % self.model.heads:
+            raise ValueError(f"model.d_model {self.model.d_model} is not a multiple of model.heads {self.model.heads}")
+        if self.planner.blur % 2 == 0:
+            raise ValueError(f"planner.blur must be odd, not {self.planner.blur}")
+        return self

@@ -1,0 +1,177 @@
+"""PVDR's visual dynamics model: a conditional VAE over VQGAN tokens (paper sec. 4.1, Figs. 8 and 9).
+
+Shapes: B batch, N candidates, m context and l future frames, h x w token grid, K codebook size, s x s x c the shape of z.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
+from torch import Tensor, nn
+
+from pvdr_bench.algorithms.pvdr.config import ModelConfig
+from pvdr_bench.nets.st_transformer import LayerCache, STTransformer
+
+LOGVAR_RANGE = (-10.0, 4.0)
+
+
+@dataclass
+class Gaussian:
+    """A diagonal Gaussian over z; mean and logvar [B, s, s, c]."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Reparameterised sample for standard normal ``noise`` [..., B, s, s, c]."""
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def detach(self) -> Gaussian:
+        """Stop-gradient."""
+        return Gaussian(self.mean.detach(), self.logvar.detach())
+
+    def kl(self, other: Gaussian) -> Tensor:
+        """KL(self || other) per dimension [B, s, s, c], in nats."""
+        diff = (self.mean - other.mean) ** 2
+        return 0.5 * (other.logvar - self.logvar + (self.logvar.exp() + diff) * (-other.logvar).exp() - 1)
+
+    def kl_normal(self) -> Tensor:
+        """KL(self || N(0, I)) per dimension [B, s, s, c], in nats."""
+        return 0.5 * (self.logvar.exp() + self.mean**2 - 1 - self.logvar)
+
+
+class TokenEmbedding(nn.Module):
+    """Codes [..., h, w] -> [..., h, w, d]: learned table of width token_dim, projected to d_model."""
+
+    def __init__(self, codebook_size: int, token_dim: int, d_model: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(codebook_size, token_dim)
+        nn.init.normal_(self.table.weight, std=token_dim**-0.5 if token_dim > d_model else 0.1)
+        self.project = nn.Linear(token_dim, d_model)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """codes int64 [..., h, w]."""
+        embedded: Tensor = self.project(self.table(codes))
+        return embedded
+
+
+class GaussianHead(nn.Module):
+    """Encoder E(z | x, y) or prior P(z | x): an ST Transformer over frames and a linear head (Fig. 8 left)."""
+
+    def __init__(self, config: ModelConfig, codebook_size: int, grid: int, frames: int, depth: int) -> None:
+        super().__init__()
+        self.readout, self.pool = config.z_readout, grid // config.z_grid
+        self.embed = TokenEmbedding(codebook_size, config.token_dim, config.d_model)
+        self.body = STTransformer(config.d_model, config.heads, config.ff, depth, grid, config.window, frames, causal=False)
+        self.head = nn.Linear(config.d_model, 2 * config.z_dim)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        self.init_logvar = config.init_logvar
+
+    def hidden(self, codes: Tensor) -> Tensor:
+        """codes int64 [B, T, h, w] -> features [B, s, s, d] that the head reads."""
+        y = self.body(self.embed(codes))
+        y = y[:, -1] if self.readout == "last" else y.mean(1)
+        return reduce(y, "b (i p) (j q) d -> b i j d", "mean", p=self.pool, q=self.pool)
+
+    def distribution(self, hidden: Tensor) -> Gaussian:
+        """The Gaussian read from features [B, s, s, d]."""
+        mean, logvar = self.head(hidden).float().chunk(2, -1)
+        return Gaussian(mean, (logvar + self.init_logvar).clamp(*LOGVAR_RANGE))
+
+    def forward(self, codes: Tensor) -> Gaussian:
+        """codes int64 [B, T, h, w] -> Gaussian over z."""
+        return self.distribution(self.hidden(codes))
+
+
+class Decoder(nn.Module):
+    """D(y | x, z): z as a prompt grid at slot 0, context and decoded frames after it, causal in time (Fig. 8 right).
+
+    The output at the slot of frame k gives the logits of all tokens of frame k + 1 (reading 13).
+    """
+
+    def __init__(self, config: ModelConfig, codebook_size: int, grid: int) -> None:
+        super().__init__()
+        self.config, self.codebook_size, self.grid = config, codebook_size, grid
+        self.embed = TokenEmbedding(codebook_size, config.token_dim, config.d_model)
+        self.prompt = nn.Linear(config.z_dim, config.d_model)
+        slots = config.context_frames + config.future_frames
+        self.body = STTransformer(config.d_model, config.heads, config.ff, config.decoder_depth, grid, config.window,
+                                  slots, causal=True)
+        self.head = nn.Linear(config.d_model, codebook_size)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        self.every_slot = nn.Linear(config.z_dim, config.d_model) if config.z_every_slot else None
+        self.gate = nn.Linear(config.d_model, 1) if config.copy_gate else None
+
+    def _spread(self, z: Tensor) -> Tensor:
+        factor = self.grid // self.config.z_grid
+        return repeat(z, "b i j c -> b (i p) (j q) c", p=factor, q=factor)
+
+    def _frames(self, codes: Tensor, z: Tensor) -> Tensor:
+        x: Tensor = self.embed(codes)
+        return x if self.every_slot is None else x + self.every_slot(self._spread(z))[:, None]
+
+    def _logits(self, hidden: Tensor, previous: Tensor) -> Tensor:
+        logits: Tensor = self.head(hidden)
+        if self.gate is not None:
+            logits = logits + self.gate(hidden) * F.one_hot(previous, self.codebook_size).to(logits.dtype)
+        return logits.float()
+
+    def forward(self, context: Tensor, future: Tensor, z: Tensor) -> Tensor:
+        """Teacher forcing: context [B, m, h, w], future [B, l, h, w], z [B, s, s, c] -> logits [B, l, h, w, K]."""
+        codes = torch.cat([context, future[:, :-1]], 1)
+        slots = torch.cat([self.prompt(self._spread(z))[:, None], self._frames(codes, z)], 1)
+        m = self.config.context_frames
+        return self._logits(self.body(slots)[:, m:], codes[:, m - 1:])
+
+    def rollout(self, context: Tensor, z: Tensor, cached: bool = True) -> tuple[Tensor, Tensor]:
+        """Greedy frame-recurrent decoding: context [B, m, h, w], z [B, s, s, c] -> codes [B, l, h, w] and
+        logits [B, l, h, w, K]. With ``cached`` keys and values of past slots are kept; the result is the same."""
+        slots = torch.cat([self.prompt(self._spread(z))[:, None], self._frames(context, z)], 1)
+        cache: list[LayerCache] | None = None
+        previous, codes, all_logits = context[:, -1], [], []
+        for _ in range(self.config.future_frames):
+            if cached:
+                hidden, cache = self.body.extend(slots, cache)
+            else:
+                hidden = self.body(slots)
+            logits = self._logits(hidden[:, -1], previous)
+            previous = logits.argmax(-1)
+            codes.append(previous)
+            all_logits.append(logits)
+            frame = self._frames(previous[:, None], z)
+            slots = frame if cached else torch.cat([slots, frame], 1)
+        return torch.stack(codes, 1), torch.stack(all_logits, 1)
+
+
+class DynamicsModel(nn.Module):
+    """Encoder, prior and decoder together."""
+
+    def __init__(self, config: ModelConfig, codebook_size: int, grid: int) -> None:
+        super().__init__()
+        if grid % config.z_grid:
+            raise ValueError(f"model.z_grid {config.z_grid} does not divide the token grid {grid}")
+        m, total = config.context_frames, config.context_frames + config.future_frames
+        self.config, self.grid = config, grid
+        self.encoder = GaussianHead(config, codebook_size, grid, total, config.encoder_depth)
+        self.prior = GaussianHead(config, codebook_size, grid, m, config.prior_depth)
+        self.decoder = Decoder(config, codebook_size, grid)
+
+    @property
+    def z_shape(self) -> tuple[int, int, int]:
+        """(s, s, c)."""
+        return self.config.z_grid, self.config.z_grid, self.config.z_dim
+
+    def split(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """Clips [B, m + l, h, w] -> context [B, m, h, w], future [B, l, h, w]."""
+        m = self.config.context_frames
+        return clips[:, :m], clips[:, m:]
+
+
+def token_cross_entropy(logits: Tensor, future: Tensor) -> Tensor:
+    """-log D per token, [B, l, h, w], in nats; logits [B, l, h, w, K], future int64 [B, l, h, w]."""
+    return F.cross_entropy(rearrange(logits, "b l h w k -> (b l h w) k"), future.flatten(), reduction="none").view(future.shape)

@@ -1,0 +1,87 @@
+"""Planning-based inference (paper Eq. 2): sample candidates, decode plans, take the one nearest to the goal.
+
+Shapes: B states, N candidates, l plan frames, h x w token grid, q code dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+from pvdr_bench.algorithms.pvdr.config import PlannerConfig
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.nets.vqgan import Tokenizer
+
+
+def blur_grid(embedded: Tensor, window: int) -> Tensor:
+    """Mean over a window x window neighbourhood of grid cells, edges counting only cells inside. [..., h, w, q]."""
+    if window == 1:
+        return embedded
+    flat = embedded.reshape(-1, *embedded.shape[-3:]).permute(0, 3, 1, 2)
+    out = F.avg_pool2d(flat, window, stride=1, padding=window // 2, count_include_pad=False)
+    return out.permute(0, 2, 3, 1).reshape(embedded.shape)
+
+
+class GoalDistance:
+    """Mean absolute difference to the goal under the planner's metric; the goal is encoded once."""
+
+    def __init__(self, config: PlannerConfig, tokenizer: Tokenizer, goal_codes: Tensor) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.goal = self.features(goal_codes)
+
+    def features(self, codes: Tensor) -> Tensor:
+        """What is compared: codes int64 [..., h, w] -> blurred code embeddings, or pixels in [0, 1]."""
+        if self.config.metric == "pixel_l1":
+            return self.tokenizer.decode(codes).float() / 255
+        return self.soft_features(self.tokenizer.embed(codes))
+
+    def soft_features(self, embedded: Tensor) -> Tensor:
+        """The same from code embeddings [..., h, w, q] (Eq. 4 needs a differentiable form; code metrics only)."""
+        return blur_grid(embedded, self.config.blur) if self.config.metric == "code_l1_blur" else embedded
+
+    def plan(self, codes: Tensor) -> Tensor:
+        """Distance of plans [..., l, h, w] to the goal, averaged over the compared frames: [...]."""
+        frames = codes[..., -1:, :, :] if self.config.goal_frames == "last" else codes
+        return (self.features(frames) - self.goal).abs().mean((-4, -3, -2, -1))
+
+
+@dataclass
+class Plans:
+    """The chosen candidate of each state and what it was chosen from."""
+
+    z: Tensor  # [B, s, s, c]
+    codes: Tensor  # int64 [B, l, h, w], the plan
+    distance: Tensor  # [B, N], of every candidate
+    diversity: Tensor  # [B], share of tokens in which a candidate differs from the first one
+
+
+class Planner:
+    """Eq. 2 for a batch of states."""
+
+    def __init__(self, model: DynamicsModel, config: PlannerConfig, distance: GoalDistance) -> None:
+        self.model, self.config, self.distance = model, config, distance
+
+    def candidates(self, context: Tensor, generator: torch.Generator) -> Tensor:
+        """z [B, N, s, s, c] for contexts [B, m, h, w]."""
+        shape = (self.config.candidates, context.shape[0], *self.model.z_shape)
+        noise = torch.randn(shape, generator=generator).to(context.device)
+        if self.config.z_source == "prior":
+            noise = self.model.prior(context).sample(noise)
+        return rearrange(noise, "n b i j c -> b n i j c")
+
+    @torch.no_grad()
+    def plan(self, context: Tensor, generator: torch.Generator) -> Plans:
+        """Choose z* for contexts int64 [B, m, h, w]."""
+        z = self.candidates(context, generator)
+        n = z.shape[1]
+        codes, _ = self.model.decoder.rollout(repeat(context, "b m h w -> (b n) m h w", n=n), z.flatten(0, 1))
+        codes = rearrange(codes, "(b n) l h w -> b n l h w", n=n)
+        distance = self.distance.plan(codes)
+        best = distance.argmin(1) if self.config.selection == "best" else torch.zeros_like(distance[:, 0], dtype=torch.long)
+        rows = torch.arange(len(best), device=best.device)
+        diversity = (codes[:, 1:] != codes[:, :1]).float().mean((1, 2, 3, 4)) if n > 1 else torch.zeros_like(distance[:, 0])
+        return Plans(z[rows, best], codes[rows, best], distance, diversity)

@@ -1,0 +1,82 @@
+"""Both attentions against brute force over their sets, and caching against no caching."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pvdr_bench.nets.st_transformer import Attention, STBlock, STTransformer
+
+
+def brute_force(attention: Attention, tokens: Tensor, allowed: Tensor) -> Tensor:
+    """Attention of every token over its own explicit set, one query at a time. tokens [L, d], allowed [L, L]."""
+    length, d = tokens.shape
+    q, k, v = attention.qkv(tokens).view(length, 3, attention.heads, d // attention.heads).unbind(1)
+    rows = []
+    for i in range(length):
+        members = allowed[i].nonzero()[:, 0]
+        parts = []
+        for head in range(attention.heads):
+            scores = torch.stack([(q[i, head] * k[j, head]).sum() for j in members]) / (d // attention.heads) ** 0.5
+            weights = scores.exp() / scores.exp().sum()
+            parts.append(sum(wt * v[j, head] for wt, j in zip(weights, members, strict=True)))
+        rows.append(torch.cat(parts))
+    return attention.out(torch.stack(rows))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_block_equals_brute_force_over_its_sets(causal: bool) -> None:
+    torch.manual_seed(0)
+    frames, grid, window, d = 3, 4, 2, 8
+    model = STTransformer(d, 2, 16, 1, grid, window, frames, causal).double()
+    block = model.blocks[0]
+    assert isinstance(block, STBlock)
+    x = torch.randn(1, frames, grid, grid, d, dtype=torch.float64)
+    t, i, j = torch.meshgrid(torch.arange(frames), torch.arange(grid), torch.arange(grid), indexing="ij")
+    t, i, j = t.flatten(), i.flatten(), j.flatten()
+    same_slot = t[:, None] == t[None]
+    same_window = (i[:, None] // window == i[None] // window) & (j[:, None] // window == j[None] // window)
+    temporal = same_window & (t[None] <= t[:, None]) if causal else same_window
+
+    y = (x + model.pos_space + model.pos_time[:, None, None]).flatten(0, 3)
+    y = y + brute_force(block.space, block.norm_space(y), same_slot)
+    y = y + block.ff_space(y)
+    y = y + brute_force(block.time, block.norm_time(y), temporal)
+    y = model.norm(y + block.ff_time(y))
+    torch.testing.assert_close(model(x).flatten(0, 3), y, rtol=1e-9, atol=1e-9)
+
+
+def test_extending_a_cache_equals_the_whole_sequence() -> None:
+    torch.manual_seed(1)
+    model = STTransformer(16, 4, 32, 2, 4, 2, 6, causal=True)
+    x = torch.randn(3, 6, 4, 4, 16)
+    whole = model(x)
+    first, cache = model.extend(x[:, :3], None)
+    parts = [first]
+    for k in range(3, 6):
+        y, cache = model.extend(x[:, k:k + 1], cache)
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_causal_slots_do_not_see_the_future() -> None:
+    torch.manual_seed(2)
+    model = STTransformer(8, 2, 16, 2, 4, 4, 4, causal=True)
+    x = torch.randn(1, 4, 4, 4, 8)
+    changed = x.clone()
+    changed[:, 3] = torch.randn(1, 4, 4, 8)
+    torch.testing.assert_close(model(x)[:, :3], model(changed)[:, :3])
+    assert not torch.allclose(model(x)[:, 3], model(changed)[:, 3])
+
+
+def test_limits_are_refused() -> None:
+    bidirectional = STTransformer(8, 2, 16, 1, 4, 2, 3, causal=False)
+    x = torch.randn(1, 2, 4, 4, 8)
+    _, cache = bidirectional.extend(x, None)
+    with pytest.raises(ValueError, match="causal"):
+        bidirectional.extend(x[:, :1], cache)
+    with pytest.raises(ValueError, match="max_frames"):
+        bidirectional(torch.randn(1, 4, 4, 4, 8))
+    with pytest.raises(ValueError, match="window"):
+        STTransformer(8, 2, 16, 1, 4, 3, 3, causal=False)
