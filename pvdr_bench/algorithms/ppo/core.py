@@ -1,0 +1,290 @@
+"""PPO without any assumption about the state: rollouts, GAE, the clipped loss and the minibatch updates.
+
+A state is a dict of tensors; actor and critic are modules that read it: ``actor(state) -> DiagonalGaussian`` over
+[B, A], ``critic(state) -> [B]``. PPO's state is the token context, PVDR's is (x_t, z*_t).
+
+Shapes: T decisions in time, N environments, B = a minibatch of the T * N decisions, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pvdr_bench.nets.distributions import DiagonalGaussian
+from pvdr_bench.nets.optimizers import clip_gradients, load_optimizer_state, optimizer_state, require_finite
+
+State = dict[str, Tensor]
+_STATE = "state."  # prefix of the state's tensors among those of a stored decision
+ADVANTAGE_EPS = 1e-8
+
+
+class PPOSettings(Protocol):
+    """The hyperparameters of PPO that this module reads; configs of PPO and PVDR both have them."""
+
+    @property
+    def gamma(self) -> float: ...
+    @property
+    def gae_lambda(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def value_clip(self) -> float: ...
+    @property
+    def value_coef(self) -> float: ...
+    @property
+    def entropy_coef(self) -> float: ...
+    @property
+    def max_grad_norm(self) -> float: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def minibatch(self) -> int: ...
+    @property
+    def actor_lr(self) -> float: ...
+    @property
+    def critic_lr(self) -> float: ...
+
+
+def gae(reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor,
+        gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimates [T, N]; all arguments are [T, N].
+
+    ``next_value`` is the value of the true observation after each step, also where an episode was truncated: the time
+    limit is no part of the task, so only *termination* zeroes the tail (otherwise running out the clock would look
+    good under per-step penalties). The recursion stops at either, so nothing leaks into the next episode.
+    """
+    delta = reward + gamma * next_value * (~terminated) - value
+    carry = gamma * lam * (~(terminated | truncated))
+    advantage = torch.zeros_like(delta)
+    running = torch.zeros_like(delta[0])
+    for t in range(len(delta) - 1, -1, -1):
+        running = delta[t] + carry[t] * running
+        advantage[t] = running
+    return advantage
+
+
+def needs_bootstrap(terminated: Tensor, truncated: Tensor, last: bool) -> Tensor:
+    """Environments [N] whose true next observation has to be valued now: cut by time, or by the rollout's end."""
+    return ~terminated if last else truncated & ~terminated
+
+
+@dataclass
+class Batch:
+    """Decisions ready for updates, each tensor [B, ...]."""
+
+    state: State
+    action: Tensor  # [B, A], unclipped samples
+    log_prob: Tensor  # [B], under the policy that acted
+    value: Tensor  # [B], of the critic at that time
+    advantage: Tensor  # [B]
+    returns: Tensor  # [B], advantage + value
+    index: Tensor  # int64 [B], position t * N + n in the rollout, to look up what an auxiliary loss needs
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def select(self, rows: Tensor) -> Batch:
+        """The decisions at ``rows`` int64 [b]."""
+        return Batch({name: x[rows] for name, x in self.state.items()}, self.action[rows], self.log_prob[rows],
+                     self.value[rows], self.advantage[rows], self.returns[rows], self.index[rows])
+
+
+@dataclass
+class Rollout:
+    """Consecutive decisions of N environments, each tensor [T, N, ...]."""
+
+    state: State
+    action: Tensor
+    log_prob: Tensor
+    value: Tensor
+    reward: Tensor
+    terminated: Tensor  # bool
+    truncated: Tensor  # bool
+    bootstrap: Tensor  # value of the true next observation where :func:`needs_bootstrap`, else 0
+
+    def next_value(self) -> Tensor:
+        """Value of the true next observation [T, N]; 0 after a termination."""
+        ended = self.terminated | self.truncated
+        following = torch.cat([self.value[1:], self.bootstrap[-1:]])
+        return torch.where(ended, self.bootstrap, following)
+
+    def batch(self, gamma: float, lam: float, reward: Tensor | None = None) -> Batch:
+        """Flatten to T * N decisions with advantages, for the stored reward or another one [T, N] (PVDR's Eq. 6)."""
+        reward = self.reward if reward is None else reward
+        advantage = gae(reward, self.value, self.next_value(), self.terminated, self.truncated, gamma, lam)
+        count = advantage.numel()
+        return Batch({name: x.flatten(0, 1) for name, x in self.state.items()}, self.action.flatten(0, 1),
+                     self.log_prob.flatten(), self.value.flatten(), advantage.flatten(),
+                     (advantage + self.value).flatten(), torch.arange(count, device=advantage.device))
+
+
+class RolloutBuffer:
+    """Collects decisions until an update is due; a partial rollout is part of a checkpoint."""
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, Tensor]] = []
+
+    def __len__(self) -> int:
+        """Decisions in time, T."""
+        return len(self._steps)
+
+    def add(self, state: State, *, action: Tensor, log_prob: Tensor, value: Tensor, reward: Tensor,
+            terminated: Tensor, truncated: Tensor, bootstrap: Tensor) -> None:
+        """Store one decision of all environments, each tensor [N, ...]."""
+        step = {"action": action, "log_prob": log_prob, "value": value, "reward": reward, "terminated": terminated,
+                "truncated": truncated, "bootstrap": bootstrap}
+        self._steps.append(step | {_STATE + name: x for name, x in state.items()})
+
+    def rollout(self) -> Rollout:
+        """All stored decisions, stacked in time."""
+        stacked = self._stacked()
+        state = {name[len(_STATE):]: stacked.pop(name) for name in list(stacked) if name.startswith(_STATE)}
+        return Rollout(state=state, **stacked)
+
+    def clear(self) -> None:
+        """Forget all decisions."""
+        self._steps = []
+
+    def _stacked(self) -> dict[str, Tensor]:
+        return {name: torch.stack([step[name] for step in self._steps]) for name in self._steps[0]}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors [T, N, ...]; empty if nothing is stored."""
+        return self._stacked() if self._steps else {}
+
+    def load_state_dict(self, state: dict[str, Tensor], device: torch.device | None = None) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        moved = {name: x.to(device) for name, x in state.items()}
+        count = len(next(iter(moved.values()))) if moved else 0
+        self._steps = [{name: x[t].clone() for name, x in moved.items()} for t in range(count)]
+
+
+@dataclass
+class PPOLosses:
+    """Scalars of one minibatch; the three losses carry gradients, the diagnostics do not."""
+
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+    approx_kl: Tensor  # mean of (ratio - 1) - log ratio, an unbiased, non-negative estimate in nats
+    clip_fraction: Tensor  # share of decisions whose ratio lies outside the clip range
+
+
+def ppo_losses(policy: DiagonalGaussian, value: Tensor, batch: Batch, clip: float, value_clip: float) -> PPOLosses:
+    """The clipped surrogate and the clipped value loss of a minibatch; advantages are normalised within it."""
+    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std(correction=0) + ADVANTAGE_EPS)
+    log_ratio = policy.log_prob(batch.action) - batch.log_prob
+    ratio = log_ratio.exp()
+    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    moved = batch.value + (value - batch.value).clamp(-value_clip, value_clip)
+    value_loss = 0.5 * torch.maximum((value - batch.returns) ** 2, (moved - batch.returns) ** 2).mean()
+    with torch.no_grad():
+        approx_kl = ((ratio - 1) - log_ratio).mean()
+        clip_fraction = ((ratio - 1).abs() > clip).float().mean()
+    return PPOLosses(-surrogate.mean(), value_loss, policy.entropy().mean(), approx_kl, clip_fraction)
+
+
+def explained_variance(value: Tensor, returns: Tensor) -> float:
+    """1 - Var(returns - value) / Var(returns); 1 is a perfect critic, 0 no better than a constant, nan if undefined."""
+    variance = returns.var(correction=0)
+    if variance == 0:
+        return float("nan")
+    return float(1 - (returns - value).var(correction=0) / variance)
+
+
+Auxiliary = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
+"""A loss added to the actor's, for one minibatch: (scalar with gradient, scalars to log)."""
+
+
+class PPOUpdater:
+    """Minibatch updates of an actor and a critic, each with its own Adam and its own gradient clip.
+
+    Args:
+        actor, critic: modules that read a state.
+        settings: hyperparameters.
+        seed: of the minibatch order.
+        adam_eps: Adam's epsilon.
+        autocast: makes the context that networks run in, for lower precision.
+    """
+
+    def __init__(self, actor: nn.Module, critic: nn.Module, settings: PPOSettings, seed: int, adam_eps: float = 1e-5,
+                 autocast: Callable[[], AbstractContextManager[Any]] | None = None) -> None:
+        self.actor, self.critic, self.settings, self.autocast = actor, critic, settings, autocast
+        self.actor_optimizer = torch.optim.Adam(actor.parameters(), lr=settings.actor_lr, eps=adam_eps)
+        self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_lr, eps=adam_eps)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.updates = 0  # optimiser steps so far
+
+    def update(self, batch: Batch, auxiliary: Auxiliary | None = None, policy_weight: float = 1.0) -> dict[str, float]:
+        """All epochs over a batch; returns means over the minibatches.
+
+        Minibatches are of equal size (as near ``minibatch`` as divides the batch evenly), so that no small remainder
+        is normalised by itself. ``policy_weight`` scales the surrogate and the entropy, not the auxiliary loss.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        count = max(1, round(len(batch) / self.settings.minibatch))
+        metrics: list[dict[str, Tensor]] = []
+        for _ in range(self.settings.epochs):
+            order = torch.randperm(len(batch), generator=self.generator).to(batch.index.device)
+            metrics += [self._step(batch.select(rows), auxiliary, policy_weight) for rows in order.tensor_split(count)]
+        means = {name: float(torch.stack([m[name] for m in metrics]).mean()) for name in metrics[0]}
+        return means | {
+            "explained_variance": explained_variance(batch.value, batch.returns),
+            "value_mean": float(batch.value.mean()), "return_mean": float(batch.returns.mean()),
+            "advantage_std": float(batch.advantage.std(correction=0)), "ppo_updates": float(self.updates),
+        }
+
+    def _forward(self, batch: Batch) -> PPOLosses:
+        if self.autocast is None:
+            policy, value = self.actor(batch.state), self.critic(batch.state)
+        else:
+            with self.autocast():
+                policy, value = self.actor(batch.state), self.critic(batch.state)
+        return ppo_losses(policy, value, batch, self.settings.clip, self.settings.value_clip)
+
+    def _step(self, batch: Batch, auxiliary: Auxiliary | None, policy_weight: float) -> dict[str, Tensor]:
+        losses = self._forward(batch)
+        extra, logged = auxiliary(batch) if auxiliary else (torch.zeros_like(losses.policy), {})
+        actor_loss = policy_weight * (losses.policy - self.settings.entropy_coef * losses.entropy) + extra
+        critic_loss = self.settings.value_coef * losses.value
+        require_finite({"policy_loss": losses.policy, "value_loss": losses.value, "actor_loss": actor_loss},
+                       f"PPO update {self.updates}")
+        self.actor_optimizer.zero_grad(set_to_none=True)
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(actor_loss + critic_loss)
+        # two optimisers, two clips: a large value error must not shrink the policy's step
+        actor_norm = clip_gradients(self.actor.parameters(), self.settings.max_grad_norm)
+        critic_norm = clip_gradients(self.critic.parameters(), self.settings.max_grad_norm)
+        self.actor_optimizer.step()
+        self.critic_optimizer.step()
+        self.updates += 1
+        own = {"policy_loss": losses.policy, "value_loss": losses.value, "entropy": losses.entropy,
+               "approx_kl": losses.approx_kl, "clip_fraction": losses.clip_fraction,
+               "grad_norm_actor": actor_norm, "grad_norm_critic": critic_norm}
+        return {name: x.detach() for name, x in (own | logged).items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimisers, the order's random state and the counter."""
+        return {
+            "actor": dict(self.actor.state_dict()), "critic": dict(self.critic.state_dict()),
+            "actor_optimizer": optimizer_state(self.actor_optimizer),
+            "critic_optimizer": optimizer_state(self.critic_optimizer),
+            "generator": self.generator.get_state(), "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.actor.load_state_dict(state["actor"])
+        self.critic.load_state_dict(state["critic"])
+        load_optimizer_state(self.actor_optimizer, state["actor_optimizer"])
+        load_optimizer_state(self.critic_optimizer, state["critic_optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.updates = int(state["updates"])

@@ -1,0 +1,48 @@
+"""Optimiser helpers: a state that checkpoints can store (string keys, no lists) and gradient norms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvdr_bench.errors import DataError, TrainingError
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """State per parameter, keyed by its position. Learning rates and betas are not in it: the config holds them."""
+    return {str(i): dict(entry) for i, entry in optimizer.state_dict()["state"].items()}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore what :func:`optimizer_state` gave.
+
+    Raises:
+        DataError: the state is of another number of parameters.
+    """
+    own = optimizer.state_dict()
+    count = sum(len(group["params"]) for group in own["param_groups"])
+    if any(int(i) >= count for i in state):
+        raise DataError(f"optimiser state of {len(state)} parameters, the network has {count}",
+                        hint="the checkpoint is of another network; start a new run")
+    optimizer.load_state_dict({"state": {int(i): dict(entry) for i, entry in state.items()},
+                               "param_groups": own["param_groups"]})
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients to a global norm of at most ``max_norm`` (0: leave them) and return the norm before, a scalar."""
+    return nn.utils.clip_grad_norm_(list(parameters), max_norm or float("inf"))
+
+
+def require_finite(losses: dict[str, Tensor], where: str) -> None:
+    """Stop learning when a loss is not finite.
+
+    Raises:
+        TrainingError: names every loss and its value.
+    """
+    if not torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().all():
+        values = ", ".join(f"{name}={loss.item():g}" for name, loss in losses.items())
+        raise TrainingError(f"a loss is not finite: {values}", where=where,
+                            hint="lower the learning rate, or look at the rewards and advantages in train.jsonl")
