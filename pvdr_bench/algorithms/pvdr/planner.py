@@ -6,6 +6,7 @@ Shapes: B states, N candidates, l plan frames, h x w token grid, q code dimensio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.config import PlannerConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
-from pvdr_bench.nets.vqgan import Tokenizer
+
+if TYPE_CHECKING:
+    from pvdr_bench.nets.vqgan import Tokenizer
 
 
 def blur_grid(embedded: Tensor, window: int) -> Tensor:

@@ -1,0 +1,116 @@
+"""The contract between algorithms and the two loops that drive them.
+
+Shapes: N environments, H = W image size, A action dimensions, B batch, T frames of a clip.
+An algorithm has no loop of its own. ``training/online.py`` drives a :class:`Learner`,
+``training/offline.py`` drives an :class:`OfflineLearner` for the stages before.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Mode = Literal["train", "eval"]
+Carry = Any  # what an algorithm remembers between decisions: nested dicts of tensors [N, ...]
+
+
+@dataclass
+class Transition:
+    """One decision in N environments, as the loop hands it to :meth:`Learner.observe`.
+
+    ``next_image`` is the true observation after the step, also where an episode ended.
+    """
+
+    image: Tensor  # uint8 [N, H, W, 3], what was acted on
+    is_first: Tensor  # bool [N], image starts an episode
+    action: Tensor  # float32 [N, A], as returned by act (before clipping)
+    reward: Tensor  # float32 [N], the protocol's reward, the success bonus included
+    terminated: Tensor  # bool [N]
+    truncated: Tensor  # bool [N], time limit or a sync point of the loop
+    next_image: Tensor  # uint8 [N, H, W, 3]
+    extras: dict[str, Tensor]  # what act returned for learning, each [N, ...]
+    truth: dict[str, Tensor] = field(default_factory=dict)  # each [N]; diagnostics only, never for learning
+
+
+@dataclass(frozen=True)
+class LearnerContext:
+    """All a learner may know about its task and machine."""
+
+    config: Any  # the algorithm's resolved, frozen pydantic config
+    action_dim: int
+    image_size: int
+    num_envs: int
+    goal_image: NDArray[np.uint8]  # [H, W, 3]
+    start_image: NDArray[np.uint8]  # [H, W, 3], first image of the instance
+    seed: int
+    device: torch.device
+    budget_decisions: int  # decisions of all environments together, for schedules
+    artefacts: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # stage -> weights, e.g. "tokenize"
+    artefact_config: dict[str, Any] = field(default_factory=dict)  # stage -> the config that made the weights
+
+
+class Learner(ABC):
+    """An algorithm in its online stage."""
+
+    @abstractmethod
+    def initial(self, n: int) -> Carry:
+        """A fresh carry for ``n`` environments. Training and evaluation never share one."""
+
+    @abstractmethod
+    def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
+            generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
+        """Choose actions [N, A] for images uint8 [N, H, W, 3]; returns (action, carry, extras).
+
+        All randomness comes from ``generator`` (a CPU generator), so evaluation never disturbs training.
+        Both modes sample; a learner that offers a mean policy has a config key for it.
+        """
+
+    @abstractmethod
+    def observe(self, transition: Transition) -> None:
+        """Take one decision of all environments; it may only store."""
+
+    @abstractmethod
+    def learn(self) -> dict[str, float]:
+        """Do whatever updates are due now and return their metrics ({} if nothing was due).
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimisers, counters, partial rollouts and random states: nested dicts, tensors, numbers, strings."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly what :meth:`state_dict` gave."""
+
+
+class OfflineLearner(ABC):
+    """A stage before the online one: ``tokenize`` or ``pretrain``. The loop owns steps, logs, checkpoints."""
+
+    @abstractmethod
+    def update(self, batch: Tensor) -> dict[str, float]:
+        """One optimiser step on a batch (uint8 frames [B, T, H, W, 3] or int64 tokens [B, T, h, w])."""
+
+    @abstractmethod
+    def validate(self, batch: Tensor) -> dict[str, float]:
+        """Metrics on a held-out batch; no state changes, its randomness is fixed."""
+
+    @abstractmethod
+    def export(self) -> dict[str, Tensor]:
+        """The weights that become the artefact."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue exactly."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly what :meth:`state_dict` gave."""

@@ -1,0 +1,98 @@
+"""The interface between environments and everything else.
+
+Shapes: N environments, H = W image size in pixels, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CameraPose:
+    """A free camera in MuJoCo's convention: metres and degrees."""
+
+    lookat: tuple[float, float, float]
+    distance: float
+    azimuth: float
+    elevation: float
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """All a worker process needs to build one environment; plain data, so that it can be sent to it."""
+
+    suite: str
+    env_id: str
+    camera: CameraPose
+    image_size: int = 64
+    renderer: str = "lean"  # stock | lean
+    action_repeat: int = 4  # simulator steps per decision
+    episode_steps: int = 200  # env_steps (simulator steps) until truncation
+    frozen_instance: bool = True  # one task instance with one goal, or a new one per episode
+    instance_seed: int = 0
+    terminate_on_success: bool = True
+    goal_settle_steps: int = 40  # simulator steps after the expert's first success before the goal image
+
+
+@dataclass
+class EnvStep:
+    """What one decision (``action_repeat`` simulator steps) led to."""
+
+    image: Image  # [H, W, 3], upright, the observation after the step
+    dense_reward: float  # the suite's own reward, summed over the repeated simulator steps
+    success: bool  # success in any of the repeated simulator steps
+    terminated: bool
+    truncated: bool
+    env_steps: int  # simulator steps actually made
+    truth: dict[str, float] = field(default_factory=dict)  # simulator's ground truth, for diagnostics only
+
+
+class Env(ABC):
+    """One visual robot task. Not thread-safe; one renderer per process."""
+
+    action_dim: int
+
+    @abstractmethod
+    def reset(self, seed: int) -> Image:
+        """Start an episode and return the first image [H, W, 3]. A frozen instance ignores ``seed``."""
+
+    @abstractmethod
+    def step(self, action: NDArray[np.float32]) -> EnvStep:
+        """Apply an action [A] (clipped to [-1, 1]) for ``action_repeat`` simulator steps."""
+
+    @abstractmethod
+    def goal_image(self) -> Image:
+        """Image [H, W, 3] of the current instance solved: the scripted expert has settled."""
+
+    @abstractmethod
+    def expert_action(self) -> NDArray[np.float32]:
+        """The suite's scripted expert's action [A] in the current state."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the simulator and the renderer."""
+
+
+@dataclass
+class VectorStep:
+    """What one decision led to in N environments, with automatic reset.
+
+    ``image`` is what to act on next: the first image of the next episode where one has just ended.
+    ``final_image`` is the true observation after the step; it equals ``image`` where no episode ended.
+    """
+
+    image: Image  # [N, H, W, 3]
+    final_image: Image  # [N, H, W, 3]
+    dense_reward: NDArray[np.float32]  # [N]
+    success: NDArray[np.bool_]  # [N]
+    terminated: NDArray[np.bool_]  # [N]
+    truncated: NDArray[np.bool_]  # [N]
+    env_steps: NDArray[np.int64]  # [N] simulator steps made in this decision
+    truth: dict[str, NDArray[np.float32]]  # each [N]

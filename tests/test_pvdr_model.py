@@ -1,0 +1,235 @@
+"""PVDR's model, Eq. 1 and Eq. 2 against independent computations on small tensors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pvdr_bench.algorithms.pvdr.config import ModelConfig, PlannerConfig, PretrainConfig, PVDRConfig
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
+from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, blur_grid
+from pvdr_bench.algorithms.pvdr.pretrain import (
+    PVDRPretrainer,
+    lambda1_at,
+    pretraining_loss,
+    prior_loss,
+    rollout_accuracy,
+)
+
+CODES = 11
+TINY = ModelConfig(context_frames=2, future_frames=3, d_model=16, ff=16, heads=2, token_dim=8, encoder_depth=1,
+                   prior_depth=1, decoder_depth=2, window=2, z_grid=4, z_dim=2)
+
+
+class TableTokenizer:
+    """A codebook without images: what the planner needs of a tokenizer."""
+
+    def __init__(self) -> None:
+        self.table = torch.randn(CODES, 5, generator=torch.Generator().manual_seed(3))
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return self.table[codes]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return (self.table[codes].sigmoid() * 255).to(torch.uint8)
+
+
+def tiny(**changes: object) -> DynamicsModel:
+    torch.manual_seed(0)
+    return DynamicsModel(TINY.model_copy(update=changes), CODES, 4)
+
+
+def clips(batch: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, CODES, (batch, 5, 4, 4), generator=torch.Generator().manual_seed(seed))
+
+
+def test_gaussian_kl_equals_torch_distributions() -> None:
+    a = Gaussian(torch.randn(3, 2, 2, 4), torch.randn(3, 2, 2, 4))
+    b = Gaussian(torch.randn(3, 2, 2, 4), torch.randn(3, 2, 2, 4))
+    na, nb = (torch.distributions.Normal(g.mean, (0.5 * g.logvar).exp()) for g in (a, b))
+    torch.testing.assert_close(a.kl(b), torch.distributions.kl_divergence(na, nb))
+    unit = torch.distributions.Normal(torch.zeros_like(a.mean), torch.ones_like(a.mean))
+    torch.testing.assert_close(a.kl_normal(), torch.distributions.kl_divergence(na, unit))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_equation_1_by_hand(reduction: str) -> None:
+    model, batch = tiny(), clips(3)
+    config = PretrainConfig(lambda1=0.3, prior_weight=0.7, reduction=reduction)  # type: ignore[arg-type]
+    noise = torch.randn(3, 4, 4, 2)
+    loss, _ = pretraining_loss(model, config, 0.3, batch, noise)
+    q, p = model.encoder(batch), model.prior(batch[:, :2])
+    logits = model.decoder(batch[:, :2], batch[:, 2:], q.mean + (q.logvar / 2).exp() * noise).double()
+    total = 0.0
+    for b in range(3):
+        ce = sum(float(torch.logsumexp(logits[b, t, i, j], 0) - logits[b, t, i, j, batch[b, 2 + t, i, j]])
+                 for t in range(3) for i in range(4) for j in range(4))
+        kl1 = kl2 = 0.0
+        for m, v, pm, pv in zip(*(x[b].flatten().tolist() for x in (q.mean, q.logvar, p.mean, p.logvar)), strict=True):
+            kl1 += 0.5 * (math.exp(v) + m * m - 1 - v)
+            kl2 += 0.5 * (v - pv + (math.exp(pv) + (pm - m) ** 2) / math.exp(v) - 1)
+        n_tokens, n_dims = (1, 1) if reduction == "sum" else (48, 32)
+        total += ce / n_tokens + 0.3 * kl1 / n_dims + 0.7 * kl2 / n_dims
+    assert float(loss) == pytest.approx(total / 3, rel=1e-5)
+
+
+def test_the_prior_term_stops_at_the_encoder() -> None:
+    model, batch = tiny(), clips(2)
+    prior_loss(model.prior(batch[:, :2]), model.encoder(batch), "prior_posterior").sum().backward()
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert sum(float(p.grad.abs().sum()) for p in model.prior.parameters() if p.grad is not None) > 0
+
+
+def test_prior_directions() -> None:
+    q, p = Gaussian(torch.ones(1, 1), torch.zeros(1, 1)), Gaussian(torch.zeros(1, 1), torch.ones(1, 1))
+    assert float(prior_loss(p, q, "prior_posterior")) == pytest.approx(0.5 * (-1 + math.e + 1 - 1))
+    assert float(prior_loss(p, q, "posterior_prior")) == pytest.approx(0.5 * (1 + 2 / math.e - 1))
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_rollout_cached_equals_uncached_and_teacher_forcing(extra: bool) -> None:
+    model = tiny(z_every_slot=extra, copy_gate=extra, z_grid=2 if extra else 4)
+    context, z = clips(4)[:, :2], torch.randn(4, *model.z_shape)
+    with torch.no_grad():
+        codes, logits = model.decoder.rollout(context, z, cached=True)
+        codes_slow, logits_slow = model.decoder.rollout(context, z, cached=False)
+        forced = model.decoder(context, codes, z)
+    torch.testing.assert_close(logits, logits_slow, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, forced, rtol=1e-4, atol=1e-5)
+    top = logits.topk(2).values
+    clear = (top[..., 0] - top[..., 1]) > 1e-4
+    assert torch.equal(codes[clear], codes_slow[clear]) and clear.float().mean() > 0.99
+
+
+def test_a_decoded_frame_depends_on_z_and_context_only() -> None:
+    model, batch = tiny(), clips(2)
+    z, other = torch.randn(2, *model.z_shape), batch.clone()
+    other[:, 3:] = (other[:, 3:] + 1) % CODES
+    with torch.no_grad():
+        a, b = (model.decoder(c[:, :2], c[:, 2:], z) for c in (batch, other))
+        moved_z = model.decoder(batch[:, :2], batch[:, 2:], z + torch.randn_like(z))
+    torch.testing.assert_close(a[:, :2], b[:, :2])  # frames 1, 2 see context and frame 1 only
+    assert not torch.allclose(a[:, 2], b[:, 2])
+    assert not torch.allclose(a, moved_z)
+
+
+def test_copy_gate_adds_to_the_previous_token() -> None:
+    model = tiny(copy_gate=True)
+    gate = model.decoder.gate
+    assert gate is not None
+    with torch.no_grad():
+        gate.weight.zero_()
+        gate.bias.fill_(100.0)
+        context = clips(2)[:, :2]
+        codes, _ = model.decoder.rollout(context, torch.zeros(2, *model.z_shape))
+    assert torch.equal(codes, context[:, -1:].expand_as(codes))
+
+
+def test_blur_against_a_loop() -> None:
+    x = torch.randn(2, 4, 4, 3)
+    want = torch.zeros_like(x)
+    for i in range(4):
+        for j in range(4):
+            want[:, i, j] = x[:, max(0, i - 1):i + 2, max(0, j - 1):j + 2].mean((1, 2))
+    torch.testing.assert_close(blur_grid(x, 3), want)
+
+
+@pytest.mark.parametrize("metric", ["code_l1", "code_l1_blur", "pixel_l1"])
+@pytest.mark.parametrize("goal_frames", ["all", "last"])
+def test_equation_2_by_brute_force(metric: str, goal_frames: str) -> None:
+    model, tokenizer, context = tiny(init_logvar=1.0), TableTokenizer(), clips(3)[:, :2]
+    config = PlannerConfig(candidates=5, metric=metric, goal_frames=goal_frames)  # type: ignore[arg-type]
+    goal = clips(1, seed=9)[0, 0]
+    planner = Planner(model, config, GoalDistance(config, tokenizer, goal))  # type: ignore[arg-type]
+    plans = planner.plan(context, torch.Generator().manual_seed(5))
+    z = planner.candidates(context, torch.Generator().manual_seed(5))
+
+    def features(codes: Tensor) -> Tensor:
+        if metric == "pixel_l1":
+            return tokenizer.decode(codes).float() / 255
+        return blur_grid(tokenizer.embed(codes), 3 if metric == "code_l1_blur" else 1)
+
+    for b in range(3):
+        distances = []
+        for n in range(5):
+            with torch.no_grad():
+                codes = model.decoder.rollout(context[b:b + 1], z[b, n][None])[0][0]
+            frames = range(3) if goal_frames == "all" else [2]
+            distances.append(np.mean([(features(codes[t]) - features(goal)).abs().mean().item() for t in frames]))
+        best = int(np.argmin(distances))
+        np.testing.assert_allclose(plans.distance[b].numpy(), distances, rtol=1e-4)
+        assert torch.equal(plans.z[b], z[b, best])
+    assert float(plans.diversity.min()) > 0
+
+
+def test_selection_first_ignores_the_goal() -> None:
+    model, context = tiny(init_logvar=1.0), clips(4)[:, :2]
+    config = PlannerConfig(candidates=4, selection="first")
+    planner = Planner(model, config, GoalDistance(config, TableTokenizer(), clips(1)[0, 0]))  # type: ignore[arg-type]
+    z = planner.candidates(context, torch.Generator().manual_seed(5))
+    assert torch.equal(planner.plan(context, torch.Generator().manual_seed(5)).z, z[:, 0])
+
+
+def test_lambda1_annealing_is_geometric() -> None:
+    config = PretrainConfig(lambda1=0.1, lambda1_start=0.001, lambda1_anneal=100)
+    assert [lambda1_at(config, s) for s in (0, 50, 100, 500)] == pytest.approx([0.001, 0.01, 0.1, 0.1])
+
+
+def test_rollout_accuracy_by_hand() -> None:
+    context = torch.zeros(1, 2, 1, 2, dtype=torch.long)
+    future = torch.tensor([[[[1, 0]], [[1, 2]]]])
+    codes = torch.tensor([[[[1, 0]], [[0, 2]]]])
+    assert rollout_accuracy(codes, future, context) == pytest.approx({"all": 0.75, "moved": 2 / 3, "moved_last": 0.5})
+
+
+def pretrainer(**changes: object) -> PVDRPretrainer:
+    pretrain = {"lr": 3e-3, "batch": 10, "lambda1": 1e-4, **changes}
+    return PVDRPretrainer(PVDRConfig(model=TINY, pretrain=PretrainConfig(**pretrain)), 0, torch.device("cpu"), CODES, 4)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole() -> None:
+    whole, parts, batch = pretrainer(), pretrainer(micro_batch=4), clips(10)
+    a, b = whole.update(batch), parts.update(batch)
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    for (name, p), q in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_same_seed_same_weights_and_exact_resume() -> None:
+    one, two, batch = pretrainer(), pretrainer(), clips(10)
+    for _ in range(2):
+        one.update(batch)
+    two.update(batch)
+    resumed = pretrainer()
+    resumed.load_state_dict(two.state_dict())
+    resumed.update(batch)
+    for a, b in zip(one.export().values(), resumed.export().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_overfits_ten_clips_and_z_carries_the_future() -> None:
+    """Ten clips share one context, so only z can tell their futures apart."""
+    learner, batch = pretrainer(lr=1e-2), clips(10)
+    batch[:, :2] = batch[:1, :2].clone()
+    first = learner.validate(batch)
+    for _ in range(250):
+        metrics = learner.update(batch)
+    last = learner.validate(batch)
+    assert last["ce_posterior"] < 0.3 * first["ce_posterior"]
+    assert last["acc_posterior_moved"] > 0.8
+    assert last["ce_posterior"] < 0.7 * last["ce_prior"]
+    assert all(metrics[f"grad_{part}"] > 0 for part in ("encoder", "prior", "decoder"))
+
+
+def test_nan_is_reported() -> None:
+    from pvdr_bench.errors import TrainingError
+
+    learner = pretrainer()
+    with torch.no_grad():
+        learner.model.decoder.head.bias.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="step 0"):
+        learner.update(clips(10))
