@@ -6,20 +6,11 @@ named in ``source``; "departure" marks a form that the paper does not have, off 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
-
-def key(default: Any, description: str, source: str, **limits: Any) -> Any:
-    """A documented config key."""
-    return Field(default, description=description, json_schema_extra={"source": source}, **limits)
-
-
-class Section(BaseModel):
-    """A frozen group of keys that refuses unknown ones."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from pvdr_bench.algorithms.schema import Section, key
 
 
 class ModelConfig(Section):
@@ -100,8 +91,13 @@ class OnlineConfig(Section):
     lact_weight: float = key(1.0, "weight of L_act (Eq. 5) beside the PPO loss", "paper: jointly (reading 22)", ge=0)
     rl_weight: float = key(1.0, "weight of the PPO loss; 0: the ablation without it", "paper ablation", ge=0)
     distance_scale: float = key(1.0, "constant c on mean distances of Eq. 4 and Eq. 6", "reading 10", gt=0)
+    normalise_distance: bool = key(False, "divide the distances of Eq. 4 and Eq. 6 by the start-to-goal distance",
+                                   "paper silent; goes with the protocol's normalise_distance")
+    lact_form: Literal["mse", "l2"] = key("mse", "Eq. 5 on the mean action: mean squared error, or the L2 norm",
+                                          "reading 21")
     pi_depth: int = key(3, "pairs of blocks in the action module and critic", "paper Table 2", ge=1)
     pi_d_model: int = key(512, "width of the action module and critic", "paper Table 2", ge=8)
+    pi_heads: int = key(4, "attention heads of the action module and critic", "paper Table 2", ge=1)
     pi_ff: int = key(512, "feed-forward width of the action module and critic", "paper Table 2", ge=8)
     readout: Literal["mean_pool", "flatten"] = key("mean_pool", "how the action module reads its tokens",
                                                    "paper silent (reading 20)")

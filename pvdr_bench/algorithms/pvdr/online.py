@@ -1,0 +1,264 @@
+"""PVDR's online stage: Algorithm 1 of the paper, driven by the shared loop.
+
+A round is two buffers. E1 is collected with the planner and fine-tunes encoder head, decoder and prior (Eqs. 3, 4);
+E2 is collected with the fine-tuned planner, labelled with Eq. 6, and trains the action module by L_act (Eq. 5) and PPO.
+
+Shapes: N environments, T decisions in time, m context and l future frames, h x w token grid, s x s x c the shape of z.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
+from pvdr_bench.algorithms.ppo.core import Batch, PPOUpdater, Rollout, RolloutBuffer, needs_bootstrap
+from pvdr_bench.algorithms.ppo.networks import Actor, Critic, NetworkConfig
+from pvdr_bench.algorithms.pvdr.config import PVDRConfig
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, Plans
+from pvdr_bench.algorithms.pvdr.rounds import (
+    future_frames,
+    plan_error,
+    prior_finetuning_loss,
+    reconstruction_loss,
+)
+from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
+from pvdr_bench.nets.vqgan import load_tokenizer
+
+SMALL = torch.int16  # codes are stored small; codebooks have fewer than 2 ** 15 entries
+
+
+class PVDRLearner(Learner):
+    """Algorithm 1. Acts by planning (Eq. 2) and Pi(a | z*, x); learns when a buffer is full."""
+
+    def __init__(self, context: LearnerContext) -> None:
+        config: PVDRConfig = context.config
+        self.config, self.device, self.num_envs = config, context.device, context.num_envs
+        self.tokenizer = load_tokenizer(context.artefacts["tokenize"], context.artefact_config["tokenize"])
+        self.tokenizer.to(self.device)
+        self.render_plans = False  # act also returns plan_image, for videos
+        self.generator = torch.Generator().manual_seed(context.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            self._build(context)
+        goal, start = (self.encode(torch.as_tensor(image)[None])[0] for image in (context.goal_image, context.start_image))
+        self.goal_pixels = torch.as_tensor(context.goal_image).to(self.device).float()
+        self.distance = GoalDistance(config.planner, self.tokenizer, goal)
+        self.code_table = self.tokenizer.embed(torch.arange(self.tokenizer.codebook_size, device=self.device))
+        self.planner = Planner(self.model, config.planner, self.distance)
+        between = float((self.distance.features(start) - self.distance.goal).abs().mean())
+        self.scale = config.online.distance_scale / (between if config.online.normalise_distance else 1.0)
+        self.buffer = RolloutBuffer()
+        self.phase = "e1" if self._needs_e1 else "e2"
+
+    def _build(self, context: LearnerContext) -> None:
+        config, online = self.config, self.config.online
+        grid, size = self.tokenizer.grid, self.tokenizer.codebook_size
+        self.model = DynamicsModel(config.model, size, grid)
+        if config.pretrained:
+            self.model.load_state_dict(context.artefacts["pretrain"])
+        self.model.to(self.device)
+        network = NetworkConfig(grid, size, config.model.context_frames, config.model.z_dim, online.pi_d_model,
+                                online.pi_heads, online.pi_ff, online.pi_depth, config.model.window,
+                                token_dim=config.model.token_dim, readout=online.readout)
+        actor = Actor(network, context.action_dim, online.log_std_init).to(self.device)
+        self.ppo = PPOUpdater(actor, Critic(network).to(self.device), online, context.seed)
+        self.dynamics_optimizer = torch.optim.Adam(
+            [*self.model.encoder.head.parameters(), *self.model.decoder.parameters()], lr=online.finetune_lr)
+        self.prior_optimizer = torch.optim.Adam(self.model.prior.parameters(), lr=online.finetune_lr)
+
+    @property
+    def _needs_e1(self) -> bool:
+        return self.config.online.e1_decisions > 0
+
+    def _phase_length(self) -> int:
+        """Decisions in time of the current phase's buffer."""
+        online = self.config.online
+        return math.ceil((online.e1_decisions if self.phase == "e1" else online.e2_decisions) / self.num_envs)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] -> codes int64 [N, h, w]."""
+        return self.tokenizer.encode(image.to(self.device))
+
+    def initial(self, n: int) -> Carry:
+        """The last (m - 1) * stride + 1 token grids of every environment."""
+        depth = (self.config.model.context_frames - 1) * self.config.model.frame_stride + 1
+        return {"codes": torch.zeros(n, depth, self.tokenizer.grid, self.tokenizer.grid, dtype=torch.long, device=self.device)}
+
+    def _advance(self, history: Tensor, codes: Tensor, is_first: Tensor) -> Tensor:
+        """Append codes [N, h, w] to a history; a first frame is repeated (reading 30)."""
+        longer = torch.cat([history[:, 1:], codes[:, None]], 1)
+        return torch.where(is_first.to(self.device)[:, None, None, None], codes[:, None].expand_as(longer), longer)
+
+    def _context(self, history: Tensor) -> Tensor:
+        """History -> x_t [N, m, h, w]."""
+        return history[:, ::self.config.model.frame_stride]
+
+    @torch.no_grad()
+    def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
+            generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
+        """Plan, then sample Pi(a | z*, x). Extras: context tokens, z*, plan, log-probability, value, plan metrics."""
+        history = self._advance(carry["codes"], self.encode(image), is_first)
+        context = self._context(history)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.online.dtype == "bfloat16"):
+            plans = self.planner.plan(context, generator)
+        state = {"tokens": context, "extra": plans.z}
+        policy = self.ppo.actor(state)
+        action = policy.sample(generator)
+        extras = {"tokens": context.to(SMALL), "history": history.to(SMALL), "z": plans.z, "plan": plans.codes.to(SMALL),
+                  "log_prob": policy.log_prob(action), **self._plan_metrics(plans)}
+        if mode == "train":
+            extras["value"] = self.ppo.critic(state)
+        if self.render_plans:
+            extras["plan_image"] = self.tokenizer.decode(plans.codes)
+        return action, {"codes": history}, extras
+
+    def _plan_metrics(self, plans: Plans) -> dict[str, Tensor]:
+        return {"plan_distance": plans.distance.min(1).values, "plan_gain": plans.distance.mean(1) - plans.distance.min(1).values,
+                "plan_diversity": plans.diversity}
+
+    @torch.no_grad()
+    def observe(self, transition: Transition) -> None:
+        """Store a decision with the frame it led to, where that is not the next decision's frame anyway."""
+        extras, last = transition.extras, len(self.buffer) + 1 == self._phase_length()
+        ended = transition.terminated | transition.truncated
+        codes, rows = extras["tokens"][:, -1], torch.ones_like(ended) if last else ended
+        next_codes = torch.zeros_like(codes)
+        if rows.any():
+            next_codes[rows] = self.encode(transition.next_image[rows]).to(SMALL)
+        bootstrap = torch.zeros_like(transition.reward)
+        valued = needs_bootstrap(transition.terminated, transition.truncated, last)
+        if self.phase == "e2" and valued.any():
+            bootstrap[valued] = self._value(extras["history"][valued].long(), next_codes[valued].long())
+        pixels = (transition.image.to(self.device).float() - self.goal_pixels).abs().mean((1, 2, 3)) / 255
+        metric = (self.distance.features(codes.long()) - self.distance.goal).abs().flatten(1).mean(1)
+        truth = transition.truth.get("goal_distance", torch.full_like(pixels, float("nan")))
+        state = {"tokens": extras["tokens"], "extra": extras["z"], "plan": extras["plan"], "next": next_codes,
+                 "pixel_distance": pixels, "metric_distance": metric, "true_distance": truth.to(pixels),
+                 **{name: extras[name] for name in ("plan_distance", "plan_gain", "plan_diversity")}}
+        self.buffer.add(state, action=transition.action.to(self.device), log_prob=extras["log_prob"], value=extras["value"],
+                        reward=transition.reward, terminated=transition.terminated, truncated=transition.truncated,
+                        bootstrap=bootstrap)
+
+    def _value(self, history: Tensor, next_codes: Tensor) -> Tensor:
+        """Value of the true next observation; its state needs a plan of its own."""
+        none_first = torch.zeros(len(history), dtype=torch.bool)
+        context = self._context(self._advance(history, next_codes, none_first))
+        plans = self.planner.plan(context, self.generator)
+        value: Tensor = self.ppo.critic({"tokens": context, "extra": plans.z})
+        return value
+
+    def learn(self) -> dict[str, float]:
+        """Fine-tune after E1, update the policy after E2; nothing in between."""
+        if len(self.buffer) < self._phase_length():
+            return {}
+        rollout = self.buffer.rollout()
+        self.buffer.clear()
+        metrics = self._diagnostics(rollout)
+        future, valid = self._futures(rollout)
+        if self.phase == "e1":
+            self.phase = "e2"
+            return metrics | self._finetune(rollout, future, valid)
+        self.phase = "e1" if self._needs_e1 else "e2"
+        return metrics | self._update_policy(rollout, future, valid)
+
+    def _futures(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        stride, length = self.config.model.frame_stride, self.config.model.future_frames
+        codes = rollout.state["tokens"][:, :, -1].long()
+        return future_frames(codes, rollout.state["next"].long(), rollout.terminated | rollout.truncated,
+                             [stride * (k + 1) for k in range(length)])
+
+    def _diagnostics(self, rollout: Rollout) -> dict[str, float]:
+        """Rank correlations of the planning metric, and what planning did."""
+        state = {name: rollout.state[name].flatten().cpu().double().numpy()
+                 for name in ("metric_distance", "pixel_distance", "true_distance")}
+        out = {name: float(rollout.state[name].mean()) for name in ("plan_distance", "plan_gain", "plan_diversity")}
+        for name in ("pixel_distance", "true_distance"):
+            if state[name].std() > 0 and state["metric_distance"].std() > 0:  # also false where there is no truth (nan)
+                out[f"rank_metric_{name}"] = float(spearmanr(state["metric_distance"], state[name]).statistic)
+        return out
+
+    def _finetune(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
+        """Eqs. 3 and 4 on E1; the KL of the prior and the CE keep pre-training's reduction."""
+        online, reduction = self.config.online, self.config.pretrain.reduction
+        clips = torch.cat([rollout.state["tokens"].long(), future], 2)[valid]
+        sums: dict[str, float] = defaultdict(float)
+        batches = [rows for _ in range(online.finetune_epochs)
+                   for rows in torch.randperm(len(clips), generator=self.generator).split(online.finetune_batch)]
+        for rows in batches:
+            for name, value in self._finetune_step(clips[rows.to(clips.device)], reduction).items():
+                sums[name] += float(value) / len(batches)
+        return {"e1_clips": float(len(clips)), **sums}
+
+    def _finetune_step(self, clips: Tensor, reduction: str) -> dict[str, Tensor]:
+        noise = torch.randn((2, len(clips), *self.model.z_shape), generator=self.generator).to(self.device)
+        reconstruction = reconstruction_loss(self.model, clips, noise[0], reduction)
+        self.dynamics_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(reconstruction)
+        self.dynamics_optimizer.step()
+        prior, terms = prior_finetuning_loss(self.model, self.distance, self.code_table, clips, noise[1],
+                                             self.config.online.lambda2 * self.scale, reduction)
+        require_finite({"finetune_rec": reconstruction, "finetune_prior": prior}, "fine-tuning on E1")
+        self.prior_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(prior, inputs=list(self.model.prior.parameters()))
+        self.prior_optimizer.step()
+        return {"finetune_rec": reconstruction.detach(), **terms}
+
+    def _update_policy(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
+        """Eq. 6 labels E2; PPO and L_act train the action module together."""
+        online = self.config.online
+        with torch.no_grad():
+            error = self.scale * plan_error(self.distance, rollout.state["plan"].long(), future)
+        batch = rollout.batch(online.gamma, online.gae_lambda, rollout.reward - online.lambda3 * error)
+        metrics = self.ppo.update(batch, self._alignment(rollout, future, valid), policy_weight=online.rl_weight)
+        return {**metrics, "plan_error": float(error.mean()), "reward_mean": float(rollout.reward.mean())}
+
+    def _alignment(self, rollout: Rollout, future: Tensor, valid: Tensor) -> Any:
+        """L_act (Eq. 5) for minibatches of E2: z_t ~ E(x_t, y_t) against the action that was executed."""
+        tokens, rows = rollout.state["tokens"].long().flatten(0, 1), valid.flatten()
+        with torch.no_grad():
+            clips = torch.cat([tokens, future.flatten(0, 1)], 1)
+            posterior = self.model.encoder(clips)
+        action = rollout.action.flatten(0, 1).clamp(-1, 1)
+        constant = action_error(action[rows].mean(0), action[rows], self.config.online.lact_form).mean() if rows.any() else None
+
+        def auxiliary(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            index = batch.index[rows[batch.index]]
+            if constant is None or not len(index):
+                return torch.zeros((), device=self.device), {"l_act": torch.tensor(float("nan")), "l_act_constant": torch.tensor(float("nan"))}
+            noise = torch.randn(posterior.mean[index].shape, generator=self.generator).to(self.device)
+            z = posterior.mean[index] + (0.5 * posterior.logvar[index]).exp() * noise
+            predicted = self.ppo.actor({"tokens": tokens[index], "extra": z}).mean
+            loss = action_error(predicted, action[index], self.config.online.lact_form).mean()
+            return self.config.online.lact_weight * loss, {"l_act": loss, "l_act_constant": constant}
+
+        return auxiliary
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue exactly."""
+        return {"model": self.model.state_dict(), "ppo": self.ppo.state_dict(), "buffer": self.buffer.state_dict(),
+                "dynamics_optimizer": optimizer_state(self.dynamics_optimizer),
+                "prior_optimizer": optimizer_state(self.prior_optimizer),
+                "generator": self.generator.get_state(), "phase": self.phase}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.ppo.load_state_dict(state["ppo"])
+        self.buffer.load_state_dict(state["buffer"], self.device)
+        load_optimizer_state(self.dynamics_optimizer, state["dynamics_optimizer"])
+        load_optimizer_state(self.prior_optimizer, state["prior_optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.phase = state["phase"]
+
+
+def action_error(predicted: Tensor, action: Tensor, form: str) -> Tensor:
+    """Eq. 5 per sample [B]: mean squared error over the action's dimensions, or the L2 norm of the difference."""
+    difference = predicted - action
+    return difference.norm(dim=-1) if form == "l2" else (difference**2).mean(-1)
