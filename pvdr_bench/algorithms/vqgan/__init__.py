@@ -1,0 +1,1 @@
+"""The frame tokenizer: a VQGAN in the manner of taming-transformers."""
