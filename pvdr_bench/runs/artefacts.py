@@ -1,0 +1,233 @@
+"""Artefacts: what a stage made, found by the hash of its recipe, made once and shared.
+
+``ROOT/STAGE/NAME-HASH/`` holds ``model.safetensors``, ``recipe.json``, ``metrics.json``, ``provenance.json``,
+``train.jsonl`` and ``manifest.json`` (sha256 of each). ROOT is a folder shipped with the code, searched first, or
+``DATA/artefacts``. One process builds while the others wait; a killed build goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvdr_bench.errors import DataError, LockedError
+from pvdr_bench.runs import provenance
+from pvdr_bench.runs.faults import crash_point
+from pvdr_bench.runs.files import (
+    content_hash, plain, read_json, sha256_file, storage_errors, sync_folder, write_json,
+)
+from pvdr_bench.runs.locks import STALE_MINUTES, FileLock, describe
+from pvdr_bench.runs.paths import data_root, shipped_artefacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODEL, RECIPE, METRICS, PROVENANCE, MANIFEST = (
+    "model.safetensors", "recipe.json", "metrics.json", "provenance.json", "manifest.json")
+_FILES = (MODEL, RECIPE, METRICS, PROVENANCE, "train.jsonl")
+_BUILDING = ".building"
+
+
+def artefact_dir(stage: str, name: str, digest: str, root: Path | None = None) -> Path:
+    """Folder of an artefact below ``root`` (default: the user's own, ``DATA/artefacts``)."""
+    return (root or data_root() / "artefacts") / stage / f"{name}-{digest}"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished artefact whose checksums were right when it was found."""
+
+    path: Path
+    stage: str
+    name: str
+    hash: str  # of the recipe
+    recipe: dict[str, Any]
+    weights_sha256: str
+
+    @property
+    def model(self) -> Path:
+        """The safetensors file."""
+        return self.path / MODEL
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights, on the CPU."""
+        import safetensors.torch
+        return dict(safetensors.torch.load(self.model.read_bytes()))
+
+    def metrics(self) -> dict[str, Any]:
+        """What its training reported at the end."""
+        return read_json(self.path / METRICS)
+
+    def provenance(self) -> dict[str, Any]:
+        """What it was made with."""
+        return read_json(self.path / PROVENANCE)
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """What a run records of the artefacts it stands on."""
+        return {"stage": self.stage, "name": self.name, "hash": self.hash, "weights_sha256": self.weights_sha256}
+
+
+class ArtefactStore:
+    """Artefacts of all stages.
+
+    Args:
+        root: the user's own folder; default ``DATA/artefacts``.
+        shipped: read-only folders searched first; default those that come with the code.
+    """
+
+    def __init__(self, root: Path | str | None = None, shipped: Iterable[Path | str] | None = None) -> None:
+        self.root = Path(root) if root is not None else data_root() / "artefacts"
+        self.shipped = [Path(folder) for folder in (shipped_artefacts() if shipped is None else shipped)]
+
+    def path(self, stage: str, name: str, recipe: Mapping[str, Any]) -> Path:
+        """Where the user's own artefact of this recipe is, made or not."""
+        return artefact_dir(stage, name, content_hash(recipe), self.root)
+
+    def find(self, stage: str, name: str, recipe: Mapping[str, Any]) -> Artefact | None:
+        """The artefact of a recipe, or None. Shipped ones first, except where ``--fresh`` made it anew.
+
+        Raises:
+            DataError: it is there and broken; says which file.
+        """
+        own = self.path(stage, name, recipe)
+        shipped = [artefact_dir(stage, name, content_hash(recipe), folder) for folder in self.shipped]
+        fresh = (own / MANIFEST).exists() and read_json(own / MANIFEST).get("fresh") is True
+        for path in [own, *shipped] if fresh else [*shipped, own]:
+            if path.is_dir():
+                return read_artefact(path)
+        return None
+
+    def build(self, stage: str, name: str, recipe: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]], *,
+              fresh: bool = False, on_wait: Callable[[str], None] | None = None, poll_seconds: float = 2.0,
+              stale_minutes: float = STALE_MINUTES) -> Artefact:
+        """Find an artefact, or make it; wait while another process makes it.
+
+        Args:
+            make: called with a work folder that survives crashes and interruptions (keep checkpoints in it, in a
+                folder ``checkpoints``); leaves ``model.safetensors`` there, may leave ``train.jsonl``, and returns
+                the metrics.
+            fresh: make it anew even if it exists or is shipped; it then goes before the shipped one.
+            on_wait: told once who is waited for.
+
+        Raises:
+            DataError: an existing one is broken, or ``make`` left no model.
+            StorageError: the disk is full; the work folder keeps what was saved.
+        """
+        if not fresh and (found := self.find(stage, name, recipe)):
+            return found
+        final = self.path(stage, name, recipe)
+        work = final.parent / _BUILDING / final.name
+        with storage_errors(work):
+            work.mkdir(parents=True, exist_ok=True)
+        before = _manifest_time(final)
+        lock = FileLock(work.with_name(f"{final.name}.lock"), f"{stage} artefact {final.name}",
+                        stale_minutes=stale_minutes)
+        self._wait_for(lock, on_wait, poll_seconds)
+        try:
+            # Another process may have made it between our search and our lock.
+            if (not fresh or before != _manifest_time(final)) and (found := self.find(stage, name, recipe)):
+                return found
+            with storage_errors(work):
+                work.mkdir(parents=True, exist_ok=True)
+            _publish(work, final, dict(recipe), make(work), stage, name, fresh, lock)
+        finally:
+            lock.release()
+        return read_artefact(final)
+
+    @staticmethod
+    def _wait_for(lock: FileLock, on_wait: Callable[[str], None] | None, poll_seconds: float) -> None:
+        told = False
+        while True:
+            try:
+                lock.acquire()
+                return
+            except LockedError:
+                if on_wait is not None and not told:
+                    on_wait(f"waiting for {lock.what}, made by {describe(lock.holder())}")
+                    told = True
+            time.sleep(poll_seconds)
+
+    def all(self) -> list[Artefact]:
+        """All whole artefacts, shipped and own.
+
+        Raises:
+            DataError: one is broken.
+        """
+        found = []
+        for root in (*self.shipped, self.root):
+            found += [read_artefact(path.parent) for path in sorted(root.glob(f"*/*/{MANIFEST}"))]
+        return found
+
+    def unused(self, used_hashes: Iterable[str]) -> list[Path]:
+        """Own artefact folders whose recipe hash is not among ``used_hashes`` (shipped ones are never listed)."""
+        used = set(used_hashes)
+        return [path.parent for path in sorted(self.root.glob(f"*/*/{MANIFEST}"))
+                if path.parent.name.rpartition("-")[2] not in used]
+
+
+def read_artefact(path: Path) -> Artefact:
+    """Check an artefact folder against its manifest.
+
+    Raises:
+        DataError: a file is missing or its checksum is wrong.
+    """
+    hint = "remove the folder (or restore it, if it came with the code), then give the command again"
+    try:
+        manifest = read_json(path / MANIFEST)
+    except FileNotFoundError as error:
+        raise DataError("the artefact has no manifest", where=str(path), hint=hint) from error
+    files = manifest.get("files")
+    if not isinstance(files, dict) or MODEL not in files:
+        raise DataError("the manifest lists no model", where=str(path / MANIFEST), hint=hint)
+    for name, digest in files.items():
+        if not (path / name).is_file():
+            raise DataError("the file is missing", where=str(path / name), hint=hint)
+        if sha256_file(path / name) != digest:
+            raise DataError("its checksum is wrong", where=str(path / name), hint=hint)
+    recipe = read_json(path / RECIPE)
+    if content_hash(recipe) != manifest.get("hash"):
+        raise DataError("the recipe does not have the manifest's hash", where=str(path / RECIPE), hint=hint)
+    return Artefact(path, manifest["stage"], manifest["name"], manifest["hash"], recipe, files[MODEL])
+
+
+def _manifest_time(path: Path) -> float | None:
+    manifest = path / MANIFEST
+    return manifest.stat().st_mtime if manifest.exists() else None
+
+
+def _publish(work: Path, final: Path, recipe: dict[str, Any], metrics: Mapping[str, Any], stage: str, name: str,
+             fresh: bool, lock: FileLock) -> None:
+    """Describe the finished work folder and rename it to its place."""
+    if not (work / MODEL).is_file():
+        raise DataError(f"the stage left no {MODEL}", where=str(work))
+    lock.check()
+    write_json(work / RECIPE, plain(recipe))
+    write_json(work / METRICS, metrics)
+    write_json(work / PROVENANCE, provenance.shareable(provenance.collect()))
+    ready = final.parent / _BUILDING / f"{final.name}.ready"
+    shutil.rmtree(ready, ignore_errors=True)
+    with storage_errors(ready):
+        ready.mkdir()
+        present = [item for item in _FILES if (work / item).is_file()]
+        for item in present:
+            shutil.copyfile(work / item, ready / item)
+            with (ready / item).open("rb") as file:
+                os.fsync(file.fileno())
+    write_json(ready / MANIFEST, {"format": 1, "stage": stage, "name": name, "hash": content_hash(recipe),
+                                  "fresh": fresh, "files": {item: sha256_file(ready / item) for item in present}})
+    crash_point("artefact/ready")
+    with storage_errors(final):
+        if final.exists():
+            old = final.parent / _BUILDING / f"{final.name}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(final, old)
+        os.replace(ready, final)
+    crash_point("artefact/published")
+    sync_folder(final.parent)
+    shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,197 @@
+"""Checkpoints that are whole or not there.
+
+``FOLDER/step-000000012345/`` holds ``state.json``, ``state.safetensors`` and ``manifest.json`` with the sha256 of
+both. It is written in a hidden folder, flushed to the disk, and renamed, so a crash at any moment leaves the
+checkpoints of before. Reading checks the checksums; a broken checkpoint is reported and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pvdr_bench.errors import DataError
+from pvdr_bench.runs.faults import crash_point
+from pvdr_bench.runs.files import encode, remove_leftovers, sha256, storage_errors, sync_folder, write_file
+from pvdr_bench.runs.state import pack, unpack
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_STATE, _TENSORS = "state.json", "state.safetensors"
+_NAME = re.compile(r"step-(\d{12,})|\.step-(\d{12,})\.old\.tmp")
+_log = logging.getLogger(__name__)
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint as it was saved: ``step, state, extra``."""
+
+    step: int
+    state: dict[str, Any]
+    extra: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run. One process writes (the holder of the run's lock); anybody may read.
+
+    Args:
+        folder: where they are; made at the first save.
+        keep: how many to keep besides the newest.
+    """
+
+    def __init__(self, folder: Path | str, keep: int = 2) -> None:
+        self.folder, self.keep = Path(folder), keep
+        self.broken: list[dict[str, str]] = []  # what `latest` had to skip: {"checkpoint", "reason"}
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint at ``step``."""
+        return self.folder / f"step-{step:012d}"
+
+    def _aside(self, step: int) -> Path:
+        """Where the checkpoint of this step waits for the moment in which it is replaced by another of the step."""
+        return self.folder / f".{self.path(step).name}.old.tmp"
+
+    def _existing(self, step: int) -> Path:
+        aside = self._aside(step)
+        return aside if aside.exists() and not self.path(step).exists() else self.path(step)
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, whole or broken, in order."""
+        if not self.folder.is_dir():
+            return []
+        matches = [_NAME.fullmatch(path.name) for path in self.folder.iterdir()]
+        return sorted({int(match[1] or match[2]) for match in matches if match})
+
+    def save(self, step: int, state: dict[str, Any], extra: dict[str, Any] | None = None) -> Path:
+        """Publish a checkpoint, then remove old ones and any of a later step (left by an abandoned future).
+
+        Args:
+            state: anything :mod:`pvdr_bench.runs.state` can store.
+            extra: the same, small and without tensors: log offsets, counters.
+
+        Raises:
+            StorageError: the disk is full or cannot be written; the checkpoints of before are intact.
+            TypeError: the state holds something that cannot be stored; says where.
+        """
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        for old in self.steps():
+            if self._existing(old) != self.path(old):  # a crash in the middle of replacing it
+                os.replace(self._aside(old), self.path(old))
+        remove_leftovers(self.folder)
+        tree, tensors = pack({"state": state, "extra": extra or {}})
+        text = encode(json.dumps({"format": FORMAT, "step": step, **tree}, allow_nan=False, ensure_ascii=False))
+        final = self.path(step)
+        temporary = self.folder / f".{final.name}.{os.getpid()}.tmp"
+        try:
+            self._write(temporary, final, {_TENSORS: tensors, _STATE: text}, step)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        crash_point("checkpoint/published")
+        sync_folder(self.folder)
+        self._prune(step)
+        return final
+
+    def _write(self, temporary: Path, final: Path, files: dict[str, bytes], step: int) -> None:
+        with storage_errors(temporary):
+            temporary.mkdir()
+        entries = {}
+        for name, data in files.items():
+            write_file(temporary / name, data)
+            entries[name] = {"sha256": sha256(data), "bytes": len(data)}
+        manifest = {"format": FORMAT, "step": step, "files": entries}
+        write_file(temporary / MANIFEST, encode(json.dumps(manifest, indent=2) + "\n"))
+        sync_folder(temporary)
+        with storage_errors(final):
+            if final.exists():  # a broken one, or the same step done again
+                os.replace(final, self._aside(step))
+                crash_point("checkpoint/moved-aside")
+            os.replace(temporary, final)
+
+    def _prune(self, newest: int) -> None:
+        steps = self.steps()
+        kept = [step for step in steps if step <= newest][-(self.keep + 1):]
+        for step in steps:
+            if step not in kept:
+                # Renamed first: a crash in the middle of deleting must not leave half a checkpoint by its name.
+                aside = self.folder / f".{self.path(step).name}.pruned.tmp"
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(self.path(step), aside)
+                crash_point("checkpoint/prune")
+        remove_leftovers(self.folder)
+
+    def load(self, step: int) -> Checkpoint:
+        """Read one checkpoint and check it.
+
+        Raises:
+            DataError: it is missing or broken; says the file and what is wrong.
+        """
+        folder = self._existing(step)
+        manifest = _read_object(folder / MANIFEST)
+        if manifest.get("format") != FORMAT:
+            raise DataError(f"format {manifest.get('format')} is not known", where=str(folder),
+                            hint=f"this version reads format {FORMAT}")
+        data = {name: _read_checked(folder / name, manifest) for name in (_STATE, _TENSORS)}
+        tree = json.loads(data[_STATE])
+        if tree.get("step") != step:
+            raise DataError(f"it is of step {tree.get('step')}", where=str(folder))
+        try:
+            value = unpack({"state": tree["state"], "extra": tree["extra"]}, data[_TENSORS])
+        except (KeyError, ValueError) as error:
+            raise DataError(f"state and tensors do not fit: {error}", where=str(folder)) from error
+        return Checkpoint(step, value["state"], value["extra"])
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint; None if none was ever published.
+
+        Broken ones are skipped, logged as warnings and listed in :attr:`broken`.
+
+        Raises:
+            DataError: there are checkpoints, and all are broken. Starting over silently would throw the logs away.
+        """
+        self.broken = []
+        for step in reversed(self.steps()):
+            try:
+                return self.load(step)
+            except DataError as error:
+                reason = str(error)
+                self.broken.append({"checkpoint": self.path(step).name, "reason": reason})
+                _log.warning("broken checkpoint skipped: %s", reason)
+        if self.broken:
+            raise DataError(f"all {len(self.broken)} checkpoints are broken; the newest: {self.broken[0]['reason']}",
+                            where=str(self.folder), hint="remove this folder to start the run from its beginning")
+        return None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError("the file is missing", where=str(path)) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise DataError("a JSON object is needed", where=str(path))
+    return value
+
+
+def _read_checked(path: Path, manifest: dict[str, Any]) -> bytes:
+    """A file's bytes, compared with the manifest's length and sha256."""
+    files = manifest.get("files")
+    entry = files.get(path.name) if isinstance(files, dict) else None
+    if not isinstance(entry, dict):
+        raise DataError("the manifest does not list it", where=str(path))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    if len(data) != entry.get("bytes"):
+        raise DataError(f"it has {len(data)} bytes instead of {entry.get('bytes')}", where=str(path))
+    if sha256(data) != entry.get("sha256"):
+        raise DataError("its checksum is wrong", where=str(path))
+    return data

@@ -1,0 +1,296 @@
+"""The run directory: one folder that says what a run is, how far it came, and how to go on.
+
+::
+
+    run.yaml          recipe (what determines results) and the full spec, budget included
+    provenance.json   what it was first made with, and what differed in later starts
+    train.jsonl       metrics of training        } append-only, cut back to
+    episodes.jsonl    one line per evaluation episode } the checkpoint on resume
+    heartbeat.json    progress for watchers
+    checkpoints/      videos/
+    done.json or failed.json
+    lock              who writes it now
+
+Reading needs no torch and no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import yaml
+
+from pvdr_bench.errors import BenchError, ChangedError, DataError
+from pvdr_bench.runs import provenance
+from pvdr_bench.runs.checkpoints import CheckpointStore
+from pvdr_bench.runs.files import (
+    atomic_write, canonical_json, content_hash, encode, plain, read_json, remove_leftovers, storage_errors, write_json,
+)
+from pvdr_bench.runs.locks import STALE_MINUTES, FileLock
+from pvdr_bench.runs.logs import JsonlLog, read_jsonl
+
+FORMAT = 1
+Status = Literal["new", "running", "stopped", "failed", "done"]
+_MISSING = "(absent)"
+
+
+class Spec(Protocol):
+    """What a run directory needs of a run's specification; ``catalog`` has the real one."""
+
+    def recipe(self) -> dict[str, Any]:
+        """All that determines results; the budget is not part of it."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """The whole specification as JSON types."""
+
+
+class RunDir:
+    """One run's folder. Writing methods belong to the holder of :meth:`lock`.
+
+    Args:
+        path: the folder; made by :meth:`open` or :meth:`lock`.
+        keep: checkpoints to keep besides the newest.
+    """
+
+    def __init__(self, path: Path | str, *, keep: int = 2) -> None:
+        self.path = Path(path)
+        self.checkpoints = CheckpointStore(self.path / "checkpoints", keep)
+        self.train = JsonlLog(self.path / "train.jsonl")
+        self.episodes = JsonlLog(self.path / "episodes.jsonl")
+        self._lock: FileLock | None = None
+        self._last_beat = -float("inf")
+
+    # Writing ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, *, stale_minutes: float = STALE_MINUTES) -> Iterator[FileLock]:
+        """Be the one writer of this run.
+
+        Raises:
+            LockedError: another living process is; says host, process and job.
+        """
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "lock", f"run {self.path}", stale_minutes=stale_minutes)
+        with lock:
+            self._lock = lock
+            try:
+                remove_leftovers(self.path)
+                yield lock
+            finally:
+                self._lock = None
+                self.train.close()
+                self.episodes.close()
+
+    @property
+    def locked(self) -> bool:
+        """Whether this object holds the run's lock."""
+        return self._lock is not None and self._lock.held
+
+    def check_lock(self) -> None:
+        """Call before publishing something.
+
+        Raises:
+            LockedError: the lock was lost to another process.
+        """
+        if self._lock is not None:
+            self._lock.check()
+
+    def open(self, spec: Spec) -> None:
+        """Make ``run.yaml``, or check that the one that is there has the same recipe; a changed budget is written down.
+
+        Takes the lock for a moment if this object does not hold it and has to write.
+
+        Raises:
+            ChangedError: recipe, protocol or algorithm version differ; the message is the difference.
+            LockedError: something must be written, and another process writes this run.
+            DataError: ``run.yaml`` is broken.
+        """
+        recipe, whole = plain(spec.recipe()), plain(spec.model_dump(mode="json"))
+        wanted = {"format": FORMAT, "recipe_hash": content_hash(recipe), "recipe": recipe, "spec": whole}
+        found = self.read_run()
+        if found is not None:
+            self._compare(found, recipe)
+            if canonical_json(found) == canonical_json(wanted):
+                return
+        if not self.locked:
+            with self.lock():
+                self.open(spec)
+            return
+        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True, width=120)
+        atomic_write(self.path / "run.yaml", encode(text))
+
+    def _compare(self, found: dict[str, Any], recipe: dict[str, Any]) -> None:
+        lines = difference(found.get("recipe"), recipe)
+        if lines:
+            raise ChangedError(
+                "this run was made with another recipe:\n" + "\n".join(f"    {line}" for line in lines),
+                where=str(self.path), hint="give the old values, or choose another --results folder, or remove the run")
+
+    def write_provenance(self) -> dict[str, Any]:
+        """Record what this start runs with; returns it. Later starts keep the first and add what differs."""
+        now = provenance.collect()
+        path = self.path / "provenance.json"
+        if not path.exists():
+            write_json(path, {**now, "resumes": []})
+            return now
+        first = read_json(path)
+        changed = {key: value for key, value in now.items() if canonical_json(first.get(key)) != canonical_json(value)}
+        first.setdefault("resumes", []).append(changed)
+        write_json(path, first)
+        return now
+
+    def save(self, step: int, state: dict[str, Any], extra: dict[str, Any] | None = None) -> Path:
+        """Publish a checkpoint that knows the logs' offsets (``extra["offsets"]``); the logs reach the disk first.
+
+        Raises:
+            StorageError: the disk is full; everything of before is intact.
+            LockedError: the lock was lost meanwhile.
+        """
+        self.check_lock()
+        return self.checkpoints.save(step, state, {**(extra or {}), "offsets": self.offsets()})
+
+    def restore(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+        """The newest whole checkpoint, with the logs cut back to it; None (and empty logs) for a fresh run.
+
+        Raises:
+            DataError: every checkpoint is broken, or a log is shorter than its checkpoint says.
+        """
+        checkpoint = self.checkpoints.latest()
+        self.truncate_logs(checkpoint.extra["offsets"] if checkpoint else {})
+        return checkpoint
+
+    def offsets(self) -> dict[str, int]:
+        """Lengths of the logs in bytes, after bringing them to the disk."""
+        return {log.path.name: log.sync() for log in (self.train, self.episodes)}
+
+    def truncate_logs(self, offsets: Mapping[str, int]) -> None:
+        """Cut the logs back to ``offsets`` (by file name); a log without one is emptied."""
+        for log in (self.train, self.episodes):
+            log.truncate(offsets.get(log.path.name, 0))
+
+    def heartbeat(self, *, every_seconds: float = 0.0, **progress: Any) -> None:
+        """Tell watchers how far the run is, at most once in ``every_seconds``."""
+        if time.monotonic() - self._last_beat >= every_seconds:
+            self._last_beat = time.monotonic()
+            facts = {"time": time.time(), "pid": os.getpid(), **progress}
+            write_json(self.path / "heartbeat.json", facts, durable=False)
+
+    def mark_done(self, **facts: Any) -> None:
+        """Write ``done.json``; put the reached ``env_steps`` into ``facts``."""
+        self.check_lock()
+        (self.path / "failed.json").unlink(missing_ok=True)
+        write_json(self.path / "done.json", {"time": time.time(), **facts})
+
+    def mark_failed(self, error: BaseException, **facts: Any) -> None:
+        """Write ``failed.json`` with message, exit code and traceback."""
+        self.check_lock()
+        write_json(self.path / "failed.json", {
+            "time": time.time(), "error": type(error).__name__, "message": str(error),
+            "exit_code": error.exit_code if isinstance(error, BenchError) else 1,
+            "traceback": "".join(traceback.format_exception(error)), **facts,
+        })
+
+    def reopen(self) -> None:
+        """Forget that the run was done or failed: it continues."""
+        for name in ("done.json", "failed.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    def read_run(self) -> dict[str, Any] | None:
+        """``run.yaml``: format, recipe_hash, recipe, spec; None where there is none.
+
+        Raises:
+            DataError: it is broken or of a later format.
+        """
+        path = self.path / "run.yaml"
+        try:
+            value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise DataError(f"not a YAML file: {error}", where=str(path)) from error
+        if not isinstance(value, dict) or "recipe" not in value:
+            raise DataError("not a run's description: the key `recipe` is missing", where=str(path))
+        if value.get("format") != FORMAT:
+            raise DataError(f"format {value.get('format')} is not known", where=f"{path}: format",
+                            hint=f"this version reads format {FORMAT}")
+        return value
+
+    def done(self) -> dict[str, Any] | None:
+        """``done.json``, if the run is done."""
+        return self._optional("done.json")
+
+    def failed(self) -> dict[str, Any] | None:
+        """``failed.json``, if the last start failed."""
+        return self._optional("failed.json")
+
+    def read_heartbeat(self) -> dict[str, Any] | None:
+        """The last progress report."""
+        return self._optional("heartbeat.json")
+
+    def read_provenance(self) -> dict[str, Any] | None:
+        """``provenance.json``."""
+        return self._optional("provenance.json")
+
+    def _optional(self, name: str) -> dict[str, Any] | None:
+        try:
+            return read_json(self.path / name)
+        except FileNotFoundError:
+            return None
+
+    def is_done(self, env_steps: int) -> bool:
+        """Whether the run has reached a budget of ``env_steps``."""
+        done = self.done()
+        return done is not None and int(done.get("env_steps", 0)) >= env_steps
+
+    def read_train(self) -> list[dict[str, Any]]:
+        """Rows of ``train.jsonl``."""
+        return read_jsonl(self.train.path)
+
+    def read_episodes(self) -> list[dict[str, Any]]:
+        """Rows of ``episodes.jsonl``."""
+        return read_jsonl(self.episodes.path)
+
+    @property
+    def videos(self) -> Path:
+        """Folder of the run's videos."""
+        return self.path / "videos"
+
+    def holder(self) -> dict[str, Any] | None:
+        """The process that holds the lock, dead or alive."""
+        return FileLock(self.path / "lock").holder()
+
+    def status(self) -> Status:
+        """What is true of this run now, as far as its files tell."""
+        if (self.path / "lock").exists() and FileLock(self.path / "lock").is_held_by_living():
+            return "running"
+        if (self.path / "done.json").exists():
+            return "done"
+        if (self.path / "failed.json").exists():
+            return "failed"
+        return "stopped" if (self.path / "run.yaml").exists() else "new"
+
+
+def find_runs(root: Path | str) -> list[RunDir]:
+    """All run directories below ``root``, by path."""
+    return [RunDir(path.parent) for path in sorted(Path(root).rglob("run.yaml"))]
+
+
+def difference(old: Any, new: Any, key: str = "") -> list[str]:
+    """What differs between two recipes, a line per key: ``config.lambda1: 0.01 (there) -> 0.1 (asked for)``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [*old, *(name for name in new if name not in old)]
+        start = f"{key}." if key else ""
+        return [line for name in names
+                for line in difference(old.get(name, _MISSING), new.get(name, _MISSING), f"{start}{name}")]
+    if canonical_json(old) == canonical_json(new):
+        return []
+    return [f"{key or 'recipe'}: {old!r} (there) -> {new!r} (asked for)"]

@@ -1,0 +1,342 @@
+"""Locks that name their holder and do not outlive it.
+
+The lock is a file with host, process, start time, job and command. It appears with its whole content in one step
+(``os.link``), so two processes cannot both make it. Its modification time is the heartbeat; ages are measured against
+the clock of the file system that holds it, so clocks of hosts need not agree.
+
+A lock is stale, and taken over, when its holder is certainly gone: on the same host (same boot, same process
+namespace) the process is dead or its id belongs to a later process; in SLURM, the same job was requeued. Elsewhere
+when the heartbeat is older than ``stale_minutes``. Taking over is serialised by a short ``flock`` where the file
+system has one; without it, the taker checks that what it removed is the lock it judged.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from pvdr_bench.errors import DataError, LockedError
+from pvdr_bench.runs.faults import crash_point
+from pvdr_bench.runs.files import encode, read_json, storage_errors, to_json, write_file
+
+STALE_MINUTES = 10.0
+BEAT_SECONDS = 20.0
+_GUARD_SECONDS = 10.0
+
+
+def process_start(pid: int) -> str | None:
+    """When a process began, in the kernel's own units; None where it is dead (or a zombie) or cannot be known."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def process_alive(pid: int) -> bool:
+    """Whether a process of this host runs; a zombie does not."""
+    if Path("/proc/self/stat").exists():
+        return process_start(pid) is not None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _scope() -> str:
+    """What process ids are comparable within: this boot and this process namespace."""
+    parts = []
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _boot(scope: str) -> str:
+    return scope.partition(" ")[0]
+
+
+def job_id() -> str | None:
+    """The SLURM job (with its array index) this process belongs to."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
+
+
+def identity() -> dict[str, Any]:
+    """What a lock says about its holder."""
+    return {
+        "host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid()), "scope": _scope(),
+        "job": job_id(), "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0),
+        "command": Path(sys.argv[0]).name if sys.argv else "", "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "token": uuid.uuid4().hex,
+    }
+
+
+def certainly_gone(holder: Mapping[str, Any], me: Mapping[str, Any]) -> bool | None:
+    """True: the holder is dead; False: it lives; None: it cannot be known from here, ask the heartbeat."""
+    if holder.get("job") and holder.get("job") == me.get("job") and holder.get("restarts", 0) < me.get("restarts", 0):
+        return True
+    if holder.get("host") != me.get("host"):
+        return None
+    scope, mine = str(holder.get("scope") or ""), str(me.get("scope") or "")
+    if scope != mine:
+        # The same host after a reboot has no processes from before; another namespace (a container) is unknown.
+        rebooted = _boot(scope) != _boot(mine) and scope.partition(" ")[2] == mine.partition(" ")[2]
+        return True if rebooted and scope and mine else None
+    pid = int(holder["pid"])
+    if not process_alive(pid):
+        return True
+    start = process_start(pid)
+    return holder.get("start") is not None and start is not None and start != holder["start"]
+
+
+class FileLock:
+    """One writer at a time for whatever ``path`` stands beside.
+
+    Use it as a context manager, or :meth:`acquire` and :meth:`release`. A thread beats while it is held.
+
+    Args:
+        path: the lock file; its folder must exist.
+        what: how errors call the locked thing, for example ``run reach/pvdr/seed-0``.
+        stale_minutes: heartbeat age after which a holder that cannot be looked up counts as dead.
+        beat_seconds: time between heartbeats.
+    """
+
+    def __init__(self, path: Path, what: str = "", *, stale_minutes: float = STALE_MINUTES,
+                 beat_seconds: float = BEAT_SECONDS) -> None:
+        self.path, self.what = path, what or str(path.parent)
+        self.stale_minutes, self.beat_seconds = stale_minutes, beat_seconds
+        self.taken_over: dict[str, Any] | None = None  # the dead holder this lock was taken from
+        self._me: dict[str, Any] | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lost = False
+
+    @property
+    def held(self) -> bool:
+        """Whether this object, in this process, holds the lock."""
+        return self._me is not None and self._me["pid"] == os.getpid() and not self._lost
+
+    def holder(self) -> dict[str, Any] | None:
+        """Who holds the lock now, dead or alive; None where nobody does."""
+        try:
+            return read_json(self.path)
+        except FileNotFoundError:
+            return None
+        except DataError:  # published whole, so this was damaged from outside; its heartbeat still counts
+            return {"host": "unknown", "pid": 0, "token": "damaged"}
+
+    def is_held_by_living(self) -> bool:
+        """Whether some process, perhaps this one, holds the lock and lives as far as can be told."""
+        holder = self.holder()
+        return holder is not None and not self._stale(holder, identity())
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            LockedError: a living process holds it (or this one does already); says which.
+            StorageError: the folder cannot be written.
+        """
+        if self.held:
+            raise LockedError(f"{self.what} is already open in this process", where=str(self.path))
+        me = identity()
+        with self._guard():
+            for _ in range(100):
+                if self._publish(me):
+                    break
+                holder = self.holder()
+                if holder is None:
+                    continue
+                if not self._stale(holder, me):
+                    raise self._refusal(holder)
+                if self._remove(holder):
+                    self.taken_over = holder
+            else:
+                raise LockedError(f"{self.what} changes hands all the time", where=str(self.path),
+                                  hint="several processes fight for it: start one")
+            self._remove_old_temporaries()
+        self._me, self._lost = me, False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat_forever, name="lock-heartbeat", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the lock back; does nothing in a forked child or where it was lost."""
+        me, self._me = self._me, None
+        if me is None or me["pid"] != os.getpid():
+            return
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._guard():
+            if (holder := self.holder()) and holder.get("token") == me["token"]:
+                self.path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Call before publishing something.
+
+        Raises:
+            LockedError: another process took this lock over (this one was stopped for too long).
+        """
+        holder = self.holder()
+        if self._me is None or holder is None or holder.get("token") != self._me["token"]:
+            self._lost = True
+            raise LockedError(f"this process lost {self.what} to {describe(holder)}", where=str(self.path),
+                              hint="it was silent for too long; nothing more is written here")
+
+    def beat(self) -> None:
+        """Say that the holder lives."""
+        if self._me is not None and not self._lost:
+            holder = self.holder()
+            if holder is None or holder.get("token") != self._me["token"]:
+                self._lost = True
+                return
+            with suppress(FileNotFoundError):
+                os.utime(self.path)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _beat_forever(self) -> None:
+        while not self._stop.wait(self.beat_seconds):
+            with suppress(OSError):  # a network file system may be away for a while; the next beat tells
+                self.beat()
+
+    def _refusal(self, holder: Mapping[str, Any]) -> LockedError:
+        return LockedError(f"{self.what} is being written by {describe(holder)}", where=str(self.path),
+                           hint=f"wait for it or stop it; if its host is gone, the lock opens {self.stale_minutes:g} "
+                                "minutes after its last heartbeat")
+
+    def _stale(self, holder: Mapping[str, Any], me: Mapping[str, Any]) -> bool:
+        gone = certainly_gone(holder, me)
+        if gone is not None:
+            return gone
+        try:
+            age = _filesystem_now(self.path.parent) - self.path.stat().st_mtime
+        except FileNotFoundError:
+            return False  # released meanwhile: the caller looks again
+        return age > 60 * self.stale_minutes
+
+    def _publish(self, me: Mapping[str, Any]) -> bool:
+        """Make the lock file with its content in one step; False if there is one already."""
+        temporary = self.path.with_name(f".{self.path.name}.{me['token']}.tmp")
+        write_file(temporary, encode(to_json(me) + "\n"))
+        try:
+            os.link(temporary, self.path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EPERM):
+                return self._publish_without_links(me)
+            with storage_errors(self.path):
+                raise
+        finally:
+            temporary.unlink(missing_ok=True)
+        crash_point(f"lock/{self.path.name}/taken")
+        return True
+
+    def _publish_without_links(self, me: Mapping[str, Any]) -> bool:
+        """The same where the file system has no hard links; a reader in between sees a damaged, fresh lock."""
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            return False
+        with storage_errors(self.path), os.fdopen(descriptor, "wb") as file:
+            file.write(encode(to_json(me) + "\n"))
+        return True
+
+    def _remove(self, judged: Mapping[str, Any]) -> bool:
+        """Take a stale lock away; False if it had changed hands since it was judged."""
+        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            os.rename(self.path, aside)
+        except FileNotFoundError:
+            return False
+        crash_point(f"lock/{self.path.name}/removed")
+        taken = FileLock(aside).holder() or {}
+        if taken.get("token") == judged.get("token"):
+            aside.unlink(missing_ok=True)
+            return True
+        with suppress(FileExistsError):  # a living lock was moved: put it back unless a third one came
+            os.link(aside, self.path)
+        aside.unlink(missing_ok=True)
+        return False
+
+    def _remove_old_temporaries(self) -> None:
+        """Files of processes that died while asking for the lock; young ones may belong to a living one."""
+        for path in (*self.path.parent.glob(f".{self.path.name}.*.tmp"), *self.path.parent.glob(".now.*.tmp")):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > 3600:
+                    path.unlink()
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Serialise takers on file systems that have flock; held for milliseconds, never while running."""
+        with storage_errors(self.path):
+            guard = self.path.with_name(f".{self.path.name}.guard")
+            descriptor = os.open(guard, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if not _flock(descriptor):
+                raise LockedError(f"{self.what} is being locked by another process that hangs", where=str(guard))
+            yield
+        finally:
+            os.close(descriptor)  # the kernel lets the flock go, also when the process dies
+
+
+def _flock(descriptor: int) -> bool:
+    """Wait for the flock; False if it did not come. True where the file system has none: links alone decide there."""
+    deadline = time.monotonic() + _GUARD_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                return True
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+
+
+def _filesystem_now(folder: Path) -> float:
+    """The time as the file system of ``folder`` sees it (a server's, on a network); ours where it is read-only."""
+    probe = folder / f".now.{uuid.uuid4().hex}.tmp"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def describe(holder: Mapping[str, Any] | None) -> str:
+    """A holder in words."""
+    if holder is None:
+        return "nobody"
+    job = f", job {holder['job']}" if holder.get("job") else ""
+    since = f", since {holder['since']}" if holder.get("since") else ""
+    return f"process {holder.get('pid')} on {holder.get('host')}{job}{since}"

@@ -1,0 +1,131 @@
+"""What a result was made with: code, packages, machine, job. No secrets: the environment is not copied."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import Any
+
+_SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_PROCID", "SLURM_NNODES",
+          "SLURM_JOB_PARTITION", "SLURM_RESTART_COUNT", "SLURM_CLUSTER_NAME")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_SECRET = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
+_URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+_PERSONAL = ("host", "executable", "directory", "slurm", "pid")
+
+
+def collect() -> dict[str, Any]:
+    """Provenance of this process, as JSON types.
+
+    torch is asked for device and threads only if the process has imported it already.
+    """
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": redacted(sys.argv),
+        "directory": os.getcwd(),
+        "pvdr_bench": _version("pvdr-bench"),
+        "git": dict(_git()),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "torch": _torch(),
+        "packages": dict(_packages()),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": _cores(),
+        "threads": {name: os.environ[name] for name in _THREADS if name in os.environ},
+        "gl": os.environ.get("MUJOCO_GL"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "slurm": {name: os.environ[name] for name in _SLURM if name in os.environ},
+    }
+
+
+def shareable(provenance: dict[str, Any]) -> dict[str, Any]:
+    """The same without host, job and local paths: for files that are published."""
+    kept = {key: value for key, value in provenance.items() if key not in _PERSONAL}
+    kept["command"] = [Path(word).name if os.path.isabs(word) else word for word in provenance.get("command", [])]
+    return kept
+
+
+def redacted(words: list[str]) -> list[str]:
+    """A command line with the values of options that look like secrets, and logins in addresses, left out."""
+    result: list[str] = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        previous = result[-1] if result else ""
+        if equals and _SECRET.search(name):
+            result.append(f"{name}=***")
+        elif previous.startswith("-") and "=" not in previous and _SECRET.search(previous) and word[:1] != "-":
+            result.append("***")
+        else:
+            result.append(_URL_LOGIN.sub("***@", word))
+    return result
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _packages() -> tuple[tuple[str, str], ...]:
+    found = {(item.metadata["Name"] or "").lower(): item.version for item in distributions()}
+    return tuple(sorted((name, number) for name, number in found.items() if name))
+
+
+def _git_output(*arguments: str) -> str | None:
+    folder = Path(__file__).resolve().parent
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20,
+                              check=False, env=environment)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@cache
+def _git() -> tuple[tuple[str, Any], ...]:
+    """Commit and whether tracked files differ from it; empty for a wheel (also one inside another repository)."""
+    if _git_output("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return ()
+    commit, changes = _git_output("rev-parse", "HEAD"), _git_output("status", "--porcelain", "--untracked-files=no")
+    return (("commit", commit), ("dirty", None if changes is None else bool(changes)))
+
+
+def _torch() -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {"version": _version("torch")}
+    cuda = torch.cuda.is_available()
+    return {
+        "version": torch.__version__, "threads": torch.get_num_threads(), "cuda": torch.version.cuda if cuda else None,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+@cache
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
