@@ -1,0 +1,135 @@
+"""Corpus ``metaworld``: the suite's robot in its scenes, at random instances, doing many things.
+
+What it holds, per episode of 40 to 60 frames, four simulator steps apart (20 frames a second):
+
+======== ===== ========================================================================================================
+mode     share what the hand does
+======== ===== ========================================================================================================
+waypoint 45 %  random way-points anywhere in the workspace, some near the object; gripper opened and closed at random
+mixed    30 %  way-points, then the scripted expert with noise, then way-points again, changing at random times
+expert   15 %  the scripted expert with Ornstein-Uhlenbeck noise (sd 0.1 to 0.6)
+noise    10 %  Ornstein-Uhlenbeck noise alone
+======== ===== ========================================================================================================
+
+Half of the episodes start with up to 40 unrecorded simulator steps of play, so that not all begin in the rest pose.
+Scenes: the twelve tasks of the paper. Objects and goals are drawn anew in every episode; the frozen instances that
+runs are evaluated on are never set, and no frame of an evaluation is used. The corpus is in-domain by intent: it shows
+the robot, the scenes and (for its share of expert frames) skilled motion, without actions or rewards.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvdr_bench.suites.cameras import CAMERAS
+from pvdr_bench.suites.lean import LeanRenderer
+from pvdr_bench.videos.play import Box, OUNoise, Vector, WaypointPlay
+from pvdr_bench.videos.sources import Clip, Generator
+
+TASKS = (
+    "reach", "button-press-topdown", "dial-turn", "drawer-close", "window-open",
+    "button-press", "plate-slide", "plate-slide-back", "window-close",
+    "plate-slide-side", "hand-insert", "drawer-open",
+)
+MODES = ("waypoint", "mixed", "expert", "noise")
+SHARES = (0.45, 0.30, 0.15, 0.10)
+ACTION_REPEAT = 4
+FRAMES = (40, 60)  # shortest and longest episode
+# what the camera sees of the hand's range, metres; cut with the task's own limits
+WORKSPACE = Box((-0.35, 0.40, 0.05), (0.35, 0.90, 0.40))
+
+
+class _Conductor:
+    """Decides at every frame of an episode who acts."""
+
+    def __init__(self, rng: np.random.Generator, box: Box, length: int) -> None:
+        self.mode = int(rng.choice(len(MODES), p=SHARES))
+        name = MODES[self.mode]
+        self._play = WaypointPlay(rng, box)
+        noise_sd = {"waypoint": rng.uniform(0.0, 0.15), "noise": rng.uniform(0.5, 1.0)}.get(name, rng.uniform(0.1, 0.6))
+        self._noise = OUNoise(rng, 4, float(noise_sd), 0.9 if name == "noise" else 0.8)
+        first, second = sorted(rng.integers(0, length, size=2))
+        self._expert = {"expert": (0, length), "mixed": (int(first), int(second))}.get(name, (0, 0))
+        self._noise_only = name == "noise"
+
+    def wants_expert(self, frame: int) -> bool:
+        return self._expert[0] <= frame < self._expert[1]
+
+    def action(self, hand: Vector, objects: list[Vector], expert: Vector | None) -> NDArray[np.float32]:
+        if expert is not None:
+            base = np.clip(expert, -1.0, 1.0)
+        elif self._noise_only:
+            base = np.zeros(4)
+        else:
+            base = self._play.action(hand, objects)
+        return np.clip(base + self._noise.step(), -1.0, 1.0).astype(np.float32)
+
+
+class MetaWorldGenerator(Generator):
+    """Episodes of one Meta-World task; see the module's text."""
+
+    version = 1
+    sources = TASKS
+    truth_columns: ClassVar[dict[str, int]] = {"action": 4, "hand": 3, "gripper": 1, "object": 3, "mode": 1}
+    fps = 20.0
+    packages = ("metaworld", "mujoco", "gymnasium", "numpy")
+
+    def __init__(self, source: str, image_size: int) -> None:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+        from metaworld.policies import ENV_POLICY_MAP
+
+        env_id = f"{source}-v3"
+        self._env: Any = ALL_V3_ENVIRONMENTS[env_id]()
+        self._policy: Any = ENV_POLICY_MAP[env_id]()
+        self._prepare()
+        self._renderer = LeanRenderer(self._env.model, CAMERAS["metaworld"], image_size)
+        low = np.maximum(WORKSPACE.low, self._env.mocap_low).tolist()
+        high = np.minimum(WORKSPACE.high, self._env.mocap_high).tolist()
+        self._box = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+    def _prepare(self) -> None:
+        env = self._env
+        env._partially_observable = False  # the expert reads the goal
+        del env.sawyer_observation_space  # a cached property that was computed for a hidden goal
+        env._set_task_called = True
+        env._freeze_rand_vec = False  # object and goal are drawn at every reset ...
+        env.seeded_rand_vec = True  # ... from the generator that env.seed() sets, not from numpy's global one
+
+    def episode(self, rng: np.random.Generator) -> Clip:
+        """One episode; the instance, the mode and the noise all come from ``rng``."""
+        env = self._env
+        env.seed(int(rng.integers(2**31)))
+        obs, _ = env.reset()
+        length = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
+        if rng.random() < 0.5:
+            obs = self._warm_up(rng, obs, int(rng.integers(0, 41)))
+        conductor = _Conductor(rng, self._box, length)
+        frames, rows = [], []
+        for frame in range(length):
+            frames.append(self._renderer.render(env.data))
+            hand, objects = obs[:3].copy(), [obs[4:7].copy()]
+            # the scripted policies keep no state, so one can be asked at any time
+            expert = np.asarray(self._policy.get_action(obs), float) if conductor.wants_expert(frame) else None
+            last = frame == length - 1
+            action = np.zeros(4, np.float32) if last else conductor.action(hand, objects, expert)
+            rows.append((action, hand, obs[3], objects[0], conductor.mode))
+            if not last:
+                for _ in range(ACTION_REPEAT):
+                    obs = env.step(action)[0]
+        return Clip(np.stack(frames), {
+            name: np.array([np.ravel(row[i]) for row in rows], np.float32) for i, name in enumerate(self.truth_columns)
+        })
+
+    def _warm_up(self, rng: np.random.Generator, obs: Vector, steps: int) -> Vector:
+        play = WaypointPlay(rng, self._box, patience=50)
+        for _ in range(steps):
+            obs = self._env.step(play.action(obs[:3], [obs[4:7]]).astype(np.float32))[0]
+        return obs
+
+    def close(self) -> None:
+        """Free simulator and renderer."""
+        self._renderer.close()
+        self._env.close()
