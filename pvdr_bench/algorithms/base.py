@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pvdr_bench.training.replay import EpisodeReplay
 
 Mode = Literal["train", "eval"]
 Carry = Any  # what an algorithm remembers between decisions: nested dicts of tensors [N, ...]
@@ -53,6 +56,7 @@ class LearnerContext:
     budget_decisions: int  # decisions of all environments together, for schedules
     artefacts: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # stage -> weights, e.g. "tokenize"
     artefact_config: dict[str, Any] = field(default_factory=dict)  # stage -> the config that made the weights
+    replay: EpisodeReplay | None = None  # filled by the loop; None for on-policy algorithms
 
 
 class Learner(ABC):

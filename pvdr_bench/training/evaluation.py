@@ -1,0 +1,161 @@
+"""Evaluation: fixed seeds, sampled actions, full length, batched over episodes, without touching training.
+
+Shapes: N environments, H = W image size, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvdr_bench.algorithms.base import Learner
+from pvdr_bench.errors import Interrupted, TrainingError
+from pvdr_bench.suites.base import Image, VectorStep
+from pvdr_bench.training.reward import GoalReward
+
+Point = Literal["grid", "final"]
+SEED_SPAN = 2**20  # protocols keep eval_seed_base and train_seed_base at least this far apart
+
+
+class VectorEnvLike(Protocol):
+    """What the loops need of ``suites.vector.VectorEnv``."""
+
+    action_dim: int
+
+    def reset(self, seeds: Sequence[int]) -> Image:
+        """Start an episode in every environment; first images [N, H, W, 3]."""
+
+    def step(self, actions: NDArray[np.float32]) -> VectorStep:
+        """One decision with actions [N, A]."""
+
+    def goal_image(self) -> Image:
+        """Goal image [H, W, 3] of the frozen instance."""
+
+    def expert_action(self) -> NDArray[np.float32]:
+        """The scripted expert's actions [N, A] in the current states."""
+
+    def close(self) -> None:
+        """Stop the workers."""
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One evaluation episode."""
+
+    episode: int
+    eval_seed: int
+    success_any: bool
+    success_end: bool
+    episode_return: float
+    length: int  # env_steps
+
+    def row(self) -> dict[str, Any]:
+        """As a line of ``episodes.jsonl``."""
+        return {"episode": self.episode, "eval_seed": self.eval_seed, "success_any": self.success_any,
+                "success_end": self.success_end, "return": self.episode_return, "length": self.length}
+
+
+def stable_seed(*parts: int | str) -> int:
+    """A 63-bit seed for a torch generator, the same on every machine."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def train_seeds(base: int, run_seed: int, reset: int, n: int) -> list[int]:
+    """Seeds of ``n`` training episodes: in [base, base + SEED_SPAN), where evaluation has none."""
+    return [base + stable_seed("train", run_seed, reset, i) % SEED_SPAN for i in range(n)]
+
+
+def images_to_tensor(images: Image) -> Tensor:
+    """A tensor that owns its memory (environments may reuse theirs)."""
+    return torch.from_numpy(np.array(images, np.uint8))
+
+
+def choose(learner: Learner, image: Tensor, is_first: Tensor, carry: Any, mode: Literal["train", "eval"],
+           generator: torch.Generator, envs: VectorEnvLike, needs_expert: bool,
+           ) -> tuple[Tensor, Any, dict[str, Tensor]]:
+    """``learner.act`` with the expert's actions in its carry where it asks for them.
+
+    Raises:
+        TrainingError: an action is not finite.
+    """
+    if needs_expert:
+        carry = {**carry, "expert": torch.from_numpy(np.array(envs.expert_action(), np.float32))}
+    action, carry, extras = learner.act(image, is_first, carry, mode, generator)
+    action = action.detach().cpu().float()
+    if not bool(torch.isfinite(action).all()):
+        raise TrainingError("the policy's action is not finite", hint="lower the learning rates")
+    return action, carry, extras
+
+
+class Evaluator:
+    """Plays evaluation episodes in environments of its own, opened at the first use.
+
+    Args:
+        open_envs: makes the vector environment; it must not terminate on success.
+        num_envs: its size; episodes are played in waves of it.
+        stop: asked at every decision; evaluation is given up where it says True.
+    """
+
+    def __init__(self, open_envs: Callable[[], VectorEnvLike], num_envs: int, reward: GoalReward, seed_base: int,
+                 run_seed: int, needs_expert: bool, stop: Callable[[], bool] = lambda: False) -> None:
+        self._open, self.num_envs, self.reward = open_envs, num_envs, reward.fork()
+        self.seed_base, self.run_seed, self.needs_expert, self.stop = seed_base, run_seed, needs_expert, stop
+        self._envs: VectorEnvLike | None = None
+
+    def run(self, learner: Learner, episodes: int, env_steps: int, point: str) -> Iterator[EpisodeResult]:
+        """Results of episodes 0 .. ``episodes`` - 1, wave by wave.
+
+        Environment seeds are ``eval_seed_base + episode``; action noise differs between run seeds and points.
+        Global random state is as it was after each wave.
+
+        Raises:
+            Interrupted: ``stop`` said so.
+        """
+        if self._envs is None:
+            self._envs = self._open()
+        for first in range(0, episodes, self.num_envs):
+            generator = torch.Generator().manual_seed(
+                stable_seed("eval", self.seed_base, self.run_seed, env_steps, point, first))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(generator.initial_seed())
+                results = self._wave(self._envs, learner, first, generator)
+            yield from results[:episodes - first]
+
+    def _wave(self, envs: VectorEnvLike, learner: Learner, first: int, generator: torch.Generator,
+              ) -> list[EpisodeResult]:
+        n = self.num_envs
+        seeds = [self.seed_base + first + i for i in range(n)]
+        image, is_first = images_to_tensor(envs.reset(seeds)), torch.ones(n, dtype=torch.bool)
+        carry = learner.initial(n)
+        self.reward.begin(n)
+        success, at_end = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+        returns, lengths, running = np.zeros(n), np.zeros(n, np.int64), np.ones(n, np.bool_)
+        while running.any():
+            if self.stop():
+                raise Interrupted("stopped during an evaluation", hint="the same command continues")
+            action, carry, _ = choose(learner, image, is_first, carry, "eval", generator, envs, self.needs_expert)
+            step = envs.step(action.clamp(-1, 1).numpy())
+            reward, _ = self.reward.reward(step)
+            success |= step.success & running
+            at_end = np.where(running, step.success, at_end)
+            returns += reward * running
+            lengths += step.env_steps * running
+            ended = step.terminated | step.truncated
+            running &= ~ended
+            image, is_first = images_to_tensor(step.image), torch.from_numpy(ended)
+        return [EpisodeResult(first + i, seeds[i], bool(success[i]), bool(at_end[i]), float(returns[i]), int(lengths[i]))
+                for i in range(n)]
+
+    def close(self) -> None:
+        """Stop the workers, if they were started."""
+        if self._envs is not None:
+            self._envs.close()
+            self._envs = None

@@ -1,0 +1,167 @@
+"""The one loop of the stages before the online one: fixed steps, a validation grid, checkpoints, an artefact.
+
+Batches are drawn by a generator made of (seed, step), so a killed build goes on with the batches it would have had.
+Work folder: ``train.jsonl``, ``checkpoints/`` and at the end ``model.safetensors``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvdr_bench.algorithms.base import OfflineLearner
+from pvdr_bench.errors import Interrupted, TrainingError
+from pvdr_bench.runs.artefacts import MODEL
+from pvdr_bench.runs.checkpoints import CheckpointStore
+from pvdr_bench.runs.files import atomic_write
+from pvdr_bench.runs.logs import JsonlLog
+from pvdr_bench.videos.store import HELDOUT, TRAIN
+
+LOG_ROWS = 200  # rows of train.jsonl over a whole stage, besides those of validations
+OfflineProgress = Callable[[int, int, dict[str, float]], None]  # step, steps, newest row
+
+
+class ClipSource(Protocol):
+    """What is sampled: a ClipStore, a TokenStore or :class:`MixedClips`."""
+
+    def windows(self, split: str | None, frames: int, stride: int = 1) -> NDArray[np.int64]: ...
+
+    def sample(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1,
+               split: str | None = TRAIN) -> NDArray[Any]: ...
+
+
+class MixedClips:
+    """Several clip stores as one; each clip's store is drawn in proportion to its windows."""
+
+    def __init__(self, stores: Sequence[ClipSource]) -> None:
+        self.stores = list(stores)
+
+    def windows(self, split: str | None, frames: int, stride: int = 1) -> NDArray[np.int64]:
+        """Windows of all stores (each store's own frame numbers)."""
+        return np.concatenate([store.windows(split, frames, stride) for store in self.stores])
+
+    def sample(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1,
+               split: str | None = TRAIN) -> NDArray[Any]:
+        """A batch [batch, frames, ...], grouped by store."""
+        sizes = np.array([len(store.windows(split, frames, stride)) for store in self.stores], np.float64)
+        counts = rng.multinomial(batch, sizes / sizes.sum())
+        return np.concatenate([store.sample(rng, int(count), frames, stride, split)
+                               for store, count in zip(self.stores, counts, strict=True) if count])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a stage is run: optimiser steps, clips in a batch, frames of a clip and the decisions between them."""
+
+    steps: int
+    batch: int
+    frames: int
+    stride: int
+    validate_every: int
+    validation_clips: int
+
+
+def schedule_of(config: Any, stage: str) -> Schedule:
+    """The schedule in an algorithm's config: section ``pretrain`` (or ``train``), clips as ``model`` says.
+
+    A config without ``model.context_frames`` learns from single frames.
+    """
+    section = getattr(config, stage, None) or config.train
+    model = getattr(config, "model", None)
+    clip = hasattr(model, "context_frames")
+    return Schedule(
+        steps=section.steps, batch=section.batch, validate_every=section.validate_every,
+        validation_clips=section.validation_clips,
+        frames=model.context_frames + model.future_frames if clip else 1,  # type: ignore[union-attr]
+        stride=model.frame_stride if clip else 1)  # type: ignore[union-attr]
+
+
+def as_tensor(batch: NDArray[Any]) -> Tensor:
+    """Frames stay uint8; tokens become int64, as learners expect."""
+    return torch.from_numpy(np.ascontiguousarray(batch if batch.dtype == np.uint8 else batch.astype(np.int64)))
+
+
+def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, folder: Path, seed: int,
+                stop: Callable[[], bool] = lambda: False, progress: OfflineProgress | None = None) -> dict[str, Any]:
+    """Train, validate and leave ``model.safetensors`` in ``folder``; returns the last validation's metrics.
+
+    Raises:
+        Interrupted: ``stop`` said so; the same call goes on from the last checkpoint.
+        TrainingError: a metric is not finite.
+    """
+    from safetensors.torch import save
+
+    log, checkpoints = JsonlLog(folder / "train.jsonl"), CheckpointStore(folder / "checkpoints", keep=1)
+    found = checkpoints.latest()
+    log.truncate(found.extra["offset"] if found else 0)
+    step, last = 0, {}
+    if found is not None:
+        learner.load_state_dict(found.state)
+        step, last = found.step, dict(found.extra["validation"])
+    held_out = as_tensor(data.sample(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
+                                     schedule.frames, schedule.stride, HELDOUT))
+    log_every, interval = max(1, schedule.steps // LOG_ROWS), Averages()
+    try:
+        while step < schedule.steps:
+            if stop():
+                raise Interrupted(f"stopped at step {step} of {schedule.steps}", hint="the same command continues")
+            rng = np.random.default_rng([seed, step])
+            interval.add(learner.update(as_tensor(data.sample(rng, schedule.batch, schedule.frames, schedule.stride))),
+                         step)
+            step += 1
+            due = step % schedule.validate_every == 0 or step == schedule.steps
+            if due:
+                last = {f"val_{name}": value for name, value in finite(learner.validate(held_out), step).items()}
+            if due or step % log_every == 0:
+                row = {"step": step, **interval.take(), **(last if due else {})}
+                log.append(row)
+                if progress is not None:
+                    progress(step, schedule.steps, row)
+            if due:
+                checkpoints.save(step, learner.state_dict(), {"offset": log.sync(), "validation": last})
+    finally:
+        log.close()
+    atomic_write(folder / MODEL, save({name: value.contiguous() for name, value in learner.export().items()}))
+    return {"steps": schedule.steps, **last}
+
+
+class Averages:
+    """Means of metrics since the last row."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, metrics: dict[str, float], step: int) -> None:
+        """Take one step's metrics; raises TrainingError where one is not finite."""
+        for name, value in finite(metrics, step).items():
+            self._sums[name] += value
+            self._counts[name] += 1
+
+    def take(self) -> dict[str, float]:
+        """The means; starts anew."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums.clear()
+        self._counts.clear()
+        return means
+
+
+def finite(metrics: dict[str, float], step: int) -> dict[str, float]:
+    """The metrics, if all are finite.
+
+    Raises:
+        TrainingError: one is not.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise TrainingError(f"the metric {name} is {value}", where=f"step {step}", hint="lower the learning rate")
+    return metrics

@@ -1,0 +1,281 @@
+"""The one online loop: act, step, reward, observe, learn; evaluate on a grid; publish at sync points.
+
+Shapes: N environments, H = W image size, A action dimensions. Steps are env_steps unless called decisions.
+At a sync point all episodes end as truncated, all environments reset and the learner's carry is fresh, so a
+checkpoint needs no simulator state: a killed run goes on from it and gives the bytes of a run never killed.
+``train.jsonl`` and ``episodes.jsonl`` hold no wall time; that is in ``heartbeat.json`` and ``done.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pvdr_bench.algorithms.base import Learner, LearnerContext, Transition
+from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.errors import CatalogError, Interrupted, TrainingError
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.suites.base import EnvConfig, VectorStep
+from pvdr_bench.training.evaluation import (
+    Evaluator, Point, VectorEnvLike, choose, images_to_tensor, stable_seed, train_seeds,
+)
+from pvdr_bench.training.replay import EpisodeReplay
+from pvdr_bench.training.reward import GoalReward, TokenizerLike, spearman
+
+RECENT_EPISODES = 20  # training episodes in the running success rate
+Stop = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What the loop is given: factories of environments and learner, and what earlier stages made."""
+
+    make_envs: Callable[[EnvConfig, int], VectorEnvLike]
+    make_learner: Callable[[LearnerContext], Learner]
+    config: Any
+    device: torch.device
+    tokenizer: TokenizerLike | None = None
+    artefacts: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    artefact_config: dict[str, Any] = field(default_factory=dict)
+    needs_expert: bool = False
+    on_policy: bool = True
+
+
+class TrainLog:
+    """What happened in training since the last row: episodes, rewards, distances beside the truth."""
+
+    def __init__(self, n: int) -> None:
+        self.recent: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self.episodes = 0
+        self.begin(n)
+        self._clear()
+
+    def begin(self, n: int) -> None:
+        """Episodes start in all environments; unfinished ones are not counted."""
+        self.success, self.returns = np.zeros(n, np.bool_), np.zeros(n)
+
+    def _clear(self) -> None:
+        self.ended: list[float] = []
+        self.pairs: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+
+    def add(self, step: VectorStep, reward: np.ndarray[Any, Any], distance: np.ndarray[Any, Any] | None) -> None:
+        """Count one decision of all environments."""
+        self.success |= step.success
+        self.returns += reward
+        for i in np.flatnonzero(step.terminated | step.truncated):
+            self.recent.append(float(self.success[i]))
+            self.ended.append(float(self.returns[i]))
+            self.episodes += 1
+            self.success[i], self.returns[i] = False, 0.0
+        if distance is not None:
+            truth = step.truth.get("goal_distance")
+            self.pairs.append((distance, np.full_like(distance, np.nan) if truth is None else truth))
+
+    def row(self) -> dict[str, Any]:
+        """The interval's facts; starts the next interval."""
+        facts: dict[str, Any] = {"train_episodes": self.episodes}
+        if self.recent:
+            facts["train_success"] = float(np.mean(self.recent))
+        if self.ended:
+            facts["train_return"] = float(np.mean(self.ended))
+        if self.pairs:
+            distance, truth = (np.concatenate(column) for column in zip(*self.pairs, strict=True))
+            facts["goal_distance"] = float(distance.mean())
+            if np.isfinite(truth).all():
+                facts |= {"goal_distance_truth": float(truth.mean()), "distance_truth_spearman": spearman(distance, truth)}
+        self._clear()
+        return facts
+
+
+def check_protocol(spec: RunSpec) -> None:
+    """Refuse what the loop cannot do, before anything starts.
+
+    Raises:
+        CatalogError: the budget is not on the grid of sync points, or a goal image is needed and instances vary.
+    """
+    protocol = spec.protocol
+    if protocol.env_steps % protocol.sync_every:
+        below = protocol.env_steps // protocol.sync_every * protocol.sync_every
+        nearest = [str(steps) for steps in (below, below + protocol.sync_every) if steps]
+        raise CatalogError(f"the budget of {protocol.env_steps} env_steps is not a multiple of sync_every "
+                           f"{protocol.sync_every}", where="protocol.env_steps", hint=f"use {' or '.join(nearest)}")
+    if protocol.reward == "goal_distance" and not protocol.frozen_instance:
+        raise CatalogError("reward goal_distance needs one goal image, so a frozen instance",
+                           where="protocol.frozen_instance", hint="frozen_instance: true, or reward: dense")
+
+
+def run_online(spec: RunSpec, run_dir: RunDir, pieces: Pieces, stop: Stop = lambda: False) -> bool:
+    """Train until the budget is used, then evaluate and mark the run done. The caller holds the run's lock.
+
+    Returns:
+        True when done, False when ``stop`` said so first; the same call continues from the last checkpoint.
+
+    Raises:
+        TrainingError: a metric or an action is not finite, or an environment's worker died.
+    """
+    check_protocol(spec)
+    with ExitStack() as stack:
+        loop = OnlineLoop(spec, run_dir, pieces, stop, stack)
+        try:
+            return loop.run()
+        except Interrupted:
+            return False
+
+
+class OnlineLoop:
+    """State and steps of :func:`run_online`."""
+
+    def __init__(self, spec: RunSpec, run_dir: RunDir, pieces: Pieces, stop: Stop, stack: ExitStack) -> None:
+        self.spec, self.protocol, self.dir, self.pieces, self.stop = spec, spec.protocol, run_dir, pieces, stop
+        self.n, self.env_steps, self.decisions = spec.protocol.num_envs, 0, 0
+        self.wall_before, self.started = 0.0, time.monotonic()
+        self.success: float | None = None  # of the last evaluation, for watchers
+        self.begin_steps = 0
+        config, protocol = spec.env_config(), spec.protocol
+        self.envs = pieces.make_envs(config, self.n)
+        stack.callback(self.envs.close)
+        self.replay: EpisodeReplay | None = None
+        if not pieces.on_policy:
+            self.replay = EpisodeReplay(run_dir.path / "replay", self.n, protocol.image_size, self.envs.action_dim)
+            stack.callback(self.replay.close)
+        start = self.envs.reset(self._seeds())[0].copy()
+        goal = np.array(self.envs.goal_image())
+        self.reward = GoalReward(protocol, goal, start, pieces.tokenizer, pieces.device)
+        self.evaluator = Evaluator(
+            lambda: pieces.make_envs(dataclasses.replace(config, terminate_on_success=False), self.n), self.n,
+            self.reward, protocol.eval_seed_base, spec.seed, pieces.needs_expert, stop)
+        stack.callback(self.evaluator.close)
+        torch.manual_seed(stable_seed("global", spec.seed))
+        self.generator = torch.Generator().manual_seed(stable_seed("act", spec.seed))
+        self.learner = pieces.make_learner(LearnerContext(
+            config=pieces.config, action_dim=self.envs.action_dim, image_size=protocol.image_size, num_envs=self.n,
+            goal_image=goal, start_image=start, seed=spec.seed, device=pieces.device, replay=self.replay,
+            budget_decisions=protocol.env_steps // protocol.action_repeat,
+            artefacts=pieces.artefacts, artefact_config=pieces.artefact_config))
+        self.log = TrainLog(self.n)
+
+    def run(self) -> bool:
+        """The loop."""
+        self._restore()
+        protocol = self.protocol
+        self._begin_episodes()
+        while self.env_steps < protocol.env_steps:
+            if self.stop():
+                return False
+            before = self.env_steps
+            metrics, at_sync = self._decide()
+            if metrics or at_sync:
+                self._write_row(metrics)
+            if at_sync:
+                if before // protocol.eval_every < self.env_steps // protocol.eval_every:
+                    self._evaluate("grid", protocol.eval_episodes)
+                self._publish()
+                self._begin_episodes()
+            self._beat("train")
+        facts = self._evaluate("final", protocol.eval_final_episodes)
+        self.dir.mark_done(env_steps=self.env_steps, decisions=self.decisions, wall_seconds=self._wall(), **facts)
+        self._beat("done", every_seconds=0)
+        return True
+
+    def _decide(self) -> tuple[dict[str, float], bool]:
+        """One decision of all environments: act, step, reward, observe, learn. Also whether a sync point is reached."""
+        image, first = self.image, self.is_first
+        action, self.carry, extras = choose(self.learner, image, first, self.carry, "train", self.generator, self.envs,
+                                            self.pieces.needs_expert)
+        step = self.envs.step(action.clamp(-1, 1).numpy())
+        before, grid = self.env_steps, self.protocol.sync_every
+        self.env_steps += int(step.env_steps.sum())
+        self.decisions += self.n
+        at_sync = before // grid < self.env_steps // grid
+        reward, distance = self.reward.reward(step)
+        self.log.add(step, reward, distance)
+        ended = step.terminated | step.truncated
+        transition = Transition(
+            image=image, is_first=first, action=action, reward=torch.from_numpy(reward), extras=extras,
+            terminated=torch.from_numpy(step.terminated.copy()),
+            truncated=torch.from_numpy(step.truncated | (at_sync & ~step.terminated)),
+            next_image=images_to_tensor(step.final_image),
+            truth={name: torch.from_numpy(np.array(values, np.float32)) for name, values in step.truth.items()})
+        if self.replay is not None:
+            self.replay.add(transition)
+        self.learner.observe(transition)
+        self.image, self.is_first = images_to_tensor(step.image), torch.from_numpy(ended)
+        return self.learner.learn(), at_sync
+
+    def _seeds(self) -> list[int]:
+        return train_seeds(self.protocol.train_seed_base, self.spec.seed, self.env_steps, self.n)
+
+    def _begin_episodes(self) -> None:
+        """Reset everything that remembers an episode."""
+        self.image, self.is_first = images_to_tensor(self.envs.reset(self._seeds())), torch.ones(self.n, dtype=torch.bool)
+        self.carry = self.learner.initial(self.n)
+        self.reward.begin(self.n)
+        self.log.begin(self.n)
+
+    def _write_row(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise TrainingError(f"the metric {name} is {value}", where=f"env_steps {self.env_steps}",
+                                    hint="lower the learning rates, or clip gradients more")
+        self.dir.train.append({"env_steps": self.env_steps, "decisions": self.decisions, **self.log.row(), **metrics})
+
+    def _evaluate(self, point: Point, episodes: int) -> dict[str, Any]:
+        """Play and log evaluation episodes; returns their means."""
+        self._beat(f"evaluate {point}", every_seconds=0)
+        results = []
+        for result in self.evaluator.run(self.learner, episodes, self.env_steps, point):
+            self.dir.episodes.append({"seed": self.spec.seed, "env_steps": self.env_steps, "decisions": self.decisions,
+                                      "point": point, **result.row()})
+            results.append(result)
+            self._beat(f"evaluate {point}")
+        self.success = float(np.mean([result.success_any for result in results]))
+        return {"success_any": self.success, "success_end": float(np.mean([result.success_end for result in results])),
+                "return": float(np.mean([result.episode_return for result in results])), "episodes": len(results)}
+
+    def _publish(self) -> None:
+        """A checkpoint that knows everything but the simulators."""
+        state = {"learner": self.learner.state_dict(), "generator": self.generator.get_state(),
+                 "torch": torch.get_rng_state(), "replay": self.replay.state_dict() if self.replay else None}
+        extra = {"env_steps": self.env_steps, "decisions": self.decisions, "train_episodes": self.log.episodes,
+                 "recent": list(self.log.recent), "success": self.success, "wall_seconds": self._wall()}
+        self.dir.save(self.env_steps, state, extra)
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint; a fresh run is evaluated before its first decision."""
+        found = self.dir.restore()
+        self.dir.reopen()
+        if found is None:
+            if self.replay is not None:
+                self.replay.clear()
+            self._evaluate("grid", self.protocol.eval_episodes)
+            return
+        state, extra = found.state, found.extra
+        self.learner.load_state_dict(state["learner"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch"])
+        if self.replay is not None:
+            self.replay.load_state_dict(state["replay"])
+        self.env_steps = self.begin_steps = int(extra["env_steps"])
+        self.decisions, self.log.episodes = int(extra["decisions"]), int(extra["train_episodes"])
+        self.log.recent.extend(extra["recent"])
+        self.success, self.wall_before = extra["success"], float(extra["wall_seconds"])
+
+    def _wall(self) -> float:
+        return self.wall_before + time.monotonic() - self.started
+
+    def _beat(self, phase: str, every_seconds: float = 1.0) -> None:
+        """Tell watchers; rate is env_steps per second of this start."""
+        rate = (self.env_steps - self.begin_steps) / max(1e-9, time.monotonic() - self.started)
+        recent = float(np.mean(self.log.recent)) if self.log.recent else None
+        self.dir.heartbeat(every_seconds=every_seconds, phase=phase, env_steps=self.env_steps,
+                           budget=self.protocol.env_steps, rate=rate, success=self.success, train_success=recent,
+                           wall_seconds=self._wall())

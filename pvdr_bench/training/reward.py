@@ -1,0 +1,146 @@
+"""The protocol's reward: minus the distance to the goal under its one goal metric, plus the success bonus.
+
+Shapes: N environments, H = W image size in pixels, h = w token grid, n_q code embedding width.
+Every method is trained and judged with this reward; it never sees the simulator's ground truth.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvdr_bench.errors import CatalogError, TrainingError
+from pvdr_bench.suites.base import Image, VectorStep
+
+METRICS = ("pixel_l1", "pixel_l1_blur", "code_l1", "code_l1_blur")
+
+
+class TokenizerLike(Protocol):
+    """What the code-space metrics need of a tokenizer."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes int64 [..., h, w] of images uint8 [..., H, W, 3]."""
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Embeddings float [..., h, w, n_q] of codes."""
+
+
+class RewardProtocol(Protocol):
+    """The keys of a protocol that a reward depends on."""
+
+    @property
+    def reward(self) -> str: ...
+    @property
+    def goal_metric(self) -> str: ...
+    @property
+    def goal_blur(self) -> int: ...
+    @property
+    def normalise_distance(self) -> bool: ...
+    @property
+    def success_bonus(self) -> float: ...
+
+
+def box_blur(features: Tensor, window: int) -> Tensor:
+    """Mean over an odd ``window`` around each cell of [N, h, w, C]; cells outside do not count."""
+    if window % 2 == 0 or window < 1:
+        raise CatalogError(f"goal_blur must be odd and positive, not {window}")
+    planes = F.avg_pool2d(features.permute(0, 3, 1, 2), window, stride=1, padding=window // 2, count_include_pad=False)
+    return planes.permute(0, 2, 3, 1)
+
+
+class GoalReward:
+    """Rewards of one task instance.
+
+    Args:
+        protocol: reward, goal_metric, goal_blur, normalise_distance and success_bonus are read.
+        goal_image: [H, W, 3], the instance solved. start_image: [H, W, 3], its first image.
+        tokenizer: needed by the code metrics only.
+
+    Raises:
+        CatalogError: the metric needs a tokenizer and there is none.
+        TrainingError: the metric cannot tell the start from the goal, so that normalising would divide by zero.
+    """
+
+    def __init__(self, protocol: RewardProtocol, goal_image: Image, start_image: Image,
+                 tokenizer: TokenizerLike | None, device: torch.device) -> None:
+        if protocol.goal_metric not in METRICS:
+            raise CatalogError(f"unknown goal_metric {protocol.goal_metric!r}", hint=f"one of {', '.join(METRICS)}")
+        self.protocol, self.tokenizer, self.device = protocol, tokenizer, device
+        self.dense = protocol.reward == "dense"
+        if protocol.goal_metric.startswith("code") and tokenizer is None and not self.dense:
+            raise CatalogError(f"goal_metric {protocol.goal_metric} needs a tokenizer",
+                               hint="use pixel_l1, or a method and scale with a tokenizer")
+        self.succeeded: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self.scale = 1.0
+        if self.dense:
+            return
+        self.goal = self._features(goal_image[None])
+        if protocol.normalise_distance:
+            start = float(self.distance(start_image[None])[0])
+            if start <= 0:
+                raise TrainingError(f"{protocol.goal_metric} sees no difference between the start and the goal image",
+                                    hint="use a larger image_size or goal_metric=pixel_l1")
+            self.scale = start
+
+    @torch.no_grad()
+    def _features(self, images: Image) -> Tensor:
+        """What is compared: pixels in [0, 1] or code embeddings, blurred if asked; [N, h, w, C]."""
+        pixels, metric = torch.from_numpy(np.ascontiguousarray(images)).to(self.device), self.protocol.goal_metric
+        if metric.startswith("code"):
+            assert self.tokenizer is not None
+            features = self.tokenizer.embed(self.tokenizer.encode(pixels)).float()
+        else:
+            features = pixels.float() / 255
+        return box_blur(features, self.protocol.goal_blur) if metric.endswith("blur") else features
+
+    def distance(self, images: Image) -> NDArray[np.float32]:
+        """Mean absolute difference to the goal for images uint8 [N, H, W, 3] (in units of the start's); [N]."""
+        gap = (self._features(images) - self.goal).abs().mean(dim=(1, 2, 3)) / self.scale
+        distances: NDArray[np.float32] = gap.cpu().numpy().astype(np.float32)
+        return distances
+
+    def begin(self, n: int) -> None:
+        """Start an episode in each of ``n`` environments."""
+        self.succeeded = np.zeros(n, np.bool_)
+
+    def reward(self, step: VectorStep) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Rewards [N] of a decision and the goal distances [N] behind them (None for the dense reward).
+
+        The bonus is paid once per episode, at its first success.
+        """
+        first = step.success & ~self.succeeded
+        self.succeeded = (self.succeeded | step.success) & ~(step.terminated | step.truncated)
+        if self.dense:
+            return step.dense_reward.astype(np.float32), None
+        distances = self.distance(step.final_image)
+        return -distances + np.float32(self.protocol.success_bonus) * first, distances
+
+    def fork(self) -> GoalReward:
+        """The same reward with its own episode state, for evaluation."""
+        other = copy.copy(self)
+        other.begin(0)
+        return other
+
+
+def ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Ranks from 1 with ties averaged."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    averaged: NDArray[np.float64] = ((last - counts + 1 + last) / 2)[inverse]
+    return averaged
+
+
+def spearman(a: NDArray[Any], b: NDArray[Any]) -> float | None:
+    """Spearman's rank correlation, or None where it is undefined (fewer than three pairs, or a constant)."""
+    if len(a) < 3 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
+    ra, rb = ranks(a), ranks(b)
+    ra, rb = ra - ra.mean(), rb - rb.mean()
+    norm = float(np.sqrt((ra**2).sum() * (rb**2).sum()))
+    return float((ra * rb).sum() / norm) if norm > 0 else None
