@@ -9,5 +9,5 @@ CAMERAS: dict[str, CameraPose] = {
     # motion along x, y and z looks different. Our own choice, since the paper's ``camera1`` is not published.
     "metaworld": CameraPose(lookat=(0.0, 0.62, 0.16), distance=1.35, azimuth=235.0, elevation=-28.0),
     # The Fetch robot's table, from its left front.
-    "fetch": CameraPose(lookat=(1.30, 0.75, 0.50), distance=1.25, azimuth=145.0, elevation=-30.0),
+    "fetch": CameraPose(lookat=(1.25, 0.75, 0.55), distance=1.35, azimuth=145.0, elevation=-30.0),
 }

@@ -39,7 +39,8 @@ SUBSTEPS = 20  # FetchPush's n_substeps
 STEP_METRES = 0.05  # FetchPush: an action of 1 moves the mocap target by 5 cm
 BLOCK_RANGE = 0.15  # FetchPush's obj_range, metres around the hand's start
 WORKSPACE = Box((1.08, 0.45, 0.425), (1.52, 1.05, 0.65))
-TABLE = Box((1.08, 0.45, 0.425), (1.50, 1.05, 0.445))  # hand heights at which a block is pushed, not passed over
+# where a block may be pushed to without falling off the table (1.05..1.55 by 0.40..1.10), at the height of its middle
+TABLE = Box((1.14, 0.49, 0.425), (1.46, 1.01, 0.445))
 _HAND_ROTATION = (1.0, 0.0, 1.0, 0.0)
 _START = {"robot0:slide0": 0.405, "robot0:slide1": 0.48, "robot0:slide2": 0.0}
 _BLOCK_START = (1.25, 0.53, 0.4, 1.0, 0.0, 0.0, 0.0)
@@ -155,9 +156,16 @@ class _Pusher:
             angle = self._rng.uniform(0.0, 2.0 * np.pi)
             self._direction = np.array([np.cos(angle), np.sin(angle), 0.0])
             self._length = float(self._rng.uniform(0.05, 0.20))
-            self._target = TABLE.clip(block - 0.09 * self._direction)
-        else:
+            self._target = WORKSPACE.clip(block - 0.09 * self._direction)
+        else:  # the hand stops about 5 cm before where the block does
             self._target = TABLE.clip(block + self._length * self._direction)
+
+
+def _stay_inside(hand: Vector, action: Vector) -> NDArray[np.float32]:
+    """The action [4] clipped to [-1, 1] and to the workspace: noise must not carry the hand out of view."""
+    low, high = (np.asarray(WORKSPACE.low) - hand) / STEP_METRES, (np.asarray(WORKSPACE.high) - hand) / STEP_METRES
+    inside = np.append(np.clip(action[:3], np.minimum(low, 1.0), np.maximum(high, -1.0)), action[3])
+    return np.clip(inside, -1.0, 1.0).astype(np.float32)
 
 
 class FetchPushGenerator(Generator):
@@ -187,11 +195,11 @@ class FetchPushGenerator(Generator):
                 scene.step(play.action(scene.hand, [scene.block]).astype(np.float32))
         frames, rows = [], []
         for frame in range(length):
-            frames.append(self._renderer.render(scene.data))
+            frames.append(self._renderer.render(scene.model, scene.data))
             hand, block = scene.hand, scene.block
             base = {"push": lambda: pusher.action(hand, block), "waypoint": lambda: play.action(hand, [block]),
                     "noise": lambda: np.zeros(4)}[MODES[mode]]()
-            action = np.clip(base + noise.step(), -1.0, 1.0).astype(np.float32)
+            action = _stay_inside(hand, base + noise.step())
             last = frame == length - 1
             rows.append((np.zeros(4, np.float32) if last else action, hand, block, mode))
             if not last:
@@ -201,5 +209,4 @@ class FetchPushGenerator(Generator):
         })
 
     def close(self) -> None:
-        """Free the renderer."""
-        self._renderer.close()
+        """Nothing to free: the GL context belongs to the process."""

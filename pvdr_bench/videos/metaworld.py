@@ -39,7 +39,7 @@ SHARES = (0.45, 0.30, 0.15, 0.10)
 ACTION_REPEAT = 4
 FRAMES = (40, 60)  # shortest and longest episode
 # what the camera sees of the hand's range, metres; cut with the task's own limits
-WORKSPACE = Box((-0.35, 0.40, 0.05), (0.35, 0.90, 0.40))
+WORKSPACE = Box((-0.32, 0.42, 0.05), (0.30, 0.90, 0.36))
 
 
 class _Conductor:
@@ -109,7 +109,7 @@ class MetaWorldGenerator(Generator):
         conductor = _Conductor(rng, self._box, length)
         frames, rows = [], []
         for frame in range(length):
-            frames.append(self._renderer.render(env.data))
+            frames.append(self._renderer.render(env.model, env.data))
             hand, objects = obs[:3].copy(), [obs[4:7].copy()]
             # the scripted policies keep no state, so one can be asked at any time
             expert = np.asarray(self._policy.get_action(obs), float) if conductor.wants_expert(frame) else None
@@ -130,6 +130,5 @@ class MetaWorldGenerator(Generator):
         return obs
 
     def close(self) -> None:
-        """Free simulator and renderer."""
-        self._renderer.close()
+        """Free the simulator."""
         self._env.close()
