@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor
+from torch import Tensor, nn
 
 from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
 from pvdr_bench.algorithms.ppo.core import Batch, PPOUpdater, Rollout, RolloutBuffer, needs_bootstrap
 from pvdr_bench.algorithms.ppo.networks import Actor, Critic, NetworkConfig
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
-from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, Plans
 from pvdr_bench.algorithms.pvdr.rounds import (
     future_frames,
@@ -216,29 +217,18 @@ class PVDRLearner(Learner):
         with torch.no_grad():
             error = self.scale * plan_error(self.distance, rollout.state["plan"].long(), future)
         batch = rollout.batch(online.gamma, online.gae_lambda, rollout.reward - online.lambda3 * error)
-        metrics = self.ppo.update(batch, self._alignment(rollout, future, valid), policy_weight=online.rl_weight)
+        alignment = self._alignment(rollout, future, valid)
+        metrics = self.ppo.update(batch, alignment.loss if len(alignment) else None, policy_weight=online.rl_weight)
+        metrics |= alignment.metrics()
         return {**metrics, "plan_error": float(error.mean()), "reward_mean": float(rollout.reward.mean())}
 
-    def _alignment(self, rollout: Rollout, future: Tensor, valid: Tensor) -> Any:
-        """L_act (Eq. 5) for minibatches of E2: z_t ~ E(x_t, y_t) against the action that was executed."""
-        tokens, rows = rollout.state["tokens"].long().flatten(0, 1), valid.flatten()
+    def _alignment(self, rollout: Rollout, future: Tensor, valid: Tensor) -> Alignment:
+        """L_act's data of this round: z_t ~ E(x_t, y_t) and the action that was executed."""
+        tokens = rollout.state["tokens"].long().flatten(0, 1)
         with torch.no_grad():
-            clips = torch.cat([tokens, future.flatten(0, 1)], 1)
-            posterior = self.model.encoder(clips)
-        action = rollout.action.flatten(0, 1).clamp(-1, 1)
-        constant = action_error(action[rows].mean(0), action[rows], self.config.online.lact_form).mean() if rows.any() else None
-
-        def auxiliary(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-            index = batch.index[rows[batch.index]]
-            if constant is None or not len(index):
-                return torch.zeros((), device=self.device), {"l_act": torch.tensor(float("nan")), "l_act_constant": torch.tensor(float("nan"))}
-            noise = torch.randn(posterior.mean[index].shape, generator=self.generator).to(self.device)
-            z = posterior.mean[index] + (0.5 * posterior.logvar[index]).exp() * noise
-            predicted = self.ppo.actor({"tokens": tokens[index], "extra": z}).mean
-            loss = action_error(predicted, action[index], self.config.online.lact_form).mean()
-            return self.config.online.lact_weight * loss, {"l_act": loss, "l_act_constant": constant}
-
-        return auxiliary
+            posterior = self.model.encoder(torch.cat([tokens, future.flatten(0, 1)], 1))
+        return Alignment(self.ppo.actor, tokens, posterior, rollout.action.flatten(0, 1).clamp(-1, 1), valid.flatten(),
+                         self.config.online.lact_weight, self.config.online.lact_form, self.generator)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue exactly."""
@@ -256,6 +246,44 @@ class PVDRLearner(Learner):
         load_optimizer_state(self.prior_optimizer, state["prior_optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.phase = state["phase"]
+
+
+@dataclass
+class Alignment:
+    """L_act (Eq. 5) over a round's decisions; only those whose whole future was seen count (reading 29)."""
+
+    actor: nn.Module
+    tokens: Tensor  # int64 [T * N, m, h, w]
+    posterior: Gaussian  # [T * N, s, s, c]
+    action: Tensor  # [T * N, A], as executed
+    valid: Tensor  # bool [T * N]
+    weight: float
+    form: str
+    generator: torch.Generator
+
+    def __len__(self) -> int:
+        return int(self.valid.sum())
+
+    def error(self, index: Tensor) -> Tensor:
+        """Eq. 5 for the decisions at ``index`` int64 [b], the mean over them."""
+        noise = torch.randn(self.posterior.mean[index].shape, generator=self.generator).to(index.device)
+        z = Gaussian(self.posterior.mean[index], self.posterior.logvar[index]).sample(noise)
+        predicted = self.actor({"tokens": self.tokens[index], "extra": z}).mean
+        return action_error(predicted, self.action[index], self.form).mean()
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted loss of a PPO minibatch."""
+        index = batch.index[self.valid[batch.index]]
+        return (self.weight * self.error(index) if len(index) else self.posterior.mean.new_zeros(())), {}
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """L_act after the update, beside that of the best constant action in the same form's sense (the mean)."""
+        if not len(self):
+            return {}
+        index = self.valid.nonzero()[:, 0]
+        constant = action_error(self.action[index].mean(0), self.action[index], self.form).mean()
+        return {"l_act": float(self.error(index)), "l_act_constant": float(constant)}
 
 
 def action_error(predicted: Tensor, action: Tensor, form: str) -> Tensor:
