@@ -1,0 +1,164 @@
+"""The PPO baseline: no videos, no planning; the networks of PVDR's action module on frozen frame tokens.
+
+Shapes: N environments, H = W image size, A action dimensions, m context frames, h x w token grid, K codebook size.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
+from pvdr_bench.algorithms.ppo.config import PPOConfig
+from pvdr_bench.algorithms.ppo.core import PPOUpdater, RolloutBuffer, needs_bootstrap
+from pvdr_bench.algorithms.ppo.networks import Actor, Critic, NetworkConfig, standardised
+from pvdr_bench.errors import CatalogError, SetupError
+
+
+class FrameTokenizer(Protocol):
+    """What PPO needs of a tokenizer (``pvdr_bench.nets.vqgan.Tokenizer`` is one)."""
+
+    grid: int
+    codebook_size: int
+    code_dim: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes int64 [..., h, w] of images uint8 [..., H, W, 3]."""
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Code vectors float [..., h, w, n_q] of codes."""
+
+
+def token_dtype(codebook_size: int) -> torch.dtype:
+    """The smallest integer type that holds every code; rollouts keep tokens in it, never pixels."""
+    if codebook_size <= 2**8:
+        return torch.uint8
+    return torch.int16 if codebook_size <= 2**15 else torch.int32
+
+
+def push_frame(history: Tensor, codes: Tensor, is_first: Tensor) -> Tensor:
+    """Append codes [N, h, w] to the last m grids [N, m, h, w]; an episode's first frame fills all m."""
+    shifted = torch.cat([history[:, 1:], codes[:, None]], 1)
+    return torch.where(is_first[:, None, None, None], codes[:, None].expand_as(shifted), shifted)
+
+
+class PPOLearner(Learner):
+    """Collects ``rollout_decisions``, then updates.
+
+    Args:
+        context: the task and machine.
+        tokenizer: in place of the artefact ``tokenize`` of the context.
+
+    Raises:
+        SetupError: there is no tokenizer.
+        CatalogError: the networks do not fit the tokenizer's grid.
+    """
+
+    def __init__(self, context: LearnerContext, tokenizer: FrameTokenizer | None = None) -> None:
+        config: PPOConfig = context.config
+        self.config, self.device = config, context.device
+        self.tokenizer = tokenizer or self._load_tokenizer(context)
+        if self.tokenizer.grid % config.window:
+            raise CatalogError(f"window {config.window} does not divide the token grid {self.tokenizer.grid}",
+                               where="key window", hint="choose a divisor")
+        self.dtype = token_dtype(self.tokenizer.codebook_size)
+        self.length = math.ceil(config.rollout_decisions / context.num_envs)  # decisions in time of a rollout
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            actor, critic = self._networks(context)
+        self.updater = PPOUpdater(actor.to(self.device), critic.to(self.device), config, context.seed, config.adam_eps,
+                                  self._autocast if config.dtype == "bfloat16" else None)
+        self.buffer = RolloutBuffer()
+        self.rounds = 0
+
+    @staticmethod
+    def _load_tokenizer(context: LearnerContext) -> FrameTokenizer:
+        from pvdr_bench.nets.vqgan import load_tokenizer
+
+        if "tokenize" not in context.artefacts:
+            raise SetupError("PPO needs the tokenizer's artefact (stage tokenize)", hint="run the stage tokenize first")
+        return load_tokenizer(context.artefacts["tokenize"], context.artefact_config["tokenize"], context.device)
+
+    def _networks(self, context: LearnerContext) -> tuple[Actor, Critic]:
+        """Actor and critic; the goal's code vectors are their further grid (reading 26)."""
+        config, tokenizer = self.config, self.tokenizer
+        network = NetworkConfig(
+            grid=tokenizer.grid, codebook_size=tokenizer.codebook_size, context_frames=config.context_frames,
+            extra_dim=tokenizer.code_dim, d_model=config.d_model, heads=config.heads, ff=config.ff, depth=config.depth,
+            window=config.window, token_dim=config.token_dim, readout=config.readout,
+            readout_channels=config.readout_channels)
+        codes = torch.arange(tokenizer.codebook_size, device=self.device)
+        table = standardised(tokenizer.embed(codes.view(-1, 1, 1)).flatten(0, 2))
+        goal = table[self.encode(torch.as_tensor(context.goal_image)[None])[0]]
+        frozen = table if config.embedding == "codes" else None
+        return Actor(network, context.action_dim, config.log_std_init, frozen, goal), Critic(network, frozen, goal)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] -> codes int64 [N, h, w]."""
+        return self.tokenizer.encode(image.to(self.device))
+
+    def initial(self, n: int) -> Carry:
+        """The last m token grids of every environment."""
+        shape = (n, self.config.context_frames, self.tokenizer.grid, self.tokenizer.grid)
+        return {"tokens": torch.zeros(shape, dtype=self.dtype, device=self.device)}
+
+    @torch.no_grad()
+    def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
+            generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
+        """Sample actions [N, A]. Extras for learning: tokens, log_prob, value (only in mode ``train``)."""
+        codes = self.encode(image).to(self.dtype)
+        tokens = push_frame(carry["tokens"], codes, is_first.to(self.device))
+        state = {"tokens": tokens}
+        policy = self.updater.actor(state)
+        if mode == "eval":
+            action = policy.mean if self.config.mean_policy_in_eval else policy.sample(generator)
+            return action, {"tokens": tokens}, {}
+        action = policy.sample(generator)
+        extras = {"tokens": tokens, "log_prob": policy.log_prob(action), "value": self.updater.critic(state)}
+        return action, {"tokens": tokens}, extras
+
+    @torch.no_grad()
+    def observe(self, transition: Transition) -> None:
+        """Store a decision; value the true next observation where an episode or the rollout is cut."""
+        move = partial(torch.Tensor.to, device=self.device)
+        terminated, truncated = move(transition.terminated), move(transition.truncated)
+        extras = {name: move(x) for name, x in transition.extras.items()}
+        bootstrap = torch.zeros_like(extras["value"])
+        rows = needs_bootstrap(terminated, truncated, last=len(self.buffer) + 1 == self.length)
+        if rows.any():
+            codes = self.encode(transition.next_image[rows.to(transition.next_image.device)]).to(self.dtype)
+            following = push_frame(extras["tokens"][rows], codes, torch.zeros_like(rows[rows]))
+            bootstrap[rows] = self.updater.critic({"tokens": following})
+        self.buffer.add({"tokens": extras["tokens"]}, action=move(transition.action), log_prob=extras["log_prob"],
+                        value=extras["value"], reward=move(transition.reward), terminated=terminated,
+                        truncated=truncated, bootstrap=bootstrap)
+
+    def learn(self) -> dict[str, float]:
+        """Update once a rollout is full."""
+        if len(self.buffer) < self.length:
+            return {}
+        rollout = self.buffer.rollout()
+        self.buffer.clear()
+        metrics = self.updater.update(rollout.batch(self.config.gamma, self.config.gae_lambda))
+        self.rounds += 1
+        log_std = self.updater.actor.get_parameter("log_std").detach()
+        return metrics | {"reward_mean": float(rollout.reward.mean()), "rounds": float(self.rounds),
+                          "action_std": float(log_std.exp().mean())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers, random state, counters and the partial rollout."""
+        return {"ppo": self.updater.state_dict(), "buffer": self.buffer.state_dict(), "rounds": self.rounds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.updater.load_state_dict(state["ppo"])
+        self.buffer.load_state_dict(state["buffer"], self.device)
+        self.rounds = int(state["rounds"])

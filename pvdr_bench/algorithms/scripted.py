@@ -1,0 +1,59 @@
+"""The scripted expert as a method: a ceiling, and a check of task, goal and evaluation.
+
+Shapes: N environments, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
+from pvdr_bench.algorithms.floor import ScriptedConfig
+from pvdr_bench.errors import SetupError
+
+
+class ScriptedLearner(Learner):
+    """Plays the suite's expert, whose actions the loop puts into ``carry["expert"]`` (float [N, A]) before each act."""
+
+    def __init__(self, context: LearnerContext) -> None:
+        self.config: ScriptedConfig = context.config
+        self.action_dim, self.device = context.action_dim, context.device
+
+    def initial(self, n: int) -> Carry:
+        """Empty; the loop adds ``expert``."""
+        return {}
+
+    def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
+            generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
+        """The expert's actions [N, A], with noise if the config asks for it.
+
+        Raises:
+            SetupError: the carry holds no expert actions of that shape.
+        """
+        expert = carry.get("expert") if isinstance(carry, dict) else None
+        shape = (len(image), self.action_dim)
+        if expert is None or tuple(expert.shape) != shape:
+            found = "nothing" if expert is None else f"shape {tuple(expert.shape)}"
+            raise SetupError(f"the scripted expert's actions {shape} are missing: carry['expert'] holds {found}",
+                             hint="the suite has no scripted expert for this task")
+        action = torch.as_tensor(expert, dtype=torch.float32)
+        if self.config.noise:
+            action = action + self.config.noise * torch.randn(shape, generator=generator).to(action.device)
+        return action.to(self.device), carry, {}
+
+    def observe(self, transition: Transition) -> None:
+        """It learns nothing."""
+
+    def learn(self) -> dict[str, float]:
+        """Never due."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """There is no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """No state to restore."""
