@@ -1,0 +1,153 @@
+"""What tables and figures share: rows (lines), their seeds' values, and the caption that says what is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pvdr_bench.results.collect import REFERENCES, ROW, Results
+from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, iqm, stratified_bootstrap, t_interval
+
+METRICS = {
+    "success": "success rate",
+    "success_any": "rate of episodes with success at any step",
+    "success_end": "rate of episodes with success at the end",
+    "return": "return",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table, one line of a figure: a variant with its corpus at one scale under one protocol."""
+
+    variant: str
+    corpus: str
+    scale: str
+    protocol_hash: str
+    label: str
+    reference: bool  # does not learn: floor or ceiling
+
+    def of(self, frame: pd.DataFrame, task: str | None = None) -> pd.DataFrame:
+        """This row's part of a frame."""
+        keep = frame["task"].eq(task) if task is not None else pd.Series(True, index=frame.index)
+        for column in ROW:
+            keep &= frame[column].eq(getattr(self, column))
+        return frame[keep]
+
+
+def rows_of(results: Results) -> list[Row]:
+    """All rows: learned ones by name, then floor and ceiling."""
+    runs = results.runs
+    several_protocols = runs["protocol_hash"].nunique() > 1
+    titles = runs.groupby("variant")["title"].first()
+    ambiguous = set(titles[titles.duplicated(keep=False)].index)
+    rows = []
+    for key, group in runs.groupby(list(ROW), sort=True):
+        variant, corpus, scale, protocol_hash = map(str, key)
+        label = variant if variant in ambiguous else str(group["title"].iloc[0])
+        if corpus != "none":
+            label += f" ({corpus})"
+        if several_protocols:
+            label += f" [{scale}, {protocol_hash}]"
+        rows.append(Row(variant, corpus, scale, protocol_hash, label, bool(group["algorithm"].isin(REFERENCES).all())))
+    return sorted(rows, key=lambda row: row.reference)
+
+
+@dataclass(frozen=True)
+class Final:
+    """The final evaluations of one row in one task."""
+
+    env_steps: int  # where they were made; 0 if there are none
+    values: NDArray[np.float64]  # [seeds]
+    seeds: tuple[int, ...]
+    episodes: tuple[int, ...]  # per seed
+
+
+def final_values(row: Row, points: pd.DataFrame, task: str, metric: str = "success") -> Final:
+    """Each seed's final evaluation, at the env_steps that most seeds have (the later of equals)."""
+    mine = row.of(points, task)
+    mine = mine[mine["point"].eq("final") & mine["complete"].astype(bool)]
+    if mine.empty:
+        return Final(0, np.empty(0), (), ())
+    counts = mine["env_steps"].value_counts()
+    env_steps = int(counts[counts == counts.max()].index.max())
+    mine = mine[mine["env_steps"].eq(env_steps)].sort_values("seed")
+    return Final(env_steps, mine[metric].to_numpy(dtype=np.float64), tuple(map(int, mine["seed"])),
+                 tuple(map(int, mine["episodes"])))
+
+
+def curve_values(row: Row, points: pd.DataFrame, task: str, metric: str = "success") -> pd.DataFrame:
+    """Values by env_steps (index) and seed (columns); NaN where a seed has not come so far.
+
+    Where a grid point and a final evaluation stand at the same env_steps, the final one counts: it has more episodes.
+    """
+    mine = row.of(points, task)
+    mine = mine[mine["complete"].astype(bool)].sort_values("point")  # "final" before "grid"
+    mine = mine.drop_duplicates(["seed", "env_steps"], keep="first")
+    return mine.pivot(index="env_steps", columns="seed", values=metric).sort_index()
+
+
+def over_tasks(row: Row, points: pd.DataFrame, tasks: list[str], metric: str = "success", *, statistic: str = "mean",
+               confidence: float = CONFIDENCE, repetitions: int = REPETITIONS, seed: int = 0) -> Interval | None:
+    """Mean or IQM over all tasks with its stratified bootstrap interval; None unless the row has every task."""
+    from pvdr_bench.results.stats import mean_of_tasks
+
+    finals = [final_values(row, points, task, metric) for task in tasks]
+    if any(final.values.size == 0 for final in finals):
+        return None
+    return stratified_bootstrap([final.values for final in finals], statistic=iqm if statistic == "iqm" else mean_of_tasks,
+                                confidence=confidence, repetitions=repetitions, seed=seed)
+
+
+def bounds_of(metric: str) -> tuple[float, float] | None:
+    """What an interval is clipped to: rates lie in [0, 1], returns anywhere."""
+    return None if metric == "return" else (0.0, 1.0)
+
+
+def final_interval(row: Row, points: pd.DataFrame, task: str, metric: str = "success", *,
+                   confidence: float = CONFIDENCE) -> tuple[Final, Interval]:
+    """A row's final evaluations in one task, and the mean over seeds with its Student t interval."""
+    final = final_values(row, points, task, metric)
+    return final, t_interval(final.values, confidence=confidence, bounds=bounds_of(metric))
+
+
+def spread_of(numbers: list[int]) -> str:
+    """``5`` or ``3 to 5``."""
+    if not numbers:
+        return "0"
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def caption_facts(results: Results) -> list[str]:
+    """Sentences on seeds, pre-training seeds, episodes and protocol, true of everything shown."""
+    runs, points = results.runs, results.points
+    seeds = [int(n) for n in runs.groupby(["task", *ROW])["seed"].nunique()]
+    sentences = [f"Training seeds per row: {spread_of(seeds)}."]
+    pretrained = runs[runs["pretrain_seed"] >= 0]
+    if not pretrained.empty:
+        counts = [int(n) for n in pretrained.groupby(["task", *ROW])["pretrain_seed"].nunique()]
+        shared = "; all seeds of a row share one pre-trained model, and its interval is conditional on it"
+        sentences.append(f"Pre-training seeds: {spread_of(counts)}{shared if max(counts) == 1 else ''}.")
+    whole = points[points["complete"].astype(bool)]
+    episodes = {point: spread_of([int(n) for n in group["episodes"]]) for point, group in whole.groupby("point")}
+    if episodes:
+        parts = [f"{episodes[key]} {text}" for key, text in (("grid", "at a point of the curve"),
+                                                             ("final", "at the end")) if key in episodes]
+        sentences.append(f"Evaluation episodes per seed: {', '.join(parts)}; sampled actions, full length.")
+    for key, protocol in results.protocols.items():
+        rule = "at its end" if protocol.get("success_rule") == "end" else "at any step of an episode"
+        sentences.append(f"Protocol {protocol.get('name')}, scale {protocol.get('scale')}, hash {key}: success {rule}, "
+                         f"{protocol.get('image_size')} pixels, {protocol.get('renderer')} renderer, "
+                         f"action repeat {protocol.get('action_repeat')}, {protocol.get('episode_steps')} env_steps an "
+                         f"episode, {'one frozen instance' if protocol.get('frozen_instance') else 'random instances'}, "
+                         f"reward {protocol.get('reward')} ({protocol.get('goal_metric')}).")
+    return sentences
+
+
+def left_out(results: Results) -> list[str]:
+    """One line per run that is not, or not wholly, in what is shown."""
+    return [f"{problem.run}: {problem.kind}, {problem.detail}" for problem in results.problems]

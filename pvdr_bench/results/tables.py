@@ -1,0 +1,256 @@
+"""Final success rates as Markdown, CSV and LaTeX (booktabs): rows are methods, columns are tasks.
+
+A number is bold only where its interval lies wholly above those of all other learned rows at the same env_steps.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from pvdr_bench.errors import UsageError
+from pvdr_bench.results.collect import Results
+from pvdr_bench.results.series import (
+    METRICS, Row, bounds_of, caption_facts, final_interval, final_values, left_out, over_tasks, rows_of, spread_of,
+)
+from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, clear_winner
+
+ALL = "all tasks"
+_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row's number in one column."""
+
+    interval: Interval
+    env_steps: int
+    episodes: tuple[int, ...]
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished table; ``cells[row, column]`` is None where there is nothing to show.
+
+    Attributes:
+        reported: published numbers of the same tasks, shown apart.
+        notes: runs that are not, or not wholly, in it.
+    """
+
+    metric: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    cells: dict[tuple[Row, str], Cell | None]
+    caption: str
+    notes: tuple[str, ...]
+    reported: pd.DataFrame
+
+
+def build_table(results: Results, metric: str = "success", *, confidence: float = CONFIDENCE, statistic: str = "mean",
+                repetitions: int = REPETITIONS, bootstrap_seed: int = 0, allow_mixed: bool = False,
+                reported: pd.DataFrame | None = None) -> Table:
+    """Compute the table of final evaluations.
+
+    Args:
+        metric: a key of :data:`~pvdr_bench.results.series.METRICS`.
+        statistic: ``mean`` or ``iqm``, for the column over all tasks.
+        reported: published numbers to show below, see :mod:`pvdr_bench.results.paper`.
+
+    Raises:
+        UsageError: protocols are mixed, there is no run, or the metric is unknown.
+    """
+    if metric not in METRICS:
+        raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
+    if results.runs.empty:
+        raise UsageError("there is no run to show", where=str(results.root), hint="run something first, or give --results")
+    results.require_one_protocol(allow_mixed=allow_mixed)
+    rows, tasks = tuple(rows_of(results)), sorted(map(str, results.runs["task"].unique()))
+    cells: dict[tuple[Row, str], Cell | None] = {}
+    for task in tasks:
+        for row in rows:
+            final, interval = final_interval(row, results.points, task, metric, confidence=confidence)
+            cells[row, task] = Cell(interval, final.env_steps, final.episodes) if final.values.size else None
+    columns = tuple(tasks)
+    if len(tasks) > 1:
+        columns += (ALL,)
+        for row in rows:
+            cells[row, ALL] = _over_all(row, results, tasks, metric, statistic, confidence, repetitions, bootstrap_seed)
+    for column in columns:
+        _mark_bold(cells, rows, column)
+    caption = _caption(results, metric, confidence, statistic if len(tasks) > 1 else None, cells)
+    notes = tuple(_excluded(rows, results, tasks)) + tuple(left_out(results))
+    return Table(metric, columns, rows, cells, caption, notes, pd.DataFrame() if reported is None else reported)
+
+
+def _over_all(row: Row, results: Results, tasks: list[str], metric: str, statistic: str, confidence: float,
+              repetitions: int, seed: int) -> Cell | None:
+    interval = over_tasks(row, results.points, tasks, metric, statistic=statistic, confidence=confidence,
+                          repetitions=repetitions, seed=seed)
+    if interval is None:
+        return None
+    finals = [final_values(row, results.points, task, metric) for task in tasks]
+    budgets = {final.env_steps for final in finals}
+    return Cell(interval, budgets.pop() if len(budgets) == 1 else 0, tuple(n for f in finals for n in f.episodes))
+
+
+def _mark_bold(cells: dict[tuple[Row, str], Cell | None], rows: Iterable[Row], column: str) -> None:
+    """Bold the one learned row that is clearly above all others, if budgets and protocols are the same."""
+    shown = [(row, cell) for row in rows if not row.reference and (cell := cells[row, column]) is not None]
+    if len({(cell.env_steps, row.protocol_hash) for row, cell in shown}) != 1:
+        return
+    winner = clear_winner([cell.interval for _, cell in shown])
+    if winner is not None:
+        row, cell = shown[winner]
+        cells[row, column] = Cell(cell.interval, cell.env_steps, cell.episodes, bold=True)
+
+
+def _excluded(rows: Iterable[Row], results: Results, tasks: list[str]) -> Iterable[str]:
+    """Seeds that are done, but at another env_steps than their row shows."""
+    for row in rows:
+        for task in tasks:
+            final = final_values(row, results.points, task)
+            mine = row.of(results.points, task)
+            others = sorted(set(map(int, mine.loc[mine["point"].eq("final"), "seed"])) - set(final.seeds))
+            if others:
+                yield (f"{row.label}, {task}: seeds {', '.join(map(str, others))} have no final evaluation at "
+                       f"{final.env_steps} env_steps and are left out")
+
+
+def _caption(results: Results, metric: str, confidence: float, over: str | None,
+             cells: dict[tuple[Row, str], Cell | None]) -> str:
+    percent = "" if metric == "return" else " in percent"
+    clipped = "" if bounds_of(metric) is None else ", clipped to [0, 100]"
+    level = f"{100 * confidence:g} %"
+    sentences = [f"Final {METRICS[metric]}{percent} of the last policy: mean over seeds [{level} Student t interval over "
+                 f"seeds{clipped}], n seeds."]
+    if over:
+        name = "mean of the tasks' means" if over == "mean" else "interquartile mean of all seeds of all tasks"
+        sentences.append(f"All tasks: {name} [{level} stratified bootstrap, runs resampled within tasks].")
+    sentences.append("Bold: the interval lies wholly above those of all other learned rows. "
+                     "An interval of zero width means that all seeds gave the same number, not certainty.")
+    budgets = sorted({cell.env_steps for (_, column), cell in cells.items() if cell is not None and column != ALL})
+    sentences.append(f"Evaluated after {spread_of(budgets)} env_steps" + (
+        "; the budgets differ, compare with care." if len(budgets) > 1 else "."))
+    return " ".join(sentences + caption_facts(results))
+
+
+def _number(value: float, metric: str) -> str:
+    return f"{value:.2f}" if metric == "return" else f"{100 * value:.1f}"
+
+
+def _text(cell: Cell | None, metric: str) -> tuple[str, str, str]:
+    """The cell's value, its interval, and its n; "-" where there is none."""
+    if cell is None:
+        return "-", "", ""
+    interval = cell.interval
+    span = "no interval"
+    if interval.low is not None and interval.high is not None:
+        span = f"[{_number(interval.low, metric)}, {_number(interval.high, metric)}]"
+    return _number(interval.value, metric), span, f"n = {interval.n}"
+
+
+def _reported_line(record: dict[str, object]) -> str:
+    details = ", ".join(str(record[key]) for key in ("corpus", "horizon") if record[key])
+    return (f"{record['method']} ({details}), {record['task']}: {record['success']:.1f} +- {record['spread']:.1f}, "
+            f"{record['seeds']} seeds, {record['table']}")
+
+
+def _reported_head(table: Table) -> str:
+    first = table.reported.iloc[0]
+    return (f"Reported, in percent, under another protocol ({first['protocol']}): not comparable, in no statistic. "
+            f"Source: {first['source']}. {str(first['note']).capitalize()}.")
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub table with its caption, notes and reported numbers."""
+    lines = ["| method | " + " | ".join(table.columns) + " |", "| --- |" + " ---: |" * len(table.columns)]
+    for row in table.rows:
+        texts = []
+        for column in table.columns:
+            cell = table.cells[row, column]
+            value, span, n = _text(cell, table.metric)
+            value = f"**{value}**" if cell is not None and cell.bold else value
+            texts.append(" ".join(part for part in (value, span, f"({n})" if n else "") if part))
+        lines.append(f"| {row.label} | " + " | ".join(texts) + " |")
+    lines += ["", table.caption]
+    if table.notes:
+        lines += ["", "Not, or not wholly, included:", "", *(f"- {note}" for note in table.notes)]
+    if not table.reported.empty:
+        lines += ["", _reported_head(table), "",
+                  *(f"- {_reported_line(record)}" for record in table.reported.to_dict("records"))]
+    return "\n".join(lines) + "\n"
+
+
+def to_frame(table: Table) -> pd.DataFrame:
+    """A row per cell: full precision, for other programs. Reported numbers have ``kind`` reported, as fractions."""
+    records = []
+    for row in table.rows:
+        for column in table.columns:
+            cell = table.cells[row, column]
+            if cell is not None:
+                i = cell.interval
+                records.append({
+                    "kind": "reference" if row.reference else "measured", "variant": row.variant, "corpus": row.corpus,
+                    "scale": row.scale, "protocol_hash": row.protocol_hash, "task": column, "metric": table.metric,
+                    "value": i.value, "low": i.low, "high": i.high, "n": i.n, "interval": i.method,
+                    "env_steps": cell.env_steps, "episodes": spread_of(list(cell.episodes)), "bold": cell.bold, "source": "",
+                })
+    for record in table.reported.to_dict("records"):
+        records.append({
+            "kind": "reported", "variant": record["method"], "corpus": record["corpus"], "scale": "", "protocol_hash": "",
+            "task": record["task"], "metric": "success", "value": record["success"] / 100.0, "low": None, "high": None,
+            "n": record["seeds"], "interval": "", "env_steps": 0, "episodes": "", "bold": False,
+            "source": f"{record['source']}, {record['table']}; {record['protocol']}",
+        })
+    return pd.DataFrame(records)
+
+
+def to_csv(table: Table) -> str:
+    """:func:`to_frame` as CSV."""
+    text = io.StringIO()
+    to_frame(table).to_csv(text, index=False, lineterminator="\n")
+    return text.getvalue()
+
+
+def escape_latex(text: str) -> str:
+    """Make text safe for LaTeX."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def to_latex(table: Table) -> str:
+    """A ``table`` environment in booktabs style; the preamble needs ``booktabs``. Notes are comments."""
+    head = " & ".join(["method", *(escape_latex(column) for column in table.columns)])
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering",
+             rf"\caption{{{escape_latex(table.caption)}}}", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+             r"\toprule", head + r" \\", r"\midrule"]
+    was_reference = False
+    for index, row in enumerate(table.rows):
+        if row.reference and not was_reference and index:
+            lines.append(r"\midrule")
+        was_reference = row.reference
+        texts = []
+        for column in table.columns:
+            cell = table.cells[row, column]
+            value, span, n = _text(cell, table.metric)
+            value = rf"\textbf{{{value}}}" if cell is not None and cell.bold else value.replace("-", "--", 1)\
+                if cell is None else value
+            texts.append(" ".join(part for part in (value, rf"{{\scriptsize {span}, ${n}$}}" if n else "") if part))
+        lines.append(" & ".join([escape_latex(row.label), *texts]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines += [f"% not, or not wholly, included: {_one_line(note)}" for note in table.notes]
+    if not table.reported.empty:
+        lines.append(f"% {_one_line(_reported_head(table))}")
+        lines += [f"% {_one_line(_reported_line(record))}" for record in table.reported.to_dict("records")]
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+FORMATS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
