@@ -1,0 +1,189 @@
+"""The one OpenGL context of a process, and the checks that its pictures are pictures.
+
+Several OSMesa contexts in one process gave striped noise without any error. So a process has exactly one context,
+made here and shared by every renderer; a small scene with known colours is drawn after each new renderer, and again now
+and then, and a wrong colour raises instead of feeding noise to a learner.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import platform
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pvdr_bench.errors import SetupError
+from pvdr_bench.suites.base import Image
+
+_HINT = (
+    "install a software OpenGL library (Debian, Ubuntu: apt-get install libosmesa6) and set MUJOCO_GL=osmesa, "
+    "or on a machine with a GPU install libegl1 and set MUJOCO_GL=egl"
+)
+_BACKENDS = ("egl", "osmesa", "glfw", "cgl", "wgl")
+_PROBE_XML = """
+<mujoco>
+  <visual><headlight ambient="1 1 1" diffuse="0 0 0" specular="0 0 0"/><quality offsamples="0" shadowsize="0"/></visual>
+  <worldbody>
+    <geom type="box" size="1 1 1" pos="-1 0 0" rgba="1 0 0 1"/>
+    <geom type="box" size="1 1 1" pos="1 0 0" rgba="0 1 0 1"/>
+  </worldbody>
+</mujoco>
+"""
+_PROBE_SIZE = 16
+_PROBE_TOLERANCE = 8  # grey levels; drivers round differently
+
+
+def choose_backend() -> str:
+    """Name of the GL backend, from ``MUJOCO_GL`` or, if unset, set there: egl where an NVIDIA GPU is seen, else osmesa.
+
+    Call it before the first ``import mujoco``: MuJoCo reads the variable while it is imported.
+
+    Raises:
+        SetupError: ``MUJOCO_GL`` holds a name that is no backend.
+    """
+    name = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if name and name not in _BACKENDS:
+        raise SetupError(f"MUJOCO_GL={name!r} is no backend that can draw; allowed: {', '.join(_BACKENDS)}", hint=_HINT)
+    if not name:
+        if platform.system() == "Darwin":
+            name = "cgl"
+        elif platform.system() == "Windows":
+            name = "wgl"
+        else:
+            name = "egl" if Path("/dev/nvidiactl").exists() else "osmesa"
+        os.environ["MUJOCO_GL"] = name
+    return name
+
+
+class SharedContext:
+    """The process's OpenGL context. Use :func:`shared_context`; it belongs to the process and thread that made it."""
+
+    def __init__(self) -> None:
+        self.backend = choose_backend()
+        self.pid, self.thread = os.getpid(), threading.get_ident()
+        self._context = _make_context(self.backend)
+        self._drawers: list[Any] = []
+        self.make_current()
+        self._probe = _Probe()
+        self.verify()
+
+    def make_current(self) -> None:
+        """Make this context the current one; refuses in a forked child and in another thread."""
+        if os.getpid() != self.pid:
+            raise SetupError(
+                "an OpenGL context does not survive a fork",
+                hint="start worker processes with the 'spawn' method and create environments inside them",
+            )
+        if threading.get_ident() != self.thread:
+            raise SetupError("rendering from a second thread: the OpenGL context belongs to the thread that made it")
+        self._context.make_current()
+
+    def verify(self) -> None:
+        """Draw the known scene and compare its colours.
+
+        Raises:
+            SetupError: the frame is garbage.
+        """
+        self.make_current()
+        self._probe.check(self.backend)
+
+    def keep(self, context: Any) -> None:
+        """Remember an ``MjrContext``, so that it is freed before the GL context at exit."""
+        self._drawers.append(context)
+
+    def close(self) -> None:
+        """Free everything, in the order that the drivers want; only at the end of the process."""
+        if os.getpid() != self.pid:
+            return
+        self._context.make_current()
+        for drawer in [*self._drawers, self._probe.context]:
+            drawer.free()
+        self._drawers.clear()
+        self._context.free()
+
+
+def _make_context(backend: str) -> Any:
+    try:
+        if backend == "osmesa":
+            from mujoco.osmesa import GLContext
+        elif backend == "egl":
+            from mujoco.egl import GLContext
+        else:
+            from mujoco.gl_context import GLContext
+        # The size is that of a window's buffer; every renderer draws into a frame buffer of its own.
+        return GLContext(64, 64)
+    except Exception as error:  # PyOpenGL raises AttributeError, ImportError or its own classes when a library lacks
+        raise SetupError(
+            f"no OpenGL for MuJoCo's backend {backend!r} ({type(error).__name__}: {error})", hint=_HINT
+        ) from error
+
+
+class _Probe:
+    """A red box on the left, a green one on the right, and how they must look."""
+
+    def __init__(self) -> None:
+        import mujoco
+
+        self.model = mujoco.MjModel.from_xml_string(_PROBE_XML)
+        self.model.vis.global_.offwidth = self.model.vis.global_.offheight = _PROBE_SIZE
+        self.data = mujoco.MjData(self.model)
+        mujoco.mj_forward(self.model, self.data)
+        self.camera = mujoco.MjvCamera()
+        self.camera.azimuth, self.camera.elevation, self.camera.distance = 90.0, 0.0, 3.0
+        self.scene = mujoco.MjvScene(self.model, 8)
+        self.option = mujoco.MjvOption()
+        mujoco.mjv_updateScene(
+            self.model, self.data, self.option, None, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene
+        )
+        try:
+            self.context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        except mujoco.FatalError as error:
+            raise SetupError(f"OpenGL does not work: {error}", hint=_HINT) from error
+
+    def draw(self) -> Image:
+        import mujoco
+
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
+        view = mujoco.MjrRect(0, 0, _PROBE_SIZE, _PROBE_SIZE)
+        mujoco.mjr_render(view, self.scene, self.context)
+        image = np.empty((_PROBE_SIZE, _PROBE_SIZE, 3), np.uint8)
+        mujoco.mjr_readPixels(image, None, view, self.context)
+        return image
+
+    def check(self, backend: str) -> None:
+        image = self.draw()
+        half = _PROBE_SIZE // 2
+        inner = slice(2, _PROBE_SIZE - 2)
+        left, right = image[inner, 2 : half - 1].astype(int), image[inner, half + 1 : -2].astype(int)
+        wrong = max(np.abs(left - (255, 0, 0)).max(), np.abs(right - (0, 255, 0)).max())
+        if wrong > _PROBE_TOLERANCE:
+            raise SetupError(
+                f"garbage frame: a scene of known colours came out wrong by {wrong} grey levels (backend {backend!r})",
+                hint="another part of this process made an OpenGL context of its own (env.render(), mujoco.Renderer); "
+                "use one renderer per process",
+            )
+
+
+_shared: SharedContext | None = None
+
+
+def shared_context() -> SharedContext:
+    """The context of this process, made on the first call and again in a child process that was forked."""
+    global _shared
+    if _shared is None or _shared.pid != os.getpid():
+        inherited = _shared is not None
+        if inherited:
+            raise SetupError(
+                "an OpenGL context does not survive a fork",
+                hint="start worker processes with the 'spawn' method and create environments inside them",
+            )
+        if "mujoco" not in sys.modules:
+            choose_backend()
+        _shared = SharedContext()
+        atexit.register(_shared.close)
+    return _shared
