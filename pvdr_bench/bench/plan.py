@@ -1,0 +1,63 @@
+"""``bench plan``: key/value caching against none in the decoding of plans (Eq. 2), in float32."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from pvdr_bench.algorithms.pvdr.config import ModelConfig
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+
+LOGIT_TOLERANCE = 1e-3  # largest difference of logits that float32's order of summation may cause
+
+
+def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codebook: int = 128, repeats: int = 5,
+            device: str = "cpu", threads: int = 1, seed: int = 0) -> dict[str, Any]:
+    """Time plans of ``future_frames`` frames both ways and compare what they give.
+
+    Codes have to be equal wherever the top two logits are further apart than the tolerance, up to the first frame in
+    which a code differs for a smaller gap: after it the two roll-outs rightly go different ways.
+
+    Returns:
+        ratio: uncached seconds / cached seconds, medians of runs in turn. equal: whether logits and codes agree.
+        max_logit_difference, tolerance, ambiguous_tokens, cached_ms, uncached_ms, and the sizes.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    config = ModelConfig(context_frames=2, future_frames=future_frames, d_model=64, ff=128, heads=4, token_dim=32,
+                         encoder_depth=1, prior_depth=1, decoder_depth=2, window=4, z_grid=grid, z_dim=8)
+    model = DynamicsModel(config, codebook, grid).to(device).eval()
+    torch.nn.init.normal_(model.decoder.head.weight, std=0.3)  # spread the logits, as training does
+    context = torch.randint(codebook, (candidates, 2, grid, grid), device=device)
+    z = torch.randn(candidates, *model.z_shape, device=device)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    outputs: dict[bool, tuple[torch.Tensor, torch.Tensor]] = {}
+    with torch.no_grad():
+        for attempt in range(repeats + 1):
+            for cached in (True, False):
+                started = time.perf_counter()
+                outputs[cached] = model.decoder.rollout(context, z, cached)
+                if device.startswith("cuda"):
+                    torch.cuda.synchronize()
+                if attempt:  # the first is a warm-up
+                    seconds[cached].append(time.perf_counter() - started)
+    fast, slow = (float(np.median(seconds[cached])) for cached in (True, False))
+    return {"ratio": slow / fast, **compare(*outputs[True], *outputs[False]), "tolerance": LOGIT_TOLERANCE,
+            "cached_ms": 1e3 * fast, "uncached_ms": 1e3 * slow, "candidates": candidates, "future_frames": future_frames,
+            "grid": grid, "threads": threads, "device": device}
+
+
+def compare(codes: torch.Tensor, logits: torch.Tensor, other_codes: torch.Tensor,
+            other_logits: torch.Tensor) -> dict[str, Any]:
+    """Whether two roll-outs [B, l, h, w] with logits [B, l, h, w, K] agree within the tolerance."""
+    differs = (codes != other_codes).flatten(2).any(2)  # [B, l]
+    before = torch.cat([torch.zeros_like(differs[:, :1]), differs[:, :-1]], 1).cumsum(1) == 0  # same inputs so far
+    top = logits.topk(2).values
+    clear = (top[..., 0] - top[..., 1]) > LOGIT_TOLERANCE
+    gap = float((logits - other_logits).abs()[before].max())
+    equal_codes = bool(((codes == other_codes) | ~clear)[before].all())
+    return {"equal": equal_codes and gap <= LOGIT_TOLERANCE, "max_logit_difference": gap,
+            "ambiguous_tokens": int((~clear)[before].sum()), "compared_frames": int(before.sum())}
