@@ -43,12 +43,42 @@ class PixelNorm(nn.LayerNorm):
 
 def normalisation(kind: str, channels: int) -> nn.Module:
     """The norm layer of a kind (NetConfig.norm)."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6) if kind == "group" else PixelNorm(channels, eps=1e-6)
+    if kind == "group":
+        return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+    return PixelNorm(channels, eps=1e-6)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
     """A convolution that keeps the resolution."""
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+
+
+class SpaceToDepth(nn.Module):
+    """[B, C, H, W] -> [B, p * p * C, H / p, W / p]; a plain copy of channels-last tensors."""
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fold patches into channels."""
+        (b, c, h, w), p = x.shape, self.patch
+        y = x.permute(0, 2, 3, 1).reshape(b, h // p, p, w // p, p, c).permute(0, 1, 3, 2, 4, 5)
+        return y.reshape(b, h // p, w // p, p * p * c).permute(0, 3, 1, 2)
+
+
+class DepthToSpace(nn.Module):
+    """The inverse of :class:`SpaceToDepth`."""
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Unfold channels into patches."""
+        (b, c, h, w), p = x.shape, self.patch
+        y = x.permute(0, 2, 3, 1).reshape(b, h, w, p, p, c // p**2).permute(0, 1, 3, 2, 4, 5)
+        return y.reshape(b, h * p, w * p, c // p**2).permute(0, 3, 1, 2)
 
 
 class ResBlock(nn.Module):
@@ -67,6 +97,29 @@ class ResBlock(nn.Module):
         y = self.conv2(self.dropout(F.silu(self.norm2(y))))
         out: Tensor = self.skip(x) + y
         return out
+
+
+class SeparableBlock(nn.Module):
+    """depthwise conv (none for kernel 1), norm, pointwise, swish, dropout, pointwise, plus the input (ConvNeXt)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, net: NetConfig) -> None:
+        super().__init__()
+        depthwise = nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs)
+        self.mix = depthwise if kernel > 1 else nn.Identity()
+        self.norm, self.conv1 = normalisation(net.norm, inputs), conv(inputs, outputs * net.expansion, 1)
+        self.dropout, self.conv2 = nn.Dropout(net.dropout), conv(outputs * net.expansion, outputs, 1)
+        self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, h, w] -> [B, outputs, h, w]."""
+        y = self.conv2(self.dropout(F.silu(self.conv1(self.norm(self.mix(x))))))
+        out: Tensor = self.skip(x) + y
+        return out
+
+
+def block(inputs: int, outputs: int, kernel: int, net: NetConfig) -> nn.Module:
+    """The block of a kind (NetConfig.block)."""
+    return (ResBlock if net.block == "residual" else SeparableBlock)(inputs, outputs, kernel, net)
 
 
 class AttentionBlock(nn.Module):
@@ -100,20 +153,20 @@ class StridedDown(nn.Conv2d):
 def down(channels: int, patches: bool) -> nn.Module:
     """Halve the resolution; with patches each output sees its own 2 x 2 inputs only."""
     if patches:
-        return nn.Sequential(nn.PixelUnshuffle(2), conv(4 * channels, channels, 1))
+        return nn.Sequential(SpaceToDepth(2), conv(4 * channels, channels, 1))
     return StridedDown(channels)
 
 
 def up(channels: int, patches: bool) -> nn.Module:
     """Double the resolution."""
     if patches:
-        return nn.Sequential(conv(channels, 4 * channels, 1), nn.PixelShuffle(2))
+        return nn.Sequential(conv(channels, 4 * channels, 1), DepthToSpace(2))
     return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv(channels, channels))
 
 
 def middle(channels: int, kernel: int, net: NetConfig) -> list[nn.Module]:
     """Residual blocks at the lowest resolution with attention after the first."""
-    blocks: list[nn.Module] = [ResBlock(channels, channels, kernel, net) for _ in range(net.middle_blocks)]
+    blocks: list[nn.Module] = [block(channels, channels, kernel, net) for _ in range(net.middle_blocks)]
     if net.attention:
         blocks.insert(1, AttentionBlock(channels, net))
     return blocks
@@ -124,19 +177,19 @@ class Encoder(nn.Sequential):
 
     def __init__(self, net: NetConfig, code_dim: int) -> None:
         kernel, patches, width = net.encoder_kernel, net.patch > 1, net.encoder_width
-        stem = [nn.PixelUnshuffle(net.patch), conv(3 * net.patch**2, width, 1)] if patches else [conv(3, width)]
+        stem = [SpaceToDepth(net.patch), conv(3 * net.patch**2, width, 1)] if patches else [conv(3, width)]
         layers: list[nn.Module] = list(stem)
         lowest = len(net.multipliers) - 1
         for level, multiplier in enumerate(net.multipliers):
             for _ in range(net.encoder_blocks):
-                layers.append(ResBlock(width, net.encoder_width * multiplier, kernel, net))
+                layers.append(block(width, net.encoder_width * multiplier, kernel, net))
                 width = net.encoder_width * multiplier
                 if net.attention and level == lowest:
                     layers.append(AttentionBlock(width, net))
             if level < lowest:
                 layers.append(down(width, patches))
         layers += middle(width, kernel, net)
-        layers += [normalisation(net.norm, width), nn.SiLU(), conv(width, net.z_channels, kernel),
+        layers += [normalisation(net.norm, width), nn.SiLU(), conv(width, net.z_channels, 1 if patches else 3),
                    conv(net.z_channels, code_dim, 1)]
         super().__init__(*layers)
 
@@ -146,14 +199,15 @@ class Decoder(nn.Module):
 
     def __init__(self, net: NetConfig, code_dim: int, grid: int) -> None:
         super().__init__()
-        patches, lowest = net.patch > 1, len(net.multipliers) - 1
+        patches, lowest, kernel = net.patch > 1, len(net.multipliers) - 1, net.decoder_kernel
+        edge = 1 if patches else 3
         width = net.decoder_width * net.multipliers[-1]
-        self.stem = nn.Sequential(conv(code_dim, net.z_channels, 1), conv(net.z_channels, width))
+        self.stem = nn.Sequential(conv(code_dim, net.z_channels, 1), conv(net.z_channels, width, edge))
         self.positions = nn.Parameter(torch.zeros(1, width, grid, grid)) if net.decoder_positions else None
-        layers = middle(width, 3, net)
+        layers = middle(width, kernel, net)
         for level in range(lowest, -1, -1):
             for _ in range(net.decoder_blocks + 1):
-                layers.append(ResBlock(width, net.decoder_width * net.multipliers[level], 3, net))
+                layers.append(block(width, net.decoder_width * net.multipliers[level], kernel, net))
                 width = net.decoder_width * net.multipliers[level]
                 if net.attention and level == lowest:
                     layers.append(AttentionBlock(width, net))
@@ -161,8 +215,8 @@ class Decoder(nn.Module):
                 layers.append(up(width, patches))
         layers += [normalisation(net.norm, width), nn.SiLU()]
         self.body = nn.Sequential(*layers)
-        self.last = conv(width, 3 * net.patch**2)
-        self.head = nn.PixelShuffle(net.patch)
+        self.last = conv(width, 3 * net.patch**2, edge)
+        self.head = DepthToSpace(net.patch)
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode."""

@@ -29,11 +29,17 @@ class NetConfig(Section):
     dropout: float = key(0.1, "dropout in residual blocks", "paper Table 1", ge=0, lt=1)
     patch: int = key(1, "side of the space-to-depth stem and depth-to-space head; 1: plain convolutions at full "
                      "resolution", "departure if more: many times faster without a GPU", ge=1)
-    norm: Literal["group", "pixel"] = key("group", "normalise over groups of channels and the whole image, or over the "
-                                          "channels of each position", "taming: group; departure: pixel, so that motion "
-                                          "in one corner cannot change the tokens of another")
-    encoder_kernel: Literal[1, 3] = key(3, "kernel of the encoder's residual blocks; 1 with a patch stem: a token sees "
-                                        "its own patch only", "taming: 3; departure: 1, tokens of still pixels are still")
+    norm: Literal["group", "pixel"] = key(
+        "group", "normalise over groups of channels and the whole image, or over the channels of each position",
+        "taming: group; departure: pixel, so that motion in one corner cannot change the tokens of another")
+    block: Literal["residual", "separable"] = key(
+        "residual", "two full convolutions, or a depthwise one and two pointwise ones",
+        "taming: residual; departure: separable, about three times fewer operations")
+    expansion: int = key(2, "widening between the pointwise convolutions of separable blocks", "departure", ge=1)
+    encoder_kernel: Literal[1, 3, 5] = key(
+        3, "kernel of the encoder's blocks; 1 with a patch stem: a token sees its own patch only",
+        "taming: 3; departure: 1, tokens of still pixels are still")
+    decoder_kernel: Literal[3, 5, 7] = key(3, "kernel of the decoder's blocks", "taming: 3")
     decoder_positions: bool = key(False, "add a learned map over the grid to the decoder's input",
                                   "departure: with a fixed camera the decoder may know where it is")
 
@@ -46,8 +52,9 @@ class CodebookConfig(Section):
     weight: float = key(1.0, "weight of the quantiser's losses", "paper Table 1", ge=0)
     commitment: float = key(0.25, "beta, weight of the term that pulls the encoder to its codes",
                             "paper silent: taming, on the encoder's term (its legacy=False)", ge=0)
-    update: Literal["gradient", "ema"] = key("gradient", "move codes by the gradient of the codebook loss, or to moving "
-                                             "averages of what they encode", "taming: gradient; departure: ema")
+    update: Literal["gradient", "ema"] = key(
+        "gradient", "move codes by the gradient of the codebook loss, or to moving averages of what they encode",
+        "taming: gradient; departure: ema")
     data_init: bool = key(False, "start the codes at encodings of the first batch", "taming: uniform +-1/K; departure")
     decay: float = key(0.97, "decay of the moving averages (ema)", "departure", gt=0, lt=1)
     restart_below: float = key(0.0, "replace a code by a random encoding when its average share of positions, times K, "
@@ -83,7 +90,8 @@ class TrainConfig(Section):
     batch: int = key(1600, "frames in a batch", "paper Table 1", ge=1)
     micro_batch: int = key(0, "frames at a time in memory; 0: the whole batch", "memory only, same gradients", ge=0)
     lr: float = key(4.5e-6, "Adam's learning rate", "paper Table 1, read as the final rate (reading 4)", gt=0)
-    lr_final: float = key(1.0, "learning rate at the end as a share of lr (cosine)", "paper silent: constant", ge=0, le=1)
+    lr_final: float = key(1.0, "learning rate at the end as a share of lr (cosine)", "paper silent: constant",
+                          ge=0, le=1)
     warmup_steps: int = key(0, "steps of linear warm-up of the learning rate", "paper silent: none", ge=0)
     beta1: float = key(0.5, "Adam's beta1", "paper silent: taming", ge=0, lt=1)
     beta2: float = key(0.9, "Adam's beta2", "paper silent: taming", ge=0, lt=1)
@@ -110,7 +118,7 @@ class VQGANConfig(Section):
         if self.loss.perceptual and not self.loss.perceptual_weights:
             raise ValueError("loss.perceptual needs loss.perceptual_weights, a file with VGG-16 and LPIPS weights")
         if self.codebook.restart_below and self.codebook.update != "ema":
-            raise ValueError("codebook.restart_below needs codebook.update ema: gradient updates keep no usage averages")
+            raise ValueError("codebook.restart_below needs codebook.update ema, which keeps usage averages")
         return self
 
     @property
