@@ -19,7 +19,13 @@ from pvdr_bench.errors import DataError, LockedError
 from pvdr_bench.runs import provenance
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import (
-    content_hash, plain, read_json, sha256_file, storage_errors, sync_folder, write_json,
+    content_hash,
+    plain,
+    read_json,
+    sha256_file,
+    storage_errors,
+    sync_folder,
+    write_json,
 )
 from pvdr_bench.runs.locks import STALE_MINUTES, FileLock, describe
 from pvdr_bench.runs.paths import data_root, shipped_artefacts

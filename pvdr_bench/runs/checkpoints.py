@@ -66,6 +66,14 @@ class CheckpointStore:
         matches = [_NAME.fullmatch(path.name) for path in self.folder.iterdir()]
         return sorted({int(match[1] or match[2]) for match in matches if match})
 
+    def tidy(self) -> None:
+        """Clear away what a killed writer left half done; only for the run's writer."""
+        for step in self.steps():
+            if self._existing(step) != self.path(step):  # killed in the middle of replacing it
+                os.replace(self._aside(step), self.path(step))
+        if self.folder.is_dir():
+            remove_leftovers(self.folder)
+
     def save(self, step: int, state: dict[str, Any], extra: dict[str, Any] | None = None) -> Path:
         """Publish a checkpoint, then remove old ones and any of a later step (left by an abandoned future).
 
@@ -79,10 +87,7 @@ class CheckpointStore:
         """
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        for old in self.steps():
-            if self._existing(old) != self.path(old):  # a crash in the middle of replacing it
-                os.replace(self._aside(old), self.path(old))
-        remove_leftovers(self.folder)
+        self.tidy()
         tree, tensors = pack({"state": state, "extra": extra or {}})
         text = encode(json.dumps({"format": FORMAT, "step": step, **tree}, allow_nan=False, ensure_ascii=False))
         final = self.path(step)

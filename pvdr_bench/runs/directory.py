@@ -30,7 +30,15 @@ from pvdr_bench.errors import BenchError, ChangedError, DataError
 from pvdr_bench.runs import provenance
 from pvdr_bench.runs.checkpoints import CheckpointStore
 from pvdr_bench.runs.files import (
-    atomic_write, canonical_json, content_hash, encode, plain, read_json, remove_leftovers, storage_errors, write_json,
+    atomic_write,
+    canonical_json,
+    content_hash,
+    encode,
+    plain,
+    read_json,
+    remove_leftovers,
+    storage_errors,
+    write_json,
 )
 from pvdr_bench.runs.locks import STALE_MINUTES, FileLock
 from pvdr_bench.runs.logs import JsonlLog, read_jsonl
@@ -162,6 +170,7 @@ class RunDir:
         Raises:
             DataError: every checkpoint is broken, or a log is shorter than its checkpoint says.
         """
+        self.checkpoints.tidy()
         checkpoint = self.checkpoints.latest()
         self.truncate_logs(checkpoint.extra["offsets"] if checkpoint else {})
         return checkpoint

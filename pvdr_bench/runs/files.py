@@ -30,6 +30,7 @@ _HINTS = {
     errno.EFBIG: "the file is larger than the file system or `ulimit -f` allows",
     errno.EIO: "the disk reports an input/output error: check it, then give the same command again",
     errno.ESTALE: "the network file system lost this file: give the same command again",
+    errno.EEXIST: "a file stands where a folder is needed",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter --results folder",
 }

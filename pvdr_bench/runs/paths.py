@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def data_root() -> Path:
-    """Folder of videos and artefacts: ``PVDR_BENCH_DATA``, else ``pvdr-bench`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Home of videos and artefacts: ``PVDR_BENCH_DATA``, else ``pvdr-bench`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
     if chosen := os.environ.get(DATA_VARIABLE):
         return Path(chosen).expanduser().resolve()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
