@@ -101,6 +101,10 @@ class OnlineConfig(Section):
     pi_ff: int = key(512, "feed-forward width of the action module and critic", "paper Table 2", ge=8)
     readout: Literal["mean_pool", "flatten"] = key("mean_pool", "how the action module reads its tokens",
                                                    "paper silent (reading 20)")
+    readout_channels: int = key(16, "channels of each token with readout flatten", "departure", ge=1)
+    embedding: Literal["learned", "codes"] = key(
+        "learned", "token embedding of the action module: a learned table, or the tokenizer's frozen code vectors",
+        "paper Table 2; departure: codes, which tell at once which codes are alike")
     log_std_init: float = key(-0.5, "initial log standard deviation of actions", "paper silent (reading 19)")
     actor_lr: float = key(3e-4, "learning rate of the action module", "paper Table 3", gt=0)
     critic_lr: float = key(1e-3, "learning rate of the critic", "paper Table 3", gt=0)

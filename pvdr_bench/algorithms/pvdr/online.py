@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
 from pvdr_bench.algorithms.ppo.core import Batch, PPOUpdater, Rollout, RolloutBuffer, needs_bootstrap
-from pvdr_bench.algorithms.ppo.networks import Actor, Critic, NetworkConfig
+from pvdr_bench.algorithms.ppo.networks import Actor, Critic, NetworkConfig, standardised
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, Plans
@@ -67,9 +67,11 @@ class PVDRLearner(Learner):
         self.model.to(self.device)
         network = NetworkConfig(grid, size, config.model.context_frames, config.model.z_dim, online.pi_d_model,
                                 online.pi_heads, online.pi_ff, online.pi_depth, config.model.window,
-                                token_dim=config.model.token_dim, readout=online.readout)
-        actor = Actor(network, context.action_dim, online.log_std_init).to(self.device)
-        self.ppo = PPOUpdater(actor, Critic(network).to(self.device), online, context.seed)
+                                token_dim=config.model.token_dim, readout=online.readout,
+                                readout_channels=online.readout_channels)
+        codes = standardised(self.tokenizer.codebook) if online.embedding == "codes" else None
+        actor = Actor(network, context.action_dim, online.log_std_init, codes).to(self.device)
+        self.ppo = PPOUpdater(actor, Critic(network, codes).to(self.device), online, context.seed)
         self.dynamics_optimizer = torch.optim.Adam(
             [*self.model.encoder.head.parameters(), *self.model.decoder.parameters()], lr=online.finetune_lr)
         self.prior_optimizer = torch.optim.Adam(self.model.prior.parameters(), lr=online.finetune_lr)
