@@ -197,8 +197,9 @@ class FetchPushGenerator(Generator):
         for frame in range(length):
             frames.append(self._renderer.render(scene.model, scene.data))
             hand, block = scene.hand, scene.block
-            base = {"push": lambda: pusher.action(hand, block), "waypoint": lambda: play.action(hand, [block]),
-                    "noise": lambda: np.zeros(4)}[MODES[mode]]()
+            base = np.zeros(4)
+            if MODES[mode] != "noise":
+                base = pusher.action(hand, block) if MODES[mode] == "push" else play.action(hand, [block])
             action = _stay_inside(hand, base + noise.step())
             last = frame == length - 1
             rows.append((np.zeros(4, np.float32) if last else action, hand, block, mode))

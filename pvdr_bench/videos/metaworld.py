@@ -83,7 +83,8 @@ class MetaWorldGenerator(Generator):
 
         env_id = f"{source}-v3"
         self._env: Any = ALL_V3_ENVIRONMENTS[env_id]()
-        self._policy: Any = ENV_POLICY_MAP[env_id]()
+        expert: Any = ENV_POLICY_MAP[env_id]  # annotated as the abstract base there
+        self._policy = expert()
         self._prepare()
         self._renderer = LeanRenderer(self._env.model, CAMERAS["metaworld"], image_size)
         low = np.maximum(WORKSPACE.low, self._env.mocap_low).tolist()

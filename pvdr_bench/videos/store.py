@@ -182,7 +182,7 @@ class ClipStore:
         """
         frame_bytes = self.image_size * self.image_size * 3
         for number, (episode, crc) in enumerate(zip(self.episodes, self._crc32, strict=True)):
-            if zlib.crc32(self.frames(episode.start, episode.start + episode.length)) != crc:
+            if _crc32(self.frames(episode.start, episode.start + episode.length)) != crc:
                 first = episode.start * frame_bytes
                 raise DataError(
                     f"checksum of episode {number} ({episode.source}) is wrong",
@@ -254,6 +254,10 @@ def sample_indices(
     """Frame numbers [batch, frames] of clips drawn uniformly; one draw of ``rng`` per clip, for pixels and tokens."""
     starts = windows[rng.integers(len(windows), size=batch)]
     return starts[:, None] + stride * np.arange(frames, dtype=np.int64)
+
+
+def _crc32(frames: Frames) -> int:
+    return zlib.crc32(frames.tobytes())
 
 
 def partial_path(path: Path) -> Path:
@@ -339,7 +343,7 @@ class ClipWriter:
             for line in journal:
                 try:
                     row = json.loads(line) if line.endswith(b"\n") else None
-                except json.JSONDecodeError:
+                except (json.JSONDecodeError, UnicodeDecodeError):
                     row = None  # a torn line: the writer was killed while it wrote; everything after it is redone
                 if row is None or zlib.crc32(frames.read(row["length"] * frame_bytes)) != row["crc32"]:
                     break
@@ -367,11 +371,10 @@ class ClipWriter:
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != expected or not len(frames):
             raise DataError(f"episode is {frames.dtype} {frames.shape}, expected uint8 [T >= 1, {expected}]", where=source)
         table = self._truth_table(len(frames), truth, source)
-        data = np.ascontiguousarray(frames)
-        row = {"length": len(data), "source": source, "crc32": zlib.crc32(data)}
+        row = {"length": len(frames), "source": source, "crc32": _crc32(frames)}
         try:
             _append(self._truth_file, table.tobytes(), "videos.truth")
-            _append(self._frames_file, memoryview(data).cast("B"), "videos.frames")
+            _append(self._frames_file, frames.tobytes(), "videos.frames")
             _append(self._journal, (canonical(row) + "\n").encode(), "videos.journal")
         except OSError as error:
             raise StorageError(
@@ -379,7 +382,7 @@ class ClipWriter:
                 hint="free some space; the same command continues",
             ) from error
         self._rows.append(row)
-        self.num_frames += len(data)
+        self.num_frames += len(frames)
 
     def _truth_table(
         self, length: int, truth: Mapping[str, NDArray[Any]] | None, source: str

@@ -19,7 +19,15 @@ from pvdr_bench.errors import DataError, LockedError, StorageError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.videos.store import (
-    TRAIN, ClipStore, Episode, episode_windows, file_sha256, fsync_dir, read_json, sample_indices, write_json,
+    TRAIN,
+    ClipStore,
+    Episode,
+    episode_windows,
+    file_sha256,
+    fsync_dir,
+    read_json,
+    sample_indices,
+    write_json,
 )
 
 TOKENS, META = "tokens.u16", "tokens.json"
