@@ -1,0 +1,243 @@
+"""Meta-World v3 as visual tasks: any environment by its id (``reach-v3``).
+
+A *frozen* instance is built once by ``set_task`` and its first reset is kept: every later reset restores that very
+state, so frames and physics are identical. (``gym.make`` with ``reset(seed)`` draws a new goal at every reset, and the
+raw class ignores seeds unless ``seeded_rand_vec`` is set.) The camera is a pose of ``suites/cameras.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvdr_bench.errors import SetupError, TrainingError, UsageError
+from pvdr_bench.suites.base import Env, EnvConfig, EnvStep, Image
+from pvdr_bench.suites.gl import choose_backend
+
+EXPERT_LIMIT = 1000  # simulator steps in which the scripted expert must succeed; the slowest need about 300
+_STEP_LIMIT = 10**9  # Meta-World's own limit of 500 steps is ours to keep: config.episode_steps
+# The arrays of a model that Meta-World's resets write to (positions of furniture, goals, colours).
+_MODEL_ARRAYS = ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "geom_quat", "geom_rgba", "site_rgba")
+_SHARED_ATTRIBUTES = frozenset({"model", "data", "mujoco_renderer", "spec", "np_random", "_np_random"})
+
+
+def _import_metaworld() -> Any:
+    choose_backend()  # MuJoCo reads MUJOCO_GL while it is imported
+    try:
+        import metaworld
+    except ImportError as error:
+        raise SetupError(
+            f"the suite metaworld needs a package that is missing: {error.name or error}",
+            hint="pip install 'pvdr-bench[metaworld]' (metaworld, mujoco, gymnasium, packaging)",
+        ) from error
+    return metaworld
+
+
+def env_ids() -> list[str]:
+    """Names of all Meta-World v3 environments."""
+    return sorted(_import_metaworld().ALL_V3_ENVIRONMENTS)
+
+
+@lru_cache(maxsize=64)
+def _benchmark(env_id: str, instance_seed: int) -> Any:
+    """``MT1``; it draws 50 instances, which takes a second, so one process does it once."""
+    metaworld = _import_metaworld()
+    if env_id not in metaworld.ALL_V3_ENVIRONMENTS:
+        import difflib
+
+        near = difflib.get_close_matches(env_id, metaworld.ALL_V3_ENVIRONMENTS, 3, 0.4)
+        raise UsageError(
+            f"Meta-World has no environment {env_id!r}", hint=f"nearest: {', '.join(near)}" if near else None
+        )
+    return metaworld.MT1(env_id, seed=instance_seed)
+
+
+@dataclass
+class _Snapshot:
+    """Everything that a simulator step or a reset can change."""
+
+    physics: NDArray[np.float64]
+    model: dict[str, NDArray[np.float64]]
+    attributes: dict[str, Any]
+    observation: NDArray[np.float64]
+    info: dict[str, float]
+
+
+class MetaWorldEnv(Env):
+    """One Meta-World task behind the interface of ``suites/base.py``.
+
+    ``EnvStep.truth`` has, in metres: ``hand_x/y/z`` (between the fingers), ``goal_x/y/z`` (target of the task), and
+    ``goal_distance``: the suite's ``obj_to_target`` (hand to target in reach, object to target elsewhere).
+
+    Raises:
+        UsageError: unknown environment id or renderer.
+        SetupError: Meta-World or an OpenGL library is missing.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        _import_metaworld()
+        from metaworld.policies import ENV_POLICY_MAP
+
+        self.config = config
+        benchmark = _benchmark(config.env_id, config.instance_seed)
+        self._env: Any = benchmark.train_classes[config.env_id]()
+        self._env.set_task(benchmark.train_tasks[0])  # fixes the instance, and shows the expert its goal
+        self._env.max_path_length = _STEP_LIMIT
+        self._policy: Any = ENV_POLICY_MAP[config.env_id]()
+        self.action_dim = int(self._env.action_space.shape[0])
+        self._start: _Snapshot | None = None
+        self._goal: Image | None = None
+        self._observation: NDArray[np.float64] = np.zeros(0)
+        self._info: dict[str, float] = {}
+        self._steps = 0
+        from pvdr_bench.suites.lean import shared_renderer
+
+        self._renderer = shared_renderer(self._env.model, config.camera, config.image_size, config.renderer)
+
+    def reset(self, seed: int) -> Image:
+        """First image of an episode; a frozen instance ignores ``seed``, else it draws the instance."""
+        if self.config.frozen_instance and self._start is not None:
+            self._restore(self._start)
+        else:
+            self._begin(seed)
+        self._steps = 0
+        return self._render()
+
+    def _begin(self, seed: int) -> None:
+        env = self._env
+        if not self.config.frozen_instance:
+            env._freeze_rand_vec, env.seeded_rand_vec = False, True
+            env.seed(seed)
+        observation, _ = env.reset()
+        self._observation = np.asarray(observation, np.float64)
+        self._info = {}
+        self._goal = None
+        self._start = self._save()
+        self._restore(self._start)  # so that the first episode goes the same way as all later ones
+
+    def step(self, action: NDArray[np.float32]) -> EnvStep:
+        """Up to ``action_repeat`` simulator steps; fewer where the episode ends within them."""
+        config = self.config
+        if self._start is None:
+            raise UsageError("step() before reset()")
+        action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+        reward, success, made = 0.0, False, 0
+        for _ in range(config.action_repeat):
+            reward += self._simulate(action)
+            made += 1
+            success = success or self._succeeded()
+            if self._steps + made >= config.episode_steps or (success and config.terminate_on_success):
+                break
+        self._steps += made
+        terminated = success and config.terminate_on_success
+        return EnvStep(
+            image=self._render(),
+            dense_reward=reward,
+            success=success,
+            terminated=terminated,
+            truncated=not terminated and self._steps >= config.episode_steps,
+            env_steps=made,
+            truth=self._truth(),
+        )
+
+    def goal_image(self) -> Image:
+        """Image [H, W, 3] once the scripted expert has solved this instance and settled; the episode goes on after it.
+
+        Raises:
+            TrainingError: the expert does not solve this instance.
+        """
+        if self._start is None:
+            self.reset(0)
+        if self._goal is None:
+            assert self._start is not None
+            here = self._save()
+            self._restore(self._start)
+            self._settle()
+            self._goal = self._render()
+            self._restore(here)
+        return self._goal.copy()
+
+    def _settle(self) -> None:
+        """Let the expert act on for ``goal_settle_steps`` after its first success: there it is well inside the goal."""
+        for _ in range(EXPERT_LIMIT):
+            self._simulate(self.expert_action())
+            if self._succeeded():
+                break
+        else:
+            raise TrainingError(
+                f"the scripted expert of {self.config.env_id} found no success in {EXPERT_LIMIT} simulator steps "
+                f"(instance_seed {self.config.instance_seed}), so there is no goal image",
+                hint="choose another instance_seed",
+            )
+        solved = self._save()
+        for _ in range(self.config.goal_settle_steps):
+            self._simulate(self.expert_action())
+            if self._succeeded():
+                solved = self._save()
+        if not self._succeeded():  # some experts undo the task when they go on: take the last solved state
+            self._restore(solved)
+
+    def expert_action(self) -> NDArray[np.float32]:
+        """The scripted policy's action [A], clipped to [-1, 1]; it sees the true state and the goal."""
+        action = self._policy.get_action(self._observation)
+        return np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+
+    def physics_state(self) -> NDArray[np.float64]:
+        """MuJoCo's integration state: all that the next steps depend on."""
+        import mujoco
+
+        spec = mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(mujoco.mj_stateSize(self._env.model, spec))
+        mujoco.mj_getState(self._env.model, self._env.data, state, spec)
+        return state
+
+    def close(self) -> None:
+        """Forget the simulator. The renderer is shared by the process and stays."""
+        self._start = None
+        self._env.close()
+
+    def _simulate(self, action: NDArray[np.float32]) -> float:
+        observation, reward, _, _, info = self._env.step(action)
+        self._observation, self._info = np.asarray(observation, np.float64), info
+        return float(reward)
+
+    def _succeeded(self) -> bool:
+        return bool(self._info.get("success", 0.0))
+
+    def _render(self) -> Image:
+        return self._renderer.render(self._env.model, self._env.data)
+
+    def _truth(self) -> dict[str, float]:
+        hand, goal = self._env.tcp_center, self._env._target_pos
+        names = (f"{what}_{axis}" for what in ("hand", "goal") for axis in "xyz")
+        truth = dict(zip(names, (float(x) for x in (*hand, *goal)), strict=True))
+        truth["goal_distance"] = float(self._info["obj_to_target"])
+        return truth
+
+    def _save(self) -> _Snapshot:
+        env = self._env
+        own = {name: value for name, value in vars(env).items() if name not in _SHARED_ATTRIBUTES}
+        return _Snapshot(
+            physics=self.physics_state(),
+            model={name: getattr(env.model, name).copy() for name in _MODEL_ARRAYS},
+            attributes=copy.deepcopy(own),
+            observation=self._observation.copy(),
+            info=dict(self._info),
+        )
+
+    def _restore(self, snapshot: _Snapshot) -> None:
+        import mujoco
+
+        env = self._env
+        for name, value in snapshot.model.items():
+            getattr(env.model, name)[:] = value
+        mujoco.mj_setState(env.model, env.data, snapshot.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(env.model, env.data)  # positions that Meta-World reads; it also moves the warm start, so:
+        mujoco.mj_setState(env.model, env.data, snapshot.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        vars(env).update(copy.deepcopy(snapshot.attributes))
+        self._observation, self._info = snapshot.observation.copy(), dict(snapshot.info)
