@@ -12,7 +12,8 @@ from pvdr_bench.catalog.specs import RunSpec, TaskSpec
 from pvdr_bench.runs.directory import RunDir
 
 PROTOCOL: dict[str, Any] = {
-    "name": "pvdr", "scale": "cpu", "suite_version": "metaworld 3", "image_size": 64, "renderer": "lean", "camera": "front",
+    "name": "pvdr", "scale": "cpu", "suite_version": "metaworld 3", "image_size": 64, "renderer": "lean",
+    "camera": "front",
     "action_repeat": 4, "episode_steps": 200, "frozen_instance": True, "instance_seed": 0, "goal_settle_steps": 40,
     "reward": "goal_distance", "goal_metric": "code_l1_blur", "goal_blur": 3, "normalise_distance": True,
     "success_bonus": 10.0, "terminate_on_success": True, "success_rule": "any", "eval_every": 8000, "eval_episodes": 20,
@@ -32,8 +33,8 @@ def make_spec(variant: str = "ppo", task: str = "reach", seed: int = 0, corpus: 
         scale_label=protocol.get("scale", "cpu"), protocol=Protocol(**{**PROTOCOL, **protocol}), seed=seed)
 
 
-def write_episodes(run_dir: RunDir, spec: RunSpec, env_steps: int, point: str, rate: float, *, episodes: int | None = None,
-                   rng: np.random.Generator | None = None) -> np.ndarray:
+def write_episodes(run_dir: RunDir, spec: RunSpec, env_steps: int, point: str, rate: float, *,
+                   episodes: int | None = None, rng: np.random.Generator | None = None) -> np.ndarray:
     """Append one evaluation point; returns success at any step [episodes]."""
     protocol = spec.protocol
     count = episodes or (protocol.eval_final_episodes if point == "final" else protocol.eval_episodes)
@@ -41,12 +42,13 @@ def write_episodes(run_dir: RunDir, spec: RunSpec, env_steps: int, point: str, r
     for index, hit in enumerate(hits):
         run_dir.episodes.append({
             "seed": spec.seed, "env_steps": env_steps, "point": point, "eval_seed": protocol.eval_seed_base + index,
-            "success_any": bool(hit), "success_end": bool(hit and index % 2 == 0), "return": -float(index), "length": 50})
+            "success_any": bool(hit), "success_end": bool(hit and index % 2 == 0),
+            "return": -float(index), "length": protocol.episode_steps})
     return hits
 
 
-def make_run(root: Path, rates: list[float], *, final: float | None = None, done: bool = True, failed: str | None = None,
-             rng: np.random.Generator | None = None, **spec_arguments: Any) -> Path:
+def make_run(root: Path, rates: list[float], *, final: float | None = None, done: bool = True,
+             failed: str | None = None, rng: np.random.Generator | None = None, **spec_arguments: Any) -> Path:
     """A run with one grid point per rate (each ``eval_every``) and a final evaluation."""
     spec = make_spec(**spec_arguments)
     run_dir = RunDir(spec.path(root))
@@ -68,13 +70,14 @@ def make_grid(root: Path, *, seeds: int = 5, tasks: tuple[str, ...] = ("reach",)
     """A believable folder: ppo, pvdr on two corpora, floor and ceiling."""
     rng = np.random.default_rng(0)
     shapes: list[tuple[str, str | None, float, float, float]] = [
-        ("ppo", None, 0.95, 14000, 0.06), ("pvdr", "metaworld", 0.8, 20000, 0.1), ("pvdr", "fetch-push", 0.55, 26000, 0.13),
-        ("pvdr-scratch", "metaworld", 0.2, 30000, 0.08)]
+        ("ppo", None, 0.95, 14000, 0.06), ("pvdr", "metaworld", 0.8, 20000, 0.1),
+        ("pvdr", "fetch-push", 0.55, 26000, 0.13), ("pvdr-scratch", "metaworld", 0.2, 30000, 0.08)]
     for task in tasks:
         for seed in range(seeds):
             for variant, corpus, top, middle, spread in shapes:
                 ceiling = np.clip(top + rng.normal(0, spread), 0, 1)
-                rates = [float(np.clip(ceiling / (1 + np.exp(-(x - middle) / 4000)), 0, 1)) for x in range(8000, 40001, 8000)]
+                rates = [float(np.clip(ceiling / (1 + np.exp(-(x - middle) / 4000)), 0, 1))
+                         for x in range(8000, 40001, 8000)]
                 make_run(root, rates, variant=variant, corpus=corpus, task=task, seed=seed, rng=rng,
                          title={"ppo": "PPO", "pvdr": "PVDR", "pvdr-scratch": "PVDR scratch"}[variant],
                          algorithm="ppo" if variant == "ppo" else "pvdr")

@@ -42,14 +42,14 @@ COLUMNS: dict[str, str] = {
     "success_any": "rate of episodes with success at any step",
     "success_end": "rate of episodes with success at the last step",
     "return": "mean return",
-    "length": "mean length in decisions",
+    "length": "mean length in env_steps",
     "status": "of the run: done, running, stopped or failed",
     "budget": "env_steps asked for",
     "path": "run directory below the results folder",
 }
 RUN_COLUMNS = tuple(name for name in COLUMNS if name in (
-    "method", "variant", "title", "algorithm", "algorithm_version", "task", "corpus", "scale", "protocol", "protocol_hash",
-    "recipe_hash", "seed", "pretrain_seed", "status", "budget", "path"))
+    "method", "variant", "title", "algorithm", "algorithm_version", "task", "corpus", "scale", "protocol",
+    "protocol_hash", "recipe_hash", "seed", "pretrain_seed", "status", "budget", "path"))
 ROW = ("variant", "corpus", "scale", "protocol_hash")  # one row of a table, one line of a figure
 REFERENCES = ("random", "scripted")  # algorithms that do not learn: floor and ceiling
 _SORT = ["task", "variant", "corpus", "scale", "protocol_hash", "seed", "env_steps", "point"]
@@ -102,7 +102,8 @@ class Results:
             points, runs = points[points[column].isin(values)], runs[runs[column].isin(values)]
         kept = set(runs["path"])
         everything = set(self.runs["path"])
-        problems = [p for p in self.problems if p.run in kept or p.run not in everything and self._concerns(p, chosen)]
+        problems = [p for p in self.problems
+                    if p.run in kept or (p.run not in everything and self._concerns(p, chosen))]
         hashes = set(runs["protocol_hash"])
         return Results(self.root, points.reset_index(drop=True), runs.reset_index(drop=True), problems,
                        {key: value for key, value in self.protocols.items() if key in hashes})
@@ -136,7 +137,8 @@ class Results:
         mixed = [problem for problem in self.problems if problem.kind == "mixed"]
         if mixed:
             raise UsageError("; ".join(f"{p.run}: {p.detail}" for p in mixed), where=str(self.root),
-                             hint="seeds of one row must share one recipe: run the old ones anew, or give --allow-mixed")
+                             hint="seeds of one row must share one recipe: run the old ones anew, "
+                                  "or give --allow-mixed")
 
 
 def _protocol_title(key: str, protocol: dict[str, Any]) -> str:
@@ -151,7 +153,8 @@ def collect(root: Path | str) -> Results:
     """
     root = Path(root)
     if not root.is_dir():
-        raise UsageError("there is no results folder", where=str(root), hint="give it with --results, or run something first")
+        raise UsageError("there is no results folder", where=str(root),
+                         hint="give it with --results, or run something first")
     runs, points, problems = [], [], []
     protocols: dict[str, dict[str, Any]] = {}
     recipes: dict[str, dict[str, Any]] = {}
@@ -212,7 +215,8 @@ def _facts(run_dir: RunDir, name: str) -> tuple[dict[str, Any] | None, dict[str,
     corpus = spec.get("corpus")
     return {
         "method": _need(spec, "method", where), "variant": _need(spec, "variant", where),
-        "title": _title(spec), "algorithm": _need(spec, "algorithm", where), "algorithm_version": int(_need(spec, "algorithm_version", where)),
+        "title": _title(spec), "algorithm": _need(spec, "algorithm", where),
+        "algorithm_version": int(_need(spec, "algorithm_version", where)),
         "task": task["name"] if isinstance(task, dict) else str(task),
         "corpus": corpus["name"] if isinstance(corpus, dict) else str(corpus or "none"),
         "scale": _need(spec, "scale", where), "protocol": _need(protocol, "name", where),
@@ -259,10 +263,11 @@ def _points(run_dir: RunDir, facts: dict[str, Any] | None,
         means = group[["success_any", "success_end", "return", "length"]].astype(float).mean()
         complete = len(group) >= wanted.get(str(point), 1)
         if not complete and facts["status"] != "running":
-            problems.append(Problem(facts["path"], "incomplete", f"{len(group)} of {wanted[str(point)]} episodes of the "
-                                    f"{point} point at {env_steps} env_steps; left out"))
-        rows.append({**facts, "env_steps": int(env_steps), "decisions": int(env_steps) // int(protocol["action_repeat"]),
-                     "point": point, "episodes": len(group), "complete": complete, "success": means[rule],
+            problems.append(Problem(facts["path"], "incomplete", f"{len(group)} of {wanted[str(point)]} episodes of "
+                                    f"the {point} point at {env_steps} env_steps; left out"))
+        rows.append({**facts, "env_steps": int(env_steps),
+                     "decisions": int(env_steps) // int(protocol["action_repeat"]), "point": point,
+                     "episodes": len(group), "complete": complete, "success": means[rule],
                      **{str(key): float(value) for key, value in means.items()}})
     return rows, problems
 
@@ -293,9 +298,10 @@ def _failure(run_dir: RunDir) -> str:
 
 
 def _missing(runs: pd.DataFrame) -> list[Problem]:
-    """Seeds that a row lacks and another row of the same task, scale and protocol has."""
+    """Seeds that a learned row lacks and another one of the same task, scale and protocol has."""
     problems = []
-    for _, group in runs.groupby(["task", "scale", "protocol_hash"], sort=True):
+    learned = runs[~runs["algorithm"].isin(REFERENCES)]
+    for _, group in learned.groupby(["task", "scale", "protocol_hash"], sort=True):
         expected = set(group["seed"])
         for (variant, corpus, task, scale), row in group.groupby(["variant", "corpus", "task", "scale"], sort=True):
             absent = sorted(expected - set(row["seed"]))

@@ -7,6 +7,7 @@ whole as TrueType (``pdf.fonttype`` 42), as publishers ask.
 from __future__ import annotations
 
 import io
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,14 @@ from numpy.typing import NDArray
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.series import (
-    METRICS, Row, bounds_of, caption_facts, curve_values, final_interval, left_out, rows_of,
+    METRICS,
+    Row,
+    bounds_of,
+    caption_facts,
+    curve_values,
+    final_interval,
+    left_out,
+    rows_of,
 )
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, bootstrap_curve, t_interval
 from pvdr_bench.runs.files import atomic_write
@@ -30,15 +38,25 @@ if TYPE_CHECKING:
 ALL = "all tasks"
 _MARKERS = "osD^vPX*<>"
 _MAX_COLUMNS = 4
+FEW_SEEDS = 5  # under this the legend says how many
 _STYLE: dict[str, Any] = {
     "pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "pvdr-bench",
     "font.family": "DejaVu Sans", "font.size": 8.0, "axes.titlesize": 9.0, "axes.labelsize": 8.0,
     "xtick.labelsize": 7.0, "ytick.labelsize": 7.0, "legend.fontsize": 7.5, "axes.linewidth": 0.6,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "0.25", "grid.linewidth": 0.5,
     "grid.color": "0.92", "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5, "xtick.color": "0.25", "ytick.color": "0.25", "text.color": "0.1", "axes.labelcolor": "0.1",
+    "ytick.major.size": 2.5, "xtick.color": "0.25", "ytick.color": "0.25", "text.color": "0.1",
+    "axes.labelcolor": "0.1",
     "lines.linewidth": 1.5, "lines.markersize": 3.2, "figure.dpi": 100, "savefig.dpi": 300, "path.simplify": False,
 }
+
+
+def _style() -> AbstractContextManager[None]:
+    """The paper style, whatever a user's matplotlibrc says."""
+    import matplotlib
+
+    settings: Any = {**matplotlib.rcParamsDefault, **_STYLE}
+    return matplotlib.rc_context(settings)
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,11 @@ class Curve:
 
 def task_curve(values: pd.DataFrame, *, confidence: float = CONFIDENCE,
                bounds: tuple[float, float] | None = (0.0, 1.0)) -> Curve:
-    """Mean over seeds with a Student t interval at every point. ``values``: env_steps x seeds, NaN where not reached."""
+    """Mean over seeds with a Student t interval at every point.
+
+    Args:
+        values: env_steps (index) x seeds (columns), NaN where a seed has not come so far.
+    """
     intervals = [t_interval(row[np.isfinite(row)], confidence=confidence, bounds=bounds)
                  for row in values.to_numpy(dtype=np.float64)]
 
@@ -117,7 +139,6 @@ def plot_curves(results: Results, metric: str = "success", *, confidence: float 
     results.require_one_protocol(allow_mixed=allow_mixed)
     if results.points.empty:
         raise UsageError("no run has an evaluation to plot yet", where=str(results.root))
-    import matplotlib
     import seaborn as sns
     from matplotlib.figure import Figure
 
@@ -127,10 +148,10 @@ def plot_curves(results: Results, metric: str = "success", *, confidence: float 
     palette = sns.color_palette("colorblind", 10)
     learned = [row for row in rows if not row.reference]
     looks = {row: (palette[i % 10], _MARKERS[i % len(_MARKERS)]) for i, row in enumerate(learned)}
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
+    with _style():
         columns = min(len(panels), _MAX_COLUMNS)
         lines = -(-len(panels) // columns)
-        width = 3.4 if columns == 1 else 2.1 * columns + 0.5
+        width = 3.6 if columns == 1 else 2.1 * columns + 0.5
         figure = Figure(figsize=(width, 2.3 * lines + 0.5), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharey=metric != "return")
         options = {"confidence": confidence, "repetitions": repetitions, "seed": bootstrap_seed}
@@ -164,9 +185,15 @@ def _panel(ax: Axes, panel: str, tasks: list[str], rows: list[Row], looks: dict[
                 for seed in values:
                     ax.plot(values.index, values[seed], color=color, linewidth=0.5, alpha=0.5, zorder=2)
         if curve is not None and curve.x.size:
-            dashed |= _draw(ax, curve, row.label, color, marker)
+            dashed |= _draw(ax, curve, _with_few_seeds(row, results), color, marker)
     ax.set_title(panel)
     return dashed
+
+
+def _with_few_seeds(row: Row, results: Results) -> str:
+    """The row's label, and its number of seeds where that is small."""
+    n = int(row.of(results.runs).groupby("task")["seed"].nunique().min())
+    return row.label if n >= FEW_SEEDS else f"{row.label}, n = {n}"
 
 
 def _over_all(row: Row, tasks: list[str], results: Results, metric: str, options: dict[str, Any]) -> Curve | None:
@@ -201,13 +228,15 @@ def _draw_reference(ax: Axes, row: Row, panel: str, tasks: list[str], results: R
 
 
 def _draw_reported(ax: Axes, reported: pd.DataFrame) -> None:
-    """Published numbers: dashed, grey, named at the right edge; they are of another protocol."""
-    for record in reported.to_dict("records"):
+    """Published numbers: dashed, grey, named outside at the right; they are of another protocol."""
+    height = 0.0
+    for record in reported.sort_values("success", kind="stable").to_dict("records"):
         level = record["success"] / 100.0
         ax.axhline(level, color="0.6", linestyle=(0, (5, 3)), linewidth=0.8, zorder=1)
+        height = max(height + 0.05, level) if height else level  # names must not cover each other
         details = ", ".join(str(record[key]) for key in ("corpus", "horizon") if record[key])
-        ax.annotate(f"{record['method']} ({details}), reported", (1.0, level), xycoords=("axes fraction", "data"),
-                    xytext=(-1, 1), textcoords="offset points", ha="right", va="bottom", fontsize=5.0, color="0.45")
+        ax.annotate(f"{record['method']} ({details}), reported", (1.01, height), xycoords=("axes fraction", "data"),
+                    ha="left", va="center", fontsize=5.5, color="0.45", annotation_clip=False)
 
 
 def _finish(figure: Figure, axes: NDArray[Any], panels: list[str], metric: str) -> None:
@@ -235,9 +264,9 @@ def _finish(figure: Figure, axes: NDArray[Any], panels: list[str], metric: str) 
             entries.setdefault(label, handle)
     if entries:
         longest = max(map(len, entries))
-        room = max(1, int(figure.get_figwidth() * 72 / (longest * 4.4 + 34)))
+        room = max(1, int(figure.get_figwidth() * 72 / (longest * 3.8 + 26)))  # points a letter, and the line
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), room),
-                      frameon=False, handlelength=2.2, columnspacing=1.2)
+                      frameon=False, handlelength=2.0, columnspacing=1.0)
 
 
 def _caption(results: Results, metric: str, confidence: float, several: bool, dashed: bool, individual: bool,
@@ -268,11 +297,9 @@ def _caption(results: Results, metric: str, confidence: float, several: bool, da
 
 def save(plot: Plot, stem: Path) -> dict[str, Path]:
     """Write ``STEM.pdf``, ``STEM.png`` and the caption ``STEM.txt``. The same plot gives the same bytes."""
-    import matplotlib
-
     paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png", "txt")}
     stem.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
+    with _style():
         for kind, metadata in (("pdf", {"CreationDate": None, "ModDate": None}), ("png", {"Software": None})):
             buffer = io.BytesIO()
             plot.figure.savefig(buffer, format=kind, metadata=metadata)

@@ -9,7 +9,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pvdr_bench.results.collect import REFERENCES, ROW, Results
-from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, iqm, stratified_bootstrap, t_interval
+from pvdr_bench.results.stats import (
+    CONFIDENCE,
+    REPETITIONS,
+    Interval,
+    iqm,
+    mean_of_tasks,
+    stratified_bootstrap,
+    t_interval,
+)
 
 METRICS = {
     "success": "success rate",
@@ -93,12 +101,11 @@ def curve_values(row: Row, points: pd.DataFrame, task: str, metric: str = "succe
 def over_tasks(row: Row, points: pd.DataFrame, tasks: list[str], metric: str = "success", *, statistic: str = "mean",
                confidence: float = CONFIDENCE, repetitions: int = REPETITIONS, seed: int = 0) -> Interval | None:
     """Mean or IQM over all tasks with its stratified bootstrap interval; None unless the row has every task."""
-    from pvdr_bench.results.stats import mean_of_tasks
-
     finals = [final_values(row, points, task, metric) for task in tasks]
     if any(final.values.size == 0 for final in finals):
         return None
-    return stratified_bootstrap([final.values for final in finals], statistic=iqm if statistic == "iqm" else mean_of_tasks,
+    return stratified_bootstrap([final.values for final in finals],
+                                statistic=iqm if statistic == "iqm" else mean_of_tasks,
                                 confidence=confidence, repetitions=repetitions, seed=seed)
 
 
@@ -140,11 +147,11 @@ def caption_facts(results: Results) -> list[str]:
         sentences.append(f"Evaluation episodes per seed: {', '.join(parts)}; sampled actions, full length.")
     for key, protocol in results.protocols.items():
         rule = "at its end" if protocol.get("success_rule") == "end" else "at any step of an episode"
+        instances = "one frozen instance" if protocol.get("frozen_instance") else "random instances"
         sentences.append(f"Protocol {protocol.get('name')}, scale {protocol.get('scale')}, hash {key}: success {rule}, "
                          f"{protocol.get('image_size')} pixels, {protocol.get('renderer')} renderer, "
                          f"action repeat {protocol.get('action_repeat')}, {protocol.get('episode_steps')} env_steps an "
-                         f"episode, {'one frozen instance' if protocol.get('frozen_instance') else 'random instances'}, "
-                         f"reward {protocol.get('reward')} ({protocol.get('goal_metric')}).")
+                         f"episode, {instances}, reward {protocol.get('reward')} ({protocol.get('goal_metric')}).")
     return sentences
 
 

@@ -14,7 +14,16 @@ import pandas as pd
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.series import (
-    METRICS, Row, bounds_of, caption_facts, final_interval, final_values, left_out, over_tasks, rows_of, spread_of,
+    METRICS,
+    Row,
+    bounds_of,
+    caption_facts,
+    final_interval,
+    final_values,
+    left_out,
+    over_tasks,
+    rows_of,
+    spread_of,
 )
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, clear_winner
 
@@ -67,7 +76,8 @@ def build_table(results: Results, metric: str = "success", *, confidence: float 
     if metric not in METRICS:
         raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
     if results.runs.empty:
-        raise UsageError("there is no run to show", where=str(results.root), hint="run something first, or give --results")
+        raise UsageError("there is no run to show", where=str(results.root),
+                         hint="run something first, or give --results")
     results.require_one_protocol(allow_mixed=allow_mixed)
     rows, tasks = tuple(rows_of(results)), sorted(map(str, results.runs["task"].unique()))
     cells: dict[tuple[Row, str], Cell | None] = {}
@@ -126,8 +136,8 @@ def _caption(results: Results, metric: str, confidence: float, over: str | None,
     percent = "" if metric == "return" else " in percent"
     clipped = "" if bounds_of(metric) is None else ", clipped to [0, 100]"
     level = f"{100 * confidence:g} %"
-    sentences = [f"Final {METRICS[metric]}{percent} of the last policy: mean over seeds [{level} Student t interval over "
-                 f"seeds{clipped}], n seeds."]
+    sentences = [f"Final {METRICS[metric]}{percent} of the last policy: mean over seeds [{level} Student t interval "
+                 f"over seeds{clipped}], n seeds."]
     if over:
         name = "mean of the tasks' means" if over == "mean" else "interquartile mean of all seeds of all tasks"
         sentences.append(f"All tasks: {name} [{level} stratified bootstrap, runs resampled within tasks].")
@@ -198,14 +208,15 @@ def to_frame(table: Table) -> pd.DataFrame:
                     "kind": "reference" if row.reference else "measured", "variant": row.variant, "corpus": row.corpus,
                     "scale": row.scale, "protocol_hash": row.protocol_hash, "task": column, "metric": table.metric,
                     "value": i.value, "low": i.low, "high": i.high, "n": i.n, "interval": i.method,
-                    "env_steps": cell.env_steps, "episodes": spread_of(list(cell.episodes)), "bold": cell.bold, "source": "",
+                    "env_steps": cell.env_steps, "episodes": spread_of(list(cell.episodes)), "bold": cell.bold,
+                    "source": "",
                 })
     for record in table.reported.to_dict("records"):
         records.append({
-            "kind": "reported", "variant": record["method"], "corpus": record["corpus"], "scale": "", "protocol_hash": "",
-            "task": record["task"], "metric": "success", "value": record["success"] / 100.0, "low": None, "high": None,
-            "n": record["seeds"], "interval": "", "env_steps": 0, "episodes": "", "bold": False,
-            "source": f"{record['source']}, {record['table']}; {record['protocol']}",
+            "kind": "reported", "variant": record["method"], "corpus": record["corpus"], "scale": "",
+            "protocol_hash": "", "task": record["task"], "metric": "success", "value": record["success"] / 100.0,
+            "low": None, "high": None, "n": record["seeds"], "interval": "", "env_steps": 0, "episodes": "",
+            "bold": False, "source": f"{record['source']}, {record['table']}; {record['protocol']}",
         })
     return pd.DataFrame(records)
 

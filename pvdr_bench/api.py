@@ -1,0 +1,267 @@
+"""The Python API: load a run, act with its policy, read all results as a frame.
+
+    >>> from pvdr_bench.api import load_run, results_frame
+    >>> run = load_run("results/pvdr/reach/metaworld/cpu/seed-0")
+    >>> policy = run.policy()
+    >>> actions = policy(images)             # uint8 [N, H, W, 3] -> float32 [N, A] in [-1, 1]
+    >>> frame = results_frame("results")     # a row per run and evaluation point
+
+Shapes: N environments, T decisions, H = W image size, A action dimensions, l frames of a plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.runs.directory import RunDir, Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from pvdr_bench.algorithms.base import Learner
+    from pvdr_bench.catalog.specs import RunSpec
+    from pvdr_bench.training.evaluation import VectorEnvLike
+    from pvdr_bench.training.online import Pieces
+    from pvdr_bench.training.reward import GoalReward
+
+Images = NDArray[np.uint8]
+
+
+def results_frame(root: Path | str = "results") -> pd.DataFrame:
+    """All results below ``root``: a row per run and evaluation point, columns as in ``results.collect.COLUMNS``.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    from pvdr_bench.results.collect import collect
+
+    return collect(root).points
+
+
+def load_run(path: Path | str) -> Run:
+    """Open a run directory for reading; nothing heavy is imported and nothing is written.
+
+    Raises:
+        UsageError: the folder holds no run.
+        DataError: its ``run.yaml`` is broken, or of a schema that this version cannot read.
+    """
+    from pydantic import ValidationError
+
+    from pvdr_bench.catalog.specs import RunSpec
+
+    run_dir = RunDir(path)
+    found = run_dir.read_run()
+    if found is None:
+        raise UsageError("this folder holds no run (there is no run.yaml)", where=str(path),
+                         hint="a run is RESULTS/method/task/corpus/scale/seed-N; see: pvdr-bench list runs")
+    try:
+        spec = RunSpec.model_validate(found["spec"])
+    except (KeyError, ValidationError) as error:
+        raise DataError(f"the run's specification does not fit this version: {error}",
+                        where=str(run_dir.path / "run.yaml")) from error
+    return Run(run_dir, spec)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One evaluation episode, as seen by the policy.
+
+    Attributes:
+        images: [T + 1, H, W, 3], the first observation and the one after each decision.
+        plans: [T, l, H, W, 3] the plan that each decision followed, or None for methods without plans.
+        actions: [T, A], as given to the simulator.
+        rewards: [T] under the protocol.
+        success: [T] whether the simulator reported success in this decision.
+    """
+
+    seed: int
+    images: Images
+    plans: Images | None
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    success: NDArray[np.bool_]
+    goal_image: Images
+
+
+class Policy:
+    """A run's policy acting on images. It remembers what it saw; call :meth:`reset` where episodes start anew.
+
+    Actions are sampled, from a generator of its own.
+    """
+
+    def __init__(self, learner: Learner, seed: int = 0) -> None:
+        import torch
+
+        self.learner = learner
+        self.extras: dict[str, torch.Tensor] = {}  # what the last decision came with, e.g. the plan
+        self._generator = torch.Generator().manual_seed(seed)
+        self._carry: Any = None
+        self._n = 0
+
+    def reset(self) -> None:
+        """Forget what was seen: the next images start episodes."""
+        self._carry, self._n = None, 0
+
+    def __call__(self, images: Images, is_first: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """Actions float32 [N, A] in [-1, 1] for images uint8 [N, H, W, 3].
+
+        Args:
+            is_first: bool [N], which images start an episode; by default all of them after :meth:`reset`, none later.
+
+        Raises:
+            UsageError: the images have another shape or type, or their number changed without a reset.
+        """
+        import torch
+
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise UsageError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
+        if self._carry is not None and len(images) != self._n:
+            raise UsageError(f"{len(images)} images after {self._n} in the decision before", hint="call reset() first")
+        fresh = self._carry is None
+        if fresh:
+            self._n, self._carry = len(images), self.learner.initial(len(images))
+        first = np.full(self._n, fresh) if is_first is None else np.asarray(is_first, dtype=np.bool_)
+        with torch.no_grad():
+            seen = torch.from_numpy(np.array(images)), torch.from_numpy(first.copy())
+            action, self._carry, self.extras = self.learner.act(*seen, self._carry, "eval", self._generator)
+        return action.detach().cpu().float().clamp(-1.0, 1.0).numpy()
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run's learner with one environment of its task; made by :meth:`Run.open`."""
+
+    spec: RunSpec
+    learner: Learner
+    envs: VectorEnvLike
+    reward: GoalReward
+    goal_image: Images
+    needs_expert: bool
+    env_steps: int  # of the checkpoint
+
+    def play(self, episode: int = 0) -> Episode:
+        """Play evaluation episode number ``episode`` to its full length, with sampled actions.
+
+        The environment's seed is that of the evaluation; the action noise is this call's own, fixed by ``episode``.
+        """
+        import torch
+
+        from pvdr_bench.training.evaluation import choose, images_to_tensor, stable_seed
+
+        seed = self.spec.protocol.eval_seed_base + episode
+        generator = torch.Generator().manual_seed(stable_seed("play", seed, self.spec.seed, self.env_steps))
+        image, is_first = images_to_tensor(self.envs.reset([seed])), torch.ones(1, dtype=torch.bool)
+        carry = self.learner.initial(1)
+        self.reward.begin(1)
+        images, plans, actions, rewards, success = [image[0].numpy()], [], [], [], []
+        ended = False
+        while not ended:
+            with torch.no_grad():
+                action, carry, extras = choose(self.learner, image, is_first, carry, "eval", generator, self.envs,
+                                               self.needs_expert)
+            acted = action.clamp(-1.0, 1.0).numpy()
+            step = self.envs.step(acted)
+            if "plan_image" in extras:
+                plans.append(extras["plan_image"][0].detach().cpu().numpy().astype(np.uint8))
+            images.append(np.array(step.final_image[0]))
+            actions.append(acted[0].copy())
+            rewards.append(float(self.reward.reward(step)[0][0]))
+            success.append(bool(step.success[0]))
+            ended = bool(step.terminated[0] or step.truncated[0])
+            image, is_first = images_to_tensor(step.image), torch.zeros(1, dtype=torch.bool)
+        return Episode(seed, np.stack(images), np.stack(plans) if plans else None, np.stack(actions),
+                       np.array(rewards, dtype=np.float32), np.array(success), self.goal_image)
+
+
+class Run:
+    """A run directory and what can be done with it."""
+
+    def __init__(self, run_dir: RunDir, spec: RunSpec) -> None:
+        self.dir, self.spec = run_dir, spec
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.dir.path
+
+    @property
+    def status(self) -> Status:
+        """new, running, stopped, failed or done."""
+        return self.dir.status()
+
+    def train(self) -> pd.DataFrame:
+        """Metrics of training, a row per log line."""
+        import pandas as pd
+
+        return pd.DataFrame(self.dir.read_train())
+
+    def episodes(self) -> pd.DataFrame:
+        """Evaluation episodes, a row each."""
+        import pandas as pd
+
+        return pd.DataFrame(self.dir.read_episodes())
+
+    @contextmanager
+    def open(self, device: str = "cpu") -> Iterator[Session]:
+        """The learner of the newest whole checkpoint with one environment that plays to the full length.
+
+        Raises:
+            UsageError: there is no checkpoint yet.
+            DataError: all checkpoints are broken.
+            ChangedError: an artefact the run stands on was made anew since.
+        """
+        from pvdr_bench.training.execute import ARTEFACTS, check_artefacts
+        from pvdr_bench.training.reward import GoalReward
+        from pvdr_bench.training.stages import Stages
+
+        found = self.dir.checkpoints.latest()
+        if found is None:
+            raise UsageError("this run has no checkpoint yet", where=str(self.path), hint="let it run to its first one")
+        pieces, references = Stages(self.spec, device=device, stop=lambda: False).pieces()
+        if (self.path / ARTEFACTS).exists():
+            check_artefacts(self.dir, references)
+        envs = pieces.make_envs(dataclasses.replace(self.spec.env_config(), terminate_on_success=False), 1)
+        try:
+            start = np.array(envs.reset([self.spec.protocol.eval_seed_base])[0])
+            goal = np.array(envs.goal_image())
+            learner = self._learner(pieces, envs.action_dim, start, goal)
+            learner.load_state_dict(found.state["learner"])
+            reward = GoalReward(self.spec.protocol, goal, start, pieces.tokenizer, pieces.device)
+            yield Session(self.spec, learner, envs, reward, goal, pieces.needs_expert, found.step)
+        finally:
+            envs.close()
+
+    def _learner(self, pieces: Pieces, action_dim: int, start: Images, goal: Images) -> Learner:
+        from pvdr_bench.algorithms.base import LearnerContext
+
+        protocol = self.spec.protocol
+        return pieces.make_learner(LearnerContext(
+            config=pieces.config, action_dim=action_dim, image_size=protocol.image_size, num_envs=protocol.num_envs,
+            goal_image=goal, start_image=start, seed=self.spec.seed, device=pieces.device,
+            budget_decisions=protocol.env_steps // protocol.action_repeat, artefacts=pieces.artefacts,
+            artefact_config=pieces.artefact_config))
+
+    def policy(self, device: str = "cpu", seed: int = 0) -> Policy:
+        """The policy of the newest checkpoint. An environment is opened for a moment, for the goal image.
+
+        Args:
+            seed: of the actions' sampling.
+
+        Raises:
+            UsageError: there is no checkpoint, or the policy does not act on images (the scripted expert).
+        """
+        with self.open(device) as session:
+            if session.needs_expert:
+                raise UsageError(f"{self.spec.algorithm} acts on the simulator's state, not on images",
+                                 where=str(self.path))
+            return Policy(session.learner, seed)
