@@ -91,7 +91,9 @@ class TrainLog:
             distance, truth = (np.concatenate(column) for column in zip(*self.pairs, strict=True))
             facts["goal_distance"] = float(distance.mean())
             if np.isfinite(truth).all():
-                facts |= {"goal_distance_truth": float(truth.mean()), "distance_truth_spearman": spearman(distance, truth)}
+                facts["goal_distance_truth"] = float(truth.mean())
+                if (rho := spearman(distance, truth)) is not None:
+                    facts["distance_truth_spearman"] = rho
         self._clear()
         return facts
 

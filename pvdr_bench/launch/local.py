@@ -1,0 +1,162 @@
+"""Runs on this machine: each in a process of its own, at most ``jobs`` at a time, with the progress of all.
+
+A run that fails writes ``failed.json`` and leaves its siblings alone. Results depend on the number of torch threads,
+so every process has one; use more jobs, not more threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.errors import LockedError, TrainingError
+from pvdr_bench.runs.directory import RunDir
+
+POLL_SECONDS = 0.5
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass
+class Job:
+    """A run and what became of it."""
+
+    spec: RunSpec
+    path: Path
+    state: str = "waiting"  # waiting | running | done | skipped | stopped | failed
+    exit_code: int | None = None
+    message: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    log: IO[bytes] | None = None  # standard error, RUN/worker.log
+    output: IO[bytes] | None = None  # standard output; a file, since a pipe would wait for grandchildren
+
+    @property
+    def label(self) -> str:
+        """Short name for people."""
+        corpus = f" · {self.spec.corpus}" if self.spec.corpus else ""
+        return f"{self.spec.variant} · {self.spec.task.name}{corpus} · seed {self.spec.seed}"
+
+
+class Watcher:
+    """Shown the jobs about twice a second; see :mod:`pvdr_bench.launch.progress`."""
+
+    def update(self, jobs: Sequence[Job]) -> None:
+        """Called at every poll."""
+
+
+def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, stop: Callable[[], bool],
+              watcher: Watcher | None = None, command: Sequence[str] = (sys.executable, "-m", "pvdr_bench.launch.worker"),
+              ) -> list[Job]:
+    """Do all runs that are not done yet; returns every run with its outcome.
+
+    When ``stop`` says so, running processes get SIGTERM, save nothing new and leave; none is left behind.
+    """
+    todo = [Job(spec, spec.path(results)) for spec in specs]
+    for job in todo:
+        run_dir = RunDir(job.path)
+        if run_dir.is_done(job.spec.protocol.env_steps) and run_dir.failed() is None:
+            job.state, job.exit_code = "skipped", 0
+    told = False
+    try:
+        while any(job.state in ("waiting", "running") for job in todo):
+            running = [job for job in todo if job.state == "running"]
+            for job in running:
+                _collect(job)
+            if stop():
+                for job in todo:
+                    if job.state == "waiting":
+                        job.state, job.exit_code, job.message = "stopped", 75, "not started"
+                    elif job.state == "running" and not told and job.process is not None:
+                        job.process.terminate()
+                told = True
+            waiting = [job for job in todo if job.state == "waiting"]
+            free = jobs - sum(job.state == "running" for job in todo)
+            for job in waiting[:max(0, free)]:
+                _start(job, results, device, command)
+            if watcher is not None:
+                watcher.update(todo)
+            time.sleep(POLL_SECONDS if any(job.state == "running" for job in todo) else 0)
+    finally:
+        for job in todo:
+            if job.process is not None and job.process.poll() is None:
+                job.process.kill()
+                job.process.wait()
+    return todo
+
+
+def _start(job: Job, results: Path, device: str, command: Sequence[str]) -> None:
+    """Start a run's process in a session of its own, so that only this process gets the terminal's Ctrl-C."""
+    job.path.mkdir(parents=True, exist_ok=True)
+    job.log, job.output = (job.path / "worker.log").open("wb"), tempfile.TemporaryFile()
+    environment = {**os.environ, **({} if device.startswith("cuda") else dict.fromkeys(ONE_THREAD, "1"))}
+    job.process = subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=job.output, stderr=job.log,
+                                   env=environment, start_new_session=True)
+    order = {"spec": job.spec.model_dump(mode="json"), "results": str(results), "device": device}
+    assert job.process.stdin is not None
+    with suppress(BrokenPipeError):  # it died at once; its exit code tells
+        job.process.stdin.write(json.dumps(order).encode() + b"\n")
+        job.process.stdin.flush()
+    job.state = "running"
+
+
+def _collect(job: Job) -> None:
+    """Take a finished process's outcome."""
+    assert job.process is not None and job.process.stdin is not None and job.output is not None
+    code = job.process.poll()
+    if code is None:
+        return
+    job.output.seek(0)
+    outcome = _last_json(job.output.read())
+    with suppress(BrokenPipeError):
+        job.process.stdin.close()
+    for file in (job.output, job.log):
+        if file is not None:
+            file.close()
+    if outcome is None:
+        job.exit_code, job.message = _died(job, code)
+    else:
+        job.exit_code, job.message = int(outcome["exit_code"]), str(outcome["message"])
+    job.state = {0: "done", 75: "stopped"}.get(job.exit_code, "failed")
+
+
+def _last_json(output: bytes) -> dict[str, Any] | None:
+    lines = output.strip().splitlines()
+    if not lines:
+        return None
+    try:
+        value = json.loads(lines[-1])
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "exit_code" in value else None
+
+
+def _died(job: Job, code: int) -> tuple[int, str]:
+    """A process that ended without a word: killed, or a crash below Python. Its run gets a failed.json."""
+    how = f"by signal {-code}" if code < 0 else f"with code {code}"
+    hint = "out of memory? use fewer --jobs" if code == -9 else f"see {job.path / 'worker.log'}"
+    error = TrainingError(f"the run's process ended {how} without a word", where=str(job.path),
+                          hint=f"{hint}; the same command continues from the last checkpoint")
+    run_dir = RunDir(job.path)
+    with suppress(LockedError), run_dir.lock():  # locked: another process has taken the run over, and it is theirs
+        run_dir.mark_failed(error)
+    return error.exit_code, str(error)
+
+
+def exit_code_of(jobs: Sequence[Job]) -> int:
+    """0 if all are done; the common code of those that are not, or 1 where they differ."""
+    codes = {job.exit_code for job in jobs if job.exit_code}
+    if not codes:
+        return 0
+    failures = codes - {75} or {75}
+    return next(iter(failures)) if len(failures) == 1 else 1
+
+

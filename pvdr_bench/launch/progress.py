@@ -1,0 +1,99 @@
+"""The progress of several runs, read from their heartbeats: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from typing_extensions import Self
+
+from pvdr_bench.launch.local import Job, Watcher
+from pvdr_bench.runs.directory import RunDir
+
+LINE_SECONDS = 15.0  # between two plain lines about the same run
+
+
+def duration(seconds: float | None) -> str:
+    """``1:02:03``, ``2:03``, or a dash."""
+    if seconds is None or seconds != seconds or seconds == float("inf"):
+        return "-"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def facts(job: Job) -> dict[str, Any]:
+    """What the run's heartbeat says, for people: step, rate, success and time left."""
+    beat = RunDir(job.path).read_heartbeat() or {}
+    if job.process is not None and beat.get("pid") != job.process.pid:
+        beat = {}  # an earlier start's
+    budget = job.spec.protocol.env_steps
+    steps, rate, success = int(beat.get("env_steps", 0)), float(beat.get("rate", 0.0)), beat.get("success")
+    left = (budget - steps) / rate if rate > 0 and job.state == "running" else None
+    phase = str(beat.get("phase", "starting")) if job.state == "running" else job.state
+    return {"phase": phase, "steps": steps, "budget": budget, "rate": rate, "left": left,
+            "success": "-" if success is None else f"{100 * success:.0f} %"}
+
+
+class LiveTable(Watcher):
+    """A table that is drawn anew in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, refresh_per_second=2, transient=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def update(self, jobs: Sequence[Job]) -> None:
+        """Draw all jobs."""
+        table = Table(box=None, header_style="bold")
+        for name in ("run", "phase", "env_steps", "steps/s", "success", "time left"):
+            table.add_column(name, justify="left" if name in ("run", "phase") else "right")
+        for job in jobs:
+            now = facts(job)
+            style = {"failed": "red", "done": "green", "skipped": "dim", "waiting": "dim"}.get(job.state, "")
+            table.add_row(job.label, now["phase"], f"{now['steps']:,} / {now['budget']:,}", f"{now['rate']:.0f}",
+                          now["success"], duration(now["left"]), style=style)
+        self._live.update(table)
+
+
+class PlainLines(Watcher):
+    """A line where a run's phase or evaluated success changed, and now and then while it trains."""
+
+    def __init__(self, console: Console, every_seconds: float = LINE_SECONDS) -> None:
+        self.console, self.every = console, every_seconds
+        self._seen: dict[str, tuple[Any, float]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    def update(self, jobs: Sequence[Job]) -> None:
+        """Print what is new."""
+        for job in jobs:
+            if job.state == "waiting":
+                continue
+            now, clock = facts(job), time.monotonic()
+            what = (job.state, now["success"])
+            before, when = self._seen.get(str(job.path), (None, -float("inf")))
+            if what == before and (job.state != "running" or clock - when < self.every):
+                continue
+            self._seen[str(job.path)] = (what, clock)
+            self.console.print(f"{job.label}: {now['phase']}  {now['steps']:,}/{now['budget']:,} env_steps  "
+                               f"{now['rate']:.0f}/s  success {now['success']}  left {duration(now['left'])}",
+                               highlight=False, soft_wrap=True)
+
+
+def watcher_for(console: Console) -> LiveTable | PlainLines:
+    """The kind that fits the console."""
+    return LiveTable(console) if console.is_terminal else PlainLines(console)

@@ -1,0 +1,92 @@
+"""One run in a process of its own: ``python -m pvdr_bench.launch.worker``.
+
+The first line of standard input is the order (JSON: spec, results, device); then the input stays open as a lifeline:
+when it ends, the process that gave the order is gone and the run stops as if it had got a signal. The last line of
+standard output is the outcome (JSON: exit_code, message).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from pvdr_bench.errors import BenchError
+
+GRACE_SECONDS = 120.0  # from the lifeline's end until the process ends itself, checkpoint or not
+
+
+class StopFlag:
+    """Set by SIGTERM, SIGINT, SIGUSR1 or by hand; asked by loops."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def __call__(self) -> bool:
+        return self.is_set
+
+    def set(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """Ask for a stop."""
+        self.is_set = True
+
+    def install(self) -> StopFlag:
+        """Let the usual signals set it."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self.set)
+        return self
+
+
+def watch_lifeline(stop: StopFlag) -> None:
+    """Stop when standard input ends; a process that cannot is ended after a grace time."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        stop.set()
+        time.sleep(GRACE_SECONDS)
+        os._exit(75)
+
+    threading.Thread(target=watch, daemon=True, name="lifeline").start()
+
+
+def read_order() -> dict[str, str]:
+    """The first line of standard input, unbuffered, so that the rest stays in the pipe."""
+    data = bytearray()
+    while (byte := os.read(0, 1)) not in (b"", b"\n"):
+        data += byte
+    order: dict[str, str] = json.loads(data)
+    return order
+
+
+def main() -> int:
+    """Do the ordered run; returns the exit code."""
+    stop = StopFlag().install()
+    order = read_order()
+    watch_lifeline(stop)
+    try:
+        from pvdr_bench.catalog.specs import RunSpec
+        from pvdr_bench.training.execute import execute
+        from pvdr_bench.training.stages import Stages
+
+        spec = RunSpec.model_validate(order["spec"])
+        stages = Stages(spec, device=order["device"], stop=stop)
+        done = execute(spec, Path(order["results"]), stages.pieces, stop)
+        code, message = (0, "done") if done else (75, "stopped; the same command continues")
+    except BenchError as error:
+        code, message = error.exit_code, str(error)
+        traceback.print_exc()
+    except Exception as error:
+        code, message = 1, f"{type(error).__name__}: {error}"
+        traceback.print_exc()
+    print(json.dumps({"exit_code": code, "message": message}), flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""One run from its specification to ``done.json`` or ``failed.json``, in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.errors import BenchError, ChangedError, LockedError
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.files import read_json, write_json
+from pvdr_bench.training.online import Pieces, check_protocol, run_online
+
+ARTEFACTS = "artefacts.json"  # references of the artefacts a run stands on
+
+
+def make_deterministic(device: torch.device) -> None:
+    """One torch thread, since results depend on their number; deterministic kernels on a GPU, where there are any.
+
+    On one CPU thread every operation is deterministic; asking for it there would only load the compiler (seconds).
+    """
+    torch.set_num_threads(1)
+    if device.type != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def check_artefacts(run_dir: RunDir, references: dict[str, dict[str, str]]) -> None:
+    """Write down which weights a run stands on, or check that they are still those.
+
+    Raises:
+        ChangedError: an artefact was made anew since the run began.
+    """
+    path = run_dir.path / ARTEFACTS
+    if not path.exists() or not run_dir.checkpoints.steps():
+        write_json(path, references)
+        return
+    before = read_json(path)
+    for stage, reference in references.items():
+        old = before.get(stage, {})
+        if old.get("weights_sha256") != reference["weights_sha256"]:
+            raise ChangedError(
+                f"the {stage} artefact was made anew since this run began: {old.get('name')} "
+                f"{str(old.get('weights_sha256'))[:12]} (then) -> {reference['weights_sha256'][:12]} (now)",
+                where=str(path), hint="choose another --results folder, or remove the run")
+
+
+def execute(spec: RunSpec, results: Path, make_pieces: Callable[[], tuple[Pieces, dict[str, dict[str, str]]]],
+            stop: Callable[[], bool], device: torch.device = torch.device("cpu")) -> bool:
+    """Do or continue a run; True when it is done, False when ``stop`` said so first.
+
+    Args:
+        make_pieces: makes what the loop needs, and the references of the artefacts in it. Called under the lock.
+
+    Raises:
+        LockedError, ChangedError: the run is another's, or another recipe's; nothing is written.
+        BenchError: it failed; ``failed.json`` has the traceback.
+    """
+    check_protocol(spec)
+    run_dir = RunDir(spec.path(results))
+    if run_dir.is_done(spec.protocol.env_steps) and not run_dir.failed():
+        run_dir.open(spec)
+        return True
+    with run_dir.lock():
+        run_dir.open(spec)
+        try:
+            make_deterministic(device)
+            run_dir.write_provenance()
+            pieces, references = make_pieces()
+            check_artefacts(run_dir, references)
+            return run_online(spec, run_dir, pieces, stop)
+        except (LockedError, ChangedError):
+            raise
+        except BenchError as error:
+            if error.exit_code == 75:
+                return False
+            run_dir.mark_failed(error)
+            raise
+        except Exception as error:
+            run_dir.mark_failed(error)
+            raise

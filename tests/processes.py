@@ -1,0 +1,43 @@
+"""Run a function in a child process that has torch imported already (a fork server), with environment variables set."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+# The fork server imports its preloads before it gets this process's sys.path.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["torch._dynamo", "tests.dummies"])  # optimizers import the former
+
+
+def _child(function: Callable[..., Any], arguments: tuple[Any, ...], environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+    try:
+        code = function(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    sys.stdout.flush()
+    os._exit(code or 0)
+
+
+def start(function: Callable[..., Any], *arguments: Any, **environment: str) -> ForkServerProcess:
+    """Start ``function(*arguments)``; its integer result is the exit code (99 after an exception)."""
+    process = _context.Process(target=_child, args=(function, arguments, environment))
+    process.start()
+    return process
+
+
+def call(function: Callable[..., Any], *arguments: Any, **environment: str) -> int:
+    """The exit code of ``function(*arguments)`` in a child (negative: killed by that signal)."""
+    process = start(function, *arguments, **environment)
+    process.join(120)
+    assert process.exitcode is not None, "the child process hangs"
+    return process.exitcode
