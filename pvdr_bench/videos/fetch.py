@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from pvdr_bench.errors import SetupError
 from pvdr_bench.suites.cameras import CAMERAS
+from pvdr_bench.suites.gl import choose_backend
 from pvdr_bench.suites.lean import LeanRenderer
 from pvdr_bench.videos.play import Box, OUNoise, Vector, WaypointPlay
 from pvdr_bench.videos.sources import Clip, Generator
@@ -63,6 +64,7 @@ class FetchScene:
     """FetchPush's physics: a hand moved by a mocap weld, and a block. Positions in metres."""
 
     def __init__(self) -> None:
+        choose_backend()  # MuJoCo reads MUJOCO_GL while it is imported
         import mujoco
 
         self._mujoco = mujoco

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.suites.cameras import CAMERAS
+from pvdr_bench.suites.gl import choose_backend
 from pvdr_bench.suites.lean import LeanRenderer
 from pvdr_bench.videos.play import Box, OUNoise, Vector, WaypointPlay
 from pvdr_bench.videos.sources import Clip, Generator
@@ -78,6 +79,7 @@ class MetaWorldGenerator(Generator):
     packages = ("metaworld", "mujoco", "gymnasium", "numpy")
 
     def __init__(self, source: str, image_size: int) -> None:
+        choose_backend()  # MuJoCo reads MUJOCO_GL while it is imported
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
         from metaworld.policies import ENV_POLICY_MAP
 
