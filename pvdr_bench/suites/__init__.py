@@ -42,5 +42,5 @@ def make_env(config: EnvConfig) -> Env:
     try:
         factory: Callable[[EnvConfig], Env] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise SetupError(f"the suite {config.suite!r} cannot be loaded from {found[config.suite]!r}: {error}") from error
+        raise SetupError(f"suite {config.suite!r}: cannot load {found[config.suite]!r}: {error}") from error
     return factory(config)

@@ -33,12 +33,14 @@ class DummyEnv(Env):
         self._start, self._goal = rng.uniform(0.1, 0.35, 2), rng.uniform(0.6, 0.9, 2)
 
     def reset(self, seed: int) -> Image:
+        """First image; a frozen instance ignores ``seed``."""
         if not self.config.frozen_instance:
             self._draw(np.random.default_rng(seed))
         self._position, self._steps = self._start.copy(), 0
         return self._image(self._position)
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
+        """Move the dot; see :class:`~pvdr_bench.suites.base.Env`."""
         config = self.config
         move = SPEED * np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         reward, success, made = 0.0, False, 0
@@ -55,9 +57,11 @@ class DummyEnv(Env):
         return EnvStep(self._image(self._position), reward, success, terminated, truncated, made, self._truth())
 
     def goal_image(self) -> Image:
+        """The dot in the middle of the square."""
         return self._image(self._goal)
 
     def expert_action(self) -> NDArray[np.float32]:
+        """Straight to the goal, without overshooting."""
         reach = SPEED * self.config.action_repeat
         return np.clip((self._goal - self._position) / reach, -1.0, 1.0).astype(np.float32)
 

@@ -174,12 +174,12 @@ class MetaWorldEnv(Env):
                 f"(instance_seed {self.config.instance_seed}), so there is no goal image",
                 hint="choose another instance_seed",
             )
-        solved = self._save()
+        solved, nearest = self._save(), self._info["obj_to_target"]
         for _ in range(self.config.goal_settle_steps):
             self._simulate(self.expert_action())
-            if self._succeeded():
-                solved = self._save()
-        if not self._succeeded():  # some experts undo the task when they go on: take the last solved state
+            if self._succeeded() and self._info["obj_to_target"] < nearest:
+                solved, nearest = self._save(), self._info["obj_to_target"]
+        if not self._succeeded():  # plate-slide-back's expert undoes the task when it goes on: take its best moment
             self._restore(solved)
 
     def expert_action(self) -> NDArray[np.float32]:
