@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.suites.base import CameraPose, EnvConfig
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
-from tests.fake_envs import make_envs
+from pvdr_bench.suites.vector import VectorEnv
 
+WORKERS = "PVDR_BENCH_TEST_WORKERS"
 IMAGE, REPEAT, EPISODE, ENVS = 16, 2, 8, 2
 SYNC = 2 * ENVS * EPISODE  # 32 env_steps: 8 decisions of both environments
 CAMERA = CameraPose((0.0, 0.0, 0.0), 1.0, 0.0, 0.0)
@@ -174,6 +176,11 @@ def make_spec(kind: str = "onpolicy", seed: int = 0, env_steps: int = 2 * SYNC, 
         method=kind, variant=kind, algorithm=kind, algorithm_version=1, config={"rollout": 3, **(config or {})},
         tokenizer=None, task=TaskSpec(name="point", suite="dummy", env_id=env_id), corpus=None, scale="smoke",
         scale_label="smoke", protocol=make_protocol(env_steps, **changes), seed=seed)
+
+
+def make_envs(config: EnvConfig, n: int) -> VectorEnv:
+    """Environments in this process, or in as many workers as the variable says."""
+    return VectorEnv(config, n, workers=int(os.environ.get(WORKERS, "0")))
 
 
 def make_pieces(spec: RunSpec) -> Pieces:

@@ -85,7 +85,7 @@ def test_crash_at_every_kind_of_write(reference: tuple[str, Path, list[str]], tm
 
 def test_torn_log_line_and_crash_in_the_resumed_start(reference: tuple[str, Path, list[str]], tmp_path: Path) -> None:
     kind, expected, _ = reference
-    assert run(tmp_path, kind, **{faults.CRASH_AT: "log/train.jsonl/torn:6"}) == faults.CRASH_CODE
+    assert run(tmp_path, kind, **{faults.CRASH_AT: "log/train.jsonl/torn:4"}) == faults.CRASH_CODE
     assert run(tmp_path, kind, **{faults.CRASH_AT: "checkpoint/published:1"}) == faults.CRASH_CODE
     assert run(tmp_path, kind) == 0
     assert results_of(tmp_path, kind) == results_of(expected, kind)

@@ -65,7 +65,8 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
         run_dir = RunDir(job.path)
         if run_dir.is_done(job.spec.protocol.env_steps) and run_dir.failed() is None:
             job.state, job.exit_code = "skipped", 0
-    told = False
+    told, cores = False, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    env_workers = max(1, cores // max(1, min(jobs, len(todo))))
     try:
         while any(job.state in ("waiting", "running") for job in todo):
             running = [job for job in todo if job.state == "running"]
@@ -81,7 +82,7 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
             waiting = [job for job in todo if job.state == "waiting"]
             free = jobs - sum(job.state == "running" for job in todo)
             for job in waiting[:max(0, free)]:
-                _start(job, results, device, command)
+                _start(job, results, device, env_workers, command)
             if watcher is not None:
                 watcher.update(todo)
             time.sleep(POLL_SECONDS if any(job.state == "running" for job in todo) else 0)
@@ -93,14 +94,15 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
     return todo
 
 
-def _start(job: Job, results: Path, device: str, command: Sequence[str]) -> None:
+def _start(job: Job, results: Path, device: str, env_workers: int, command: Sequence[str]) -> None:
     """Start a run's process in a session of its own, so that only this process gets the terminal's Ctrl-C."""
     job.path.mkdir(parents=True, exist_ok=True)
     job.log, job.output = (job.path / "worker.log").open("wb"), tempfile.TemporaryFile()
     environment = {**os.environ, **({} if device.startswith("cuda") else dict.fromkeys(ONE_THREAD, "1"))}
     job.process = subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=job.output, stderr=job.log,
                                    env=environment, start_new_session=True)
-    order = {"spec": job.spec.model_dump(mode="json"), "results": str(results), "device": device}
+    order = {"spec": job.spec.model_dump(mode="json"), "results": str(results), "device": device,
+             "env_workers": env_workers}
     assert job.process.stdin is not None
     with suppress(BrokenPipeError):  # it died at once; its exit code tells
         job.process.stdin.write(json.dumps(order).encode() + b"\n")

@@ -16,6 +16,7 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pvdr_bench.errors import BenchError
 
@@ -55,12 +56,12 @@ def watch_lifeline(stop: StopFlag) -> None:
     threading.Thread(target=watch, daemon=True, name="lifeline").start()
 
 
-def read_order() -> dict[str, str]:
+def read_order() -> dict[str, Any]:
     """The first line of standard input, unbuffered, so that the rest stays in the pipe."""
     data = bytearray()
     while (byte := os.read(0, 1)) not in (b"", b"\n"):
         data += byte
-    order: dict[str, str] = json.loads(data)
+    order: dict[str, Any] = json.loads(data)
     return order
 
 
@@ -75,8 +76,8 @@ def main() -> int:
         from pvdr_bench.training.stages import Stages
 
         spec = RunSpec.model_validate(order["spec"])
-        stages = Stages(spec, device=order["device"], stop=stop)
-        done = execute(spec, Path(order["results"]), stages.pieces, stop)
+        stages = Stages(spec, device=order["device"], stop=stop, env_workers=order["env_workers"])
+        done = execute(spec, Path(order["results"]), stages.pieces, stop, stages.device)
         code, message = (0, "done") if done else (75, "stopped; the same command continues")
     except BenchError as error:
         code, message = error.exit_code, str(error)

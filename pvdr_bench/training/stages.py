@@ -25,7 +25,7 @@ from pvdr_bench.nets.vqgan import Tokenizer, load_tokenizer
 from pvdr_bench.runs.artefacts import Artefact, ArtefactStore
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.suites.base import EnvConfig
-from pvdr_bench.training.evaluation import VectorEnvLike
+from pvdr_bench.suites.vector import VectorEnv
 from pvdr_bench.training.offline import MixedClips, run_offline, schedule_of
 from pvdr_bench.training.online import Pieces, Stop
 from pvdr_bench.videos.generate import corpus_path, generate, recipe_of
@@ -58,15 +58,16 @@ class Stages:
     Args:
         device: where stages are trained and the run takes place, such as ``cpu`` or ``cuda:0``.
         fresh: make the artefacts anew, even shipped ones.
-        workers: processes that make videos.
+        workers: processes that make videos. env_workers: processes that the environments are spread over.
         report: told of progress. say: told what is waited for.
     """
 
     def __init__(self, spec: RunSpec, device: str = "cpu", stop: Stop = lambda: False, *, fresh: bool = False,
-                 workers: int = 1, catalog: Catalog | None = None, report: Report = no_report,
+                 workers: int = 1, env_workers: int = 1, catalog: Catalog | None = None, report: Report = no_report,
                  say: Callable[[str], None] | None = None) -> None:
         self.spec, self.device, self.stop, self.fresh = spec, torch.device(device), stop, fresh
-        self.workers, self.catalog, self.report, self.say = workers, catalog or load_catalog(), report, say
+        self.workers, self.env_workers = workers, env_workers
+        self.catalog, self.report, self.say = catalog or load_catalog(), report, say
         self.store, self.image_size = ArtefactStore(), spec.protocol.image_size
         self.config = spec.config_object()
         self._made: dict[str, Artefact] = {}
@@ -215,19 +216,15 @@ class Stages:
         assert info.learner is not None
         needs_tokens = "tokenize" in artefacts
         pieces = Pieces(
-            make_envs=make_envs, make_learner=registry.load_object(info.learner), config=self.config,
+            make_envs=self._make_envs, make_learner=registry.load_object(info.learner), config=self.config,
             device=self.device, tokenizer=self.load_tokenizer(artefacts["tokenize"]) if needs_tokens else None,
             artefacts={stage: artefact.weights() for stage, artefact in artefacts.items()},
             artefact_config={"tokenize": self.tokenizer_config.value} if needs_tokens else {},
             needs_expert=info.needs_expert, on_policy=info.on_policy)
         return pieces, {stage: artefact.reference for stage, artefact in artefacts.items()}
 
-
-def make_envs(config: EnvConfig, n: int) -> VectorEnvLike:
-    """The real environments: worker processes and shared memory."""
-    from pvdr_bench.suites.vector import VectorEnv
-
-    return VectorEnv(config, n)
+    def _make_envs(self, config: EnvConfig, n: int) -> VectorEnv:
+        return VectorEnv(config, n, min(n, self.env_workers))
 
 
 def _offline_class(algorithm: str, stage: str) -> Callable[..., Any]:
