@@ -19,9 +19,9 @@ from pvdr_bench.catalog.specs import RunSpec, TaskSpec
 from pvdr_bench.errors import BenchError, TrainingError
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.suites.base import CameraPose, EnvConfig
+from pvdr_bench.suites.vector import VectorEnv
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
-from pvdr_bench.suites.vector import VectorEnv
 
 WORKERS = "PVDR_BENCH_TEST_WORKERS"
 IMAGE, REPEAT, EPISODE, ENVS = 16, 2, 8, 2
@@ -160,12 +160,14 @@ class DummySpec(RunSpec):
 
 def make_protocol(env_steps: int = 2 * SYNC, **changes: Any) -> Protocol:
     """A protocol of a few decisions."""
-    keys: dict[str, Any] = dict(
-        name="dummy", scale="smoke", suite_version="1", image_size=IMAGE, renderer="lean", camera="none",
-        action_repeat=REPEAT, episode_steps=EPISODE, frozen_instance=True, instance_seed=0, goal_settle_steps=0,
-        reward="goal_distance", goal_metric="pixel_l1", goal_blur=3, normalise_distance=True, success_bonus=10.0,
-        terminate_on_success=True, success_rule="any", eval_every=SYNC, eval_episodes=3, eval_final_episodes=5,
-        eval_seed_base=2**24, train_seed_base=0, env_steps=env_steps, num_envs=ENVS, sync_every=SYNC)
+    keys: dict[str, Any] = {
+        "name": "dummy", "scale": "smoke", "suite_version": "1", "image_size": IMAGE, "renderer": "lean",
+        "camera": "none", "action_repeat": REPEAT, "episode_steps": EPISODE, "frozen_instance": True,
+        "instance_seed": 0, "goal_settle_steps": 0, "reward": "goal_distance", "goal_metric": "pixel_l1",
+        "goal_blur": 3, "normalise_distance": True, "success_bonus": 10.0, "terminate_on_success": True,
+        "success_rule": "any", "eval_every": SYNC, "eval_episodes": 3, "eval_final_episodes": 5,
+        "eval_seed_base": 2**24, "train_seed_base": 0, "env_steps": env_steps, "num_envs": ENVS, "sync_every": SYNC,
+    }
     return Protocol(**(keys | changes))
 
 

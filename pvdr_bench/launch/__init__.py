@@ -1,0 +1,1 @@
+"""Starting runs: on this machine (``local``), each in a process of its own (``worker``)."""

@@ -23,6 +23,7 @@ from pvdr_bench.errors import LockedError, TrainingError
 from pvdr_bench.runs.directory import RunDir
 
 POLL_SECONDS = 0.5
+WORKER = (sys.executable, "-m", "pvdr_bench.launch.worker")
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -54,8 +55,7 @@ class Watcher:
 
 
 def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, stop: Callable[[], bool],
-              watcher: Watcher | None = None, command: Sequence[str] = (sys.executable, "-m", "pvdr_bench.launch.worker"),
-              ) -> list[Job]:
+              watcher: Watcher | None = None, command: Sequence[str] = WORKER) -> list[Job]:
     """Do all runs that are not done yet; returns every run with its outcome.
 
     When ``stop`` says so, running processes get SIGTERM, save nothing new and leave; none is left behind.
@@ -97,7 +97,7 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
 def _start(job: Job, results: Path, device: str, env_workers: int, command: Sequence[str]) -> None:
     """Start a run's process in a session of its own, so that only this process gets the terminal's Ctrl-C."""
     job.path.mkdir(parents=True, exist_ok=True)
-    job.log, job.output = (job.path / "worker.log").open("wb"), tempfile.TemporaryFile()
+    job.log, job.output = (job.path / "worker.log").open("wb"), tempfile.TemporaryFile()  # noqa: SIM115
     environment = {**os.environ, **({} if device.startswith("cuda") else dict.fromkeys(ONE_THREAD, "1"))}
     job.process = subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=job.output, stderr=job.log,
                                    env=environment, start_new_session=True)

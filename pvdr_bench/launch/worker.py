@@ -30,6 +30,7 @@ class StopFlag:
         self.is_set = False
 
     def __call__(self) -> bool:
+        """Whether to stop."""
         return self.is_set
 
     def set(self, signum: int = 0, frame: FrameType | None = None) -> None:

@@ -151,8 +151,8 @@ class Evaluator:
             ended = step.terminated | step.truncated
             running &= ~ended
             image, is_first = images_to_tensor(step.image), torch.from_numpy(ended)
-        return [EpisodeResult(first + i, seeds[i], bool(success[i]), bool(at_end[i]), float(returns[i]), int(lengths[i]))
-                for i in range(n)]
+        return [EpisodeResult(first + i, seeds[i], bool(success[i]), bool(at_end[i]), float(returns[i]),
+                              int(lengths[i])) for i in range(n)]
 
     def close(self) -> None:
         """Stop the workers, if they were started."""

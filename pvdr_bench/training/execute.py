@@ -50,7 +50,7 @@ def check_artefacts(run_dir: RunDir, references: dict[str, dict[str, str]]) -> N
 
 
 def execute(spec: RunSpec, results: Path, make_pieces: Callable[[], tuple[Pieces, dict[str, dict[str, str]]]],
-            stop: Callable[[], bool], device: torch.device = torch.device("cpu")) -> bool:
+            stop: Callable[[], bool], device: str | torch.device = "cpu") -> bool:
     """Do or continue a run; True when it is done, False when ``stop`` said so first.
 
     Args:
@@ -68,7 +68,7 @@ def execute(spec: RunSpec, results: Path, make_pieces: Callable[[], tuple[Pieces
     with run_dir.lock():
         run_dir.open(spec)
         try:
-            make_deterministic(device)
+            make_deterministic(torch.device(device))
             run_dir.write_provenance()
             pieces, references = make_pieces()
             check_artefacts(run_dir, references)

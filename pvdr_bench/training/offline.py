@@ -33,10 +33,12 @@ OfflineProgress = Callable[[int, int, dict[str, float]], None]  # step, steps, n
 class ClipSource(Protocol):
     """What is sampled: a ClipStore, a TokenStore or :class:`MixedClips`."""
 
-    def windows(self, split: str | None, frames: int, stride: int = 1) -> NDArray[np.int64]: ...
+    def windows(self, split: str | None, frames: int, stride: int = 1) -> NDArray[np.int64]:
+        """First frames of all clips."""
 
     def sample(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1,
-               split: str | None = TRAIN) -> NDArray[Any]: ...
+               split: str | None = TRAIN) -> NDArray[Any]:
+        """A batch [batch, frames, ...]."""
 
 
 class MixedClips:
@@ -107,8 +109,9 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
     if found is not None:
         learner.load_state_dict(found.state)
         step, last = found.step, dict(found.extra["validation"])
+    # Learners of single frames are validated on pairs of neighbours, which show what flickers.
     held_out = as_tensor(data.sample(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
-                                     schedule.frames, schedule.stride, HELDOUT))
+                                     max(2, schedule.frames), schedule.stride, HELDOUT))
     log_every, interval = max(1, schedule.steps // LOG_ROWS), Averages()
     try:
         while step < schedule.steps:

@@ -26,7 +26,13 @@ from pvdr_bench.errors import CatalogError, Interrupted, TrainingError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.base import EnvConfig, VectorStep
 from pvdr_bench.training.evaluation import (
-    Evaluator, Point, VectorEnvLike, choose, images_to_tensor, stable_seed, train_seeds,
+    Evaluator,
+    Point,
+    VectorEnvLike,
+    choose,
+    images_to_tensor,
+    stable_seed,
+    train_seeds,
 )
 from pvdr_bench.training.replay import EpisodeReplay
 from pvdr_bench.training.reward import GoalReward, TokenizerLike, spearman
@@ -142,6 +148,9 @@ class OnlineLoop:
         self.wall_before, self.started = 0.0, time.monotonic()
         self.success: float | None = None  # of the last evaluation, for watchers
         self.begin_steps = 0
+        self.image: torch.Tensor
+        self.is_first: torch.Tensor
+        self.carry: Any = None
         config, protocol = spec.env_config(), spec.protocol
         self.envs = pieces.make_envs(config, self.n)
         stack.callback(self.envs.close)
@@ -218,7 +227,8 @@ class OnlineLoop:
 
     def _begin_episodes(self) -> None:
         """Reset everything that remembers an episode."""
-        self.image, self.is_first = images_to_tensor(self.envs.reset(self._seeds())), torch.ones(self.n, dtype=torch.bool)
+        self.image = images_to_tensor(self.envs.reset(self._seeds()))
+        self.is_first = torch.ones(self.n, dtype=torch.bool)
         self.carry = self.learner.initial(self.n)
         self.reward.begin(self.n)
         self.log.begin(self.n)
@@ -253,14 +263,14 @@ class OnlineLoop:
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint; a fresh run is evaluated before its first decision."""
-        found = self.dir.restore()
+        found = self.dir.restore()  # step, state, extra
         self.dir.reopen()
         if found is None:
             if self.replay is not None:
                 self.replay.clear()
             self._evaluate("grid", self.protocol.eval_episodes)
             return
-        state, extra = found.state, found.extra
+        _, state, extra = found
         self.learner.load_state_dict(state["learner"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])

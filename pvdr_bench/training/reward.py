@@ -7,7 +7,8 @@ Every method is trained and judged with this reward; it never sees the simulator
 from __future__ import annotations
 
 import copy
-from typing import Any, Protocol
+import typing
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,12 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import CatalogError, TrainingError
 from pvdr_bench.suites.base import Image, VectorStep
 
-METRICS = ("pixel_l1", "pixel_l1_blur", "code_l1", "code_l1_blur")
 
-
-class TokenizerLike(Protocol):
+class TokenizerLike(typing.Protocol):
     """What the code-space metrics need of a tokenizer."""
 
     def encode(self, images: Tensor) -> Tensor:
@@ -29,21 +29,6 @@ class TokenizerLike(Protocol):
 
     def embed(self, codes: Tensor) -> Tensor:
         """Embeddings float [..., h, w, n_q] of codes."""
-
-
-class RewardProtocol(Protocol):
-    """The keys of a protocol that a reward depends on."""
-
-    @property
-    def reward(self) -> str: ...
-    @property
-    def goal_metric(self) -> str: ...
-    @property
-    def goal_blur(self) -> int: ...
-    @property
-    def normalise_distance(self) -> bool: ...
-    @property
-    def success_bonus(self) -> float: ...
 
 
 def box_blur(features: Tensor, window: int) -> Tensor:
@@ -67,10 +52,8 @@ class GoalReward:
         TrainingError: the metric cannot tell the start from the goal, so that normalising would divide by zero.
     """
 
-    def __init__(self, protocol: RewardProtocol, goal_image: Image, start_image: Image,
+    def __init__(self, protocol: Protocol, goal_image: Image, start_image: Image,
                  tokenizer: TokenizerLike | None, device: torch.device) -> None:
-        if protocol.goal_metric not in METRICS:
-            raise CatalogError(f"unknown goal_metric {protocol.goal_metric!r}", hint=f"one of {', '.join(METRICS)}")
         self.protocol, self.tokenizer, self.device = protocol, tokenizer, device
         self.dense = protocol.reward == "dense"
         if protocol.goal_metric.startswith("code") and tokenizer is None and not self.dense:
@@ -119,7 +102,8 @@ class GoalReward:
         if self.dense:
             return step.dense_reward.astype(np.float32), None
         distances = self.distance(step.final_image)
-        return -distances + np.float32(self.protocol.success_bonus) * first, distances
+        rewards: NDArray[np.float32] = (first * self.protocol.success_bonus - distances).astype(np.float32)
+        return rewards, distances
 
     def fork(self) -> GoalReward:
         """The same reward with its own episode state, for evaluation."""

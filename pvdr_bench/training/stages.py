@@ -137,8 +137,8 @@ class Stages:
             if path.exists():
                 return ClipStore(path)
             try:
-                return generate(name, self.image_size, data_root(), CORPUS_EPISODES.get(self.spec.scale), self.workers, 0,
-                                lambda done, total: self._progress(f"videos {name}", done, total))
+                return generate(name, self.image_size, data_root(), CORPUS_EPISODES.get(self.spec.scale),
+                                self.workers, 0, lambda done, total: self._progress(f"videos {name}", done, total))
             except LockedError as error:
                 if self.say is not None:
                     self.say(f"waiting: {error.message}")
