@@ -113,7 +113,7 @@ def test_kill_9_of_the_parent_leaves_no_worker_and_continues(tmp_path: Path) -> 
         "    t.generate('fake', 16, sys.argv[1], 9, 2)\n"
     )
     (tmp_path / "run.py").write_text(script)
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), "FAKE_SLEEP": "0.4"}
+    env = {**os.environ, "PYTHONPATH": str(Path.cwd()), "FAKE_SLEEP": "0.4"}
     process = subprocess.Popen([sys.executable, str(tmp_path / "run.py"), str(tmp_path / "x")], env=env)
     deadline = time.monotonic() + 90
     while not list((tmp_path / "x").rglob("part-*.partial")):

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pvdr_bench.errors import ChangedError, DataError, UsageError
-from pvdr_bench.runs.faults import CRASH_CODE
+from pvdr_bench.errors import ChangedError, DataError, StorageError, UsageError
+from pvdr_bench.runs.faults import CRASH_CODE, _passed
 from pvdr_bench.videos.store import FRAMES, HELDOUT, MANIFEST, TRAIN, ClipStore, ClipWriter, partial_path, split_of
 
 SIZE = 8
@@ -147,13 +147,25 @@ def test_killed_at_every_write_gives_the_same_bytes(tmp_path: Path, point: str) 
         "if not p.exists(): write(p, 5).publish()"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "s")]
-    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    env = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     assert subprocess.run(command, check=False, env={**env, "PVDR_BENCH_CRASH_AT": point}).returncode == CRASH_CODE
     assert subprocess.run(command, check=False, env=env).returncode == 0
     whole = write(tmp_path / "whole", 5).publish()
     for name in (FRAMES, "index.json", "truth.npz", MANIFEST):
         assert (tmp_path / "s" / name).read_bytes() == (whole.path / name).read_bytes(), name
     ClipStore(tmp_path / "s").verify()
+
+
+def test_a_full_disk_is_clear_and_the_rest_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = write(tmp_path / "s", 2)
+    frames, truth = episode(2)
+    _passed.clear()
+    monkeypatch.setenv("PVDR_BENCH_FULL_AT", "videos.frames:1")
+    with pytest.raises(StorageError, match="No space left|disk|space"):
+        writer.append(frames, "task-0", truth)
+    monkeypatch.delenv("PVDR_BENCH_FULL_AT")
+    writer.close()
+    assert write(tmp_path / "s", 5).publish().hash == write(tmp_path / "whole", 5).publish().hash
 
 
 def test_wrong_episodes_are_refused(tmp_path: Path) -> None:

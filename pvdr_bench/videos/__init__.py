@@ -1,0 +1,1 @@
+"""Corpora of action-free videos: generators and one clip store, in pixels and in tokens."""

@@ -167,7 +167,7 @@ def _stay_inside(hand: Vector, action: Vector) -> NDArray[np.float32]:
     """The action [4] clipped to [-1, 1] and to the workspace: noise must not carry the hand out of view."""
     low, high = (np.asarray(WORKSPACE.low) - hand) / STEP_METRES, (np.asarray(WORKSPACE.high) - hand) / STEP_METRES
     inside = np.append(np.clip(action[:3], np.minimum(low, 1.0), np.maximum(high, -1.0)), action[3])
-    return np.clip(inside, -1.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(inside, -1.0, 1.0), np.float32)
 
 
 class FetchPushGenerator(Generator):
@@ -190,7 +190,8 @@ class FetchPushGenerator(Generator):
         length = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
         mode = int(rng.choice(len(MODES), p=SHARES))
         noisy = MODES[mode] == "noise"
-        noise = OUNoise(rng, 4, float(rng.uniform(0.5, 1.0) if noisy else rng.uniform(0.0, 0.25)), 0.9 if noisy else 0.8)
+        noise_sd = float(rng.uniform(0.5, 1.0) if noisy else rng.uniform(0.0, 0.25))
+        noise = OUNoise(rng, 4, noise_sd, 0.9 if noisy else 0.8)
         play, pusher = WaypointPlay(rng, WORKSPACE), _Pusher(rng)
         if rng.random() < 0.5:
             for _ in range(int(rng.integers(0, 11))):

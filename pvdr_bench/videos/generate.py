@@ -124,7 +124,7 @@ def _check_parts(folder: Path, recipe: dict[str, Any]) -> None:
                            hint="delete that folder, or generate with the arguments it was started with")
     temporary = folder / "recipe.json.tmp"
     temporary.write_text(text)
-    os.replace(temporary, file)
+    temporary.replace(file)
 
 
 def plan_parts(corpus: CorpusSource, image_size: int, episodes: int, seed: int, folder: Path) -> list[_Part]:

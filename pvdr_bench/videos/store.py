@@ -32,8 +32,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.errors import ChangedError, DataError, StorageError, UsageError
+from pvdr_bench.errors import ChangedError, DataError, UsageError
 from pvdr_bench.runs.faults import crash_point
+from pvdr_bench.runs.files import storage_errors
 
 FORMAT_VERSION = 1
 FRAMES, INDEX, TRUTH, MANIFEST, JOURNAL, TRUTH_RAW = (
@@ -67,6 +68,10 @@ def file_sha256(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def fsync_dir(path: Path) -> None:
@@ -304,10 +309,8 @@ class ClipWriter:
         self.partial = partial_path(self.path)
         self.num_frames = 0
         self._rows: list[dict[str, Any]] = []
-        try:
+        with storage_errors(self.partial):
             self._open()
-        except OSError as error:
-            raise StorageError(f"cannot write: {error.strerror}", where=str(self.partial)) from error
 
     @property
     def num_episodes(self) -> int:
@@ -328,7 +331,7 @@ class ClipWriter:
         else:
             temporary = self.partial / "recipe.json.tmp"
             write_json(temporary, header)
-            os.replace(temporary, recipe_file)
+            temporary.replace(recipe_file)
         for name in (FRAMES, JOURNAL, TRUTH_RAW):
             (self.partial / name).touch()
         self._recover()
@@ -339,6 +342,8 @@ class ClipWriter:
     def _recover(self) -> None:
         """Cut all files back to the last episode that is complete and has its checksum."""
         good_bytes, frame_bytes = 0, self.image_size * self.image_size * 3
+        row_bytes = 4 * sum((self.truth_columns or {}).values())
+        truth_bytes = (self.partial / TRUTH_RAW).stat().st_size
         with (self.partial / JOURNAL).open("rb") as journal, (self.partial / FRAMES).open("rb") as frames:
             for line in journal:
                 try:
@@ -347,13 +352,14 @@ class ClipWriter:
                     row = None  # a torn line: the writer was killed while it wrote; everything after it is redone
                 if row is None or zlib.crc32(frames.read(row["length"] * frame_bytes)) != row["crc32"]:
                     break
+                if (self.num_frames + row["length"]) * row_bytes > truth_bytes:
+                    break
                 self._rows.append(row)
                 self.num_frames += row["length"]
                 good_bytes += len(line)
         os.truncate(self.partial / JOURNAL, good_bytes)
         os.truncate(self.partial / FRAMES, self.num_frames * frame_bytes)
-        width = sum(self.truth_columns.values()) if self.truth_columns else 0
-        os.truncate(self.partial / TRUTH_RAW, self.num_frames * width * 4)
+        os.truncate(self.partial / TRUTH_RAW, self.num_frames * row_bytes)
 
     def append(self, frames: Frames, source: str, truth: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Add one episode.
@@ -369,18 +375,15 @@ class ClipWriter:
         """
         expected = (self.image_size, self.image_size, 3)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != expected or not len(frames):
-            raise DataError(f"episode is {frames.dtype} {frames.shape}, expected uint8 [T >= 1, {expected}]", where=source)
+            raise DataError(
+                f"episode is {frames.dtype} {frames.shape}, expected uint8 [T >= 1, {expected}]", where=source
+            )
         table = self._truth_table(len(frames), truth, source)
         row = {"length": len(frames), "source": source, "crc32": _crc32(frames)}
-        try:
+        with storage_errors(self.partial):
             _append(self._truth_file, table.tobytes(), "videos.truth")
             _append(self._frames_file, frames.tobytes(), "videos.frames")
             _append(self._journal, (canonical(row) + "\n").encode(), "videos.journal")
-        except OSError as error:
-            raise StorageError(
-                f"cannot write an episode: {error.strerror}", where=str(self.partial),
-                hint="free some space; the same command continues",
-            ) from error
         self._rows.append(row)
         self.num_frames += len(frames)
 
@@ -393,7 +396,7 @@ class ClipWriter:
             raise DataError(f"truth has {sorted(given)}, the store expects {sorted(columns)}", where=source)
         parts = [np.zeros((length, 0), np.float32)]
         for name, width in columns.items():
-            part = np.asarray(given[name], np.float32).reshape(-1, width) if width else np.zeros((length, 0), np.float32)
+            part = np.asarray(given[name], np.float32).reshape(-1, width)
             if len(part) != length:
                 raise DataError(f"truth {name!r} has {len(part)} rows for {length} frames", where=source)
             parts.append(part)
@@ -415,6 +418,11 @@ class ClipWriter:
             raise DataError("a corpus needs at least one episode", where=str(self.partial))
         if self.path.exists():
             raise ChangedError("a published store is there already", where=str(self.path))
+        with storage_errors(self.partial):
+            self._publish(dict(made_with or {}))
+        return ClipStore(self.path)
+
+    def _publish(self, made_with: dict[str, str]) -> None:
         for file in (self._frames_file, self._truth_file, self._journal):
             os.fsync(file.fileno())
         self.close()
@@ -423,21 +431,20 @@ class ClipWriter:
         if self.truth_columns:
             self._write_truth()
             names.append(TRUTH)
-        files = {n: {"bytes": (self.partial / n).stat().st_size, "sha256": file_sha256(self.partial / n)} for n in names}
+        files = {n: _fingerprint(self.partial / n) for n in names}
         identity = canonical({n: files[n]["sha256"] for n in (FRAMES, INDEX)})
         manifest = {
-            "format": FORMAT_VERSION, "files": files, "recipe": self.recipe, "made_with": dict(made_with or {}),
+            "format": FORMAT_VERSION, "files": files, "recipe": self.recipe, "made_with": made_with,
             "hash": hashlib.sha256(identity.encode()).hexdigest()[:12],
         }
         write_json(self.partial / MANIFEST, manifest)
         fsync_dir(self.partial)
         crash_point("videos.publish")
-        os.replace(self.partial, self.path)
+        self.partial.replace(self.path)
         crash_point("videos.published")
         fsync_dir(self.path.parent)
         for name in (JOURNAL, TRUTH_RAW, "recipe.json"):  # last, so that a kill before the rename loses nothing
             (self.path / name).unlink(missing_ok=True)
-        return ClipStore(self.path)
 
     def _index(self) -> dict[str, Any]:
         episodes, start = [], 0

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.errors import DataError, LockedError, StorageError
+from pvdr_bench.errors import DataError, LockedError
 from pvdr_bench.runs.faults import crash_point
+from pvdr_bench.runs.files import storage_errors
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.videos.store import (
     TRAIN,
@@ -100,13 +101,11 @@ class TokenStore:
         parent.mkdir(parents=True, exist_ok=True)
         while not (path / META).is_file():
             try:
-                with FileLock(path.with_name(path.name + ".lock"), "token store"):
+                with FileLock(path.with_name(path.name + ".lock"), "token store"), storage_errors(parent):
                     if not (path / META).is_file():
                         _encode_all(path, clips, tokenizer, tokenizer_hash, batch, progress)
             except LockedError:
                 time.sleep(1.0)
-            except OSError as error:
-                raise StorageError(f"cannot write tokens: {error.strerror}", where=str(path)) from error
         return cls(path, clips)
 
     def verify(self) -> None:
@@ -167,7 +166,7 @@ def _encode_all(
             codes = tokenizer.encode(torch.from_numpy(np.array(clips.frames(done, until))))
             array = np.asarray(codes.cpu(), np.int64)
             if array.shape != (until - done, grid, grid) or array.min() < 0 or array.max() >= tokenizer.codebook_size:
-                raise DataError(f"the tokenizer gave codes {array.shape} outside its own codebook", where=tokenizer_hash)
+                raise DataError(f"the tokenizer gave codes {array.shape} outside its codebook", where=tokenizer_hash)
             file.write(array.astype("<u2").tobytes())
             file.flush()
             crash_point("tokens.batch")
@@ -181,5 +180,5 @@ def _encode_all(
     })
     fsync_dir(partial)
     crash_point("tokens.publish")
-    os.replace(partial, path)
+    partial.replace(path)
     fsync_dir(path.parent)
