@@ -217,7 +217,7 @@ class Run:
 
         Raises:
             UsageError: there is no checkpoint yet.
-            DataError: all checkpoints are broken.
+            DataError: all checkpoints are broken, or an artefact the run stands on is not on this machine.
             ChangedError: an artefact the run stands on was made anew since.
         """
         from pvdr_bench.training.execute import ARTEFACTS, check_artefacts
@@ -227,7 +227,11 @@ class Run:
         found = self.dir.checkpoints.latest()
         if found is None:
             raise UsageError("this run has no checkpoint yet", where=str(self.path), hint="let it run to its first one")
-        pieces, references = Stages(self.spec, device=device, stop=lambda: False).pieces()
+        stages = Stages(self.spec, device=device)
+        if missing := stages.missing():  # reading must not start hours of training
+            raise DataError(f"artefacts that this run stands on are not here: {', '.join(missing)}",
+                            where=str(self.path), hint="set PVDR_BENCH_DATA to the folder that has them")
+        pieces, references = stages.pieces()
         if (self.path / ARTEFACTS).exists():
             check_artefacts(self.dir, references)
         envs = pieces.make_envs(dataclasses.replace(self.spec.env_config(), terminate_on_success=False), 1)

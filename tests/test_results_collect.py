@@ -131,7 +131,7 @@ def test_different_protocols_are_refused_with_their_difference(tmp_path: Path) -
     make_run(tmp_path, [0.5], seed=0)
     make_run(tmp_path, [0.5], seed=0, variant="pvdr", corpus="metaworld", goal_metric="pixel_l1")
     results = collect(tmp_path)
-    with pytest.raises(UsageError, match="goal_metric: '(code_l1_blur|pixel_l1)'"):
+    with pytest.raises(UsageError, match=r"goal_metric: '(code_l1_blur|pixel_l1)'"):
         results.require_one_protocol()
     results.require_one_protocol(allow_mixed=True)
     results.select(variant=["pvdr"]).require_one_protocol()
@@ -142,7 +142,7 @@ def test_seeds_of_one_row_with_different_recipes_are_refused(tmp_path: Path) -> 
     make_run(tmp_path, [0.5] * 5, seed=1, version=2)
     results = collect(tmp_path)
     assert [problem.kind for problem in results.problems] == ["mixed"]
-    with pytest.raises(UsageError, match="algorithm_version: [12]"):
+    with pytest.raises(UsageError, match=r"algorithm_version: [12]"):
         results.require_one_protocol()
 
 

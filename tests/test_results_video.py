@@ -45,7 +45,7 @@ def test_frames_keep_their_order_in_time() -> None:
 def test_enlarging_makes_no_new_colours() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
     picture = plan_strip(frames, None)[0]
-    inner = picture[22:22 + 112, 6:6 + 112]
+    inner = picture[24:24 + 112, 8:8 + 112]
     assert np.array_equal(inner[::14, ::14], frames[0])
 
 

@@ -7,7 +7,7 @@ being written, torn, failed or missing never stop the collection: they are liste
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,18 +84,18 @@ class Results:
     problems: list[Problem]
     protocols: dict[str, dict[str, Any]]
 
-    def select(self, **chosen: list[str] | None) -> Results:
-        """Keep rows whose column is in the given list; None keeps all.
+    def select(self, **chosen: Sequence[str | int] | None) -> Results:
+        """Keep rows whose column is in the given list; None and an empty list keep all.
 
         Raises:
             UsageError: nothing is left; names what there is.
         """
         points, runs = self.points, self.runs
         for column, values in chosen.items():
-            if values is None:
+            if not values:
                 continue
-            available = sorted(str(value) for value in runs[column].unique())
-            absent = [value for value in values if value not in available]
+            available = list(map(str, sorted(runs[column].unique())))
+            absent = [str(value) for value in values if str(value) not in available]
             if absent:
                 raise UsageError(f"no run with {column} {', '.join(absent)}", where=str(self.root),
                                  hint=f"there is: {', '.join(available) or 'nothing'}")
@@ -109,11 +109,11 @@ class Results:
                        {key: value for key, value in self.protocols.items() if key in hashes})
 
     @staticmethod
-    def _concerns(problem: Problem, chosen: dict[str, list[str] | None]) -> bool:
+    def _concerns(problem: Problem, chosen: dict[str, Sequence[str | int] | None]) -> bool:
         """Whether a run that could not be read may belong to the selection, judged by its path."""
         parts = problem.run.split("/")
         place = {"variant": 0, "task": 1, "corpus": 2, "scale": 3}
-        return all(values is None or column not in place or len(parts) != 5 or parts[place[column]] in values
+        return all(not values or column not in place or len(parts) != 5 or parts[place[column]] in values
                    for column, values in chosen.items())
 
     def require_one_protocol(self, *, allow_mixed: bool = False) -> None:

@@ -75,6 +75,8 @@ def build_table(results: Results, metric: str = "success", *, confidence: float 
     """
     if metric not in METRICS:
         raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
+    if statistic not in ("mean", "iqm"):
+        raise UsageError(f"there is no statistic {statistic!r}", hint="there is: mean, iqm")
     if results.runs.empty:
         raise UsageError("there is no run to show", where=str(results.root),
                          hint="run something first, or give --results")
@@ -127,8 +129,8 @@ def _excluded(rows: Iterable[Row], results: Results, tasks: list[str]) -> Iterab
             mine = row.of(results.points, task)
             others = sorted(set(map(int, mine.loc[mine["point"].eq("final"), "seed"])) - set(final.seeds))
             if others:
-                yield (f"{row.label}, {task}: seeds {', '.join(map(str, others))} have no final evaluation at "
-                       f"{final.env_steps} env_steps and are left out")
+                yield (f"{row.label}, {task}: no final evaluation at {final.env_steps} env_steps, so left out: "
+                       f"seeds {', '.join(map(str, others))}")
 
 
 def _caption(results: Results, metric: str, confidence: float, over: str | None,

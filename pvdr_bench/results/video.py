@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Frames = NDArray[np.uint8]
 
-_GAP = 6
+_GAP = 8
 _HEAD = 16  # height of the labels' line
 _SMALL = 112  # a plan's frame is at least as wide
 _BACKGROUND, _INK, _GREEN = 255, (60, 60, 60), (0, 158, 115)

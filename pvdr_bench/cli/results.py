@@ -1,0 +1,180 @@
+"""``aggregate``, ``plot``, ``table`` and ``video``: what a results folder says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pvdr_bench.results.collect import Results
+
+Methods = Annotated[str | None, typer.Option("--methods", "--method", help="Variants to show, A,B; default: all.")]
+Tasks = Annotated[str | None, typer.Option("--tasks", "--task", help="Tasks to show, A,B; default: all.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", help="5 means 0..4; 5, seed 5; 3,7 both; all.")]
+Scale = Annotated[str | None, typer.Option("--scale", help="Scales to show; default: all.")]
+Videos = Annotated[str | None, typer.Option("--videos", help="Corpora to show; default: all.")]
+Protocol = Annotated[str | None, typer.Option("--protocol", help="Protocols to show, by name; default: all.")]
+Folder = Annotated[Path | None, typer.Option("--results", help="Folder; else PVDR_BENCH_RESULTS, else ./results.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Metric = Annotated[str, typer.Option("--metric", help="success, success_any, success_end or return.")]
+Confidence = Annotated[float, typer.Option("--confidence", help="Level of the intervals.")]
+Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Show several protocols, each in rows of its own.")]
+Reported = Annotated[str | None, typer.Option("--reported", help="Also show the numbers that PVDR's paper reports for "
+                                              "these methods, A,B; drawn apart, in no statistic.")]
+
+
+def _select(results: Path | None, methods: str | None, tasks: str | None, seeds: str | None, scale: str | None,
+            videos: str | None, protocol: str | None) -> Results:
+    """The asked part of the results folder."""
+    from pvdr_bench.catalog.seeds import parse_seeds, split_names
+    from pvdr_bench.results.collect import collect
+    from pvdr_bench.runs.paths import results_root
+
+    return collect(results_root(results)).select(
+        variant=split_names(methods), task=split_names(tasks), seed=parse_seeds(seeds) if seeds else None,
+        scale=split_names(scale), corpus=split_names(videos), protocol=split_names(protocol))
+
+
+def _reported(names: str | None, results: Results) -> pd.DataFrame | None:
+    if names is None:
+        return None
+    from pvdr_bench.catalog.seeds import split_names
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.results.paper import published, reported
+
+    tasks, methods = sorted(map(str, results.runs["task"].unique())), list(split_names(names))
+    found = reported(tasks, methods)
+    if found.empty:
+        known = published()
+        raise UsageError(f"no number is reported for {', '.join(methods)} on {', '.join(tasks)}",
+                         hint=f"there is: {', '.join(sorted(known['method'].unique()))} on "
+                              f"{', '.join(sorted(known['task'].unique()))}")
+    return found
+
+
+def _problems(results: Results) -> list[dict[str, str]]:
+    return [{"run": problem.run, "kind": problem.kind, "detail": problem.detail} for problem in results.problems]
+
+
+def _show_problems(results: Results) -> None:
+    from pvdr_bench.results.series import left_out
+
+    lines = left_out(results)
+    if lines:
+        typer.echo("not, or not wholly, included:")
+        for line in lines:
+            typer.echo(f"  {line}")
+
+
+def aggregate(
+    methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
+    protocol: Protocol = None, results: Folder = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default: RESULTS/aggregate.")] = None,
+    json_: Json = False,
+) -> None:
+    """Write all results as one tidy frame, parquet and CSV: a row per run and evaluation point."""
+    from pvdr_bench.results.collect import write_frame
+
+    found = _select(results, methods, tasks, seeds, scale, videos, protocol)
+    files = write_frame(found, out or found.root / "aggregate")
+    if json_:
+        typer.echo(json.dumps({
+            "files": {kind: str(path) for kind, path in files.items()}, "runs": len(found.runs),
+            "points": len(found.points), "protocols": found.protocols, "problems": _problems(found)}))
+        return
+    typer.echo(f"{len(found.points)} evaluation points of {len(found.runs)} runs; protocols (by hash): "
+               f"{', '.join(found.protocols) or 'none'}")
+    for path in files.values():
+        typer.echo(str(path))
+    _show_problems(found)
+
+
+def plot(
+    methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
+    protocol: Protocol = None, results: Folder = None, metric: Metric = "success", confidence: Confidence = 0.95,
+    out: Annotated[Path | None, typer.Option("--out", help="Without suffix; default: RESULTS/figures/METRIC.")] = None,
+    individual: Annotated[bool, typer.Option("--individual", help="Draw every seed as a thin line too.")] = False,
+    reported: Reported = None, allow_mixed: Mixed = False, json_: Json = False,
+) -> None:
+    """Draw learning curves, PDF and PNG, with the caption that belongs to them."""
+    from pvdr_bench.results.figures import plot_curves, save
+
+    found = _select(results, methods, tasks, seeds, scale, videos, protocol)
+    figure = plot_curves(found, metric, confidence=confidence, individual=individual, allow_mixed=allow_mixed,
+                         reported=_reported(reported, found))
+    stem = out or found.root / "figures" / metric
+    files = save(figure, stem.with_suffix("") if stem.suffix in (".pdf", ".png", ".txt") else stem)
+    if json_:
+        typer.echo(json.dumps({"files": {kind: str(path) for kind, path in files.items()}, "caption": figure.caption,
+                               "problems": _problems(found)}))
+        return
+    typer.echo(figure.caption)
+    typer.echo()
+    for path in files.values():
+        typer.echo(str(path))
+
+
+def table(
+    methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
+    protocol: Protocol = None, results: Folder = None, metric: Metric = "success", confidence: Confidence = 0.95,
+    format_: Annotated[str, typer.Option("--format", help="md, csv or tex (booktabs).")] = "md",
+    statistic: Annotated[str, typer.Option("--statistic", help="Over all tasks: mean or iqm.")] = "mean",
+    out: Annotated[Path | None, typer.Option("--out", help="File; default: the terminal.")] = None,
+    reported: Reported = None, allow_mixed: Mixed = False, json_: Json = False,
+) -> None:
+    """Print or write the final evaluations with intervals; bold only where the intervals say so."""
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.results.tables import FORMATS, build_table
+    from pvdr_bench.runs.files import atomic_write
+
+    if format_ not in FORMATS:
+        raise UsageError(f"there is no table format {format_!r}", where="--format",
+                         hint=f"there is: {', '.join(FORMATS)}")
+    found = _select(results, methods, tasks, seeds, scale, videos, protocol)
+    built = build_table(found, metric, confidence=confidence, statistic=statistic, allow_mixed=allow_mixed,
+                        reported=_reported(reported, found))
+    text = FORMATS[format_](built)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(out, text.encode())
+    if json_:
+        typer.echo(json.dumps({"rows": _records(built), "caption": built.caption, "notes": list(built.notes),
+                               "out": str(out) if out else None}))
+    else:
+        typer.echo(str(out) if out else text, nl=out is not None)
+
+
+def _records(built: Any) -> list[dict[str, Any]]:
+    """The table's cells as JSON types; an interval that does not exist is null."""
+    from pvdr_bench.results.tables import to_frame
+
+    records: list[dict[str, Any]] = json.loads(to_frame(built).to_json(orient="records", double_precision=15))
+    return records
+
+
+def video(
+    run: Annotated[Path, typer.Argument(help="Run directory: RESULTS/method/task/corpus/scale/seed-N.")],
+    out: Annotated[Path | None, typer.Option("--out", help=".mp4 or .gif; default: RUN/videos/episode-N.mp4.")] = None,
+    episode: Annotated[int, typer.Option("--episode", min=0, help="Number of the evaluation episode.")] = 0,
+    fps: Annotated[float, typer.Option("--fps", min=0.1, help="Decisions a second.")] = 10.0,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    json_: Json = False,
+) -> None:
+    """Play one evaluation episode of a run: the observation beside the plan it followed, and the goal."""
+    from dataclasses import asdict
+
+    from pvdr_bench.results.video import render_video
+
+    made = render_video(run, out or run / "videos" / f"episode-{episode}.mp4", episode=episode, fps=fps, device=device)
+    if json_:
+        typer.echo(json.dumps({**asdict(made), "path": str(made.path)}))
+        return
+    outcome = "success" if made.success else "no success"
+    typer.echo(f"evaluation episode {episode} (seed {made.eval_seed}) after {made.env_steps} env_steps: {outcome} in "
+               f"{made.decisions} decisions" + ("" if made.with_plan else "; this method makes no plans"))
+    typer.echo(str(made.path))

@@ -1,0 +1,81 @@
+"""The commands of results: the grammar, --json, and errors before work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pvdr_bench.cli.results import aggregate, plot, table, video
+from pvdr_bench.errors import BenchError, UsageError
+from tests.results_runs import make_grid, make_run
+
+app = typer.Typer()
+for command in (aggregate, plot, table, video):
+    app.command()(command)
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("grid")
+    make_grid(root, seeds=3)
+    make_run(root, [0.2], variant="pvdr", corpus="metaworld", algorithm="pvdr", title="PVDR", seed=3, done=False,
+             failed="boom")
+    return root
+
+
+def run(*words: str) -> str:
+    result = runner.invoke(app, list(words), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_aggregate_writes_and_tells(grid: Path, tmp_path: Path) -> None:
+    told = json.loads(run("aggregate", "--results", str(grid), "--out", str(tmp_path), "--json"))
+    frame = pd.read_parquet(told["files"]["parquet"])
+    assert len(frame) == told["points"] and told["runs"] == 19
+    assert {"run": "pvdr/reach/metaworld/cpu/seed-3", "kind": "failed",
+            "detail": "boom (evaluated up to 8000 of 40000 env_steps)"} in told["problems"]
+    text = run("aggregate", "--results", str(grid), "--out", str(tmp_path), "--method", "ppo,pvdr", "--seeds", "0,2")
+    assert "of 6 runs; protocols" in text and "points.parquet" in text
+
+
+def test_singular_and_plural_are_the_same(grid: Path) -> None:
+    first = run("table", "--results", str(grid), "--method", "ppo", "--task", "reach", "--seeds", "3")
+    assert first == run("table", "--results", str(grid), "--methods", "ppo", "--tasks", "reach", "--seeds", "0,1,2")
+    assert "| PPO |" in first and "PVDR" not in first
+
+
+def test_plot_writes_three_files(grid: Path, tmp_path: Path) -> None:
+    told = json.loads(run("plot", "--results", str(grid), "--out", str(tmp_path / "fig.pdf"), "--json",
+                          "--reported", "pvdr", "--individual"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fig.pdf", "fig.png", "fig.txt"]
+    assert told["caption"] + "\n" == (tmp_path / "fig.txt").read_text() and "Thin lines" in told["caption"]
+    assert "pvdr/reach/metaworld/cpu/seed-3: failed, boom" in told["caption"]
+
+
+def test_table_in_all_formats(grid: Path, tmp_path: Path) -> None:
+    told = json.loads(run("table", "--results", str(grid), "--json", "--videos", "metaworld"))
+    assert {record["variant"] for record in told["rows"]} == {"pvdr", "pvdr-scratch"}
+    assert r"\toprule" in run("table", "--results", str(grid), "--format", "tex")
+    run("table", "--results", str(grid), "--format", "csv", "--out", str(tmp_path / "a" / "t.csv"))
+    shown = set(pd.read_csv(tmp_path / "a" / "t.csv")["variant"])
+    assert shown == {"ppo", "pvdr", "pvdr-scratch", "random", "scripted"}
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["table", "--format", "html"], "no table format"), (["table", "--metric", "speed"], "no metric"),
+    (["plot", "--methods", "nobody"], "there is: "), (["plot", "--seeds", "x"], "not a list"),
+    (["table", "--reported", "stg"], "no number is reported"), (["table", "--statistic", "mode"], "no statistic"),
+    (["plot", "--confidence", "95"], "confidence"), (["video", "nowhere"], "holds no run"),
+])
+def test_wrong_words_get_one_clear_error(grid: Path, words: list[str], message: str) -> None:
+    more = [] if words[0] == "video" else ["--results", str(grid)]
+    with pytest.raises(BenchError, match=message) as raised:
+        runner.invoke(app, [*words, *more], catch_exceptions=False)
+    assert isinstance(raised.value, UsageError)
