@@ -48,6 +48,7 @@ def test_too_few_seeds_have_no_interval() -> None:
     assert stratified_bootstrap([[0.1, 0.4], [0.5]]).low is None
 
 
+@settings(deadline=None)
 @given(rates)
 def test_t_interval_contains_its_mean_and_stays_in_bounds(values: list[float]) -> None:
     interval = t_interval(values)
@@ -55,6 +56,7 @@ def test_t_interval_contains_its_mean_and_stays_in_bounds(values: list[float]) -
     assert 0.0 <= interval.low <= interval.value <= interval.high <= 1.0
 
 
+@settings(deadline=None)
 @given(rates, st.randoms())
 def test_t_interval_does_not_depend_on_the_order_of_seeds(values: list[float], random: object) -> None:
     shuffled = list(values)
@@ -63,12 +65,14 @@ def test_t_interval_does_not_depend_on_the_order_of_seeds(values: list[float], r
     assert (first.value, first.low, first.high) == pytest.approx((second.value, second.low, second.high), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(rates)
 def test_more_confidence_is_a_wider_interval(values: list[float]) -> None:
     narrow, wide = t_interval(values, confidence=0.8, bounds=None), t_interval(values, confidence=0.99, bounds=None)
     assert wide.low <= narrow.low and wide.high >= narrow.high  # type: ignore[operator]
 
 
+@settings(deadline=None)
 @given(rate, st.integers(2, 9))
 def test_equal_seeds_have_zero_width(value: float, n: int) -> None:
     interval = t_interval([value] * n)
@@ -89,6 +93,7 @@ def test_confidence_outside_its_range_is_refused() -> None:
             t_interval([0.1, 0.2], confidence=confidence)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(rate, min_size=1, max_size=7), min_size=1, max_size=4))
 def test_iqm_equals_scipys_trimmed_mean(tasks: list[list[float]]) -> None:
     pooled = np.concatenate(tasks)

@@ -1,0 +1,1 @@
+"""What runs say together: collecting, statistics, tables, figures and videos; reading needs no torch."""

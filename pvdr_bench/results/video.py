@@ -127,7 +127,7 @@ def write_video(frames: Frames, out: Path, *, fps: float = 10.0) -> Path:
     try:
         with storage_errors(out):
             (_write_mp4 if suffix == ".mp4" else _write_gif)(frames, temporary, fps)
-            os.replace(temporary, out)
+            temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
     return out
