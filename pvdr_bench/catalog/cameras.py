@@ -1,0 +1,23 @@
+"""Camera poses by name; the poses themselves stand in ``suites/cameras.py``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pvdr_bench.catalog.layers import unknown
+
+if TYPE_CHECKING:
+    from pvdr_bench.suites.base import CameraPose
+
+
+def camera_pose(name: str) -> CameraPose:
+    """The pose of a named camera.
+
+    Raises:
+        CatalogError: no such camera.
+    """
+    from pvdr_bench.suites.cameras import CAMERAS
+
+    if name not in CAMERAS:
+        raise unknown("camera", name, CAMERAS)
+    return CAMERAS[name]

@@ -1,0 +1,113 @@
+"""What a number means: the schema of a protocol, each key tagged ``meaning`` or ``means``.
+
+The meaning keys are hashed; rows of different hashes never mix. The means (how one gets there) are shown only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+def _meaning(description: str, default: Any = ..., source: str = "benchmark", **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"kind": "meaning", "source": source}, **limits)
+
+
+def _means(description: str, default: Any = ..., source: str = "benchmark", **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"kind": "means", "source": source}, **limits)
+
+
+class Protocol(BaseModel):
+    """One protocol at one scale. Steps are env_steps (simulator steps) wherever they are counted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = _meaning("name of the protocol")
+    scale: str = _meaning("name of the scale")
+    suite_version: str = _meaning("version of the environments' package, as installed")
+    image_size: int = _meaning("side of the square RGB observation in pixels", source="paper 5.1: 128", ge=8, le=1024)
+    renderer: Literal["stock", "lean"] = _meaning(
+        "stock: gymnasium's; lean: no shadows, reflections or multisampling, decimated visual meshes")
+    camera: str = _meaning("name of a documented camera pose of the suite", source="paper: an unpublished camera1")
+    action_repeat: int = _meaning("simulator steps per decision", source="paper 5.1: 2", ge=1)
+    episode_steps: int = _meaning("simulator steps until an episode is truncated", source="paper 5.1: 500", ge=1)
+    frozen_instance: bool = _meaning("one task instance with one goal image, or a new instance per episode",
+                                     source="paper silent (reading 33): one")
+    instance_seed: int = _meaning("seed that draws the frozen instance", ge=0)
+    goal_settle_steps: int = _meaning("simulator steps after the expert's first success before the goal image", ge=0)
+    reward: Literal["goal_distance", "dense"] = _meaning(
+        "goal_distance: minus the distance to the goal image; dense: the suite's own",
+        source="paper 5.1: goal_distance")
+    goal_metric: Literal["pixel_l1", "pixel_l1_blur", "code_l1", "code_l1_blur"] = _meaning(
+        "distance between an observation and the goal image: pixels or code embeddings, plain or box-blurred",
+        source="paper 5.1: pixel_l1")
+    goal_blur: int = _meaning("window of the blurred metrics, odd: pixels, or cells of the token grid", ge=1)
+    normalise_distance: bool = _meaning("divide the distance by the one between start and goal image",
+                                        source="paper silent (reading 10)")
+    success_bonus: float = _meaning("sparse reward at the first success of an episode",
+                                    source="paper A.3: 60 in Meta-World", ge=0)
+    terminate_on_success: bool = _meaning("end training episodes at success; evaluation plays to the full length",
+                                          source="paper silent (reading 31)")
+    success_rule: Literal["any", "end"] = _meaning(
+        "which success tables and curves show: at any step of the episode, or at its end; both are recorded")
+    eval_every: int = _meaning("env_steps between two evaluations", ge=1)
+    eval_episodes: int = _meaning("episodes of an evaluation on the way", ge=1)
+    eval_final_episodes: int = _meaning("episodes of the evaluation at the end of the budget", ge=1)
+    eval_seed_base: int = _meaning("first seed of evaluation episodes, disjoint from training's", ge=0)
+    train_seed_base: int = _meaning("first seed of training episodes", ge=0)
+    env_steps: int = _means("budget of one run; a larger one extends the run", ge=1)
+    num_envs: int = _means("environments stepped together", ge=1)
+    sync_every: int = _means("env_steps between sync points, where a checkpoint is published", ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Protocol:
+        if self.goal_blur % 2 == 0:
+            raise ValueError(f"goal_blur must be odd, not {self.goal_blur}")
+        if self.episode_steps % self.action_repeat:
+            raise ValueError(f"episode_steps {self.episode_steps} is not a multiple of "
+                             f"action_repeat {self.action_repeat}")
+        block = self.num_envs * self.episode_steps
+        if self.sync_every % block:
+            raise ValueError(f"sync_every {self.sync_every} is not a multiple of num_envs * episode_steps = {block}")
+        if self.eval_every % self.sync_every:
+            raise ValueError(f"eval_every {self.eval_every} is not a multiple of sync_every {self.sync_every}: "
+                             "evaluations stand at sync points")
+        if self.eval_seed_base < self.train_seed_base + 2**20 and self.train_seed_base < self.eval_seed_base + 2**20:
+            raise ValueError("eval_seed_base and train_seed_base must be at least 2**20 apart to stay disjoint")
+        return self
+
+    @classmethod
+    def keys(cls, kind: str) -> tuple[str, ...]:
+        """The keys of a kind, ``meaning`` or ``means``."""
+        extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return tuple(name for name, extra in extras.items() if isinstance(extra, dict) and extra["kind"] == kind)
+
+    def meaning(self) -> dict[str, Any]:
+        """Everything that changes what a number means."""
+        return self.model_dump(mode="json", include=set(self.keys("meaning")))
+
+    def means(self) -> dict[str, Any]:
+        """What only changes how one gets there."""
+        return self.model_dump(mode="json", include=set(self.keys("means")))
+
+    def hash(self) -> str:
+        """12 hexadecimal digits of the sha256 of the meaning keys' canonical JSON."""
+        return digest(self.meaning())
+
+    @property
+    def decisions_per_episode(self) -> int:
+        """Decisions until truncation."""
+        return self.episode_steps // self.action_repeat
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """12 hexadecimal digits of the sha256 of :func:`canonical`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]

@@ -1,0 +1,146 @@
+"""Resolving settings: schema defaults, parent, scale, set, own keys and ``-o``, in that order."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from pvdr_bench.catalog.document import Document, Path_, parse_value
+from pvdr_bench.catalog.layers import (
+    Layers,
+    field_at,
+    keys_of,
+    leaves,
+    model_at,
+    nearest,
+)
+from pvdr_bench.catalog.specs import MethodSpec
+from pvdr_bench.errors import CatalogError, UsageError
+
+PROTOCOL_PREFIX = "protocol."
+
+
+def split_override(text: str) -> tuple[str, str]:
+    """``key=value`` -> (key, value).
+
+    Raises:
+        UsageError: no ``=``, or nothing before it.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"-o {text!r} is not of the form key=value", hint="for example -o planner.candidates=4")
+    return key.strip(), value.strip()
+
+
+def find_key(key: str, model: type[BaseModel], what: str) -> Path_:
+    """The full path of a dotted key; its last part alone is enough where only one section has it.
+
+    Raises:
+        CatalogError: no such key, or several sections have it.
+    """
+    path = tuple(key.split("."))
+    if field_at(model, path) is not None:
+        if model_at(model, path) is not None:
+            inside = ", ".join(f"{key}.{name}" for name in keys_of(model_at(model, path)))
+            raise CatalogError(f"{key!r} of {what} is a section, not a value", where=f"-o {key}",
+                               hint=f"set one of {inside}")
+        return path
+    every = [full for full, _ in leaves(model)]
+    ends = [full for full in every if full[-len(path):] == path]
+    if len(ends) == 1:
+        return ends[0]
+    if ends:
+        raise CatalogError(f"{key!r} stands in several sections of {what}", where=f"-o {key}",
+                           hint="say which: " + ", ".join(".".join(full) for full in ends))
+    dotted = [".".join(full) for full in every]
+    close = nearest(key, dotted) or _nearest_end(key, every)
+    guess = f"did you mean {close!r}? " if close else ""
+    raise CatalogError(f"unknown key {key!r} of {what}", where=f"-o {key}", hint=f"{guess}allowed: {', '.join(dotted)}")
+
+
+def _nearest_end(key: str, every: list[Path_]) -> str | None:
+    """The key whose last part resembles the last part of ``key``."""
+    close = nearest(key.rsplit(".", 1)[-1], [full[-1] for full in every])
+    return next((".".join(full) for full in every if full[-1] == close), None)
+
+
+def typed_value(text: str, model: type[BaseModel], path: Path_) -> Any:
+    """The value of an override: raw text where the schema wants text, else YAML."""
+    found = field_at(model, path)
+    wants_text = found is not None and found.annotation is str
+    return text if wants_text else parse_value(text)
+
+
+def value_at(data: Any, path: Path_) -> Any:
+    """The value at a key path of nested mappings."""
+    for key in path:
+        data = data[key]
+    return data
+
+
+def short_name(path: Path_, model: type[BaseModel]) -> str:
+    """The shortest name of a key that is still clear: its last part where no other section has it."""
+    same = [full for full, _ in leaves(model) if full[-1] == path[-1]]
+    return path[-1] if len(same) == 1 else ".".join(path)
+
+
+def format_value(value: Any) -> str:
+    """A value in a variant's name: the same for equal values, and safe in a file name."""
+    text = _plain(value)
+    safe = re.sub(r"[^A-Za-z0-9._+=,\[\]-]", "-", text)
+    return safe if safe == text else f"{safe}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and math.isfinite(value):
+        text = f"{value:.15g}" if float(f"{value:.15g}") == value else repr(value)
+        if value and (abs(value) < 0.1 or abs(value) >= 1e6):
+            digits = repr(value) if "e" in repr(value) else f"{value:.16e}"
+            mantissa, exponent = _scientific(value, digits)
+            return f"{mantissa}e{exponent}"
+        return text
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_plain(item) for item in value) + "]"
+    return str(value)
+
+
+def _scientific(value: float, digits: str) -> tuple[str, int]:
+    """Mantissa (shortest that still gives the value) and exponent."""
+    for precision in range(17):
+        text = f"{value:.{precision}e}"
+        if float(text) == value:
+            digits = text
+            break
+    mantissa, _, exponent = digits.partition("e")
+    return mantissa, int(exponent)
+
+
+def join_label(base: str, changes: Sequence[tuple[str, str]]) -> str:
+    """``base@key=value,...`` with the keys sorted; a very long one is cut and ends in its hash."""
+    if not changes:
+        return base
+    label = f"{base}@" + ",".join(f"{key}={value}" for key, value in sorted(changes))
+    if len(label) <= 160:
+        return label
+    return f"{label[:150]}~{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
+def method_layers(chain: Sequence[tuple[MethodSpec, Document]], scale: str, task_set: str | None) -> Layers:
+    """Config of a method and its parent (parent first) at a scale, for tasks of a hyperparameter set."""
+    layers = Layers()
+    for spec, document in chain:
+        layers.add(spec.config, document, ("config",))
+        section = spec.scales.get(scale)  # type: ignore[call-overload]
+        if section is None:
+            continue
+        layers.add(section.config, document, ("scales", scale))
+        if task_set is not None and task_set in section.sets:
+            layers.add(section.sets[task_set], document, ("scales", scale, "sets", task_set))
+    return layers

@@ -1,0 +1,183 @@
+"""The typed, frozen specs that YAML becomes. None of them imports an algorithm, a simulator or torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pvdr_bench.algorithms import registry
+from pvdr_bench.catalog.protocol import Protocol, digest
+from pvdr_bench.errors import CatalogError
+
+if TYPE_CHECKING:
+    from pvdr_bench.suites.base import EnvConfig
+
+Scale = Literal["paper", "gpu", "cpu", "smoke"]
+SCALES: dict[str, str] = {
+    "paper": "the published sizes",
+    "gpu": "about an hour a run on one modern GPU",
+    "cpu": "under half an hour a seed on one core",
+    "smoke": "for tests: a whole run in under three minutes",
+}
+DEFAULT_PROTOCOL = "pvdr"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Named(_Spec):
+    name: str = Field(description="name, the same as the file's")
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not NAME.match(value):
+            raise ValueError("names hold letters, digits, '.', '_' and '-' only")
+        return value
+
+
+class ScaleSection(_Spec):
+    """What a method changes at one scale, beside its config keys."""
+
+    protocol: dict[str, Any] = Field(default={}, description="the protocol's env_steps, num_envs, sync_every")
+    sets: dict[str, dict[str, Any]] = Field(default={}, description="config by hyperparameter set of the task")
+    config: dict[str, Any] = Field(default={}, description="config keys at this scale")
+
+
+class MethodSpec(_Named):
+    """A method as its file has it, before ``extends`` and scales are applied.
+
+    In the file, the config keys of a scale stand directly in its section, beside ``protocol`` and ``sets``.
+    """
+
+    algorithm: str | None = Field(default=None, description="the learner's code; inherited with extends")
+    extends: str | None = Field(default=None, description="method whose settings are the starting point (one level)")
+    title: str = Field(default="", description="name in figures and tables")
+    description: str = Field(default="", description="what the method is")
+    paper: str = Field(default="", description="publication it follows")
+    tuning: str = Field(default="", description="the tuning this method got: tasks, seeds, settings tried")
+    tokenizer: str = Field("tokenizer", description="method that trains the frame tokenizer")
+    pretrain_seeds: int = Field(default=1, description="pre-training seeds that the runs are spread over", ge=1)
+    config: dict[str, Any] = Field(default={}, description="keys of the algorithm's config")
+    scales: dict[Scale, ScaleSection] = Field(default={}, description="changes per scale")
+
+    @field_validator("scales", mode="before")
+    @classmethod
+    def _sections(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {scale: _section(section) for scale, section in value.items()}
+
+
+def _section(section: Any) -> Any:
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        return section
+    reserved = {key: value for key, value in section.items() if key in ("protocol", "sets")}
+    return {**reserved, "config": {key: value for key, value in section.items() if key not in reserved}}
+
+
+class TaskSpec(_Named):
+    """One visual robot task."""
+
+    title: str = Field(default="", description="name in figures and tables")
+    description: str = Field(default="", description="what has to be done")
+    suite: str = Field(description="the code behind the task: metaworld")
+    env_id: str = Field(description="the environment's name in its suite")
+    set: str | None = Field(default=None, description="published hyperparameter set (paper Table 3): set1, set2, set3")
+    camera: str | None = Field(default=None, description="camera pose of this task, in place of the protocol's")
+    tuned_on: bool = Field(default=False, description="whether any method was tuned on this task")
+    source: str = Field(default="", description="where the task comes from")
+
+    def identity(self) -> dict[str, Any]:
+        """What determines results; titles and texts do not."""
+        return {"name": self.name, "suite": self.suite, "env_id": self.env_id, "camera": self.camera}
+
+
+class CorpusSpec(_Named):
+    """A set of action-free videos."""
+
+    title: str = Field(default="", description="name in figures and tables")
+    description: str = Field(default="", description="what the videos show")
+    kind: Literal["generated", "user"] = Field(description="made by `videos generate`, or the user's own store")
+    source: str = Field(default="", description="where the videos come from")
+    license: str = Field(default="", description="terms of the data")
+
+
+class RunSpec(_Spec):
+    """Everything about one run: method x task x corpus x scale x seed, fully resolved."""
+
+    method: str = Field(description="name of the method's file")
+    variant: str = Field(description="method plus what -o changed, e.g. pvdr@lambda1=1e-2")
+    title: str = Field(default="", description="name in figures and tables")
+    tuning: str = Field(default="", description="the tuning this method got")
+    algorithm: str = Field(description="the learner's code")
+    algorithm_version: int = Field(description="raised when the algorithm's results change")
+    config: dict[str, Any] = Field(description="the algorithm's resolved config")
+    tokenizer: str | None = Field(description="method of the frame tokenizer, None if none is needed")
+    task: TaskSpec = Field(description="the task")
+    corpus: str | None = Field(description="videos of pre-training, None if none are needed")
+    pretrain_seed: int = Field(default=0, description="seed of the pre-training this run starts from")
+    scale: Scale = Field(description="the scale")
+    scale_label: str = Field(description="the scale in paths: with the protocol's name and changes, if any")
+    protocol: Protocol = Field(description="the protocol at this scale")
+    seed: int = Field(description="seed of the run", ge=0)
+
+    def recipe(self) -> dict[str, Any]:
+        """All that determines results, as plain JSON data; the budget ``env_steps`` does not belong to it."""
+        protocol = self.protocol.model_dump(mode="json")
+        del protocol["env_steps"]
+        return {
+            "method": self.variant, "algorithm": self.algorithm, "algorithm_version": self.algorithm_version,
+            "config": self.config, "tokenizer": self.tokenizer, "task": self.task.identity(), "corpus": self.corpus,
+            "pretrain_seed": self.pretrain_seed, "scale": self.scale, "protocol": protocol, "seed": self.seed,
+        }
+
+    def recipe_hash(self) -> str:
+        """12 hexadecimal digits that name the recipe."""
+        return digest(self.recipe())
+
+    def config_object(self) -> Any:
+        """The algorithm's frozen pydantic config (imports the algorithm's config module, not torch)."""
+        return registry.load_object(self.info.config).model_validate(self.config)
+
+    @property
+    def info(self) -> registry.AlgorithmInfo:
+        """The facts of the run's algorithm.
+
+        Raises:
+            CatalogError: the algorithm is not installed here.
+        """
+        found = registry.algorithms().get(self.algorithm)
+        if found is None:
+            raise CatalogError(f"the algorithm {self.algorithm!r} of this run is not installed here")
+        return found
+
+    def env_config(self) -> EnvConfig:
+        """All a worker needs to build the environment.
+
+        Raises:
+            CatalogError: unknown camera.
+        """
+        from pvdr_bench.catalog.cameras import camera_pose
+        from pvdr_bench.suites.base import EnvConfig
+
+        protocol, task = self.protocol, self.task
+        return EnvConfig(
+            suite=task.suite, env_id=task.env_id, camera=camera_pose(task.camera or protocol.camera),
+            image_size=protocol.image_size, renderer=protocol.renderer, action_repeat=protocol.action_repeat,
+            episode_steps=protocol.episode_steps, frozen_instance=protocol.frozen_instance,
+            instance_seed=protocol.instance_seed, terminate_on_success=protocol.terminate_on_success,
+            goal_settle_steps=protocol.goal_settle_steps,
+        )
+
+    def path(self, results: str | Path) -> Path:
+        """``RESULTS/variant/task/corpus/scale/seed-N``."""
+        corpus = self.corpus or "none"
+        return Path(results) / self.variant / self.task.name / corpus / self.scale_label / f"seed-{self.seed}"
