@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.base import OfflineLearner
-from pvdr_bench.algorithms.vqgan.config import LossConfig, TrainConfig, VQGANConfig
+from pvdr_bench.algorithms.vqgan.config import TrainConfig, VQGANConfig
 from pvdr_bench.errors import TrainingError
 from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.nets.patchgan import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
@@ -136,11 +136,11 @@ class VQGANLearner(OfflineLearner):
         """
         frames = batch.reshape(-1, *batch.shape[-3:])
         parts = torch.split(frames, self.config.train.micro_batch or len(frames))
-        if self.step == 0 and self.config.codebook.data_init:
-            self._initialise_codes(parts)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # for dropout
             torch.manual_seed(self.seed * 1_000_003 + self.step)
+            if self.step == 0 and self.config.codebook.data_init:
+                self._initialise_codes(parts)
             sums = self._accumulate(parts, len(frames))
         require_finite({name: sums.terms[name] for name in ("loss", "commitment")}, f"tokenizer, step {self.step}")
         metrics = {**sums.terms, **self._apply(sums)}
@@ -193,14 +193,12 @@ class VQGANLearner(OfflineLearner):
     def _loss(self, images: Tensor, recon: Tensor,
               background: tuple[Tensor, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction loss and metrics (l1 in [0, 1])."""
-        config, difference = self.config.loss, recon - images
-        absolute, square = difference.abs(), difference.square()
-        l1, mse = absolute.mean(), square.mean()
-        loss = weighted(config, l1, mse)
+        config, error = self.config.loss, (recon - images).abs()
+        pixel = error * (config.l1 + config.l2 * error) if config.l2 else error * config.l1
         if background is not None:
-            weights = foreground_weights(images, *background, config.foreground)
-            loss = weighted(config, (absolute * weights).mean(), (square * weights).mean())
-        terms = {"l1": l1 / 2, "mse": mse}
+            pixel = pixel * foreground_weights(images, *background, config.foreground)
+        loss, plain = pixel.mean(), error.detach()
+        terms = {"l1": plain.mean() / 2, "mse": plain.square().mean()}
         if self.perceptual is not None and config.perceptual:
             terms["perceptual"] = self.perceptual(images, recon)
             loss = loss + config.perceptual * terms["perceptual"]
@@ -324,11 +322,6 @@ class VQGANLearner(OfflineLearner):
         if self.disc is not None:
             self.disc.load_state_dict(state["disc"])
             load_optimizer_state(self.disc_optimiser, state.get("disc_optimiser", {}))
-
-
-def weighted(config: LossConfig, l1: Tensor, mse: Tensor) -> Tensor:
-    """The pixel loss."""
-    return config.l1 * l1 + config.l2 * mse
 
 
 def psnr(mse: float) -> float:
