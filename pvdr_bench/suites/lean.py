@@ -1,28 +1,39 @@
 """Drawing MuJoCo scenes: the lean renderer, and the stock one from the same camera.
 
-``lean`` draws decimated meshes without shadows, reflections and multisampling; ``stock`` draws as MuJoCo does by
-default. Both work for any ``MjModel``, and both draw from their own ``MjData``: positions are copied out of the physics
-and only kinematics run there, so the physics is never touched.
+``stock`` draws as MuJoCo does by default. ``lean`` leaves out shadows and reflections, and draws in two layers: what is
+welded to the world (table, walls, furniture, goal markers) once per arrangement with multisampling; on top of it, in
+every frame, only what moves: decimated meshes, at twice the size without multisampling, cut by the depth of the first
+layer and averaged down. Both kinds work for any ``MjModel``, and both draw from their own ``MjData``: positions are
+copied out of the physics and only kinematics run there, so the physics is never touched.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.suites.base import CameraPose, Image
 from pvdr_bench.suites.decimate import DEFAULT_CELL, decimate_model
-from pvdr_bench.suites.gl import choose_backend, shared_context
+from pvdr_bench.suites.gl import SharedContext, choose_backend, shared_context
 
 if TYPE_CHECKING:
     import mujoco
 
+LEAN_VERSION = 2  # raised when the lean picture changes
 KINDS = ("lean", "stock", "stock-no-shadow")
 _VERIFY_EVERY = 1000  # frames between two checks for garbage
 _MAX_GEOMS = 2000
+_MAX_BACKGROUNDS = 32  # arrangements of fixed things that are remembered
+_OVERSAMPLE = 2  # of the moving layer, in each direction
+# A framebuffer's alpha after blending is the square of a translucent thing's opacity where nothing is behind it.
+_COVERAGE = np.where(np.arange(256) < 128, np.round(np.sqrt(np.arange(256) / 255.0) * 255), 255).astype(np.uint8)
 
 
 def make_camera(pose: CameraPose) -> mujoco.MjvCamera:
@@ -36,6 +47,78 @@ def make_camera(pose: CameraPose) -> mujoco.MjvCamera:
     return camera
 
 
+class _Pass:
+    """A drawing context of one size and the scene drawn with it.
+
+    Args:
+        model: the physics model that scenes are made of.
+        drawn: a copy of it for the context: its meshes are what is drawn.
+        categories: ``mjtCatBit`` mask of what to draw.
+    """
+
+    def __init__(self, gl: SharedContext, model: Any, drawn: Any, size: int, categories: int, samples: int) -> None:
+        import mujoco
+
+        self.size, self._gl, self._categories = size, gl, categories
+        drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
+        drawn.vis.quality.offsamples = samples
+        self.faces = int(drawn.mesh_facenum.sum())
+        gl.make_current()
+        self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_50)
+        gl.keep(self._context)
+        self._scene = mujoco.MjvScene(model, _MAX_GEOMS)
+        self._option = mujoco.MjvOption()
+        self._view = mujoco.MjrRect(0, 0, size, size)
+
+    def disable(self, *names: str) -> None:
+        """Switch effects off by the ends of their ``mjtRndFlag`` names."""
+        import mujoco
+
+        for name in names:
+            self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{name}")] = 0
+
+    def draw(self, model: Any, data: Any, camera: Any) -> None:
+        """Draw into the context's buffer."""
+        import mujoco
+
+        mujoco.mjv_updateScene(model, data, self._option, None, camera, self._categories, self._scene)
+        self._gl.make_current()
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        mujoco.mjr_render(self._view, self._scene, self._context)
+
+    def colours(self) -> Image:
+        """What was drawn [size, size, 3], bottom row first."""
+        import mujoco
+
+        image = np.empty((self.size, self.size, 3), np.uint8)
+        mujoco.mjr_readPixels(image, None, self._view, self._context)
+        return image
+
+    def depth(self) -> NDArray[np.float32]:
+        """Depth buffer [size, size] of a context without multisampling, bottom row first; 1 is far."""
+        import mujoco
+
+        depth = np.empty((self.size, self.size), np.float32)
+        mujoco.mjr_readPixels(None, depth, self._view, self._context)
+        return depth
+
+    def colours_and_alpha(self) -> Image:
+        """As :meth:`colours`, with the alpha channel [size, size, 4]; not for a context with multisampling."""
+        from OpenGL import GL
+
+        image = np.empty((self.size, self.size, 4), np.uint8)
+        GL.glReadPixels(0, 0, self.size, self.size, GL.GL_RGBA, GL.GL_UNSIGNED_BYTE, image)
+        return image
+
+
+@dataclass(frozen=True)
+class _Background:
+    """The fixed layer: colours [size, size, 3] and depth at the moving layer's size, bottom row first."""
+
+    image: Image
+    depth: NDArray[np.float32]
+
+
 class LeanRenderer:
     """Draws scenes of one model's shape at one size. All renderers of a process share its one GL context.
 
@@ -47,6 +130,7 @@ class LeanRenderer:
         cell: cluster size of the decimation in metres.
 
     Raises:
+        UsageError: unknown kind.
         SetupError: no OpenGL library, a forked process, or garbage frames.
     """
 
@@ -59,31 +143,43 @@ class LeanRenderer:
 
         self.size, self.kind = size, kind
         self._gl = shared_context()
-        drawn = decimate_model(model, cell) if kind == "lean" else _copy_model(model)
-        drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
-        if kind == "lean":
-            drawn.vis.quality.offsamples = 0
-            drawn.vis.quality.shadowsize = 0
-        self.faces = int(drawn.mesh_facenum.sum())
-        self._gl.make_current()
-        self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_50)
-        self._gl.keep(self._context)
-        self._scene = mujoco.MjvScene(model, _MAX_GEOMS)
-        if kind != "stock":
-            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        if kind == "lean":
-            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._option = mujoco.MjvOption()
-        self._camera = make_camera(camera)
         self._data = mujoco.MjData(model)
-        self._view = mujoco.MjrRect(0, 0, size, size)
-        self._pixels = np.empty((size, size, 3), np.uint8)
+        self._fixed_geoms, self._fixed_sites = _fixed(model, model.geom_bodyid), _fixed(model, model.site_bodyid)
+        self._backgrounds: OrderedDict[bytes, _Background] = OrderedDict()
         self._frames = 0
+        if kind == "lean":
+            self._build_layers(model, cell)
+        else:
+            everything = int(mujoco.mjtCatBit.mjCAT_ALL)
+            samples = int(model.vis.quality.offsamples)
+            self._whole = _Pass(self._gl, model, copy.copy(model), size, everything, samples)
+            self.faces = self._whole.faces
+            if kind == "stock-no-shadow":
+                self._whole.disable("SHADOW")
+        self.set_camera(camera)
         self._self_check(model)
+
+    def _build_layers(self, model: Any, cell: float) -> None:
+        import mujoco
+
+        fixed, moving = copy.copy(model), decimate_model(model, cell)
+        fixed.vis.quality.shadowsize = moving.vis.quality.shadowsize = 0
+        used = np.unique(model.geom_dataid[self._fixed_geoms & _is_mesh(model)])
+        fixed.mesh_facenum[np.setdiff1d(np.arange(model.nmesh), used)] = 0  # not drawn here, so not uploaded
+        static, dynamic = int(mujoco.mjtCatBit.mjCAT_STATIC), int(mujoco.mjtCatBit.mjCAT_DYNAMIC)
+        large = _OVERSAMPLE * self.size
+        self._fixed_pass = _Pass(self._gl, model, fixed, self.size, static, 4)
+        self._moving_pass = _Pass(self._gl, model, moving, large, dynamic, 0)
+        # The fixed things once more, for their depth at the moving layer's size; same context size, other category.
+        self._depth_pass = _Pass(self._gl, model, fixed, large, static, 0)
+        for layer in (self._fixed_pass, self._moving_pass, self._depth_pass):
+            layer.disable("SHADOW", "REFLECTION")
+        self._moving_pass.disable("SKYBOX", "HAZE")  # black, and alpha zero where nothing moves
+        self.faces = self._moving_pass.faces
 
     def set_camera(self, camera: CameraPose) -> None:
         """Draw from another pose from now on."""
-        self._camera = make_camera(camera)
+        self._pose, self._camera = repr(camera).encode(), make_camera(camera)
 
     def render(self, model: mujoco.MjModel, data: mujoco.MjData) -> Image:
         """Draw the state (``qpos`` and mocap bodies) of ``data``; returns a new image [size, size, 3], upright."""
@@ -96,33 +192,98 @@ class LeanRenderer:
         mujoco.mj_kinematics(model, own)
         mujoco.mj_comPos(model, own)
         mujoco.mj_camlight(model, own)
-        mujoco.mjv_updateScene(
-            model, own, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
-        )
-        self._gl.make_current()
         if self._frames % _VERIFY_EVERY == 0:
             self._gl.verify()
         self._frames += 1
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        mujoco.mjr_render(self._view, self._scene, self._context)
-        mujoco.mjr_readPixels(self._pixels, None, self._view, self._context)
-        return self._pixels[::-1].copy()
+        if self.kind != "lean":
+            self._whole.draw(model, own, self._camera)
+            return self._whole.colours()[::-1].copy()
+        background = self._background(model)
+        self._moving_pass.draw(model, own, self._camera)
+        front, depth = self._moving_pass.colours_and_alpha(), self._moving_pass.depth()
+        return composite(background.image, background.depth, front, depth)[::-1].copy()
+
+    def _background(self, model: Any) -> _Background:
+        """The fixed layer of the current arrangement, drawn at its first use."""
+        key = self._arrangement(model)
+        found = self._backgrounds.get(key)
+        if found is None:
+            self._fixed_pass.draw(model, self._data, self._camera)
+            image = self._fixed_pass.colours()
+            self._depth_pass.draw(model, self._data, self._camera)
+            found = self._backgrounds[key] = _Background(image, self._depth_pass.depth())
+            if len(self._backgrounds) > _MAX_BACKGROUNDS:
+                self._backgrounds.popitem(last=False)
+        else:
+            self._backgrounds.move_to_end(key)
+        return found
+
+    def _arrangement(self, model: Any) -> bytes:
+        """All that the fixed layer depends on: where fixed things are, sizes, colours, and the camera."""
+        own, geoms, sites = self._data, self._fixed_geoms, self._fixed_sites
+        arrays = (
+            own.geom_xpos[geoms], own.geom_xmat[geoms], own.site_xpos[sites], own.site_xmat[sites],
+            model.geom_rgba[geoms], model.geom_size[geoms], model.site_rgba[sites], model.site_size[sites],
+        )
+        return self._pose + b"".join(array.tobytes() for array in arrays)
 
     def _self_check(self, model: mujoco.MjModel) -> None:
-        """Two drawings of one state must be equal, and not one flat colour."""
+        """Two drawings of one state must be equal, and the known scene must still come out right."""
         import mujoco
 
         start = mujoco.MjData(model)
-        one, two = self.render(model, start), self.render(model, start)
+        one = self.render(model, start)
+        self._backgrounds.clear()
+        two = self.render(model, start)
+        self._backgrounds.clear()
         self._gl.verify()
         if not np.array_equal(one, two):
             raise SetupError("garbage frames: the same scene drawn twice gave two pictures")
 
 
-def _copy_model(model: Any) -> Any:
-    import copy
+def _fixed(model: Any, bodies: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which of the owners' bodies MuJoCo files under ``mjCAT_STATIC``: welded to the world, and moved by no mocap."""
+    result: NDArray[np.bool_] = (model.body_weldid[bodies] == 0) & (model.body_mocapid[model.body_rootid[bodies]] < 0)
+    return result
 
-    return copy.copy(model)
+
+def _is_mesh(model: Any) -> NDArray[np.bool_]:
+    import mujoco
+
+    result: NDArray[np.bool_] = model.geom_type == int(mujoco.mjtGeom.mjGEOM_MESH)
+    return result
+
+
+def composite(back: Image, back_depth: NDArray[np.float32], front: Image, depth: NDArray[np.float32]) -> Image:
+    """The moving layer over the fixed one.
+
+    Args:
+        back: colours of the fixed layer [S, S, 3].
+        back_depth: its depth [2 S, 2 S].
+        front: colours times opacity and blended alpha of the moving layer [2 S, 2 S, 4], zero where nothing is.
+        depth: its depth [2 S, 2 S].
+
+    Returns:
+        [S, S, 3]: averages over 2 x 2, the moving layer only where it is nearer than the fixed one.
+    """
+    image = back.copy()
+    alpha = front[..., 3]
+    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+    if not len(rows):
+        return image
+    k = _OVERSAMPLE
+    top, bottom, left, right = rows[0] // k, rows[-1] // k + 1, columns[0] // k, columns[-1] // k + 1
+    block = (slice(top * k, bottom * k), slice(left * k, right * k))
+    shown = front[block].copy()
+    shown[depth[block] >= back_depth[block]] = 0  # behind something fixed
+    shown[..., 3] = _COVERAGE[shown[..., 3]]
+    summed = sum(shown[i::k, j::k].astype(np.int32) for i in range(k) for j in range(k))
+    y, x = np.nonzero(summed[..., 3])
+    colours, covered = summed[y, x, :3], summed[y, x, 3:]
+    full = k * k * 255
+    mixed = (image[top + y, left + x] * (full - covered) + colours * 255 + full // 2) // full
+    image[top + y, left + x] = np.minimum(mixed, 255)
+    return image
 
 
 _cache: dict[tuple[str, int, str], LeanRenderer] = {}

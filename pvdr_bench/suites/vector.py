@@ -220,7 +220,8 @@ class VectorEnv:
             self._group.reset(seeds)
         else:
             self._ask([("reset", list(seeds[worker.part])) for worker in self._workers])
-        return self._frames[0].copy()
+        image: Image = self._frames[0].copy()
+        return image
 
     def step(self, actions: NDArray[np.float32]) -> VectorStep:
         """One decision with actions [N, A] in [-1, 1]; environments whose episode ended start the next one."""
