@@ -173,7 +173,7 @@ def _stay_inside(hand: Vector, action: Vector) -> NDArray[np.float32]:
 class FetchPushGenerator(Generator):
     """Episodes of the Fetch robot; see the module's text."""
 
-    version = 1
+    version = 2
     sources = ("fetch-push",)
     truth_columns: ClassVar[dict[str, int]] = {"action": 4, "hand": 3, "object": 3, "mode": 1}
     fps = 25.0

@@ -72,7 +72,7 @@ class _Conductor:
 class MetaWorldGenerator(Generator):
     """Episodes of one Meta-World task; see the module's text."""
 
-    version = 1
+    version = 2
     sources = TASKS
     truth_columns: ClassVar[dict[str, int]] = {"action": 4, "hand": 3, "gripper": 1, "object": 3, "mode": 1}
     fps = 20.0
