@@ -41,9 +41,9 @@ def write_episodes(run_dir: RunDir, spec: RunSpec, env_steps: int, point: str, r
     hits = np.arange(count) < round(rate * count) if rng is None else rng.random(count) < rate
     for index, hit in enumerate(hits):
         run_dir.episodes.append({
-            "seed": spec.seed, "env_steps": env_steps, "point": point, "eval_seed": protocol.eval_seed_base + index,
-            "success_any": bool(hit), "success_end": bool(hit and index % 2 == 0),
-            "return": -float(index), "length": protocol.episode_steps})
+            "seed": spec.seed, "env_steps": env_steps, "decisions": env_steps // protocol.action_repeat,
+            "point": point, "eval_seed": protocol.eval_seed_base + index, "success_any": bool(hit),
+            "success_end": bool(hit and index % 2 == 0), "return": -float(index), "length": protocol.episode_steps})
     return hits
 
 

@@ -46,6 +46,22 @@ def test_the_protocols_rule_decides_what_success_is(tmp_path: Path) -> None:
     assert (points["success"] == points["success_end"]).all() and (points["success_end"] < points["success_any"]).all()
 
 
+def test_runs_that_pass_a_sync_point_at_other_steps_are_put_on_the_grid(tmp_path: Path) -> None:
+    for seed, more in enumerate((0, 17)):  # an episode that ends within a decision makes fewer steps
+        spec = make_spec(seed=seed, env_steps=16000)
+        run_dir = RunDir(spec.path(tmp_path))
+        with run_dir.lock():
+            run_dir.open(spec)
+            for steps in (0, 8000 + more, 16000 + more):
+                write_episodes(run_dir, spec, steps, "grid", 0.5)
+            write_episodes(run_dir, spec, 16000 + more, "final", 0.5)
+            run_dir.mark_done(env_steps=16000 + more)
+    results = collect(tmp_path)
+    assert results.problems == []
+    assert results.points.groupby("env_steps")["seed"].nunique().to_dict() == {0: 2, 8000: 2, 16000: 2}
+    assert sorted(results.points["env_steps_made"].unique()) == [0, 8000, 8017, 16000, 16017]
+
+
 def test_budget_is_no_part_of_the_protocols_hash(tmp_path: Path) -> None:
     make_run(tmp_path, [0.5], seed=0, env_steps=8000)
     make_run(tmp_path, [0.5, 0.6], seed=1, env_steps=16000)

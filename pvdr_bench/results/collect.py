@@ -33,8 +33,9 @@ COLUMNS: dict[str, str] = {
     "recipe_hash": "hash of all that determines a run's results, its seed left out",
     "seed": "training seed",
     "pretrain_seed": "seed of the pre-trained model; -1 where there is none",
-    "env_steps": "simulator steps trained for",
-    "decisions": "env_steps / action_repeat",
+    "env_steps": "simulator steps trained for, as the grid has them",
+    "env_steps_made": "the same, exactly: the grid's plus less than one decision of all environments",
+    "decisions": "decisions trained for",
     "point": "grid (during training) or final (after it, with more episodes)",
     "episodes": "evaluation episodes behind this row",
     "complete": "whether these are as many as the protocol asks for",
@@ -162,8 +163,8 @@ def collect(root: Path | str) -> Results:
         name = path.relative_to(root).as_posix()
         run_dir = RunDir(path)
         try:
-            facts, protocol, recipe = _facts(run_dir, name)
-            rows, found = _points(run_dir, facts, protocol)
+            facts, protocol, recipe, sync_every = _facts(run_dir, name)
+            rows, found = _points(run_dir, facts, protocol, sync_every)
         except DataError as error:
             problems.append(Problem(name, "broken", str(error).splitlines()[0]))
             continue
@@ -202,11 +203,11 @@ def _need(mapping: dict[str, Any], key: str, where: str) -> Any:
         raise DataError(f"the key `{key}` is missing", where=where) from error
 
 
-def _facts(run_dir: RunDir, name: str) -> tuple[dict[str, Any] | None, dict[str, Any], dict[str, Any]]:
-    """What ``run.yaml`` says about a run; None where there is none."""
+def _facts(run_dir: RunDir, name: str) -> tuple[dict[str, Any] | None, dict[str, Any], dict[str, Any], int]:
+    """What ``run.yaml`` says: facts (None where there is none), the protocol's meaning, recipe, and sync_every."""
     run = run_dir.read_run()
     if run is None:
-        return None, {}, {}
+        return None, {}, {}, 1
     where = str(run_dir.path / "run.yaml")
     spec, recipe = _need(run, "spec", where), dict(_need(run, "recipe", where))
     protocol, task = _need(spec, "protocol", where), _need(spec, "task", where)
@@ -223,7 +224,7 @@ def _facts(run_dir: RunDir, name: str) -> tuple[dict[str, Any] | None, dict[str,
         "protocol_hash": digest(_meaning(protocol)), "recipe_hash": content_hash(recipe),
         "seed": int(_need(spec, "seed", where)), "pretrain_seed": int(spec.get("pretrain_seed", 0) if corpus else -1),
         "status": run_dir.status(), "budget": int(_need(protocol, "env_steps", where)), "path": name,
-    }, _meaning(protocol), recipe
+    }, _meaning(protocol), recipe, int(_need(protocol, "sync_every", where))
 
 
 def _title(spec: dict[str, Any]) -> str:
@@ -237,8 +238,8 @@ def _meaning(protocol: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in protocol.items() if key not in means}
 
 
-def _points(run_dir: RunDir, facts: dict[str, Any] | None,
-            protocol: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Problem]]:
+def _points(run_dir: RunDir, facts: dict[str, Any] | None, protocol: dict[str, Any],
+            sync_every: int) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Rows of a run, and what is to be said about it."""
     if facts is None:
         return [], []
@@ -247,7 +248,7 @@ def _points(run_dir: RunDir, facts: dict[str, Any] | None,
     if not episodes:
         return [], problems
     frame = pd.DataFrame(episodes)
-    columns = ["env_steps", "point", "eval_seed", "success_any", "success_end", "return", "length"]
+    columns = ["env_steps", "decisions", "point", "eval_seed", "success_any", "success_end", "return", "length"]
     absent = [name for name in columns if name not in frame]
     if absent:
         raise DataError(f"rows lack {', '.join(absent)}", where=str(run_dir.episodes.path))
@@ -265,8 +266,10 @@ def _points(run_dir: RunDir, facts: dict[str, Any] | None,
         if not complete and facts["status"] != "running":
             problems.append(Problem(facts["path"], "incomplete", f"{len(group)} of {wanted[str(point)]} episodes of "
                                     f"the {point} point at {env_steps} env_steps; left out"))
-        rows.append({**facts, "env_steps": int(env_steps),
-                     "decisions": int(env_steps) // int(protocol["action_repeat"]), "point": point,
+        # An episode may end in the middle of a decision's repeated steps, so runs pass a sync point at slightly
+        # different env_steps; to be comparable they are put at the sync point itself.
+        rows.append({**facts, "env_steps": int(env_steps) // sync_every * sync_every, "env_steps_made": int(env_steps),
+                     "decisions": int(group["decisions"].iloc[0]), "point": point,
                      "episodes": len(group), "complete": complete, "success": means[rule],
                      **{str(key): float(value) for key, value in means.items()}})
     return rows, problems
