@@ -1,0 +1,96 @@
+"""Commands that are imported when they are called, so that a help text costs nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """Where a command stands (``module:attribute``, a function or a Typer app) and its line in the main help."""
+
+    target: str
+    help: str
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands come from a table; the main help and completion of names import none of them."""
+
+    table: dict[str, Lazy] = {}
+    _stubs = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the table."""
+        return list(self.table)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The real command, or a stub with its help line while names are only listed."""
+        lazy = self.table.get(cmd_name)
+        if lazy is None:
+            return None
+        if self._stubs:
+            return TyperCommand(cmd_name, callback=None, help=lazy.help)
+        return load_command(cmd_name, lazy.target)
+
+    @contextmanager
+    def _listing(self) -> Iterator[None]:
+        self._stubs = True
+        try:
+            yield
+        finally:
+            self._stubs = False
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The main help, from the table alone."""
+        with self._listing():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Completion of command names, from the table alone."""
+        with self._listing():
+            return super().shell_complete(ctx, incomplete)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; an unknown one gets the nearest match."""
+        if args and args[0] not in self.table and not args[0].startswith("-"):
+            from pvdr_bench.catalog.layers import nearest
+            from pvdr_bench.errors import UsageError
+
+            close = nearest(args[0], self.table)
+            guess = f"did you mean {close!r}? " if close else ""
+            raise UsageError(f"unknown command {args[0]!r}", hint=f"{guess}commands: {', '.join(self.table)}")
+        return super().resolve_command(ctx, args)
+
+
+def load_command(name: str, target: str) -> Any:
+    """Import a command.
+
+    Raises:
+        SetupError: a package it needs is not installed.
+    """
+    from pvdr_bench.errors import SetupError
+
+    module_name, _, attribute = target.partition(":")
+    try:
+        found = getattr(import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        hint = f"{sys.executable} -m pip install {(error.name or '').partition('.')[0]}"
+        if (error.name or "").startswith("pvdr_bench"):
+            hint = "the installation is incomplete: install pvdr-bench again"
+        raise SetupError(f"the command {name!r} needs the module {error.name!r}", hint=hint) from error
+    wrapper = typer.Typer(add_completion=False, rich_markup_mode=None)
+    if isinstance(found, typer.Typer):
+        wrapper.add_typer(found, name=name)
+        group: Any = get_command(wrapper)
+        return group.commands[name]
+    wrapper.command(name)(found)
+    return get_command(wrapper)

@@ -1,0 +1,78 @@
+"""``pvdr-bench``: the main command. It imports nothing heavy; each command is imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from pvdr_bench.cli.lazy import Lazy, LazyGroup
+
+
+class MainGroup(LazyGroup):
+    """All commands, in the order of the main help."""
+
+    table = {
+        "run": Lazy("pvdr_bench.cli.run:run", "Train and evaluate methods in tasks."),
+        "evaluate": Lazy("pvdr_bench.cli.run:evaluate", "Play more evaluation episodes with a run's policy."),
+        "aggregate": Lazy("pvdr_bench.cli.results:aggregate", "Write all results as one tidy frame."),
+        "plot": Lazy("pvdr_bench.cli.results:plot", "Draw learning curves with intervals over seeds."),
+        "table": Lazy("pvdr_bench.cli.results:table", "Print results as Markdown, CSV or LaTeX."),
+        "video": Lazy("pvdr_bench.cli.results:video", "Film a run's policy beside the plan it follows."),
+        "videos": Lazy("pvdr_bench.cli.videos:app", "Make and list the corpora of pre-training."),
+        "list": Lazy("pvdr_bench.cli.show:list_", "List methods, tasks, protocols, corpora, scales or runs."),
+        "describe": Lazy("pvdr_bench.cli.describe:describe", "Explain every key of a method, task or protocol."),
+        "doctor": Lazy("pvdr_bench.cli.doctor:doctor", "Check this machine, and render a frame."),
+        "bench": Lazy("pvdr_bench.cli.bench:bench", "Measure this machine: render, plan, env, step."),
+        "clean": Lazy("pvdr_bench.cli.run:clean", "Remove broken runs and unused artefacts; asks first."),
+    }
+
+
+app = typer.Typer(cls=MainGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]})
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"pvdr-bench {version('pvdr-bench')}")
+        except PackageNotFoundError:
+            typer.echo("pvdr-bench (not installed: run from its source folder)")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                          help="Print the version.")] = False,
+) -> None:
+    """Robot learning from videos without actions: PVDR and its comparison set.
+
+    Exit codes: 0 done, 1 a run failed, 2 usage, 3 YAML or override, 4 missing on this machine, 5 broken data,
+    6 locked, 7 changed recipe, 8 training failed, 9 disk, 75 interrupted (the same command continues).
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: an expected error becomes one message and its exit code."""
+    from pvdr_bench.errors import BenchError
+
+    code: Any = 0
+    try:
+        code = get_command(app)(args=arguments, prog_name="pvdr-bench", standalone_mode=True)
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader (head, less) has gone: not our error, and nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

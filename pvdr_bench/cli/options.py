@@ -1,0 +1,84 @@
+"""The grammar of the command line, the same in every command; singular and plural are spelled alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Methods = Annotated[str, typer.Option("--methods", "--method", "-m", metavar="A,B", help="Methods, see: list methods.")]
+Tasks = Annotated[str, typer.Option("--tasks", "--task", "-t", metavar="X,Y", help="Tasks, see: list tasks.")]
+Seeds = Annotated[str, typer.Option("--seeds", "--seed", "-s", metavar="SEEDS",
+                                    help="5 means 0..4; 5, means seed 5; 3,7 those two.")]
+ScaleOption = Annotated[str | None, typer.Option("--scale", metavar="SCALE",
+                                                 help="paper, gpu, cpu or smoke; default: what fits the device.")]
+Videos = Annotated[str | None, typer.Option("--videos", metavar="C", help="Corpus of pre-training, see: list corpora.")]
+ProtocolOption = Annotated[str, typer.Option("--protocol", metavar="P", help="Protocol, see: list protocols.")]
+Overrides = Annotated[list[str] | None, typer.Option(
+    "-o", "--override", metavar="KEY=VALUE",
+    help="Change a key of the method (a variant with its own name), or of the protocol: protocol.env_steps=16000. "
+         "May be repeated.")]
+Results = Annotated[Path | None, typer.Option("--results", metavar="DIR",
+                                              help="Folder of runs; else PVDR_BENCH_RESULTS, else ./results.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Runs at the same time.")]
+Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A default that was chosen for the user, and the reason to print."""
+
+    value: str
+    reason: str
+
+
+def choose_device(device: str = "auto") -> Choice:
+    """``cpu`` or ``cuda[:N]``, with the reason; imports torch only where an NVIDIA driver is loaded.
+
+    Raises:
+        UsageError: no such kind of device.
+        SetupError: CUDA was asked for and torch cannot use it.
+    """
+    from pvdr_bench.errors import SetupError, UsageError
+
+    if device == "cpu":
+        return Choice("cpu", "asked for")
+    if device != "auto" and device != "cuda" and not (device.startswith("cuda:") and device[5:].isdigit()):
+        raise UsageError(f"unknown device {device!r}", where="--device", hint="auto, cpu, cuda or cuda:N")
+    usable = _cuda_devices()
+    if device == "auto":
+        return Choice("cuda", "a CUDA device is usable") if usable else Choice("cpu", "no usable CUDA device")
+    index = int(device[5:]) if ":" in device else 0
+    if index >= usable:
+        raise SetupError(f"torch can use {usable} CUDA devices, so not {device}", where="--device",
+                         hint="pvdr-bench doctor tells driver and torch's CUDA version")
+    return Choice(device, "asked for")
+
+
+def _cuda_devices() -> int:
+    """Number of CUDA devices that torch can use."""
+    if not any(Path(place).exists() for place in ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def choose_scale(scale: str | None, device: str = "cpu") -> Choice:
+    """The scale asked for, else the one that fits the (chosen) device.
+
+    Raises:
+        CatalogError: no such scale.
+    """
+    if scale is None:
+        kind = "gpu" if device.startswith("cuda") else "cpu"
+        return Choice(kind, f"fits the device {device}; --scale chooses another")
+    from pvdr_bench.catalog.layers import unknown
+    from pvdr_bench.catalog.specs import SCALES
+
+    if scale not in SCALES:
+        raise unknown("scale", scale, SCALES, "--scale")
+    return Choice(scale, "asked for")
