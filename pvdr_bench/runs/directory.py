@@ -134,6 +134,15 @@ class RunDir:
         text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True, width=120)
         atomic_write(self.path / "run.yaml", encode(text))
 
+    def check(self, spec: Spec) -> None:
+        """Refuse as :meth:`open` would, and write nothing.
+
+        Raises:
+            ChangedError: recipe, protocol or algorithm version differ; the message is the difference.
+        """
+        if (found := self.read_run()) is not None:
+            self._compare(found, plain(spec.recipe()))
+
     def _compare(self, found: dict[str, Any], recipe: dict[str, Any]) -> None:
         lines = difference(found.get("recipe"), recipe)
         if lines:

@@ -24,7 +24,7 @@ from pvdr_bench.algorithms.base import Learner, LearnerContext, Transition
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import CatalogError, Interrupted, TrainingError
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.suites.base import EnvConfig, VectorStep
+from pvdr_bench.suites.base import EnvConfig, Image, VectorStep
 from pvdr_bench.training.evaluation import (
     Evaluator,
     Point,
@@ -54,6 +54,17 @@ class Pieces:
     artefact_config: dict[str, Any] = field(default_factory=dict)
     needs_expert: bool = False
     on_policy: bool = True
+
+
+def learner_context(spec: RunSpec, pieces: Pieces, action_dim: int, start: Image, goal: Image,
+                    replay: EpisodeReplay | None = None) -> LearnerContext:
+    """What a run's learner is built from."""
+    protocol = spec.protocol
+    return LearnerContext(
+        config=pieces.config, action_dim=action_dim, image_size=protocol.image_size, num_envs=protocol.num_envs,
+        goal_image=goal, start_image=start, seed=spec.seed, device=pieces.device, replay=replay,
+        budget_decisions=protocol.env_steps // protocol.action_repeat, artefacts=pieces.artefacts,
+        artefact_config=pieces.artefact_config)
 
 
 class TrainLog:
@@ -167,11 +178,8 @@ class OnlineLoop:
         stack.callback(self.evaluator.close)
         torch.manual_seed(stable_seed("global", spec.seed))
         self.generator = torch.Generator().manual_seed(stable_seed("act", spec.seed))
-        self.learner = pieces.make_learner(LearnerContext(
-            config=pieces.config, action_dim=self.envs.action_dim, image_size=protocol.image_size, num_envs=self.n,
-            goal_image=goal, start_image=start, seed=spec.seed, device=pieces.device, replay=self.replay,
-            budget_decisions=protocol.env_steps // protocol.action_repeat,
-            artefacts=pieces.artefacts, artefact_config=pieces.artefact_config))
+        self.learner = pieces.make_learner(
+            learner_context(spec, pieces, self.envs.action_dim, start, goal, self.replay))
         self.log = TrainLog(self.n)
 
     def run(self) -> bool:

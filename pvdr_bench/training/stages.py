@@ -23,6 +23,7 @@ from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import DataError, Interrupted, LockedError
 from pvdr_bench.nets.vqgan import Tokenizer, load_tokenizer
 from pvdr_bench.runs.artefacts import Artefact, ArtefactStore
+from pvdr_bench.runs.files import content_hash
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
@@ -33,7 +34,7 @@ from pvdr_bench.videos.sources import source
 from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.tokens import TokenStore
 
-CORPUS_EPISODES = {"smoke": 30}  # per scale, where it is not the corpus' own number
+CORPUS_EPISODES = {"smoke": 6}  # per scale, where it is not the corpus' own number; the 4th and 5th are held out
 TOKENIZER_CORPORA = tuple(BUILTIN)
 WAIT_SECONDS = 2.0
 Report = Callable[[str, int, int], None]  # what is being made, done, in all
@@ -59,18 +60,20 @@ class Stages:
         device: where stages are trained and the run takes place, such as ``cpu`` or ``cuda:0``.
         fresh: make the artefacts anew, even shipped ones.
         workers: processes that make videos. env_workers: processes that the environments are spread over.
-        report: told of progress. say: told what is waited for.
+        made: by stage and recipe, what was found or made in this process; share it between runs, so that ``fresh``
+            makes an artefact once. report: told of progress. say: told what is waited for.
     """
 
     def __init__(self, spec: RunSpec, device: str = "cpu", stop: Stop = lambda: False, *, fresh: bool = False,
-                 workers: int = 1, env_workers: int = 1, catalog: Catalog | None = None, report: Report = no_report,
+                 workers: int = 1, env_workers: int = 1, catalog: Catalog | None = None,
+                 made: dict[str, Artefact] | None = None, report: Report = no_report,
                  say: Callable[[str], None] | None = None) -> None:
         self.spec, self.device, self.stop, self.fresh = spec, torch.device(device), stop, fresh
         self.workers, self.env_workers = workers, env_workers
         self.catalog, self.report, self.say = catalog or load_catalog(), report, say
         self.store, self.image_size = ArtefactStore(), spec.protocol.image_size
         self.config = spec.config_object()
-        self._made: dict[str, Artefact] = {}
+        self._made = {} if made is None else made
 
     # Recipes ------------------------------------------------------------------------------------------------------
 
@@ -169,10 +172,11 @@ class Stages:
         return artefacts
 
     def _get(self, plan: StagePlan, make: Callable[[Path], dict[str, Any]]) -> Artefact:
-        if plan.stage not in self._made:
-            self._made[plan.stage] = self.store.build(plan.stage, plan.name, plan.recipe, make, fresh=self.fresh,
-                                                      on_wait=self.say)
-        return self._made[plan.stage]
+        key = f"{plan.stage}/{plan.name}-{content_hash(plan.recipe)}"
+        if key not in self._made:
+            self._made[key] = self.store.build(plan.stage, plan.name, plan.recipe, make, fresh=self.fresh,
+                                               on_wait=self.say)
+        return self._made[key]
 
     def _make_tokenizer(self, folder: Path) -> dict[str, Any]:
         config = self.tokenizer_config

@@ -1,0 +1,247 @@
+"""``pvdr-bench run``, ``evaluate`` and ``clean``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pvdr_bench.cli.options import (
+    Device,
+    Json,
+    Methods,
+    Overrides,
+    ProtocolOption,
+    Results,
+    ScaleOption,
+    Seeds,
+    Tasks,
+    Videos,
+    choose_device,
+    choose_scale,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pvdr_bench.launch.local import Job
+    from pvdr_bench.launch.plan import RunPlan
+    from pvdr_bench.runs.artefacts import Artefact
+    from pvdr_bench.runs.directory import RunDir
+
+JobsOrCores = Annotated[int | None, typer.Option("--jobs", "-j", metavar="N", min=1,
+                                                 help="Runs at the same time; default: one per core.")]
+
+
+def run(
+    methods: Methods,
+    tasks: Tasks,
+    seeds: Seeds = "1",
+    scale: ScaleOption = None,
+    videos: Videos = None,
+    protocol: ProtocolOption = "pvdr",
+    override: Overrides = None,
+    results: Results = None,
+    jobs: JobsOrCores = None,
+    device: Device = "auto",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make the artefacts anew, even those that are shipped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and its cost.")] = False,
+) -> None:
+    """Train and evaluate methods in tasks. The same command continues; what is done is skipped; a larger budget extends."""
+    from rich.console import Console
+
+    from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.launch import plan as planning
+    from pvdr_bench.launch.local import exit_code_of, run_local
+    from pvdr_bench.launch.progress import watcher_for
+    from pvdr_bench.launch.worker import StopFlag
+    from pvdr_bench.runs.paths import results_root
+
+    console, root = Console(), results_root(results)
+    chosen = choose_device(device)
+    size = choose_scale(scale, chosen.value)
+    specs = planning.grid(load_catalog(), methods, tasks, seeds, size.value, protocol, videos, override or [])
+    plans = planning.plan_runs(specs, root)
+    console.print(f"device {chosen.value} ({chosen.reason}), scale {size.value} ({size.reason}), results in {root}",
+                  highlight=False, soft_wrap=True)
+    todo = [plan.spec for plan in plans if plan.state != "done"]
+    count = jobs or max(1, min(len(todo), _cores() if chosen.value == "cpu" else 1))
+    show_plan(console, plans, planning.known_rate(todo, root), count)
+    if dry_run or not todo:
+        return
+    stop = StopFlag().install()
+    _prepare(console, todo, chosen.value, fresh, stop)
+    with watcher_for(console) as watcher:
+        done = run_local(specs, root, count, chosen.value, stop, watcher)
+    show_outcome(console, done)
+    raise typer.Exit(exit_code_of(done))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: float | None, jobs: int) -> None:
+    """The cost preview."""
+    from pvdr_bench.launch.progress import duration
+
+    states = {name: sum(plan.state == name for plan in plans) for name in ("new", "continue", "extend", "done")}
+    train, evaluation = sum(plan.env_steps for plan in plans), sum(plan.evaluation_steps for plan in plans)
+    console.print(f"{len(plans)} runs: " + ", ".join(f"{count} {name}" for name, count in states.items() if count),
+                  highlight=False)
+    if not train + evaluation:
+        return
+    cost = f"to do: {train:,} env_steps of training and {evaluation:,} of evaluation, {jobs} at a time"
+    if seconds_per_step is not None:
+        cost += f", about {duration(train * seconds_per_step / jobs)} as finished runs went"
+    console.print(cost, highlight=False, soft_wrap=True)
+
+
+def _prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, stop: Callable[[], bool]) -> None:
+    """Find or make the artefacts of all runs, with all cores, before the runs share them.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    import torch
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from pvdr_bench.training.stages import Stages
+
+    torch.set_num_threads(_cores())
+    made: dict[str, Artefact] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        rows: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in rows:
+                rows[what] = bars.add_task(what, total=total)
+                if not console.is_terminal:
+                    console.print(f"making: {what} ({total})", highlight=False)
+            bars.update(rows[what], completed=done, total=total)
+
+        for spec in specs:
+            Stages(spec, device, stop, fresh=fresh, workers=_cores(), made=made, report=report,
+                   say=console.print).build()
+    for artefact in made.values():
+        console.print(f"{artefact.stage}: {artefact.path}", highlight=False, soft_wrap=True)
+
+
+def show_outcome(console: Console, jobs: Sequence[Job]) -> None:
+    """A line per run."""
+    from pvdr_bench.runs.directory import RunDir
+
+    for job in jobs:
+        done = RunDir(job.path).done()
+        if job.state in ("done", "skipped") and done is not None:
+            text = (f"success {100 * done['success_any']:.0f} % at any step, {100 * done['success_end']:.0f} % at the "
+                    f"end, of {done['episodes']} episodes")
+        else:
+            text = job.message
+        console.print(f"{job.state:>8}  {job.label}: {text}", highlight=False, soft_wrap=True, markup=False)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: RESULTS/method/task/corpus/scale/seed-N.")],
+    episodes: Annotated[int | None, typer.Option(min=1, help="How many; default: the protocol's final number.")] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Play evaluation episodes with a run's newest checkpoint; the run's own files stay as they are."""
+    from pvdr_bench.api import load_run
+    from pvdr_bench.launch.worker import StopFlag
+    from pvdr_bench.training.again import evaluate_again
+    from pvdr_bench.training.stages import Stages
+
+    loaded, stop = load_run(run), StopFlag().install()
+    stages = Stages(loaded.spec, choose_device(device).value, stop)
+    env_steps, played = evaluate_again(loaded.dir, loaded.spec, stages.pieces, episodes, stop)
+    rows = [{"seed": loaded.spec.seed, "env_steps": env_steps, **result.row()} for result in played]
+    count = len(rows)
+    summary = {"run": str(run), "env_steps": env_steps, "episodes": count,
+               **{name: sum(row[name] for row in rows) / count for name in ("success_any", "success_end", "return")}}
+    if json_:
+        typer.echo(json.dumps({**summary, "rows": rows}))
+        return
+    typer.echo(f"{run} at {env_steps:,} env_steps, {count} episodes: success {100 * summary['success_any']:.1f} % at any "
+               f"step, {100 * summary['success_end']:.1f} % at the end; return {summary['return']:.2f}")
+
+
+def clean(
+    results: Results = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
+    json_: Json = False,
+) -> None:
+    """Remove broken runs, and artefacts that no run below the results folder stands on; asks first."""
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.runs.paths import results_root
+
+    if json_ and not (yes or dry_run):
+        raise UsageError("--json cannot ask", hint="add --dry-run to list, or --yes to remove")
+    root = results_root(results)
+    found = [*broken_runs(root), *unused_artefacts(root)]
+    entries = [{"path": str(path), "reason": reason, "bytes": size_of(path)} for path, reason in found]
+    if json_:
+        typer.echo(json.dumps(entries))
+    else:
+        for entry in entries:
+            typer.echo(f"{entry['path']}  ({entry['reason']}, {int(str(entry['bytes'])) / 2**20:.1f} MiB)")
+    if not found or dry_run:
+        if not found and not json_:
+            typer.echo("nothing to remove")
+        return
+    if not yes and not typer.confirm(f"Remove these {len(found)} folders?"):
+        typer.echo("nothing was removed")
+        return
+    for path, _ in found:
+        shutil.rmtree(path)
+
+
+def broken_runs(root: Path) -> list[tuple[Path, str]]:
+    """Runs that cannot be continued, or failed; those that a living process writes are left out."""
+    from pvdr_bench.errors import DataError
+    from pvdr_bench.runs.directory import find_runs
+
+    found: list[tuple[Path, str]] = []
+    for run_dir in find_runs(root) if root.is_dir() else []:
+        if run_dir.status() == "running":
+            continue
+        try:
+            run_dir.read_run()
+            reason = _why_broken(run_dir)
+        except DataError as error:
+            reason = f"broken: {error.message}"
+        if reason is not None:
+            found.append((run_dir.path, reason))
+    return found
+
+
+def _why_broken(run_dir: RunDir) -> str | None:
+    failed = run_dir.failed()
+    if failed is not None:
+        return f"failed: {str(failed.get('message', '')).splitlines()[0][:80]}"
+    if run_dir.done() is None and not run_dir.checkpoints.steps():
+        return "stopped before its first checkpoint"
+    return None
+
+
+def unused_artefacts(root: Path) -> list[tuple[Path, str]]:
+    """The user's own artefacts that no run below ``root`` stands on."""
+    from pvdr_bench.runs.artefacts import ArtefactStore
+    from pvdr_bench.runs.files import read_json
+
+    used = [reference["hash"] for path in (root.rglob("artefacts.json") if root.is_dir() else [])
+            for reference in read_json(path).values()]
+    return [(path, "artefact of no run here") for path in ArtefactStore().unused(used)]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())

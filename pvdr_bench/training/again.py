@@ -1,0 +1,56 @@
+"""Evaluating a run's newest checkpoint once more. It reads the run and writes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.errors import UsageError
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.training.evaluation import EpisodeResult, Evaluator
+from pvdr_bench.training.execute import ARTEFACTS, check_artefacts, make_deterministic
+from pvdr_bench.training.online import Pieces, learner_context
+from pvdr_bench.training.replay import EpisodeReplay
+from pvdr_bench.training.reward import GoalReward
+
+PiecesAndReferences = tuple[Pieces, dict[str, dict[str, str]]]
+
+
+def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], PiecesAndReferences],
+                   episodes: int | None = None, stop: Callable[[], bool] = lambda: False,
+                   ) -> tuple[int, list[EpisodeResult]]:
+    """The checkpoint's env_steps, and results of ``episodes`` (default: the protocol's final number).
+
+    Seeds and action noise are those of the final evaluation: a done run gives the numbers of its ``episodes.jsonl``
+    again, and more episodes continue them.
+
+    Raises:
+        UsageError: there is no checkpoint.
+        ChangedError: an artefact that the run stands on was made anew.
+    """
+    found = run_dir.checkpoints.latest()
+    if found is None:
+        raise UsageError("this run has no checkpoint yet", where=str(run_dir.path), hint="let it run to its first one")
+    protocol = spec.protocol
+    pieces, references = make_pieces()
+    make_deterministic(pieces.device)
+    if (run_dir.path / ARTEFACTS).exists():
+        check_artefacts(run_dir, references)
+    envs = pieces.make_envs(dataclasses.replace(spec.env_config(), terminate_on_success=False), protocol.num_envs)
+    try:
+        start = envs.reset([protocol.train_seed_base] * protocol.num_envs)[0].copy()
+        goal = np.array(envs.goal_image())
+        replay = None
+        if not pieces.on_policy:
+            replay = EpisodeReplay(run_dir.path / "replay", protocol.num_envs, protocol.image_size, envs.action_dim)
+        learner = pieces.make_learner(learner_context(spec, pieces, envs.action_dim, start, goal, replay))
+        learner.load_state_dict(found.state["learner"])
+        reward = GoalReward(protocol, goal, start, pieces.tokenizer, pieces.device)
+        evaluator = Evaluator(lambda: envs, protocol.num_envs, reward, protocol.eval_seed_base, spec.seed,
+                              pieces.needs_expert, stop)
+        return found.step, list(evaluator.run(learner, episodes or protocol.eval_final_episodes, found.step, "final"))
+    finally:
+        envs.close()
