@@ -49,10 +49,13 @@ def run(
     results: Results = None,
     jobs: JobsOrCores = None,
     device: Device = "auto",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make the artefacts anew, even those that are shipped.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make the artefacts anew, also the shipped ones.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and its cost.")] = False,
 ) -> None:
-    """Train and evaluate methods in tasks. The same command continues; what is done is skipped; a larger budget extends."""
+    """Train and evaluate methods in tasks; the same command continues.
+
+    What is done is skipped, a larger budget extends, and a run made with another recipe is refused with the difference.
+    """
     from rich.console import Console
 
     from pvdr_bench.catalog.catalog import load_catalog
@@ -148,7 +151,7 @@ def show_outcome(console: Console, jobs: Sequence[Job]) -> None:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: RESULTS/method/task/corpus/scale/seed-N.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as RESULTS/ppo/reach/none/cpu/seed-0.")],
     episodes: Annotated[int | None, typer.Option(min=1, help="How many; default: the protocol's final number.")] = None,
     device: Device = "auto",
     json_: Json = False,
@@ -169,8 +172,8 @@ def evaluate(
     if json_:
         typer.echo(json.dumps({**summary, "rows": rows}))
         return
-    typer.echo(f"{run} at {env_steps:,} env_steps, {count} episodes: success {100 * summary['success_any']:.1f} % at any "
-               f"step, {100 * summary['success_end']:.1f} % at the end; return {summary['return']:.2f}")
+    typer.echo(f"{run} at {env_steps:,} env_steps, {count} episodes: success {100 * summary['success_any']:.1f} % "
+               f"at any step, {100 * summary['success_end']:.1f} % at the end; return {summary['return']:.2f}")
 
 
 def clean(

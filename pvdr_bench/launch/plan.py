@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvdr_bench.catalog.catalog import Catalog, split_names
-from pvdr_bench.catalog.seeds import parse_seeds
+from pvdr_bench.catalog.catalog import Catalog
+from pvdr_bench.catalog.seeds import parse_seeds, split_names
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.runs.directory import RunDir, find_runs
+from pvdr_bench.training.checks import check_protocol
 
 
 def grid(catalog: Catalog, methods: str, tasks: str, seeds: str, scale: str, protocol: str, videos: str | None,
@@ -56,10 +57,12 @@ def plan_runs(specs: Sequence[RunSpec], results: Path) -> list[RunPlan]:
     """How far each run is.
 
     Raises:
+        CatalogError: a protocol that the loop cannot follow, such as a budget off the grid of sync points.
         ChangedError: one was made with another recipe; nothing has been written.
     """
     plans = []
     for spec in specs:
+        check_protocol(spec)
         run_dir = RunDir(spec.path(results))
         run_dir.check(spec)
         reached = max(run_dir.checkpoints.steps(), default=0)

@@ -12,7 +12,8 @@ from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import BenchError, ChangedError, LockedError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import read_json, write_json
-from pvdr_bench.training.online import Pieces, check_protocol, run_online
+from pvdr_bench.training.checks import check_protocol
+from pvdr_bench.training.online import Pieces, run_online
 
 ARTEFACTS = "artefacts.json"  # references of the artefacts a run stands on
 
