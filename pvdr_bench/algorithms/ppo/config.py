@@ -17,7 +17,8 @@ class PPOConfig(Section):
     """PPO from scratch on frozen frame tokens, with the networks of PVDR's action module and critic."""
 
     # the update
-    clip: float = key(0.2, "epsilon, range of the probability ratio", "paper Table 3 (Set 2; 0.6 Set 1, 0.5 Set 3)", gt=0)
+    clip: float = key(0.2, "epsilon, range of the probability ratio", "paper Table 3 (Set 2; 0.6 Set 1, 0.5 Set 3)",
+                      gt=0)
     value_clip: float = key(10.0, "range by which a value may move away from the old one", "paper Table 3, reading 24",
                             gt=0)
     value_coef: float = key(0.5, "weight of the value loss", "paper Table 3, reading 24", ge=0)
@@ -36,7 +37,7 @@ class PPOConfig(Section):
     # the policy
     log_std_init: float = key(-0.5, "initial log standard deviation of actions", "paper silent (reading 19)")
     mean_policy_in_eval: bool = key(False, "evaluate the mean action in place of a sampled one",
-                                    "benchmark: sampled, since a frozen task under a mean policy is one episode repeated")
+                                    "benchmark: sampled; a frozen task under a mean policy is one episode repeated")
     # the networks
     context_frames: int = key(2, "m, frames of the state x_t; the first frame of an episode is repeated",
                               "paper Table 2, reading 30", ge=1)

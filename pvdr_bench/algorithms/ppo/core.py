@@ -9,7 +9,7 @@ Shapes: T decisions in time, N environments, B = a minibatch of the T * N decisi
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,27 +28,59 @@ class PPOSettings(Protocol):
     """The hyperparameters of PPO that this module reads; configs of PPO and PVDR both have them."""
 
     @property
-    def gamma(self) -> float: ...
+    def gamma(self) -> float:
+        """Discount per decision."""
+        ...
+
     @property
-    def gae_lambda(self) -> float: ...
+    def gae_lambda(self) -> float:
+        """Lambda of GAE."""
+        ...
+
     @property
-    def clip(self) -> float: ...
+    def clip(self) -> float:
+        """Range of the probability ratio."""
+        ...
+
     @property
-    def value_clip(self) -> float: ...
+    def value_clip(self) -> float:
+        """Range of a value's move."""
+        ...
+
     @property
-    def value_coef(self) -> float: ...
+    def value_coef(self) -> float:
+        """Weight of the value loss."""
+        ...
+
     @property
-    def entropy_coef(self) -> float: ...
+    def entropy_coef(self) -> float:
+        """Weight of the entropy."""
+        ...
+
     @property
-    def max_grad_norm(self) -> float: ...
+    def max_grad_norm(self) -> float:
+        """Clip of each network's gradient norm; 0: none."""
+        ...
+
     @property
-    def epochs(self) -> int: ...
+    def epochs(self) -> int:
+        """Passes over a rollout."""
+        ...
+
     @property
-    def minibatch(self) -> int: ...
+    def minibatch(self) -> int:
+        """Decisions in a minibatch."""
+        ...
+
     @property
-    def actor_lr(self) -> float: ...
+    def actor_lr(self) -> float:
+        """Learning rate of the actor."""
+        ...
+
     @property
-    def critic_lr(self) -> float: ...
+    def critic_lr(self) -> float:
+        """Learning rate of the critic."""
+        ...
 
 
 def gae(reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor,
@@ -60,7 +92,7 @@ def gae(reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, t
     good under per-step penalties). The recursion stops at either, so nothing leaks into the next episode.
     """
     delta = reward + gamma * next_value * (~terminated) - value
-    carry = gamma * lam * (~(terminated | truncated))
+    carry = gamma * lam * (~(terminated | truncated)).to(delta.dtype)
     advantage = torch.zeros_like(delta)
     running = torch.zeros_like(delta[0])
     for t in range(len(delta) - 1, -1, -1):
@@ -210,11 +242,12 @@ class PPOUpdater:
         settings: hyperparameters.
         seed: of the minibatch order.
         adam_eps: Adam's epsilon.
-        autocast: makes the context that networks run in, for lower precision.
+        autocast: makes the context that networks run in, for lower precision; acting has to use it too, or the
+            first ratios are not 1.
     """
 
     def __init__(self, actor: nn.Module, critic: nn.Module, settings: PPOSettings, seed: int, adam_eps: float = 1e-5,
-                 autocast: Callable[[], AbstractContextManager[Any]] | None = None) -> None:
+                 autocast: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self.actor, self.critic, self.settings, self.autocast = actor, critic, settings, autocast
         self.actor_optimizer = torch.optim.Adam(actor.parameters(), lr=settings.actor_lr, eps=adam_eps)
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_lr, eps=adam_eps)
@@ -243,11 +276,8 @@ class PPOUpdater:
         }
 
     def _forward(self, batch: Batch) -> PPOLosses:
-        if self.autocast is None:
+        with self.autocast():
             policy, value = self.actor(batch.state), self.critic(batch.state)
-        else:
-            with self.autocast():
-                policy, value = self.actor(batch.state), self.critic(batch.state)
         return ppo_losses(policy, value, batch, self.settings.clip, self.settings.value_clip)
 
     def _step(self, batch: Batch, auxiliary: Auxiliary | None, policy_weight: float) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ Shapes: N environments, H = W image size, A action dimensions, m context frames,
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -72,7 +72,7 @@ class PPOLearner(Learner):
             torch.manual_seed(context.seed)
             actor, critic = self._networks(context)
         self.updater = PPOUpdater(actor.to(self.device), critic.to(self.device), config, context.seed, config.adam_eps,
-                                  self._autocast if config.dtype == "bfloat16" else None)
+                                  self._autocast if config.dtype == "bfloat16" else nullcontext)
         self.buffer = RolloutBuffer()
         self.rounds = 0
 
@@ -117,13 +117,14 @@ class PPOLearner(Learner):
         codes = self.encode(image).to(self.dtype)
         tokens = push_frame(carry["tokens"], codes, is_first.to(self.device))
         state = {"tokens": tokens}
-        policy = self.updater.actor(state)
-        if mode == "eval":
+        with self.updater.autocast():
+            policy = self.updater.actor(state)
+            value = self.updater.critic(state) if mode == "train" else None
+        if value is None:
             action = policy.mean if self.config.mean_policy_in_eval else policy.sample(generator)
             return action, {"tokens": tokens}, {}
         action = policy.sample(generator)
-        extras = {"tokens": tokens, "log_prob": policy.log_prob(action), "value": self.updater.critic(state)}
-        return action, {"tokens": tokens}, extras
+        return action, {"tokens": tokens}, {"tokens": tokens, "log_prob": policy.log_prob(action), "value": value}
 
     @torch.no_grad()
     def observe(self, transition: Transition) -> None:
@@ -136,7 +137,8 @@ class PPOLearner(Learner):
         if rows.any():
             codes = self.encode(transition.next_image[rows.to(transition.next_image.device)]).to(self.dtype)
             following = push_frame(extras["tokens"][rows], codes, torch.zeros_like(rows[rows]))
-            bootstrap[rows] = self.updater.critic({"tokens": following})
+            with self.updater.autocast():
+                bootstrap[rows] = self.updater.critic({"tokens": following})
         self.buffer.add({"tokens": extras["tokens"]}, action=move(transition.action), log_prob=extras["log_prob"],
                         value=extras["value"], reward=move(transition.reward), terminated=terminated,
                         truncated=truncated, bootstrap=bootstrap)
