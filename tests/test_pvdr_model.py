@@ -84,6 +84,18 @@ def test_the_prior_term_stops_at_the_encoder() -> None:
     assert sum(float(p.grad.abs().sum()) for p in model.prior.parameters() if p.grad is not None) > 0
 
 
+def test_the_pull_to_the_prior_is_annealed_and_stops_at_the_prior() -> None:
+    model, batch, noise = tiny(), clips(3), torch.randn(3, 4, 4, 2)
+    plain, _ = pretraining_loss(model, PretrainConfig(lambda1=0.2), 0.1, batch, noise)
+    pulled, _ = pretraining_loss(model, PretrainConfig(lambda1=0.2, encoder_prior_weight=3.0), 0.1, batch, noise)
+    q, p = model.encoder(batch), model.prior(batch[:, :2])
+    normals = [torch.distributions.Normal(g.mean, (g.logvar / 2).exp()) for g in (q, p)]
+    want = 0.5 * 3.0 * torch.distributions.kl_divergence(*normals).flatten(1).sum(1).mean()
+    torch.testing.assert_close(pulled - plain, want, rtol=1e-3, atol=1e-3)
+    grads = torch.autograd.grad(pulled - plain, list(model.prior.parameters()), allow_unused=True)
+    assert all(g is None or float(g.abs().max()) < 1e-4 for g in grads)
+
+
 def test_prior_directions() -> None:
     q, p = Gaussian(torch.ones(1, 1), torch.zeros(1, 1)), Gaussian(torch.zeros(1, 1), torch.ones(1, 1))
     assert float(prior_loss(p, q, "prior_posterior")) == pytest.approx(0.5 * (-1 + math.e + 1 - 1))

@@ -42,7 +42,9 @@ def pretraining_loss(model: DynamicsModel, config: PretrainConfig, lambda1: floa
     loss = (reduce_terms(ce, config.reduction) + lambda1 * reduce_terms(kl_normal, config.reduction)
             + config.prior_weight * reduce_terms(kl_prior, config.reduction))
     if config.encoder_prior_weight:
-        loss = loss + config.encoder_prior_weight * reduce_terms(posterior.kl(prior.detach()), config.reduction)
+        annealed = lambda1 / config.lambda1 if config.lambda1 else 1.0
+        pull = reduce_terms(posterior.kl(prior.detach()), config.reduction)
+        loss = loss + annealed * config.encoder_prior_weight * pull
     terms = {"ce": ce.mean(), "kl_normal": reduce_terms(kl_normal, "sum"), "kl_prior": reduce_terms(kl_prior, "sum")}
     return loss, {name: value.detach() for name, value in terms.items()}
 
