@@ -32,6 +32,17 @@ def user_corpora() -> dict[str, CorpusSpec]:
     }
 
 
+def registered() -> dict[str, CorpusSpec]:
+    """Corpora that another package registered with ``videos.sources``."""
+    from pvdr_bench.videos.sources import sources
+
+    return {
+        source.name: CorpusSpec(name=source.name, title=source.name, description=source.description,
+                                kind="generated" if source.kind == "generated" else "user", source=source.generator)
+        for source in sources() if source.name not in BUILTIN
+    }
+
+
 def corpora() -> dict[str, CorpusSpec]:
     """All corpora by name."""
-    return {**BUILTIN, **user_corpora()}
+    return {**user_corpora(), **registered(), **BUILTIN}

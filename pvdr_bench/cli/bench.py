@@ -1,0 +1,86 @@
+"""``pvdr-bench bench NAME``: measure on this machine what the project promises."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from enum import StrEnum
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from pvdr_bench.cli.options import Json
+
+
+class Name(StrEnum):
+    """What can be measured."""
+
+    render = "render"
+    plan = "plan"
+    env = "env"
+    step = "step"
+
+
+HELP = {
+    Name.render: "lean against stock renderer: ratio of frame rates, likeness of pictures over the twelve tasks",
+    Name.plan: "planning with and without the key and value caches: ratio, and whether the plans are equal",
+    Name.env: "env_steps per second by number of worker processes",
+    Name.step: "training steps per second, FLOP/s and share of the matrix-product peak, by stage",
+}
+
+
+def bench(
+    name: Annotated[Name, typer.Argument(help="; ".join(f"{key}: {text}" for key, text in HELP.items()))],
+    override: Annotated[list[str] | None, typer.Option(
+        "-o", "--override", metavar="KEY=VALUE", help="An argument of the measurement, such as repeats=3.")] = None,
+    json_: Json = False,
+) -> None:
+    """Measure this machine."""
+    measure = import_module(f"pvdr_bench.bench.{name.value}").measure
+    result = measure(**arguments_of(measure, override or []))
+    if json_:
+        typer.echo(json.dumps(result, default=float))
+        return
+    typer.echo(f"bench {name.value}: {HELP[name]}")
+    echo_result(result, "  ")
+
+
+def arguments_of(measure: Any, overrides: list[str]) -> dict[str, Any]:
+    """Keyword arguments from ``key=value`` texts, checked against the function's own parameters.
+
+    Raises:
+        CatalogError: no such argument. UsageError: not of the form key=value, or of another type than the default.
+    """
+    from pvdr_bench.catalog.document import parse_value
+    from pvdr_bench.catalog.layers import unknown
+    from pvdr_bench.catalog.resolve import split_override
+    from pvdr_bench.errors import UsageError
+
+    known = inspect.signature(measure).parameters
+    found: dict[str, Any] = {}
+    for text in overrides:
+        key, raw = split_override(text)
+        if key not in known:
+            raise unknown("argument", key, known, f"-o {key}")
+        value, default = parse_value(raw), known[key].default
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if default is not None and default is not inspect.Parameter.empty and type(value) is not type(default):
+            if isinstance(default, tuple) and isinstance(value, list):
+                value = tuple(value)
+            else:
+                raise UsageError(f"{key} = {raw!r} is not of the kind of its default {default!r}", where=f"-o {key}")
+        found[key] = value
+    return found
+
+
+def echo_result(result: Any, indent: str) -> None:
+    """Print nested mappings, one value a line."""
+    for key, value in result.items():
+        if isinstance(value, dict):
+            typer.echo(f"{indent}{key}:")
+            echo_result(value, indent + "  ")
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            typer.echo(f"{indent}{key}: {shown}")

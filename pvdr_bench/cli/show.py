@@ -1,0 +1,125 @@
+"""``pvdr-bench list``: what there is, by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pvdr_bench.cli.options import Json, Results
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pvdr_bench.catalog.catalog import Catalog
+
+Row = dict[str, Any]
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    methods = "methods"
+    tasks = "tasks"
+    protocols = "protocols"
+    corpora = "corpora"
+    scales = "scales"
+    runs = "runs"
+
+
+def list_(
+    kind: Annotated[Kind | None, typer.Argument(help="What to list; default: all but runs.")] = None,
+    results: Results = None, json_: Json = False,
+) -> None:
+    """List methods, tasks, protocols, corpora, scales or runs."""
+    from pvdr_bench.catalog import load_catalog
+
+    catalog = load_catalog()
+    kinds = [kind] if kind else [each for each in Kind if each is not Kind.runs]
+    found = {str(each): rows_of(each, catalog, results) for each in kinds}
+    if json_:
+        typer.echo(json.dumps(found[str(kind)] if kind else found))
+        return
+    for name, rows in found.items():
+        if kind is None:
+            typer.echo(f"{name}:")
+        echo_rows(rows, indent="" if kind else "  ")
+        if not rows:
+            typer.echo(f"no {name} here")
+
+
+def rows_of(kind: Kind, catalog: Catalog, results: Path | None = None) -> list[Row]:
+    """The rows of one kind, each a flat mapping."""
+    if kind is Kind.runs:
+        return _runs(results)
+    makers: dict[Kind, Callable[[Catalog], list[Row]]] = {
+        Kind.methods: _methods, Kind.tasks: _tasks, Kind.protocols: _protocols, Kind.corpora: _corpora,
+        Kind.scales: _scales,
+    }
+    return makers[kind](catalog)
+
+
+def _methods(catalog: Catalog) -> list[Row]:
+    from pvdr_bench.algorithms.registry import algorithms
+
+    specs = [catalog.method(name) for name in catalog.methods()]
+    return [{"name": spec.name, "algorithm": spec.algorithm, "stages": list(algorithms()[spec.algorithm or ""].stages),
+             "title": spec.title} for spec in specs]
+
+
+def _tasks(catalog: Catalog) -> list[Row]:
+    specs = [catalog.task(name) for name in catalog.tasks()]
+    return [{"name": spec.name, "suite": spec.suite, "env_id": spec.env_id, "set": spec.set,
+             "title": spec.title} for spec in specs]
+
+
+def _protocols(catalog: Catalog) -> list[Row]:
+    files = [catalog.protocol_file(name) for name in catalog.protocols()]
+    return [{"name": found.name, "scales": list(found.scales), "title": found.title} for found in files]
+
+
+def _corpora(catalog: Catalog) -> list[Row]:
+    specs = [catalog.corpus(name) for name in catalog.corpora()]
+    return [{"name": spec.name, "kind": spec.kind, "description": spec.description} for spec in specs]
+
+
+def _scales(catalog: Catalog) -> list[Row]:
+    from pvdr_bench.catalog.specs import SCALES
+
+    return [{"name": name, "description": text} for name, text in SCALES.items()]
+
+
+def _runs(results: Path | None) -> list[Row]:
+    from pvdr_bench.errors import BenchError
+    from pvdr_bench.runs.directory import find_runs
+    from pvdr_bench.runs.paths import results_root
+
+    root = results_root(results)
+    rows = []
+    for run in find_runs(root):
+        row: Row = {"run": str(run.path.relative_to(root))}
+        try:
+            beat, done = run.read_heartbeat() or {}, run.done() or {}
+            row |= {"status": str(run.status()), "env_steps": done.get("env_steps", beat.get("env_steps"))}
+        except BenchError as error:
+            row |= {"status": "broken", "env_steps": None, "problem": error.message}
+        rows.append(row)
+    return rows
+
+
+def echo_rows(rows: list[Row], indent: str = "") -> None:
+    """Print rows as aligned columns; the last column is free text."""
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    count = max((len(row) for row in cells), default=0)
+    widths = [max((len(row[i]) for row in cells if i < len(row)), default=0) for i in range(count)]
+    for row in cells:
+        typer.echo((indent + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False))).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
