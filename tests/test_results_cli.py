@@ -51,6 +51,22 @@ def test_singular_and_plural_are_the_same(grid: Path) -> None:
     assert "| PPO |" in first and "PVDR" not in first
 
 
+def test_overrides_choose_variants_and_protocols(tmp_path: Path) -> None:
+    make_run(tmp_path, [0.5] * 5)
+    make_run(tmp_path, [0.5] * 5, variant="ppo@clip=0.3", algorithm="ppo")
+    make_run(tmp_path, [0.5] * 5, seed=1, goal_blur=5)
+    words = ("table", "--results", str(tmp_path), "--json")
+    told = json.loads(run(*words, "-m", "ppo", "-o", "clip=0.3", "-o", "protocol.env_steps=8000"))
+    assert [record["variant"] for record in told["rows"]] == ["ppo@clip=0.3"]
+    told = json.loads(run(*words, "-m", "ppo", "-o", "protocol.goal_blur=5"))
+    assert [record["n"] for record in told["rows"]] == [1]
+    assert json.loads(run(*words, "-m", "ppo@clip=0.3"))["rows"][0]["variant"] == "ppo@clip=0.3"
+    for wrong, message in ((("-o", "protocol.goal_blur=9"), "no run has a protocol"), (("-o", "clip=1"), "no method"),
+                           (("-m", "ppo", "-o", "clop=1"), "clop")):
+        with pytest.raises(BenchError, match=message):
+            run(*words, *wrong)
+
+
 def test_plot_writes_three_files(grid: Path, tmp_path: Path) -> None:
     told = json.loads(run("plot", "--results", str(grid), "--out", str(tmp_path / "fig.pdf"), "--json",
                           "--reported", "pvdr", "--individual"))
@@ -61,7 +77,8 @@ def test_plot_writes_three_files(grid: Path, tmp_path: Path) -> None:
 
 def test_table_in_all_formats(grid: Path, tmp_path: Path) -> None:
     told = json.loads(run("table", "--results", str(grid), "--json", "--videos", "metaworld"))
-    assert {record["variant"] for record in told["rows"]} == {"pvdr", "pvdr-scratch"}
+    assert {record["corpus"] for record in told["rows"]} == {"metaworld", "none"}
+    assert {record["variant"] for record in told["rows"]} == {"pvdr", "pvdr-scratch", "ppo", "random", "scripted"}
     assert r"\toprule" in run("table", "--results", str(grid), "--format", "tex")
     run("table", "--results", str(grid), "--format", "csv", "--out", str(tmp_path / "a" / "t.csv"))
     shown = set(pd.read_csv(tmp_path / "a" / "t.csv")["variant"])

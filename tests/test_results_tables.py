@@ -126,9 +126,13 @@ def test_mixed_protocols_need_permission_and_rows_of_their_own(tmp_path: Path) -
 def test_nothing_to_show_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run"):
         build_table(collect(tmp_path))
+    path = make_run(tmp_path, [], done=False)
     with pytest.raises(UsageError, match="no run has an evaluation"):
         plot_curves(collect(tmp_path))
-    make_run(tmp_path, [0.1] * 5)
+    (path / "run.yaml").write_text("[")
+    with pytest.raises(UsageError, match="seed-0: broken, .*not a YAML file"):
+        plot_curves(collect(tmp_path))
+    make_run(tmp_path, [0.1] * 5, seed=1)
     for build in (build_table, plot_curves):
         with pytest.raises(UsageError, match="success_any"):
             build(collect(tmp_path), "speed")

@@ -117,6 +117,17 @@ class Results:
         return all(not values or column not in place or len(parts) != 5 or parts[place[column]] in values
                    for column, values in chosen.items())
 
+    def require_runs(self) -> None:
+        """Refuse to show nothing.
+
+        Raises:
+            UsageError: there is no run that can be read; says what is wrong with those that cannot.
+        """
+        if self.runs.empty:
+            broken = "".join(f"\n    {p.run}: {p.kind}, {p.detail}" for p in self.problems[:5])
+            raise UsageError(f"there is no run to show{broken}", where=str(self.root),
+                             hint="run something first, or give --results")
+
     def require_one_protocol(self, *, allow_mixed: bool = False) -> None:
         """Refuse to put numbers of different meaning side by side.
 

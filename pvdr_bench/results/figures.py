@@ -136,6 +136,7 @@ def plot_curves(results: Results, metric: str = "success", *, confidence: float 
     """
     if metric not in METRICS:
         raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
+    results.require_runs()
     results.require_one_protocol(allow_mixed=allow_mixed)
     if results.points.empty:
         raise UsageError("no run has an evaluation to plot yet", where=str(results.root))

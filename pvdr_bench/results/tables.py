@@ -77,9 +77,7 @@ def build_table(results: Results, metric: str = "success", *, confidence: float 
         raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
     if statistic not in ("mean", "iqm"):
         raise UsageError(f"there is no statistic {statistic!r}", hint="there is: mean, iqm")
-    if results.runs.empty:
-        raise UsageError("there is no run to show", where=str(results.root),
-                         hint="run something first, or give --results")
+    results.require_runs()
     results.require_one_protocol(allow_mixed=allow_mixed)
     rows, tasks = tuple(rows_of(results)), sorted(map(str, results.runs["task"].unique()))
     cells: dict[tuple[Row, str], Cell | None] = {}
