@@ -95,7 +95,11 @@ def test_a_stage_that_leaves_no_model_or_fails_publishes_nothing(tmp_path):
         store.build("tokenize", "tok", RECIPE, fail)
     assert store.find("tokenize", "tok", RECIPE) is None and store.all() == []
     kept = []
-    store.build("tokenize", "tok", RECIPE, lambda work: (kept.append((work / "checkpoints").is_dir()), maker()(work))[1])
+
+    def goes_on(work):
+        kept.append((work / "checkpoints").is_dir())
+        return maker()(work)
+    store.build("tokenize", "tok", RECIPE, goes_on)
     assert kept == [True]  # the next start goes on in the same work folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +56,14 @@ def test_atomic_write_keeps_the_old_file_when_the_disk_is_full(tmp_path, monkeyp
         write_json(path, {"v": 2})
     assert str(tmp_path) in str(caught.value) and "make room" in str(caught.value) and caught.value.exit_code == 9
     assert read_json(path) == {"v": 1}
-    assert sorted(os.listdir(tmp_path)) == ["done.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["done.json"]
 
 
 def test_a_really_full_device_is_a_storage_error():
-    if not os.path.exists("/dev/full"):
+    if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with pytest.raises(StorageError, match="full"), storage_errors(Path("/dev/full")), \
-            open("/dev/full", "wb", buffering=0) as file:
+            Path("/dev/full").open("wb", buffering=0) as file:
         file.write(b"x")
 
 

@@ -1,0 +1,1 @@
+"""Run directories, artefacts, checkpoints, locks and provenance; no torch is needed to read them."""

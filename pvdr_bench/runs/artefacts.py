@@ -232,8 +232,8 @@ def _publish(work: Path, final: Path, recipe: dict[str, Any], metrics: Mapping[s
         if final.exists():
             old = final.parent / _BUILDING / f"{final.name}.old"
             shutil.rmtree(old, ignore_errors=True)
-            os.replace(final, old)
-        os.replace(ready, final)
+            final.replace(old)
+        ready.replace(final)
     crash_point("artefact/published")
     sync_folder(final.parent)
     shutil.rmtree(work, ignore_errors=True)

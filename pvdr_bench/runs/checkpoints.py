@@ -70,7 +70,7 @@ class CheckpointStore:
         """Clear away what a killed writer left half done; only for the run's writer."""
         for step in self.steps():
             if self._existing(step) != self.path(step):  # killed in the middle of replacing it
-                os.replace(self._aside(step), self.path(step))
+                self._aside(step).replace(self.path(step))
         if self.folder.is_dir():
             remove_leftovers(self.folder)
 
@@ -114,9 +114,9 @@ class CheckpointStore:
         sync_folder(temporary)
         with storage_errors(final):
             if final.exists():  # a broken one, or the same step done again
-                os.replace(final, self._aside(step))
+                final.replace(self._aside(step))
                 crash_point("checkpoint/moved-aside")
-            os.replace(temporary, final)
+            temporary.replace(final)
 
     def _prune(self, newest: int) -> None:
         steps = self.steps()
@@ -126,7 +126,7 @@ class CheckpointStore:
                 # Renamed first: a crash in the middle of deleting must not leave half a checkpoint by its name.
                 aside = self.folder / f".{self.path(step).name}.pruned.tmp"
                 shutil.rmtree(aside, ignore_errors=True)
-                os.replace(self.path(step), aside)
+                self.path(step).replace(aside)
                 crash_point("checkpoint/prune")
         remove_leftovers(self.folder)
 

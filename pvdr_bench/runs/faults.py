@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
+from pathlib import Path
 
 CRASH_AT = "PVDR_BENCH_CRASH_AT"
 FULL_AT = "PVDR_BENCH_FULL_AT"
@@ -36,7 +37,7 @@ def crash_point(name: str) -> None:
         return
     _passed[name] += 1
     if trace := os.environ.get(TRACE):
-        with open(trace, "a", encoding="utf-8") as file:
+        with Path(trace).open("a", encoding="utf-8") as file:
             file.write(name + "\n")
     if _target(CRASH_AT) == (name, _passed[name]):
         os._exit(CRASH_CODE)

@@ -98,7 +98,7 @@ def atomic_write(path: Path, data: bytes, *, durable: bool = True) -> None:
     try:
         write_file(temporary, data, durable=durable)
         with storage_errors(path):
-            os.replace(temporary, path)
+            temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

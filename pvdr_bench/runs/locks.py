@@ -63,7 +63,7 @@ def _scope() -> str:
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
     with suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(parts)
 
 
@@ -269,7 +269,7 @@ class FileLock:
         """Take a stale lock away; False if it had changed hands since it was judged."""
         aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
         try:
-            os.rename(self.path, aside)
+            self.path.rename(aside)
         except FileNotFoundError:
             return False
         crash_point(f"lock/{self.path.name}/removed")

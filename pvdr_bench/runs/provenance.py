@@ -30,7 +30,7 @@ def collect() -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": redacted(sys.argv),
-        "directory": os.getcwd(),
+        "directory": str(Path.cwd()),
         "pvdr_bench": _version("pvdr-bench"),
         "git": dict(_git()),
         "python": platform.python_version(),
@@ -51,7 +51,7 @@ def collect() -> dict[str, Any]:
 def shareable(provenance: dict[str, Any]) -> dict[str, Any]:
     """The same without host, job and local paths: for files that are published."""
     kept = {key: value for key, value in provenance.items() if key not in _PERSONAL}
-    kept["command"] = [Path(word).name if os.path.isabs(word) else word for word in provenance.get("command", [])]
+    kept["command"] = [Path(word).name if Path(word).is_absolute() else word for word in provenance.get("command", [])]
     return kept
 
 
