@@ -1,0 +1,1 @@
+"""Measurements of what the project promises, on the user's own machine."""

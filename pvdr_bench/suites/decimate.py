@@ -98,7 +98,8 @@ def _area_normals(vertices: Vectors, faces: Faces) -> Vectors:
 
 def _drop_degenerate(faces: Faces) -> Faces:
     a, b, c = faces.T
-    return faces[(a != b) & (b != c) & (a != c)]
+    kept: Faces = faces[(a != b) & (b != c) & (a != c)]
+    return kept
 
 
 def _drop_duplicates(faces: Faces) -> Faces:

@@ -96,6 +96,12 @@ class SharedContext:
         """Remember an ``MjrContext``, so that it is freed before the GL context at exit."""
         self._drawers.append(context)
 
+    def release(self, context: Any) -> None:
+        """Free an ``MjrContext`` now; its memory may be large (a stock shadow map takes 64 MB)."""
+        self.make_current()
+        self._drawers.remove(context)
+        context.free()
+
     def close(self) -> None:
         """Free everything, in the order that the drivers want; only at the end of the process."""
         if os.getpid() != self.pid:

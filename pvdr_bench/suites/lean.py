@@ -86,6 +86,10 @@ class _Pass:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(self._view, self._scene, self._context)
 
+    def close(self) -> None:
+        """Free the context."""
+        self._gl.release(self._context)
+
     def colours(self) -> Image:
         """What was drawn [size, size, 3], bottom row first."""
         import mujoco
@@ -104,7 +108,7 @@ class _Pass:
 
     def colours_and_alpha(self) -> Image:
         """As :meth:`colours`, with the alpha channel [size, size, 4]; not for a context with multisampling."""
-        from OpenGL import GL
+        from OpenGL import GL  # type: ignore[import-untyped]
 
         image = np.empty((self.size, self.size, 4), np.uint8)
         GL.glReadPixels(0, 0, self.size, self.size, GL.GL_RGBA, GL.GL_UNSIGNED_BYTE, image)
@@ -147,13 +151,14 @@ class LeanRenderer:
         self._fixed_geoms, self._fixed_sites = _fixed(model, model.geom_bodyid), _fixed(model, model.site_bodyid)
         self._backgrounds: OrderedDict[bytes, _Background] = OrderedDict()
         self._frames = 0
+        self._passes: list[_Pass] = []
         if kind == "lean":
             self._build_layers(model, cell)
         else:
             everything = int(mujoco.mjtCatBit.mjCAT_ALL)
             samples = int(model.vis.quality.offsamples)
             self._whole = _Pass(self._gl, model, copy.copy(model), size, everything, samples)
-            self.faces = self._whole.faces
+            self._passes = [self._whole]
             if kind == "stock-no-shadow":
                 self._whole.disable("SHADOW")
         self.set_camera(camera)
@@ -172,10 +177,21 @@ class LeanRenderer:
         self._moving_pass = _Pass(self._gl, model, moving, large, dynamic, 0)
         # The fixed things once more, for their depth at the moving layer's size; same context size, other category.
         self._depth_pass = _Pass(self._gl, model, fixed, large, static, 0)
-        for layer in (self._fixed_pass, self._moving_pass, self._depth_pass):
+        self._passes = [self._moving_pass, self._fixed_pass, self._depth_pass]
+        for layer in self._passes:
             layer.disable("SHADOW", "REFLECTION")
         self._moving_pass.disable("SKYBOX", "HAZE")  # black, and alpha zero where nothing moves
-        self.faces = self._moving_pass.faces
+
+    @property
+    def faces(self) -> int:
+        """Triangles of the meshes that may be drawn in a frame."""
+        return self._passes[0].faces
+
+    def close(self) -> None:
+        """Free the drawing contexts; not for a renderer of :func:`shared_renderer`, which others use."""
+        for layer in self._passes:
+            layer.close()
+        self._passes = []
 
     def set_camera(self, camera: CameraPose) -> None:
         """Draw from another pose from now on."""
@@ -277,7 +293,9 @@ def composite(back: Image, back_depth: NDArray[np.float32], front: Image, depth:
     shown = front[block].copy()
     shown[depth[block] >= back_depth[block]] = 0  # behind something fixed
     shown[..., 3] = _COVERAGE[shown[..., 3]]
-    summed = sum(shown[i::k, j::k].astype(np.int32) for i in range(k) for j in range(k))
+    summed = np.zeros((bottom - top, right - left, 4), np.int32)
+    for i, j in np.ndindex(k, k):
+        summed += shown[i::k, j::k]
     y, x = np.nonzero(summed[..., 3])
     colours, covered = summed[y, x, :3], summed[y, x, 3:]
     full = k * k * 255

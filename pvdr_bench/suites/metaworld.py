@@ -187,6 +187,11 @@ class MetaWorldEnv(Env):
         action = self._policy.get_action(self._observation)
         return np.clip(np.asarray(action, np.float32), -1.0, 1.0)
 
+    @property
+    def simulation(self) -> tuple[Any, Any]:
+        """The physics' ``MjModel`` and ``MjData``, to draw from."""
+        return self._env.model, self._env.data
+
     def physics_state(self) -> NDArray[np.float64]:
         """MuJoCo's integration state: all that the next steps depend on."""
         import mujoco
