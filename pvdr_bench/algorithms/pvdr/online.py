@@ -191,6 +191,8 @@ class PVDRLearner(Learner):
         """Eqs. 3 and 4 on E1; the KL of the prior and the CE keep pre-training's reduction."""
         online, reduction = self.config.online, self.config.pretrain.reduction
         clips = torch.cat([rollout.state["tokens"].long(), future], 2)[valid]
+        if not len(clips):  # every episode was solved sooner than a plan is long
+            return {"e1_clips": 0.0}
         sums: dict[str, float] = defaultdict(float)
         batches = [rows for _ in range(online.finetune_epochs)
                    for rows in torch.randperm(len(clips), generator=self.generator).split(online.finetune_batch)]
