@@ -151,7 +151,7 @@ def show_outcome(console: Console, jobs: Sequence[Job]) -> None:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as RESULTS/ppo/reach/none/cpu/seed-0.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run: RESULTS/ppo/reach/none/cpu/seed-0.")],
     episodes: Annotated[int | None, typer.Option(min=1, help="How many; default: the protocol's final number.")] = None,
     device: Device = "auto",
     json_: Json = False,

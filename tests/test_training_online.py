@@ -1,0 +1,303 @@
+"""The one loop with both dummies: what it hands over, logs, evaluates, refuses and leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pvdr_bench.algorithms.base import Learner, LearnerContext, Transition
+from pvdr_bench.errors import CatalogError, ChangedError, LockedError, TrainingError
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.suites.base import EnvConfig
+from pvdr_bench.suites.vector import VectorEnv
+from pvdr_bench.training.again import evaluate_again
+from pvdr_bench.training.evaluation import SEED_SPAN, train_seeds
+from pvdr_bench.training.execute import check_artefacts, execute
+from pvdr_bench.training.online import Pieces
+from tests import dummies
+from tests.dummies import ENVS, EPISODE, REPEAT, SYNC, do_run, make_pieces, make_spec
+from tests.processes import call, start
+
+KINDS = ("onpolicy", "recurrent")
+
+
+class Recorder(VectorEnv):
+    """Records seeds, actions and steps of all instances, by whether they terminate on success."""
+
+    seeds: dict[bool, list[int]] = {}
+
+    def __init__(self, config: EnvConfig, n: int) -> None:
+        super().__init__(config, n, workers=0)
+
+    def reset(self, seeds: Sequence[int]) -> Any:
+        self.seeds.setdefault(self.config.terminate_on_success, []).extend(seeds)
+        return super().reset(seeds)
+
+
+def recorded(spec: Any, results: Path, **changes: Any) -> list[Transition]:
+    """Run ``spec`` and return every transition that its learner was given."""
+    seen: list[Transition] = []
+    pieces = dataclasses.replace(make_pieces(spec), **changes)
+
+    def make_learner(context: LearnerContext) -> Learner:
+        learner = pieces.make_learner(context)
+        inner = learner.observe
+
+        def observe(transition: Transition) -> None:
+            seen.append(transition)
+            inner(transition)
+
+        learner.observe = observe  # type: ignore[method-assign]
+        return learner
+
+    assert execute(spec, results, lambda: (dataclasses.replace(pieces, make_learner=make_learner), {}), lambda: False)
+    return seen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_contract_of_transitions(kind: str, tmp_path: Path) -> None:
+    seen = recorded(make_spec(kind), tmp_path)
+    per_episode = EPISODE // REPEAT
+    assert len(seen) == 2 * SYNC // (ENVS * REPEAT)
+    for t, now in enumerate(seen):
+        assert now.image.dtype == torch.uint8 and now.image.shape == (ENVS, 16, 16, 3)
+        assert now.reward.dtype == torch.float32 and now.action.shape == (ENVS, 2)
+        assert bool(now.is_first.all()) == (t % per_episode == 0)
+        assert bool(now.truncated.all()) == (t % per_episode == per_episode - 1)
+        assert not now.terminated.any()
+        if t % per_episode != per_episode - 1:
+            assert torch.equal(now.next_image, seen[t + 1].image)
+        else:  # the true last observation, not the next episode's first
+            assert not torch.equal(now.next_image, seen[0].image)
+            assert t + 1 == len(seen) or torch.equal(seen[t + 1].image, seen[0].image)
+
+
+class Expert(dummies.OnPolicyDummy):
+    """Plays the suite's expert and learns nothing."""
+
+    def act(self, image: Any, is_first: Any, carry: Any, mode: Any, generator: Any) -> Any:
+        return carry["expert"], {}, {}
+
+    def learn(self) -> dict[str, float]:
+        return {}
+
+
+def test_successes_end_training_episodes_and_sync_points_cut_them(tmp_path: Path) -> None:
+    # The expert needs 0.6 / 0.02 = 30 of 80 steps, so episodes do not end together with the sync points' grid.
+    spec = make_spec(env_steps=320, episode_steps=80, sync_every=160, eval_every=160, eval_episodes=1,
+                     eval_final_episodes=1)
+    seen = recorded(spec, tmp_path, make_learner=Expert, needs_expert=True)
+    assert any(t.terminated.any() for t in seen)
+    assert not any((t.terminated & t.truncated).any() for t in seen)
+    cut = [t for t, now in enumerate(seen) if now.truncated.any()]
+    assert len(cut) == 2 and cut[-1] == len(seen) - 1  # at both sync points, and nowhere else
+    assert bool(seen[cut[0] + 1].is_first.all())
+    assert torch.equal(seen[cut[0] + 1].image, seen[0].image)
+    assert not torch.equal(seen[cut[0]].next_image, seen[0].image)
+    run_dir = RunDir(spec.path(tmp_path))
+    rows = run_dir.read_train()
+    assert [row["env_steps"] // 160 for row in rows] == [1, 2]
+    assert rows[-1]["train_success"] == 1.0
+    assert all(row["success_any"] and row["length"] == 80 for row in run_dir.read_episodes())  # played to the full length
+
+
+def test_the_bonus_is_paid_once(tmp_path: Path) -> None:
+    spec = make_spec(env_steps=160, episode_steps=80, sync_every=160, eval_every=160, eval_episodes=1,
+                     eval_final_episodes=1)
+    returns = {}
+    for bonus in (0.0, 10.0):
+        run_spec = spec.model_copy(update={"protocol": spec.protocol.model_copy(update={"success_bonus": bonus})})
+        recorded(run_spec, tmp_path / str(bonus), make_learner=Expert, needs_expert=True)
+        returns[bonus] = [row["return"] for row in RunDir(run_spec.path(tmp_path / str(bonus))).read_episodes()]
+    assert np.allclose(np.array(returns[10.0]) - np.array(returns[0.0]), 10.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_a_done_run(kind: str, tmp_path: Path) -> None:
+    spec = make_spec(kind)
+    assert do_run(spec, tmp_path)
+    run_dir = RunDir(spec.path(tmp_path))
+    assert run_dir.status() == "done" and run_dir.is_done(2 * SYNC)
+    episodes = run_dir.read_episodes()
+    points = [(row["env_steps"], row["point"], row["episode"]) for row in episodes]
+    assert points == ([(0, "grid", i) for i in range(3)] + [(SYNC, "grid", i) for i in range(3)]
+                      + [(2 * SYNC, "grid", i) for i in range(3)] + [(2 * SYNC, "final", i) for i in range(5)])
+    rows = run_dir.read_train()
+    assert rows and all("loss" in row or row["env_steps"] % SYNC == 0 for row in rows)
+    assert all(-1 <= row["distance_truth_spearman"] <= 1 for row in rows if "distance_truth_spearman" in row)
+    assert not any("second" in key or "time" in key or "rate" in key for row in rows + episodes for key in row)
+    assert do_run(spec, tmp_path)  # skipped
+    assert run_dir.read_episodes() == episodes
+
+
+def test_evaluation_seeds_are_disjoint_and_fixed(tmp_path: Path) -> None:
+    Recorder.seeds = {}
+    spec = make_spec()
+    assert execute(spec, tmp_path, lambda: (dataclasses.replace(make_pieces(spec), make_envs=Recorder), {}),
+                   lambda: False)
+    train, evaluation = set(Recorder.seeds[True]), set(Recorder.seeds[False])
+    base = spec.protocol.eval_seed_base
+    assert evaluation == set(range(base, base + 6))  # five episodes in waves of two
+    assert train and all(seed < spec.protocol.train_seed_base + SEED_SPAN for seed in train)
+    assert not train & evaluation
+    assert train_seeds(0, 0, 0, 4) != train_seeds(0, 1, 0, 4)
+
+
+def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
+    logs = []
+    for i, episodes in enumerate((1, 7)):
+        spec = make_spec("recurrent", eval_episodes=episodes)
+        assert do_run(spec, tmp_path / str(i))
+        logs.append(RunDir(spec.path(tmp_path / str(i))).train.path.read_bytes())
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluating_again_gives_the_final_episodes(kind: str, tmp_path: Path) -> None:
+    spec = make_spec(kind)
+    assert do_run(spec, tmp_path)
+    run_dir = RunDir(spec.path(tmp_path))
+    final = [row for row in run_dir.read_episodes() if row["point"] == "final"]
+    steps, results = evaluate_again(run_dir, spec, lambda: (make_pieces(spec), {}))
+    assert steps == 2 * SYNC
+    assert [result.row() for result in results] == [{key: row[key] for key in result.row()}
+                                                   for row, result in zip(final, results, strict=True)]
+
+
+def test_nan_in_a_loss_fails_the_run(tmp_path: Path) -> None:
+    spec = make_spec(config={"nan_at": 2})
+    with pytest.raises(TrainingError, match="nan"):
+        do_run(spec, tmp_path)
+    run_dir = RunDir(spec.path(tmp_path))
+    failed = run_dir.failed()
+    assert failed is not None and failed["exit_code"] == 8
+    assert "OnPolicyDummy" in failed["traceback"] or "in learn" in failed["traceback"]
+    assert run_dir.status() == "failed" and run_dir.holder() is None
+    assert do_run(make_spec(), tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["loss", "action"])
+def test_what_is_not_finite_is_caught_by_the_loop(name: str, tmp_path: Path) -> None:
+    class Broken(dummies.OnPolicyDummy):
+        def learn(self) -> dict[str, float]:
+            return {"loss": float("inf")} if name == "loss" else {}
+
+        def act(self, *arguments: Any) -> Any:
+            action, carry, extras = super().act(*arguments)
+            return (action * float("nan") if name == "action" else action), carry, extras
+
+    spec = make_spec()
+    pieces = dataclasses.replace(make_pieces(spec), make_learner=Broken)
+    with pytest.raises(TrainingError, match=name):
+        execute(spec, tmp_path, lambda: (pieces, {}), lambda: False)
+
+
+def test_refusals_come_before_work(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="multiple of sync_every") as caught:
+        do_run(make_spec(env_steps=SYNC + 1), tmp_path)
+    assert str(SYNC) in str(caught.value.hint) and not list(tmp_path.iterdir())
+    with pytest.raises(CatalogError, match="frozen"):
+        do_run(make_spec(frozen_instance=False), tmp_path)
+    assert do_run(make_spec(), tmp_path)
+    with pytest.raises(ChangedError, match=r"success_bonus: 10.0 \(there\) -> 5.0"):
+        do_run(make_spec(success_bonus=5.0), tmp_path)
+
+
+def test_random_goals_with_the_dense_reward(tmp_path: Path) -> None:
+    spec = make_spec(frozen_instance=False, reward="dense")
+    seen = recorded(spec, tmp_path)
+    firsts = [t.image[t.is_first] for t in seen if t.is_first.any()]
+    assert not torch.equal(firsts[0], firsts[1])
+    assert all((t.reward < 0).all() for t in seen)
+
+
+def test_artefact_made_anew_is_refused(tmp_path: Path) -> None:
+    spec = make_spec()
+    assert do_run(spec, tmp_path)
+    run_dir = RunDir(spec.path(tmp_path))
+    check_artefacts(run_dir, {})
+    (run_dir.path / "artefacts.json").write_text('{"tokenize": {"name": "t-1", "weights_sha256": "aaaa"}}')
+    check_artefacts(run_dir, {"tokenize": {"name": "t-1", "weights_sha256": "aaaa"}})
+    with pytest.raises(ChangedError, match="tokenize artefact was made anew"):
+        check_artefacts(run_dir, {"tokenize": {"name": "t-1", "weights_sha256": "bbbb"}})
+
+
+def test_two_processes_on_one_run(tmp_path: Path) -> None:
+    process = start(dummies.main, str(tmp_path), "onpolicy", "0", str(5000 * SYNC))
+    run_dir = RunDir(make_spec().path(tmp_path))
+    while not run_dir.checkpoints.steps():
+        assert process.is_alive()
+        time.sleep(0.01)
+    assert run_dir.status() == "running"
+    with pytest.raises(LockedError, match=str(process.pid)):
+        do_run(make_spec(env_steps=6000 * SYNC), tmp_path)
+    assert call(dummies.main, str(tmp_path), "onpolicy", "0", str(6000 * SYNC)) == 6
+    assert run_dir.failed() is None
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert run_dir.status() == "stopped"  # the lock is stale now
+    reached = run_dir.checkpoints.steps()[-1]
+    assert do_run(make_spec(env_steps=reached + SYNC), tmp_path)
+
+
+def test_no_worker_or_shared_memory_is_left_after_kill_9(tmp_path: Path) -> None:
+    before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
+    process = start(dummies.main, str(tmp_path), "onpolicy", "0", str(5000 * SYNC), **{dummies.WORKERS: "2"})
+    run_dir = RunDir(make_spec().path(tmp_path))
+    while not run_dir.checkpoints.steps():
+        assert process.is_alive()
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) == 4  # two for training, two for evaluation
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    after = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
+    assert after <= before
+
+
+def test_a_dead_worker_fails_the_run_clearly(tmp_path: Path) -> None:
+    spec, made = make_spec(env_steps=5000 * SYNC), []
+
+    def make_envs(config: EnvConfig, n: int) -> VectorEnv:
+        envs = VectorEnv(config, n, workers=1)
+        made.append(envs)
+        return envs
+
+    def stop() -> bool:
+        if RunDir(spec.path(tmp_path)).checkpoints.steps():
+            os.kill(made[0].worker_pids[0], signal.SIGKILL)
+        return False
+
+    pieces: Pieces = dataclasses.replace(make_pieces(spec), make_envs=make_envs)
+    with pytest.raises(TrainingError, match="worker 0 .* died"):
+        execute(spec, tmp_path, lambda: (pieces, {}), stop)
+    failed = RunDir(spec.path(tmp_path)).failed()
+    assert failed is not None and failed["exit_code"] == 8
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+                   for envs in made for pid in envs.worker_pids)
+
+
+def test_workers_do_not_change_results(tmp_path: Path) -> None:
+    logs = []
+    for workers in (0, 2):
+        spec = make_spec()
+        pieces = dataclasses.replace(make_pieces(spec), make_envs=lambda c, n, w=workers: VectorEnv(c, n, workers=w))
+        assert execute(spec, tmp_path / str(workers), lambda p=pieces: (p, {}), lambda: False)
+        run_dir = RunDir(spec.path(tmp_path / str(workers)))
+        logs.append((run_dir.train.path.read_bytes(), run_dir.episodes.path.read_bytes()))
+    assert logs[0] == logs[1]
+    assert np.isfinite([row["loss"] for row in run_dir.read_train() if "loss" in row]).all()
