@@ -223,15 +223,24 @@ def ppo_losses(policy: DiagonalGaussian, value: Tensor, batch: Batch, clip: floa
 
 
 def explained_variance(value: Tensor, returns: Tensor) -> float:
-    """1 - Var(returns - value) / Var(returns); 1 is a perfect critic, 0 no better than a constant, nan if undefined."""
+    """1 - Var(returns - value) / Var(returns); 1 is a perfect critic, 0 no better than a constant.
+
+    Also 0 where returns do not vary: there is nothing to explain then.
+    """
     variance = returns.var(correction=0)
     if variance == 0:
-        return float("nan")
+        return 0.0
     return float(1 - (returns - value).var(correction=0) / variance)
 
 
 Auxiliary = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
-"""A loss added to the actor's, for one minibatch: (scalar with gradient, scalars to log)."""
+"""A loss added to the actor's, for one minibatch: (finite scalar with gradient, scalars to log; nan: no case in it)."""
+
+
+def _means(metrics: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Means over minibatches. An auxiliary loss says nan where a minibatch has no case for it: left out."""
+    columns = {name: torch.stack([m[name].detach().float() for m in metrics]) for name in metrics[0]}
+    return {name: float(x.nanmean()) for name, x in columns.items() if not x.isnan().all()}
 
 
 class PPOUpdater:
@@ -268,8 +277,7 @@ class PPOUpdater:
         for _ in range(self.settings.epochs):
             order = torch.randperm(len(batch), generator=self.generator).to(batch.index.device)
             metrics += [self._step(batch.select(rows), auxiliary, policy_weight) for rows in order.tensor_split(count)]
-        means = {name: float(torch.stack([m[name] for m in metrics]).mean()) for name in metrics[0]}
-        return means | {
+        return _means(metrics) | {
             "explained_variance": explained_variance(batch.value, batch.returns),
             "value_mean": float(batch.value.mean()), "return_mean": float(batch.returns.mean()),
             "advantage_std": float(batch.advantage.std(correction=0)), "ppo_updates": float(self.updates),

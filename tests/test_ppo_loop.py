@@ -1,0 +1,73 @@
+"""PPO, random and scripted policies in the real loop, on the dummy suite: they run, and PPO continues exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pvdr_bench.algorithms.registry import algorithms, load_object
+from pvdr_bench.algorithms.vqgan.config import CodebookConfig, NetConfig, VQGANConfig
+from pvdr_bench.nets.vqgan import SIZE_KEY, VQGAN
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.training.execute import execute
+from pvdr_bench.training.online import Pieces
+from tests.dummies import ENVS, IMAGE, SYNC, DummySpec, make_envs, make_spec
+
+TOKENIZER = VQGANConfig(
+    net=NetConfig(patch=4, multipliers=(1,), block="separable", norm="pixel", attention=False, dropout=0.0,
+                  z_channels=8, encoder_width=8, encoder_blocks=1, encoder_kernel=1, decoder_width=8, decoder_blocks=0,
+                  middle_blocks=1),
+    codebook=CodebookConfig(size=16, dim=4))
+SMALL = {"d_model": 16, "ff": 16, "heads": 2, "depth": 1, "token_dim": 8, "window": 2, "rollout_decisions": 10,
+         "epochs": 2, "minibatch": 5}
+
+
+def tokenizer_artefact() -> dict[str, torch.Tensor]:
+    """Random weights: what codes mean is of no interest here."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = VQGAN(TOKENIZER, IMAGE)
+    return {**net.state_dict(), SIZE_KEY: torch.tensor(IMAGE)}
+
+
+def do_run(results: Path, name: str, config: dict[str, Any], env_steps: int,
+           **protocol: Any) -> tuple[DummySpec, RunDir]:
+    """A whole run of a built-in algorithm."""
+    info = algorithms()[name]
+    spec = make_spec(name, env_steps=env_steps, config=config, **protocol)
+    assert info.learner is not None
+    pieces = Pieces(make_envs=make_envs, make_learner=load_object(info.learner),
+                    config=load_object(info.config).model_validate(config), device=torch.device("cpu"),
+                    artefacts={"tokenize": tokenizer_artefact()}, artefact_config={"tokenize": TOKENIZER},
+                    needs_expert=info.needs_expert, on_policy=info.on_policy)
+    assert execute(spec, results, lambda: (pieces, {}), lambda: False)
+    return spec, RunDir(spec.path(results))
+
+
+def written(folder: RunDir) -> list[bytes]:
+    """Logs and the newest state."""
+    newest = folder.checkpoints.path(folder.checkpoints.steps()[-1])
+    return [path.read_bytes() for path in (folder.train.path, folder.episodes.path, newest / "state.safetensors")]
+
+
+def test_ppo_in_the_loop_extends_to_the_same_bytes(tmp_path: Path) -> None:
+    """The rollout of 5 decisions in time does not divide the 8 between sync points: checkpoints hold partial ones."""
+    _, whole = do_run(tmp_path / "whole", "ppo", SMALL, 2 * SYNC)
+    do_run(tmp_path / "parts", "ppo", SMALL, SYNC)
+    _, parts = do_run(tmp_path / "parts", "ppo", SMALL, 2 * SYNC)
+    assert written(parts) == written(whole)
+    rounds = [row["rounds"] for row in whole.read_train() if "rounds" in row]
+    assert rounds == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("name", "success"), [("random", 0.0), ("scripted", 1.0)])
+def test_policies_without_learning_are_floor_and_ceiling(tmp_path: Path, name: str, success: float) -> None:
+    """The expert needs about 16 decisions of 32; a random walk does not get there."""
+    steps = 64
+    _, folder = do_run(tmp_path, name, {}, ENVS * steps, episode_steps=steps, sync_every=ENVS * steps,
+                       eval_every=ENVS * steps)
+    final = [row for row in folder.read_episodes() if row["point"] == "final"]
+    assert [row["success_any"] for row in final] == [bool(success)] * 5
