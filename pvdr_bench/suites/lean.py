@@ -291,7 +291,9 @@ def composite(back: Image, back_depth: NDArray[np.float32], front: Image, depth:
     top, bottom, left, right = rows[0] // k, rows[-1] // k + 1, columns[0] // k, columns[-1] // k + 1
     block = (slice(top * k, bottom * k), slice(left * k, right * k))
     shown = front[block].copy()
-    shown[depth[block] >= back_depth[block]] = 0  # behind something fixed
+    near = depth[block]
+    # Behind something fixed. Translucent things write no depth, so alone they keep 1 and count as in front.
+    shown[(near >= back_depth[block]) & (near < 1.0)] = 0
     shown[..., 3] = _COVERAGE[shown[..., 3]]
     summed = np.zeros((bottom - top, right - left, 4), np.int32)
     for i, j in np.ndindex(k, k):
