@@ -1,11 +1,13 @@
 """Two small learners of opposite kinds, to test the loop: on-policy, and recurrent with replay.
 
-``python -m tests.dummies RESULTS KIND SEED BUDGET`` does one run, for tests that kill it.
+``python -m tests.dummies RESULTS KIND SEED BUDGET`` does one run, for tests that kill it; ``python -m tests.dummies
+worker`` stands in for ``pvdr_bench.launch.worker``.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from pvdr_bench.algorithms.base import Learner, LearnerContext, Mode, Transition
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.specs import RunSpec, TaskSpec
 from pvdr_bench.errors import BenchError, TrainingError
+from pvdr_bench.launch import worker
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.suites.base import CameraPose, EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
@@ -207,5 +210,13 @@ def main(results: str, kind: str, seed: str, budget: str) -> int:
     return 0 if done else 75
 
 
+def perform(order: dict[str, Any], stop: StopFlag) -> bool:
+    """What ``launch.worker`` does, with a dummy; a config with ``die`` ends like a process killed for its memory."""
+    spec = DummySpec.model_validate(order["spec"])
+    if spec.config.get("die"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return do_run(spec, Path(order["results"]), stop)
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(worker.main(perform) if sys.argv[1:] == ["worker"] else main(*sys.argv[1:]))

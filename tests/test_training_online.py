@@ -108,7 +108,7 @@ def test_successes_end_training_episodes_and_sync_points_cut_them(tmp_path: Path
     rows = run_dir.read_train()
     assert [row["env_steps"] // 160 for row in rows] == [1, 2]
     assert rows[-1]["train_success"] == 1.0
-    assert all(row["success_any"] and row["length"] == 80 for row in run_dir.read_episodes())  # played to the full length
+    assert all(row["success_any"] and row["length"] == 80 for row in run_dir.read_episodes())  # to the full length
 
 
 def test_the_bonus_is_paid_once(tmp_path: Path) -> None:

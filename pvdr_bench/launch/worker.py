@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -66,20 +67,24 @@ def read_order() -> dict[str, Any]:
     return order
 
 
-def main() -> int:
-    """Do the ordered run; returns the exit code."""
+def perform(order: dict[str, Any], stop: StopFlag) -> bool:
+    """Do the ordered run; False if it was stopped first."""
+    from pvdr_bench.catalog.specs import RunSpec
+    from pvdr_bench.training.execute import execute
+    from pvdr_bench.training.stages import Stages
+
+    spec = RunSpec.model_validate(order["spec"])
+    stages = Stages(spec, order["device"], stop, env_workers=order["env_workers"])
+    return execute(spec, Path(order["results"]), stages.pieces, stop, stages.device)
+
+
+def main(work: Callable[[dict[str, Any], StopFlag], bool] = perform) -> int:
+    """Read an order, do it and tell the outcome; returns the exit code."""
     stop = StopFlag().install()
     order = read_order()
     watch_lifeline(stop)
     try:
-        from pvdr_bench.catalog.specs import RunSpec
-        from pvdr_bench.training.execute import execute
-        from pvdr_bench.training.stages import Stages
-
-        spec = RunSpec.model_validate(order["spec"])
-        stages = Stages(spec, device=order["device"], stop=stop, env_workers=order["env_workers"])
-        done = execute(spec, Path(order["results"]), stages.pieces, stop, stages.device)
-        code, message = (0, "done") if done else (75, "stopped; the same command continues")
+        code, message = (0, "done") if work(order, stop) else (75, "stopped; the same command continues")
     except BenchError as error:
         code, message = error.exit_code, str(error)
         traceback.print_exc()

@@ -140,7 +140,7 @@ class OnlineLoop:
     def __init__(self, spec: RunSpec, run_dir: RunDir, pieces: Pieces, stop: Stop, stack: ExitStack) -> None:
         self.spec, self.protocol, self.dir, self.pieces, self.stop = spec, spec.protocol, run_dir, pieces, stop
         self.n, self.env_steps, self.decisions = spec.protocol.num_envs, 0, 0
-        self.wall_before, self.started = 0.0, time.monotonic()
+        self.wall_before, self.started, self.begin_time = 0.0, time.monotonic(), time.monotonic()
         self.success: float | None = None  # of the last evaluation, for watchers
         self.begin_steps = 0
         self.image: torch.Tensor
@@ -169,7 +169,7 @@ class OnlineLoop:
     def run(self) -> bool:
         """The loop."""
         self._restore()
-        protocol = self.protocol
+        protocol, self.begin_time = self.protocol, time.monotonic()
         self._begin_episodes()
         while self.env_steps < protocol.env_steps:
             if self.stop():
@@ -277,8 +277,8 @@ class OnlineLoop:
         return self.wall_before + time.monotonic() - self.started
 
     def _beat(self, phase: str, every_seconds: float = 1.0) -> None:
-        """Tell watchers; rate is env_steps per second of this start."""
-        rate = (self.env_steps - self.begin_steps) / max(1e-9, time.monotonic() - self.started)
+        """Tell watchers; rate is env_steps per second of this start, evaluations included."""
+        rate = (self.env_steps - self.begin_steps) / max(1e-9, time.monotonic() - self.begin_time)
         recent = float(np.mean(self.log.recent)) if self.log.recent else None
         self.dir.heartbeat(every_seconds=every_seconds, phase=phase, env_steps=self.env_steps,
                            budget=self.protocol.env_steps, rate=rate, success=self.success, train_success=recent,

@@ -1,0 +1,117 @@
+"""The local pool: several runs in processes, one of which fails, dies or is stopped."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+from pvdr_bench.launch.local import Job, Watcher, exit_code_of, run_local
+from pvdr_bench.launch.plan import known_rate, plan_runs
+from pvdr_bench.launch.progress import LiveTable, PlainLines, duration
+from pvdr_bench.runs.directory import RunDir
+from tests.dummies import SYNC, make_spec
+
+COMMAND = (sys.executable, "-m", "tests.dummies", "worker")
+
+
+@pytest.fixture(autouse=True)
+def _in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+
+
+class Script(Watcher):
+    """Calls a function at every poll."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def update(self, jobs: Sequence[Job]) -> None:
+        self.function(jobs)
+
+
+def test_failures_leave_siblings_alone_and_a_second_call_skips(tmp_path: Path) -> None:
+    specs = [make_spec(seed=0), make_spec(seed=1, config={"nan_at": 1}), make_spec(seed=2, config={"die": True})]
+    states: list[list[str]] = []
+    output = io.StringIO()
+    lines = PlainLines(Console(file=output, width=200))
+
+    def watch(jobs: Sequence[Job]) -> None:
+        states.append([job.state for job in jobs])
+        lines.update(jobs)
+
+    jobs = run_local(specs, tmp_path, 2, "cpu", lambda: False, Script(watch), COMMAND)
+    assert [(job.state, job.exit_code) for job in jobs] == [("done", 0), ("failed", 8), ("failed", 8)]
+    assert all(row.count("running") <= 2 for row in states)
+    assert exit_code_of(jobs) == 8
+    nan, died = (RunDir(job.path).failed() for job in jobs[1:])
+    assert nan is not None and "in learn" in nan["traceback"] and "nan" in nan["message"]
+    assert died is not None and "signal 9" in died["message"] and died["exit_code"] == 8
+    text = output.getvalue()
+    assert "seed 0: done" in text and "seed 2: failed" in text and "64/64 env_steps" in text
+    again = run_local(specs[:1], tmp_path, 1, "cpu", lambda: False, command=COMMAND)
+    assert [(job.state, job.exit_code) for job in again] == [("skipped", 0)]
+    table = io.StringIO()
+    with LiveTable(Console(file=table, width=160, force_terminal=True)) as live:
+        live.update(jobs)
+    assert "seed 1" in table.getvalue()
+
+
+def test_a_stop_reaches_running_and_waiting_runs(tmp_path: Path) -> None:
+    specs = [make_spec(seed=seed, env_steps=50_000 * SYNC) for seed in (0, 1)]
+    first = RunDir(specs[0].path(tmp_path))
+    jobs = run_local(specs, tmp_path, 1, "cpu", lambda: bool(first.checkpoints.steps()), command=COMMAND)
+    assert [(job.state, job.exit_code) for job in jobs] == [("stopped", 75), ("stopped", 75)]
+    assert exit_code_of(jobs) == 75 and first.holder() is None
+    assert not RunDir(specs[1].path(tmp_path)).path.exists()
+    reached = first.checkpoints.steps()[-1]
+    plans = plan_runs([make_spec(seed=0, env_steps=reached + SYNC), make_spec(seed=1)], tmp_path)
+    assert [(plan.state, plan.env_steps) for plan in plans] == [("continue", SYNC), ("new", 2 * SYNC)]
+    assert plans[1].evaluation_steps == (3 * 3 + 5) * 8
+
+
+def test_runs_stop_when_the_pool_is_killed(tmp_path: Path) -> None:
+    script = ("from pathlib import Path; from pvdr_bench.launch.local import run_local; from tests.dummies import *; "
+              f"run_local([make_spec(env_steps=50_000 * SYNC)], Path({str(tmp_path)!r}), 1, 'cpu', lambda: False, "
+              f"command={COMMAND!r})")
+    run_dir = RunDir(make_spec().path(tmp_path))
+    pool = subprocess.Popen([sys.executable, "-c", script])
+    while not run_dir.checkpoints.steps():
+        assert pool.poll() is None
+        time.sleep(0.05)
+    workers = psutil.Process(pool.pid).children(recursive=True)
+    assert len(workers) == 1
+    os.kill(pool.pid, signal.SIGKILL)
+    pool.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+    assert run_dir.status() == "stopped" and run_dir.failed() is None
+
+
+def test_exit_codes_and_durations() -> None:
+    def jobs(*codes: int) -> list[Job]:
+        return [Job(make_spec(), Path(), exit_code=code) for code in codes]
+
+    assert [exit_code_of(jobs(*codes)) for codes in ((0, 0), (0, 8, 75), (8, 9), (75, 0), (6,))] == [0, 8, 1, 75, 6]
+    assert [duration(value) for value in (None, 59.9, 61, 3723, float("inf"))] == ["-", "0:59", "1:01", "1:02:03", "-"]
+
+
+def test_the_rate_of_finished_runs(tmp_path: Path) -> None:
+    spec = make_spec()
+    assert known_rate([spec], tmp_path / "none") is None
+    run_dir = RunDir(spec.path(tmp_path))
+    run_dir.open(spec)
+    assert known_rate([spec], tmp_path) is None
+    run_dir.mark_done(env_steps=64, wall_seconds=32.0)
+    assert known_rate([spec], tmp_path) == 0.5
+    assert known_rate([make_spec("recurrent")], tmp_path) is None
