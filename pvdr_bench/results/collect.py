@@ -113,7 +113,7 @@ class Results:
     def _concerns(problem: Problem, chosen: dict[str, Sequence[str | int] | None]) -> bool:
         """Whether a run that could not be read may belong to the selection, judged by its path."""
         parts = problem.run.split("/")
-        place = {"variant": 0, "task": 1, "corpus": 2, "scale": 3}
+        place = {"variant": 0, "task": 1, "corpus": 2}
         return all(not values or column not in place or len(parts) != 5 or parts[place[column]] in values
                    for column, values in chosen.items())
 

@@ -163,7 +163,7 @@ def plot_curves(results: Results, metric: str = "success", *, confidence: float 
                 _draw_reported(ax, reported[reported["task"].eq(panel)])
         for ax in list(axes.flat)[len(panels):]:
             ax.remove()
-        _finish(figure, axes, panels, metric)
+        _finish(figure, axes, panels, metric, int(results.points["env_steps"].max()))
     caption = _caption(results, metric, confidence, len(tasks) > 1, dashed, individual, reported)
     return Plot(figure, caption)
 
@@ -240,15 +240,15 @@ def _draw_reported(ax: Axes, reported: pd.DataFrame) -> None:
                     ha="left", va="center", fontsize=5.5, color="0.45", annotation_clip=False)
 
 
-def _finish(figure: Figure, axes: NDArray[Any], panels: list[str], metric: str) -> None:
-    """Axes, grid, and one legend for all panels below them."""
+def _finish(figure: Figure, axes: NDArray[Any], panels: list[str], metric: str, last: int) -> None:
+    """Axes up to the ``last`` env_steps, grid, and one legend for all panels below them."""
     from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
     columns = axes.shape[1]
     for index, ax in enumerate(list(axes.flat)[:len(panels)]):
         ax.grid(visible=True, zorder=0)
         ax.set_axisbelow(True)
-        ax.set_xlim(left=0)
+        ax.set_xlim(0.0, 1.04 * max(last, 1))
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         if metric != "return":
@@ -266,7 +266,8 @@ def _finish(figure: Figure, axes: NDArray[Any], panels: list[str], metric: str) 
     if entries:
         longest = max(map(len, entries))
         room = max(1, int(figure.get_figwidth() * 72 / (longest * 3.8 + 26)))  # points a letter, and the line
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), room),
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center",
+                      ncols=-(-len(entries) // -(-len(entries) // room)),  # rows of equal length
                       frameon=False, handlelength=2.0, columnspacing=1.0)
 
 
