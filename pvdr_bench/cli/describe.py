@@ -125,7 +125,8 @@ def echo_entry(entry: dict[str, Any]) -> None:
         value = json.dumps(row["value"])
         typer.echo(f"  {row['key']} = {value}")
         notes = [row["meaning"], f"[{row['kind']}]" if "kind" in row else "",
-                 f"source: {row['source']}" if row["source"] else "", f"set in {_shorten(row['set_in'])}" if row["set_in"] else ""]
+                 f"source: {row['source']}" if row["source"] else "",
+                 f"set in {_shorten(row['set_in'])}" if row["set_in"] else ""]
         typer.echo("      " + "; ".join(note for note in notes if note))
 
 

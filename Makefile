@@ -1,0 +1,52 @@
+# make run        set up, and do the main job at the scale that fits this machine: curve and table at the end
+# make test       set up, and pass the tests          make test-long   what takes longer
+# make lint       ruff and mypy                       make setup       only the environment
+#
+# TORCH is any requirement that pip understands. It is installed first: without a GPU the CPU build saves gigabytes, as in
+#   make run TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+METHOD ?= pvdr
+TASK ?= reach
+SEEDS ?= 5
+ARGS ?=
+TEST_JOBS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export MPLBACKEND ?= Agg
+
+.PHONY: run test test-long lint setup gl
+
+run: setup
+	$(BIN)/pvdr-bench run --method $(METHOD) --task $(TASK) --seeds $(SEEDS) $(ARGS)
+	$(BIN)/pvdr-bench table --task $(TASK)
+	$(BIN)/pvdr-bench plot --task $(TASK)
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+
+test-long: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+lint: setup
+	$(BIN)/ruff check pvdr_bench tests hatch_build.py
+	$(BIN)/mypy
+
+setup: $(STAMP) gl
+
+gl: $(STAMP)
+	@scripts/gl.sh $(BIN)/python
+
+# The stamp holds the torch requirement: another one, or a changed pyproject.toml, installs again.
+$(STAMP): pyproject.toml hatch_build.py $(if $(filter-out $(strip $(shell cat $(STAMP) 2>/dev/null)),$(strip $(TORCH))),FORCE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@echo '$(strip $(TORCH))' > $@
+
+.PHONY: FORCE
+FORCE:
