@@ -136,6 +136,16 @@ def test_episodes_that_are_there_twice_count_once(tmp_path: Path) -> None:
     assert sorted(results.points["episodes"]) == [20, 20, 20, 20, 20, 100]
 
 
+def test_a_seed_counts_once_and_committed_results_are_not_ours(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", [0.5] * 5)
+    make_run(tmp_path / "b", [0.9] * 5)
+    make_run(tmp_path / "reference", [0.1] * 5)
+    results = collect(tmp_path)
+    assert [(p.run, p.kind) for p in results.problems] == [("b/ppo/reach/none/cpu/seed-0", "twice")]
+    assert list(results.runs["path"]) == ["a/ppo/reach/none/cpu/seed-0"] and results.points["success"].max() == 0.5
+    assert list(collect(tmp_path / "reference").runs["seed"]) == [0]
+
+
 def test_an_empty_folder_and_no_folder(tmp_path: Path) -> None:
     results = collect(tmp_path)
     assert results.points.empty and list(results.points.columns) == list(COLUMNS) and results.problems == []

@@ -54,6 +54,7 @@ RUN_COLUMNS = tuple(name for name in COLUMNS if name in (
 ROW = ("variant", "corpus", "scale", "protocol_hash")  # one row of a table, one line of a figure
 REFERENCES = ("random", "scripted")  # algorithms that do not learn: floor and ceiling
 _SORT = ["task", "variant", "corpus", "scale", "protocol_hash", "seed", "env_steps", "point"]
+NOT_OURS = ("reference", "paper")  # folders of a results folder that hold committed results of others
 _NEVER_IN_RECIPE = ("seed", "pretrain_seed")
 
 
@@ -61,7 +62,7 @@ _NEVER_IN_RECIPE = ("seed", "pretrain_seed")
 class Problem:
     """A run that is not, or not wholly, in the results.
 
-    ``kind``: missing, failed, running, stopped, short, incomplete, mixed or broken.
+    ``kind``: missing, failed, running, stopped, short, incomplete, mixed, twice or broken.
     """
 
     run: str
@@ -158,7 +159,7 @@ def _protocol_title(key: str, protocol: dict[str, Any]) -> str:
 
 
 def collect(root: Path | str) -> Results:
-    """Read every run below ``root``.
+    """Read every run below ``root``, but not in its folders :data:`NOT_OURS` (give those as ``root`` to see them).
 
     Raises:
         UsageError: ``root`` is not a folder.
@@ -170,6 +171,7 @@ def collect(root: Path | str) -> Results:
     runs, points, problems = [], [], []
     protocols: dict[str, dict[str, Any]] = {}
     recipes: dict[str, dict[str, Any]] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for path in _run_folders(root):
         name = path.relative_to(root).as_posix()
         run_dir = RunDir(path)
@@ -182,6 +184,11 @@ def collect(root: Path | str) -> Results:
         if facts is None:
             problems.append(Problem(name, "failed" if (path / "failed.json").exists() else "broken", _failure(run_dir)))
             continue
+        identity = tuple(facts[key] for key in ("task", *ROW, "seed"))
+        if identity in seen:
+            problems.append(Problem(name, "twice", f"the same run as {seen[identity]}, which counts"))
+            continue
+        seen[identity] = name
         runs.append(facts)
         points += rows
         problems += found
@@ -195,6 +202,8 @@ def collect(root: Path | str) -> Results:
 def _run_folders(root: Path) -> Iterator[Path]:
     """Folders with ``run.yaml`` or ``failed.json``, by path; nothing below them is looked at."""
     for folder, names, files in os.walk(root):
+        if Path(folder) == root:
+            names[:] = [name for name in names if name not in NOT_OURS]
         if "run.yaml" in files or "failed.json" in files:
             names.clear()
             yield Path(folder)
