@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,3 +214,37 @@ def test_ssim_against_scikit_image() -> None:
     two = np.clip(one.astype(int) + rng.integers(-40, 40, one.shape), 0, 255).astype(np.uint8)
     assert ssim(one, two) == pytest.approx(metrics.structural_similarity(one, two, channel_axis=2), abs=1e-9)
     assert ssim(one, one) == pytest.approx(1.0)
+
+
+def test_a_foreign_context_in_the_process_does_no_harm(scene, lean) -> None:  # type: ignore[no-untyped-def]
+    if choose_backend() != "osmesa":
+        pytest.skip("makes an OSMesa context")
+    from mujoco.osmesa import GLContext
+
+    alone = lean.render(*scene)
+    foreign = GLContext(32, 32)
+    foreign.make_current()
+    np.testing.assert_array_equal(lean.render(*scene), alone)
+    del foreign
+    np.testing.assert_array_equal(lean.render(*scene), alone)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_and_a_second_thread_are_refused(scene, lean) -> None:  # type: ignore[no-untyped-def]
+    said: list[str] = []
+
+    def draw() -> None:
+        try:
+            lean.render(*scene)
+        except SetupError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    thread.join()
+    assert "thread" in said[0]
+    child = os.fork()
+    if child == 0:
+        draw()
+        os._exit(0 if "fork" in said[-1] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import os
 import platform
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,7 @@ class SharedContext:
         for drawer in [*self._drawers, self._probe.context]:
             drawer.free()
         self._drawers.clear()
-        self._context.free()
+        self._context = None  # freed by its destructor, now, while its module is alive; it must not be freed twice
 
 
 def _make_context(backend: str) -> Any:
@@ -179,17 +178,13 @@ _shared: SharedContext | None = None
 
 
 def shared_context() -> SharedContext:
-    """The context of this process, made on the first call and again in a child process that was forked."""
+    """The context of this process, made on the first call.
+
+    Raises:
+        SetupError: no OpenGL library, or garbage frames.
+    """
     global _shared
-    if _shared is None or _shared.pid != os.getpid():
-        inherited = _shared is not None
-        if inherited:
-            raise SetupError(
-                "an OpenGL context does not survive a fork",
-                hint="start worker processes with the 'spawn' method and create environments inside them",
-            )
-        if "mujoco" not in sys.modules:
-            choose_backend()
+    if _shared is None:
         _shared = SharedContext()
         atexit.register(_shared.close)
     return _shared

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -37,7 +36,6 @@ def main(arguments: list[str]) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before we asked
             return
-    warnings.filterwarnings("ignore", message="Constant\\(s\\) may be too high")  # Meta-World's own experts
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         _serve(connection, memory)
 
