@@ -89,7 +89,7 @@ class Learner(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimisers, counters, partial rollouts and random states: nested dicts, tensors, numbers, strings."""
+        """Weights, optimisers, counters, partial rollouts, random states: nested dicts, tensors, numbers, strings."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

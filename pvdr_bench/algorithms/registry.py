@@ -50,13 +50,16 @@ def load_object(path: str) -> Any:
 _BUILTIN = (
     AlgorithmInfo("vqgan", "pvdr_bench.algorithms.vqgan.config:VQGANConfig", None,
                   offline=(("tokenize", "pvdr_bench.algorithms.vqgan.learner:VQGANLearner"),), needs_videos=True),
-    AlgorithmInfo("pvdr", "pvdr_bench.algorithms.pvdr.config:PVDRConfig", "pvdr_bench.algorithms.pvdr.online:PVDRLearner",
+    AlgorithmInfo("pvdr", "pvdr_bench.algorithms.pvdr.config:PVDRConfig",
+                  "pvdr_bench.algorithms.pvdr.online:PVDRLearner",
                   offline=(("pretrain", "pvdr_bench.algorithms.pvdr.pretrain:PVDRPretrainer"),),
                   needs_tokenizer=True, needs_videos=True),
     AlgorithmInfo("ppo", "pvdr_bench.algorithms.ppo.config:PPOConfig", "pvdr_bench.algorithms.ppo.learner:PPOLearner",
                   needs_tokenizer=True),
-    AlgorithmInfo("random", "pvdr_bench.algorithms.floor:RandomConfig", "pvdr_bench.algorithms.random_policy:RandomLearner"),
-    AlgorithmInfo("scripted", "pvdr_bench.algorithms.floor:ScriptedConfig", "pvdr_bench.algorithms.scripted:ScriptedLearner",
+    AlgorithmInfo("random", "pvdr_bench.algorithms.floor:RandomConfig",
+                  "pvdr_bench.algorithms.random_policy:RandomLearner"),
+    AlgorithmInfo("scripted", "pvdr_bench.algorithms.floor:ScriptedConfig",
+                  "pvdr_bench.algorithms.scripted:ScriptedLearner",
                   needs_expert=True),
 )
 

@@ -18,8 +18,8 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
             device: str = "cpu", threads: int = 1, seed: int = 0) -> dict[str, Any]:
     """Time plans of ``future_frames`` frames both ways and compare what they give.
 
-    Codes have to be equal wherever the top two logits are further apart than the tolerance, up to the first frame in
-    which a code differs for a smaller gap: after it the two roll-outs rightly go different ways.
+    Codes have to be equal wherever the top two logits are further apart than the tolerance, up to the first frame
+    in which a code differs for a smaller gap: after it the two roll-outs rightly go different ways.
 
     Returns:
         ratio: uncached seconds / cached seconds, medians of runs in turn. equal: whether logits and codes agree.
@@ -46,8 +46,8 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
                     seconds[cached].append(time.perf_counter() - started)
     fast, slow = (float(np.median(seconds[cached])) for cached in (True, False))
     return {"ratio": slow / fast, **compare(*outputs[True], *outputs[False]), "tolerance": LOGIT_TOLERANCE,
-            "cached_ms": 1e3 * fast, "uncached_ms": 1e3 * slow, "candidates": candidates, "future_frames": future_frames,
-            "grid": grid, "threads": threads, "device": device}
+            "cached_ms": 1e3 * fast, "uncached_ms": 1e3 * slow, "candidates": candidates,
+            "future_frames": future_frames, "grid": grid, "threads": threads, "device": device}
 
 
 def compare(codes: torch.Tensor, logits: torch.Tensor, other_codes: torch.Tensor,

@@ -53,7 +53,7 @@ class PretrainConfig(Section):
     prior_kl: Literal["prior_posterior", "posterior_prior"] = key(
         "prior_posterior", "direction of the prior's KL: KL(P || sg E), or KL(sg E || P) as in other CVAEs",
         "paper Eq. 1; departure: posterior_prior, whose prior covers all futures")
-    encoder_prior_weight: float = key(0.0, "weight of KL(E || sg P), pulling the posterior to the prior; annealed as lambda1",
+    encoder_prior_weight: float = key(0.0, "weight of KL(E || sg P), which pulls E to P; annealed as lambda1",
                                       "departure: the bottleneck charges only what the context does not tell", ge=0)
     reduction: Literal["sum", "mean"] = key("sum", "of CE over tokens and KL over dimensions; mean over the batch",
                                             "paper silent: true ELBO (reading 11)")

@@ -1,6 +1,6 @@
 """PVDR's visual dynamics model: a conditional VAE over VQGAN tokens (paper sec. 4.1, Figs. 8 and 9).
 
-Shapes: B batch, N candidates, m context and l future frames, h x w token grid, K codebook size, s x s x c the shape of z.
+Shapes: B batch, N candidates, m context and l future frames, h x w token grid, K codebook size, s x s x c is z.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class GaussianHead(nn.Module):
         super().__init__()
         self.readout, self.pool = config.z_readout, grid // config.z_grid
         self.embed = TokenEmbedding(codebook_size, config.token_dim, config.d_model)
-        self.body = STTransformer(config.d_model, config.heads, config.ff, depth, grid, config.window, frames, causal=False)
+        self.body = STTransformer(config.d_model, config.heads, config.ff, depth, grid, config.window, frames,
+                                  causal=False)
         self.head = nn.Linear(config.d_model, 2 * config.z_dim)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -75,7 +76,8 @@ class GaussianHead(nn.Module):
         """codes int64 [B, T, h, w] -> features [B, s, s, d] that the head reads."""
         y = self.body(self.embed(codes))
         y = y[:, -1] if self.readout == "last" else y.mean(1)
-        return reduce(y, "b (i p) (j q) d -> b i j d", "mean", p=self.pool, q=self.pool)
+        pooled: Tensor = reduce(y, "b (i p) (j q) d -> b i j d", "mean", p=self.pool, q=self.pool)
+        return pooled
 
     def distribution(self, hidden: Tensor) -> Gaussian:
         """The Gaussian read from features [B, s, s, d]."""
@@ -109,7 +111,8 @@ class Decoder(nn.Module):
 
     def _spread(self, z: Tensor) -> Tensor:
         factor = self.grid // self.config.z_grid
-        return repeat(z, "b i j c -> b (i p) (j q) c", p=factor, q=factor)
+        spread: Tensor = repeat(z, "b i j c -> b (i p) (j q) c", p=factor, q=factor)
+        return spread
 
     def _frames(self, codes: Tensor, z: Tensor) -> Tensor:
         x: Tensor = self.embed(codes)
@@ -174,4 +177,5 @@ class DynamicsModel(nn.Module):
 
 def token_cross_entropy(logits: Tensor, future: Tensor) -> Tensor:
     """-log D per token, [B, l, h, w], in nats; logits [B, l, h, w, K], future int64 [B, l, h, w]."""
-    return F.cross_entropy(rearrange(logits, "b l h w k -> (b l h w) k"), future.flatten(), reduction="none").view(future.shape)
+    flat = rearrange(logits, "b l h w k -> (b l h w) k")
+    return F.cross_entropy(flat, future.flatten(), reduction="none").view(future.shape)

@@ -48,7 +48,8 @@ class PVDRLearner(Learner):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             self._build(context)
-        goal, start = (self.encode(torch.as_tensor(image)[None])[0] for image in (context.goal_image, context.start_image))
+        goal, start = (self.encode(torch.as_tensor(image)[None])[0]
+                       for image in (context.goal_image, context.start_image))
         self.goal_pixels = torch.as_tensor(context.goal_image).to(self.device).float()
         self.distance = GoalDistance(config.planner, self.tokenizer, goal)
         self.code_table = self.tokenizer.embed(torch.arange(self.tokenizer.codebook_size, device=self.device))
@@ -92,7 +93,8 @@ class PVDRLearner(Learner):
     def initial(self, n: int) -> Carry:
         """The last (m - 1) * stride + 1 token grids of every environment."""
         depth = (self.config.model.context_frames - 1) * self.config.model.frame_stride + 1
-        return {"codes": torch.zeros(n, depth, self.tokenizer.grid, self.tokenizer.grid, dtype=torch.long, device=self.device)}
+        shape = (n, depth, self.tokenizer.grid, self.tokenizer.grid)
+        return {"codes": torch.zeros(shape, dtype=torch.long, device=self.device)}
 
     def _advance(self, history: Tensor, codes: Tensor, is_first: Tensor) -> Tensor:
         """Append codes [N, h, w] to a history; a first frame is repeated (reading 30)."""
@@ -114,8 +116,8 @@ class PVDRLearner(Learner):
         state = {"tokens": context, "extra": plans.z}
         policy = self.ppo.actor(state)
         action = policy.sample(generator)
-        extras = {"tokens": context.to(SMALL), "history": history.to(SMALL), "z": plans.z, "plan": plans.codes.to(SMALL),
-                  "log_prob": policy.log_prob(action), **self._plan_metrics(plans)}
+        extras = {"tokens": context.to(SMALL), "history": history.to(SMALL), "z": plans.z,
+                  "plan": plans.codes.to(SMALL), "log_prob": policy.log_prob(action), **self._plan_metrics(plans)}
         if mode == "train":
             extras["value"] = self.ppo.critic(state)
         if self.render_plans:
@@ -123,8 +125,8 @@ class PVDRLearner(Learner):
         return action, {"codes": history}, extras
 
     def _plan_metrics(self, plans: Plans) -> dict[str, Tensor]:
-        return {"plan_distance": plans.distance.min(1).values, "plan_gain": plans.distance.mean(1) - plans.distance.min(1).values,
-                "plan_diversity": plans.diversity}
+        best = plans.distance.min(1).values
+        return {"plan_distance": best, "plan_gain": plans.distance.mean(1) - best, "plan_diversity": plans.diversity}
 
     @torch.no_grad()
     def observe(self, transition: Transition) -> None:
@@ -145,9 +147,9 @@ class PVDRLearner(Learner):
         state = {"tokens": extras["tokens"], "extra": extras["z"], "plan": extras["plan"], "next": next_codes,
                  "pixel_distance": pixels, "metric_distance": metric, "true_distance": truth.to(pixels),
                  **{name: extras[name] for name in ("plan_distance", "plan_gain", "plan_diversity")}}
-        self.buffer.add(state, action=transition.action.to(self.device), log_prob=extras["log_prob"], value=extras["value"],
-                        reward=transition.reward, terminated=transition.terminated, truncated=transition.truncated,
-                        bootstrap=bootstrap)
+        self.buffer.add(state, action=transition.action.to(self.device), log_prob=extras["log_prob"],
+                        value=extras["value"], reward=transition.reward, terminated=transition.terminated,
+                        truncated=transition.truncated, bootstrap=bootstrap)
 
     def _value(self, history: Tensor, next_codes: Tensor) -> Tensor:
         """Value of the true next observation; its state needs a plan of its own."""
@@ -195,7 +197,7 @@ class PVDRLearner(Learner):
             return {"e1_clips": 0.0}
         sums: dict[str, float] = defaultdict(float)
         batches = [rows for _ in range(online.finetune_epochs)
-                   for rows in torch.randperm(len(clips), generator=self.generator).split(online.finetune_batch)]
+                   for rows in torch.split(torch.randperm(len(clips), generator=self.generator), online.finetune_batch)]
         for rows in batches:
             for name, value in self._finetune_step(clips[rows.to(clips.device)], reduction).items():
                 sums[name] += float(value) / len(batches)

@@ -74,7 +74,8 @@ class Planner:
         noise = torch.randn(shape, generator=generator).to(context.device)
         if self.config.z_source == "prior":
             noise = self.model.prior(context).sample(noise)
-        return rearrange(noise, "n b i j c -> b n i j c")
+        z: Tensor = rearrange(noise, "n b i j c -> b n i j c")
+        return z
 
     @torch.no_grad()
     def plan(self, context: Tensor, generator: torch.Generator) -> Plans:
@@ -84,7 +85,8 @@ class Planner:
         codes, _ = self.model.decoder.rollout(repeat(context, "b m h w -> (b n) m h w", n=n), z.flatten(0, 1))
         codes = rearrange(codes, "(b n) l h w -> b n l h w", n=n)
         distance = self.distance.plan(codes)
-        best = distance.argmin(1) if self.config.selection == "best" else torch.zeros_like(distance[:, 0], dtype=torch.long)
+        best = distance.argmin(1) if self.config.selection == "best" else distance.new_zeros(len(z), dtype=torch.long)
         rows = torch.arange(len(best), device=best.device)
-        diversity = (codes[:, 1:] != codes[:, :1]).float().mean((1, 2, 3, 4)) if n > 1 else torch.zeros_like(distance[:, 0])
+        others = (codes[:, 1:] != codes[:, :1]).float()
+        diversity = others.mean((1, 2, 3, 4)) if n > 1 else distance.new_zeros(len(z))
         return Plans(z[rows, best], codes[rows, best], distance, diversity)

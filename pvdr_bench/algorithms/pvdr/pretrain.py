@@ -54,7 +54,7 @@ def lambda1_at(config: PretrainConfig, step: int) -> float:
     if config.lambda1_start is None or not config.lambda1_anneal:
         return config.lambda1
     part = min(1.0, step / config.lambda1_anneal)
-    return config.lambda1_start ** (1 - part) * config.lambda1**part
+    return float(config.lambda1_start ** (1 - part) * config.lambda1**part)
 
 
 def lr_at(config: PretrainConfig, step: int) -> float:
@@ -97,10 +97,11 @@ class PVDRPretrainer(OfflineLearner):
         sums: dict[str, float] = defaultdict(float)
         noise = torch.randn((total, *self.model.z_shape), generator=self.generator)
         size = config.micro_batch or total
-        for clips, eps in zip(batch.split(size), noise.split(size), strict=True):
+        for clips, eps in zip(torch.split(batch, size), torch.split(noise, size), strict=True):
             share = len(clips) / total
             with torch.autocast(self.device.type, DTYPES[config.dtype], enabled=config.dtype != "float32"):
-                loss, terms = self.loss_fn(self.model, config, lambda1, clips.to(self.device).long(), eps.to(self.device))
+                tokens, eps = clips.to(self.device).long(), eps.to(self.device)
+                loss, terms = self.loss_fn(self.model, config, lambda1, tokens, eps)
             (loss * share).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": loss.detach(), **terms}.items():
                 sums[name] += float(value) * share
@@ -120,10 +121,10 @@ class PVDRPretrainer(OfflineLearner):
         """Metrics on held-out tokens [B, m + l, h, w]; see :func:`validation_metrics`."""
         self.model.eval()
         generator = torch.Generator().manual_seed(1)
-        parts = [validation_metrics(self.model, clips.to(self.device).long(), generator)
-                 for clips in batch.split(self.config.micro_batch or 64)]
+        pieces = torch.split(batch, self.config.micro_batch or 64)
+        parts = [validation_metrics(self.model, clips.to(self.device).long(), generator) for clips in pieces]
         self.model.train()
-        sizes = [len(clips) for clips in batch.split(self.config.micro_batch or 64)]
+        sizes = [len(clips) for clips in pieces]
         return {name: sum(p[name] * n for p, n in zip(parts, sizes, strict=True)) / sum(sizes) for name in parts[0]}
 
     def export(self) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.ppo.networks import NetworkConfig, StateNetwork
-from pvdr_bench.algorithms.pvdr.config import PlannerConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner
 
@@ -57,7 +56,8 @@ def cut_windows(tokens: np.ndarray, action: np.ndarray, hand: np.ndarray, frames
 
 def join(parts: list[Windows]) -> Windows:
     """All windows of several episodes."""
-    return Windows(*(torch.cat([getattr(p, name) for p in parts]) for name in ("clips", "action", "hand", "goal", "goal_hand")))
+    names = ("clips", "action", "hand", "goal", "goal_hand")
+    return Windows(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 def probe_network(frames: int, grid: int, codebook_size: int, extra_dim: int, outputs: int) -> StateNetwork:
@@ -86,7 +86,7 @@ def posterior_samples(model: DynamicsModel, clips: Tensor, seed: int, batch: int
     """z ~ E(x, y) [B, s, s, c] for all clips."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for chunk in clips.split(batch):
+    for chunk in torch.split(clips, batch):
         posterior = model.encoder(chunk)
         parts.append(posterior.sample(torch.randn(posterior.mean.shape, generator=generator)))
     return torch.cat(parts)
@@ -105,7 +105,8 @@ def fit_alignment(model: DynamicsModel, windows: Windows, codebook_size: int, st
 @torch.no_grad()
 def probe_errors(network: StateNetwork, states: dict[str, Tensor], action: Tensor) -> Tensor:
     """Squared error per window, mean over the action's dimensions, [B]."""
-    return ((network(states) - action) ** 2).mean(-1)
+    errors: Tensor = ((network(states) - action) ** 2).mean(-1)
+    return errors
 
 
 def inverse_dynamics(model: DynamicsModel, train: Windows, test: Windows, codebook_size: int, steps: int = 1500,
@@ -145,7 +146,7 @@ def planner_test(model: DynamicsModel, network: StateNetwork, distance: GoalDist
     generator, m = torch.Generator().manual_seed(seed), model.config.context_frames
     out: dict[str, list[Tensor]] = {name: [] for name in ("n", "one", "shuffled", "oracle_selection", "gain")}
     order = torch.randperm(len(windows.clips), generator=generator)
-    for rows in torch.arange(len(windows.clips)).split(32):
+    for rows in torch.split(torch.arange(len(windows.clips)), 32):
         part = windows.rows(rows)
         context = part.clips[:, :m]
         z = Planner(model, config, distance).candidates(context, generator)
@@ -170,12 +171,11 @@ def candidate_distances(distance: GoalDistance, codes: Tensor, goal: Tensor) -> 
     return difference.abs().mean((-4, -3, -2, -1))
 
 
-def bootstrap_lower(difference: np.ndarray, level: float = 0.95, repeats: int = 2000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(difference: np.ndarray, level: float = 0.95, repeats: int = 2000,
+                       seed: int = 0) -> tuple[float, float]:
     """Percentile interval of the mean of paired differences [B] at ``level``."""
     rng = np.random.default_rng(seed)
     means = difference[rng.integers(len(difference), size=(repeats, len(difference)))].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
-
-__all__ = ["PlannerConfig", "Windows", "cut_windows", "fit_alignment", "inverse_dynamics", "join", "planner_test"]
