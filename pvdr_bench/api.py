@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pvdr_bench.algorithms.base import Learner
     from pvdr_bench.catalog.specs import RunSpec
     from pvdr_bench.training.evaluation import VectorEnvLike
-    from pvdr_bench.training.online import Pieces
     from pvdr_bench.training.reward import GoalReward
 
 Images = NDArray[np.uint8]
@@ -221,6 +220,7 @@ class Run:
             ChangedError: an artefact the run stands on was made anew since.
         """
         from pvdr_bench.training.execute import ARTEFACTS, check_artefacts
+        from pvdr_bench.training.online import learner_context
         from pvdr_bench.training.reward import GoalReward
         from pvdr_bench.training.stages import Stages
 
@@ -238,22 +238,12 @@ class Run:
         try:
             start = np.array(envs.reset([self.spec.protocol.eval_seed_base])[0])
             goal = np.array(envs.goal_image())
-            learner = self._learner(pieces, envs.action_dim, start, goal)
+            learner = pieces.make_learner(learner_context(self.spec, pieces, envs.action_dim, start, goal, None))
             learner.load_state_dict(found.state["learner"])
             reward = GoalReward(self.spec.protocol, goal, start, pieces.tokenizer, pieces.device)
             yield Session(self.spec, learner, envs, reward, goal, pieces.needs_expert, found.step)
         finally:
             envs.close()
-
-    def _learner(self, pieces: Pieces, action_dim: int, start: Images, goal: Images) -> Learner:
-        from pvdr_bench.algorithms.base import LearnerContext
-
-        protocol = self.spec.protocol
-        return pieces.make_learner(LearnerContext(
-            config=pieces.config, action_dim=action_dim, image_size=protocol.image_size, num_envs=protocol.num_envs,
-            goal_image=goal, start_image=start, seed=self.spec.seed, device=pieces.device,
-            budget_decisions=protocol.env_steps // protocol.action_repeat, artefacts=pieces.artefacts,
-            artefact_config=pieces.artefact_config))
 
     def policy(self, device: str = "cpu", seed: int = 0) -> Policy:
         """The policy of the newest checkpoint. An environment is opened for a moment, for the goal image.
