@@ -29,6 +29,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
                         hint="the checkpoint is of another network; start a new run")
     optimizer.load_state_dict({"state": {int(i): dict(entry) for i, entry in state.items()},
                                "param_groups": own["param_groups"]})
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                # Stored tensors have the usual memory layout. Where the parameter has another (channels_last), Adam
+                # would take a slower path that rounds differently, and the continued run would not be the same.
+                entry[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

@@ -1,0 +1,88 @@
+"""``run --dry-run``, refusals before work, and ``clean``; through the real command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pvdr_bench.cli.main import main
+from pvdr_bench.runs.directory import RunDir
+from tests.dummies import make_spec
+
+
+def cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and error output of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    code = ended.value.code
+    out, err = capsys.readouterr()
+    assert isinstance(code, int)
+    return code, out, err
+
+
+def run(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str) -> tuple[int, str, str]:
+    return cli(capsys, "run", "--method", "random", "--task", "reach", "--scale", "smoke", "--device", "cpu",
+               "--results", str(results), "--dry-run", *arguments)
+
+
+def test_dry_run_counts_and_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, tmp_path, "--seeds", "3", "--tasks", "reach,window-open")
+    assert code == 0 and "6 runs: 6 new" in out
+    # 320 steps of training; three evaluations of 4 episodes on the way and one at the end, each episode 40 steps
+    assert f"{6 * 320:,} env_steps of training and {6 * 4 * 4 * 40:,} of evaluation" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, tmp_path, "-o", "protocol.env_steps=500")
+    assert code == 3 and "use 480 or 640" in err
+    code, _, err = run(capsys, tmp_path, "--seeds", "x")
+    assert code == 2 and "--seeds" in err
+    code, _, err = cli(capsys, "run", "--method", "randon", "--task", "reach", "--scale", "smoke", "--dry-run")
+    assert code == 3 and "random" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pvdr_bench.catalog.catalog import load_catalog
+
+    spec = load_catalog().resolve("random", "reach", 0, "smoke")
+    changed = spec.model_copy(update={"protocol": spec.protocol.model_copy(update={"num_envs": 1, "sync_every": 40})})
+    run_dir = RunDir(spec.path(tmp_path))
+    run_dir.open(changed)
+    before = (run_dir.path / "run.yaml").read_bytes()
+    code, _, err = run(capsys, tmp_path, "--seeds", "2")
+    assert code == 7 and "protocol.num_envs: 1 (there) -> 2 (asked for)" in err
+    assert (run_dir.path / "run.yaml").read_bytes() == before
+
+
+def test_clean_lists_then_removes_broken_runs_and_unused_artefacts(
+        capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, data = tmp_path / "results", tmp_path / "data"
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(data))
+    runs = {}
+    for seed, name in enumerate(("whole", "failed", "empty", "broken")):
+        runs[name] = run_dir = RunDir(make_spec(seed=seed).path(results))
+        run_dir.open(make_spec(seed=seed))
+    runs["whole"].mark_done(env_steps=64)
+    (runs["whole"].path / "artefacts.json").write_text(json.dumps({"tokenize": {"hash": "aaaaaaaaaaaa"}}))
+    runs["failed"].mark_failed(ValueError("no luck"))
+    (runs["broken"].path / "run.yaml").write_text("recipe: [")
+    for name in ("t-aaaaaaaaaaaa", "t-bbbbbbbbbbbb"):
+        (data / "artefacts" / "tokenize" / name).mkdir(parents=True)
+        (data / "artefacts" / "tokenize" / name / "manifest.json").write_text("{}")
+    code, out, _ = cli(capsys, "clean", "--results", str(results), "--dry-run", "--json")
+    listed = {Path(entry["path"]): entry["reason"] for entry in json.loads(out)}
+    unused = data / "artefacts" / "tokenize" / "t-bbbbbbbbbbbb"
+    assert code == 0 and set(listed) == {runs["failed"].path, runs["empty"].path, runs["broken"].path, unused}
+    assert "no luck" in listed[runs["failed"].path]
+    monkeypatch.setattr("typer.confirm", lambda question: False)
+    assert "nothing was removed" in cli(capsys, "clean", "--results", str(results))[1]
+    assert all(path.exists() for path in listed)
+    assert cli(capsys, "clean", "--results", str(results), "--yes")[0] == 0
+    assert not any(path.exists() for path in listed)
+    assert runs["whole"].done() is not None and (data / "artefacts" / "tokenize" / "t-aaaaaaaaaaaa").exists()
+    assert "nothing to remove" in cli(capsys, "clean", "--results", str(results))[1]
+    assert cli(capsys, "clean", "--results", str(results), "--json")[0] == 2
