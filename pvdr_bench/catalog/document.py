@@ -61,17 +61,13 @@ class _Builder:
     def __init__(self, file: str) -> None:
         self.file = file
         self.lines: dict[Path_, int] = {}
-        self.seen: set[int] = set()
 
     def fail(self, message: str, mark: yaml.Mark, hint: str | None = None) -> CatalogError:
         return CatalogError(message, where=f"{self.file}:{mark.line + 1}", hint=hint)
 
     def build(self, node: yaml.Node, path: Path_) -> Any:
-        if id(node) in self.seen:
-            raise self.fail("YAML aliases are not supported", node.start_mark, "use extends, or repeat the value")
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
-        self.seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             self.check_tag(node, "tag:yaml.org,2002:seq")
             return [self.build(child, (*path, str(i))) for i, child in enumerate(node.value)]
@@ -146,6 +142,10 @@ def read_document(path: Path) -> Document:
 def _parse(text: str, file: str) -> tuple[Any, dict[Path_, int]]:
     builder = _Builder(file)
     try:
+        for token in yaml.scan(text) if "*" in text else ():
+            if isinstance(token, yaml.AliasToken):
+                raise builder.fail("YAML aliases are not supported", token.start_mark,
+                                   "use extends, or repeat the value")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = builder.build(node, ()) if node is not None else None
     except yaml.MarkedYAMLError as error:

@@ -35,13 +35,18 @@ def unknown(kind: str, name: str, allowed: Iterable[str], where: str | None = No
 
 @dataclass
 class Layers:
-    """Settings merged from the weakest layer to the strongest; ``origins`` has the place of each leaf."""
+    """Settings merged from the weakest layer to the strongest; ``origins`` has the place of each leaf.
+
+    ``file`` is where a key that is missing would stand.
+    """
 
     data: dict[str, Any] = field(default_factory=dict)
     origins: dict[Path_, str] = field(default_factory=dict)
+    file: str | None = None
 
     def add(self, values: Mapping[str, Any], document: Document, at: Path_) -> None:
         """Merge the mapping found at key path ``at`` of ``document`` over what is there."""
+        self.file = self.file or document.file
         self._merge(self.data, values, (), lambda path: document.where((*at, *path)))
 
     def set(self, path: Path_, value: Any, origin: str) -> None:
@@ -64,11 +69,11 @@ class Layers:
 
     def origin(self, path: Path_) -> str | None:
         """Where the value at ``path``, or its nearest parent, was set; None: the schema's default."""
-        while path:
-            if path in self.origins:
-                return self.origins[path]
+        if not path:
+            return self.file
+        while path and path not in self.origins:
             path = path[:-1]
-        return None
+        return self.origins.get(path)
 
     def validate(self, model: type[M], what: str) -> M:
         """Build the model.

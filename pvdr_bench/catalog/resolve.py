@@ -134,7 +134,7 @@ def join_label(base: str, changes: Sequence[tuple[str, str]]) -> str:
 
 def method_layers(chain: Sequence[tuple[MethodSpec, Document]], scale: str, task_set: str | None) -> Layers:
     """Config of a method and its parent (parent first) at a scale, for tasks of a hyperparameter set."""
-    layers = Layers()
+    layers = Layers(file=chain[-1][1].file)
     for spec, document in chain:
         layers.add(spec.config, document, ("config",))
         section = spec.scales.get(scale)  # type: ignore[call-overload]

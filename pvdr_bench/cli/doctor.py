@@ -81,7 +81,7 @@ def check_packages() -> Check:
     missing = [name for name, installed in found.items() if installed is None]
     detail = ", ".join(f"{name} {installed}" for name, installed in found.items() if installed)
     if missing:
-        return Check("packages", "fail", f"missing: {', '.join(missing)}", "install pvdr-bench again: make setup", found)
+        return Check("packages", "fail", f"missing: {', '.join(missing)}", "install again: make setup", found)
     return Check("packages", "ok", detail, data=found)
 
 
@@ -153,8 +153,10 @@ def check_render() -> Check:
     except subprocess.TimeoutExpired:
         return Check("render", "fail", f"no frame within {RENDER_SECONDS:.0f} s", _GL_HINT)
     lines = answer.stdout.strip().splitlines()
-    if answer.returncode == 0 and lines:
-        data = json.loads(lines[-1])
+    data = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    if "error" in data:
+        return Check("render", "fail", data["error"], data["hint"] or _GL_HINT)
+    if answer.returncode == 0 and data:
         size = data["image_size"]
         detail = (f"MUJOCO_GL={data['backend']}: a {size}x{size} frame with its simulator step takes "
                   f"{data['ms_per_frame']:.1f} ms; first one after {data['start_s']:.1f} s")
@@ -163,8 +165,22 @@ def check_render() -> Check:
     return Check("render", "fail", reason, _GL_HINT)
 
 
-def render_probe(image_size: int = 128, frames: int = 20) -> None:
-    """Render frames of ``reach`` and print the times as JSON; runs in the process that :func:`check_render` starts."""
+def render_probe() -> None:
+    """Print as JSON how drawing went; runs in the process that :func:`check_render` starts."""
+    from pvdr_bench.errors import BenchError
+
+    try:
+        print(json.dumps(time_frames()))
+    except BenchError as error:
+        print(json.dumps({"error": error.message, "hint": error.hint}))
+
+
+def time_frames(image_size: int = 128, frames: int = 20) -> dict[str, object]:
+    """Render frames of ``reach``: the backend, seconds until the first frame, milliseconds of each further one.
+
+    Raises:
+        SetupError: nothing can be drawn here.
+    """
     from pvdr_bench.suites.gl import choose_backend
 
     backend = choose_backend()
@@ -187,8 +203,7 @@ def render_probe(image_size: int = 128, frames: int = 20) -> None:
             raise SetupError(f"MUJOCO_GL={backend} draws an empty picture", hint=_GL_HINT)
     finally:
         env.close()
-    print(json.dumps({"backend": backend, "image_size": image_size, "ms_per_frame": seconds * 1e3,
-                      "start_s": started - begin}))
+    return {"backend": backend, "image_size": image_size, "ms_per_frame": seconds * 1e3, "start_s": started - begin}
 
 
 def check_disk(results: Path | None) -> Check:

@@ -1,0 +1,129 @@
+"""The YAML that comes with the package: every file is right, and says what the paper says."""
+
+from __future__ import annotations
+
+import pytest
+
+from pvdr_bench.algorithms import registry
+from pvdr_bench.catalog import Catalog, Protocol, load_catalog
+from pvdr_bench.catalog.folders import builtin_root
+from pvdr_bench.catalog.layers import leaves
+from pvdr_bench.catalog.metaworld_names import NAMES
+from pvdr_bench.catalog.specs import SCALES
+from pvdr_bench.errors import CatalogError
+
+SETS = {
+    "set1": {"button-press-topdown", "dial-turn", "drawer-close", "reach", "window-open"},
+    "set2": {"button-press", "plate-slide", "plate-slide-back", "window-close"},
+    "set3": {"plate-slide-side", "hand-insert", "drawer-open"},
+}
+
+
+@pytest.fixture
+def catalog(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Catalog:
+    monkeypatch.delenv("PVDR_BENCH_PATH", raising=False)
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path))
+    return Catalog([builtin_root()])
+
+
+def test_the_methods_of_the_paper_and_the_floor_and_ceiling(catalog: Catalog) -> None:
+    assert {"pvdr", "pvdr-scratch", "ppo", "random", "scripted", "tokenizer"} <= set(catalog.methods())
+    assert "tokenizer" not in catalog.runnable()
+
+
+def test_the_twelve_tasks_with_their_sets(catalog: Catalog) -> None:
+    for name, tasks in SETS.items():
+        for task in tasks:
+            assert catalog.task(task).set == name
+            assert catalog.task(task).env_id == f"{task}-v3"
+            assert task in catalog._files["tasks"]
+    assert len(catalog._files["tasks"]) == 12
+
+
+def test_every_metaworld_task_has_its_name(catalog: Catalog) -> None:
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    assert {f"{name}-v3" for name in NAMES} == set(ALL_V3_ENVIRONMENTS)
+    assert sorted(catalog.tasks()) == sorted(NAMES)
+    assert catalog.task("peg-insert-side").env_id == "peg-insert-side-v3"
+    assert catalog.task("reach-v3") == catalog.task("reach")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_method_resolves_at_every_scale(catalog: Catalog, scale: str) -> None:
+    for method in catalog.methods():
+        catalog.config(method, scale)
+    for method in catalog.runnable():
+        for protocol in catalog.protocols():
+            spec = catalog.resolve(method, "reach", 0, scale, protocol)
+            assert spec.protocol.env_steps % spec.protocol.sync_every == 0
+            assert spec.env_config().image_size == spec.protocol.image_size
+
+
+def test_the_paper_scale_is_the_published_one(catalog: Catalog) -> None:
+    paper = catalog.protocol("pvdr", "paper")
+    assert (paper.image_size, paper.action_repeat, paper.episode_steps, paper.success_bonus) == (128, 2, 500, 60)
+    assert (paper.goal_metric, paper.normalise_distance, paper.frozen_instance) == ("pixel_l1", False, True)
+    assert paper.decisions_per_episode == 250
+    for task, clip, entropy in (("reach", 0.6, 1e-2), ("button-press", 0.2, 2e-4), ("hand-insert", 0.5, 5e-3)):
+        ppo = catalog.resolve("ppo", task, 0, "paper").config
+        assert (ppo["clip"], ppo["entropy_coef"]) == (clip, entropy)
+        for method in ("pvdr", "pvdr-scratch"):
+            online = catalog.resolve(method, task, 0, "paper").config["online"]
+            assert (online["clip"], online["entropy_coef"]) == (clip, entropy)
+
+
+def test_scratch_is_pvdr_but_for_its_pre_training(catalog: Catalog) -> None:
+    for scale in SCALES:
+        pvdr, scratch = (catalog.resolve(name, "reach", 0, scale) for name in ("pvdr", "pvdr-scratch"))
+        assert scratch.config == {**pvdr.config, "pretrained": False}
+        assert (pvdr.corpus, scratch.corpus) == ("metaworld", None)
+        assert scratch.protocol == pvdr.protocol
+
+
+def test_every_key_of_every_schema_has_its_meaning_and_source(catalog: Catalog) -> None:
+    names = ("pvdr", "ppo", "vqgan", "random", "scripted")
+    models = [registry.load_object(registry.algorithms()[name].config) for name in names]
+    for model in [*models, Protocol]:
+        for path, info in leaves(model):
+            extra = info.json_schema_extra
+            assert info.description, (model, path)
+            assert isinstance(extra, dict) and extra["source"], (model, path)
+
+
+def test_each_protocol_key_is_meaning_or_means(catalog: Catalog) -> None:
+    meaning, means = set(Protocol.keys("meaning")), set(Protocol.keys("means"))
+    assert meaning | means == set(Protocol.model_fields)
+    assert not meaning & means
+    assert means == {"env_steps", "num_envs", "sync_every"}
+
+
+def test_hashes_tell_protocols_apart_and_ignore_the_means(catalog: Catalog) -> None:
+    hashes = {catalog.protocol(name, scale).hash() for name in catalog.protocols() for scale in SCALES}
+    assert len(hashes) == len(catalog.protocols()) * len(SCALES)
+    protocol = catalog.protocol("pvdr", "cpu")
+    assert protocol.model_copy(update={"env_steps": 10**6}).hash() == protocol.hash()
+    changes = {"image_size": 32, "camera": "x", "success_bonus": 11.0, "suite_version": "9", "eval_episodes": 21}
+    for key, value in changes.items():
+        assert protocol.model_copy(update={key: value}).hash() != protocol.hash(), key
+    assert len(protocol.hash()) == 12
+
+
+def test_user_folders_come_first(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/mine.yaml").write_text("suite: metaworld\nenv_id: push-v3\n")
+    monkeypatch.setenv("PVDR_BENCH_PATH", str(tmp_path))
+    assert load_catalog().task("mine").env_id == "push-v3"
+    monkeypatch.setenv("PVDR_BENCH_PATH", str(tmp_path / "none"))
+    with pytest.raises(CatalogError, match="PVDR_BENCH_PATH"):
+        load_catalog()
+
+
+def test_user_corpora_are_found(catalog: Catalog, tmp_path) -> None:
+    assert catalog.corpora() == ["fetch-push", "metaworld"]
+    store = tmp_path / "videos" / "kitchen" / "64"
+    store.mkdir(parents=True)
+    (store / "manifest.json").write_text("{}")
+    assert "kitchen" in catalog.corpora()
+    assert catalog.corpus("kitchen").kind == "user"
+    assert catalog.resolve("pvdr", "reach", 0, videos="kitchen").path("R").parts[3] == "kitchen"

@@ -1,0 +1,91 @@
+"""``doctor``: what it finds, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from pvdr_bench.cli import doctor as module
+from pvdr_bench.cli.main import main
+from pvdr_bench.cli.options import choose_device, choose_scale
+from pvdr_bench.errors import CatalogError, SetupError, UsageError
+
+SMI = "| NVIDIA-SMI 550.54    Driver Version: 550.54.15    CUDA Version: 12.4     |"
+
+
+def test_doctor_here(capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path / "data"))
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor", "--json", "--results", str(tmp_path)])
+    found = json.loads(capsys.readouterr().out)
+    checks = {check["name"]: check for check in found["checks"]}
+    assert list(checks) == ["python", "packages", "torch", "device", "render", "disk", "slurm", "corpora"]
+    assert found["ok"] is True and caught.value.code in (0, None)
+    assert 0 < checks["render"]["data"]["ms_per_frame"] < 60_000
+    assert checks["disk"]["data"]["results"]["free_bytes"] > 0
+
+
+def test_doctor_fails_without_gl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    check = module.check_render()
+    assert check.status == "fail"
+    assert "nonsense" in check.detail and "libosmesa6" in check.hint
+    monkeypatch.setattr(module, "check_render", lambda: check)
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor"])
+    assert caught.value.code == 4
+    assert "fail render" in capsys.readouterr().out
+
+
+def test_a_crashing_gl_library_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], -11, "", "")
+
+    monkeypatch.setattr(subprocess, "run", crash)
+    check = module.check_render()
+    assert check.status == "fail" and "code -11" in check.detail
+
+
+@pytest.mark.parametrize(("smi", "cuda", "usable", "status", "words"), [
+    (SMI, "12.4", ["A100"], "ok", "A100"),
+    (SMI, "13.0", [], "warn", "supports CUDA 12.4, torch was built for 13.0"),
+    (SMI, None, [], "warn", "CPU build"),
+    (SMI, "12.1", [], "warn", "cannot use the GPU"),
+    ("", "12.4", [], "warn", "sees no GPU"),
+])
+def test_driver_against_torch(smi: str, cuda: str | None, usable: list[str], status: str, words: str) -> None:
+    check = module.judge_device(smi, cuda, usable)
+    assert check.status == status and words in check.detail
+
+
+def test_a_full_disk_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path / "a" / "b"))
+    monkeypatch.setattr(module, "LOW_DISK", 1e30)
+    check = module.check_disk(tmp_path)
+    assert check.status == "warn" and "data and results" in check.hint
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PACKAGES", ("numpy", "no-such-package"))
+    check = module.check_packages()
+    assert check.status == "fail" and "no-such-package" in check.detail
+
+
+def test_default_device_and_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvdr_bench.cli.options._cuda_devices", lambda: 0)
+    assert choose_device().value == "cpu"
+    with pytest.raises(SetupError, match="cuda:1"):
+        choose_device("cuda:1")
+    monkeypatch.setattr("pvdr_bench.cli.options._cuda_devices", lambda: 1)
+    assert choose_device().value == "cuda"
+    assert choose_device("cuda:0").value == "cuda:0"
+    assert choose_device("cpu").value == "cpu"
+    with pytest.raises(UsageError, match="auto, cpu"):
+        choose_device("gpu")
+    assert choose_scale(None, "cuda:0").value == "gpu"
+    assert choose_scale(None, "cpu").value == "cpu"
+    assert choose_scale("smoke", "cuda").value == "smoke"
+    with pytest.raises(CatalogError, match="'smoke'"):
+        choose_scale("smok")
