@@ -2,8 +2,7 @@
 # make test       set up, and pass the tests          make test-long   what takes longer
 # make lint       ruff and mypy                       make setup       only the environment
 #
-# TORCH is any requirement that pip understands. It is installed first: without a GPU the CPU build saves gigabytes, as in
-#   make run TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# TORCH is any requirement that pip understands. It is installed first: without a GPU the CPU build saves gigabytes, as in the README:
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,8 +21,8 @@ export MPLBACKEND ?= Agg
 
 run: setup
 	$(BIN)/pvdr-bench run --method $(METHOD) --task $(TASK) --seeds $(SEEDS) $(ARGS)
-	$(BIN)/pvdr-bench table --task $(TASK)
 	$(BIN)/pvdr-bench plot --task $(TASK)
+	$(BIN)/pvdr-bench table --task $(TASK)
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
