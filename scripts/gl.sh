@@ -11,7 +11,20 @@ fi
 if [ "$backend" = egl ]; then package=libegl1 library=EGL; fi
 case $backend in egl | osmesa) ;; *) exit 0 ;; esac # glfw and others: the user's own choice
 
-present() { "$python" -c "import sys, ctypes.util; sys.exit(ctypes.util.find_library('$library') is None)"; }
+present() {
+    "$python" - "lib$library" <<'END'
+import ctypes
+import sys
+
+for suffix in (".so.8", ".so.6", ".so.1", ".so.0", ".so"):
+    try:
+        ctypes.CDLL(sys.argv[1] + suffix)
+    except OSError:
+        continue
+    sys.exit(0)
+sys.exit(1)
+END
+}
 
 present && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
