@@ -181,12 +181,15 @@ class PVDRLearner(Learner):
 
     def _diagnostics(self, rollout: Rollout) -> dict[str, float]:
         """Rank correlations of the planning metric, and what planning did."""
-        state = {name: rollout.state[name].flatten().cpu().double().numpy()
-                 for name in ("metric_distance", "pixel_distance", "true_distance")}
-        out = {name: float(rollout.state[name].mean()) for name in ("plan_distance", "plan_gain", "plan_diversity")}
-        for name in ("pixel_distance", "true_distance"):
-            if state[name].std() > 0 and state["metric_distance"].std() > 0:  # also false where there is no truth (nan)
-                out[f"rank_metric_{name}"] = float(spearmanr(state["metric_distance"], state[name]).statistic)
+        state = rollout.state
+        out = {name: float(state[name].mean()) for name in ("plan_distance", "plan_gain", "plan_diversity")}
+        # the simulator's truth is of the frame after a decision: the next decision's, unless an episode ended
+        follows = ~(rollout.terminated | rollout.truncated)[:-1]
+        pairs = {"pixel_distance": (state["metric_distance"].flatten(), state["pixel_distance"].flatten()),
+                 "true_distance": (state["metric_distance"][1:][follows], state["true_distance"][:-1][follows])}
+        for name, (metric, other) in pairs.items():
+            if len(metric) > 1 and metric.std() > 0 and other.std() > 0:  # also false where there is no truth (nan)
+                out[f"rank_metric_{name}"] = float(spearmanr(metric.cpu().numpy(), other.cpu().numpy()).statistic)
         return out
 
     def _finetune(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
