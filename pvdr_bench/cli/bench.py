@@ -20,6 +20,7 @@ class Name(StrEnum):
     plan = "plan"
     env = "env"
     step = "step"
+    dynamics = "dynamics"
 
 
 HELP = {
@@ -27,6 +28,7 @@ HELP = {
     Name.plan: "planning with and without the key and value caches: ratio, and whether the plans are equal",
     Name.env: "env_steps per second by number of worker processes",
     Name.step: "training steps per second, FLOP/s and share of the matrix-product peak, by stage",
+    Name.dynamics: "the pre-trained model on held-out videos: roll-outs, inverse dynamics of z, does planning help",
 }
 
 

@@ -229,7 +229,7 @@ def broken_runs(root: Path) -> list[tuple[Path, str]]:
 def _why_broken(run_dir: RunDir) -> str | None:
     failed = run_dir.failed()
     if failed is not None:
-        return f"failed: {str(failed.get('message', '')).splitlines()[0][:80]}"
+        return f"failed: {str(failed.get('message') or 'without a message').splitlines()[0][:80]}"
     if run_dir.done() is None and not run_dir.checkpoints.steps():
         return "stopped before its first checkpoint"
     return None

@@ -97,7 +97,7 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
 def _start(job: Job, results: Path, device: str, env_workers: int, command: Sequence[str]) -> None:
     """Start a run's process in a session of its own, so that only this process gets the terminal's Ctrl-C."""
     job.path.mkdir(parents=True, exist_ok=True)
-    job.log, job.output = (job.path / "worker.log").open("wb"), tempfile.TemporaryFile()  # noqa: SIM115
+    job.log, job.output = (job.path / "worker.log").open("ab"), tempfile.TemporaryFile()  # noqa: SIM115
     environment = {**os.environ, **({} if device.startswith("cuda") else dict.fromkeys(ONE_THREAD, "1"))}
     job.process = subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=job.output, stderr=job.log,
                                    env=environment, start_new_session=True)

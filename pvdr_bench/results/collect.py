@@ -16,7 +16,7 @@ import pandas as pd
 
 from pvdr_bench.catalog.protocol import Protocol, digest
 from pvdr_bench.errors import BenchError, DataError, UsageError
-from pvdr_bench.runs.directory import RunDir, difference
+from pvdr_bench.runs.directory import COMMITTED, RunDir, difference
 from pvdr_bench.runs.files import atomic_write, content_hash
 
 COLUMNS: dict[str, str] = {
@@ -54,7 +54,6 @@ RUN_COLUMNS = tuple(name for name in COLUMNS if name in (
 ROW = ("variant", "corpus", "scale", "protocol_hash")  # one row of a table, one line of a figure
 REFERENCES = ("random", "scripted")  # algorithms that do not learn: floor and ceiling
 _SORT = ["task", "variant", "corpus", "scale", "protocol_hash", "seed", "env_steps", "point"]
-NOT_OURS = ("reference", "paper")  # folders of a results folder that hold committed results of others
 _NEVER_IN_RECIPE = ("seed", "pretrain_seed")
 
 
@@ -159,7 +158,7 @@ def _protocol_title(key: str, protocol: dict[str, Any]) -> str:
 
 
 def collect(root: Path | str) -> Results:
-    """Read every run below ``root``, but not in its folders :data:`NOT_OURS` (give those as ``root`` to see them).
+    """Read every run below ``root``, but not in its folders :data:`COMMITTED` (give those as ``root`` to see them).
 
     Raises:
         UsageError: ``root`` is not a folder.
@@ -203,7 +202,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
     """Folders with ``run.yaml`` or ``failed.json``, by path; nothing below them is looked at."""
     for folder, names, files in os.walk(root):
         if Path(folder) == root:
-            names[:] = [name for name in names if name not in NOT_OURS]
+            names[:] = [name for name in names if name not in COMMITTED]
         if "run.yaml" in files or "failed.json" in files:
             names.clear()
             yield Path(folder)

@@ -45,6 +45,7 @@ from pvdr_bench.runs.logs import JsonlLog, read_jsonl
 
 FORMAT = 1
 Status = Literal["new", "running", "stopped", "failed", "done"]
+COMMITTED = ("reference", "paper")  # folders of a results folder that are part of the repository
 _MISSING = "(absent)"
 
 
@@ -298,8 +299,10 @@ class RunDir:
 
 
 def find_runs(root: Path | str) -> list[RunDir]:
-    """All run directories below ``root``, by path."""
-    return [RunDir(path.parent) for path in sorted(Path(root).rglob("run.yaml"))]
+    """All run directories below ``root``, by path; committed results in its folders COMMITTED are left alone."""
+    root = Path(root)
+    paths = sorted(root.rglob("run.yaml"))
+    return [RunDir(path.parent) for path in paths if path.relative_to(root).parts[0] not in COMMITTED]
 
 
 def difference(old: Any, new: Any, key: str = "") -> list[str]:

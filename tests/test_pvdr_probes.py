@@ -1,0 +1,84 @@
+"""The probes find what is there: on a corpus whose plans are perfect, planning helps and shuffled goals do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pvdr_bench.algorithms.pvdr.config import ModelConfig, PlannerConfig
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
+from pvdr_bench.algorithms.pvdr.planner import GoalDistance
+from pvdr_bench.algorithms.pvdr.probes import Windows, bootstrap_interval, cut_windows, planner_test
+from pvdr_bench.bench.dynamics import summarise
+
+
+def test_windows_hold_the_context_action_and_a_goal_in_reach() -> None:
+    frames, rng = 20, np.random.default_rng(0)
+    tokens = np.arange(frames)[:, None, None] * np.ones((1, 2, 2), np.uint16)
+    hand = np.stack([0.02 * np.arange(frames), np.zeros(frames), np.zeros(frames)], 1).astype(np.float32)
+    action = np.arange(frames, dtype=np.float32)[:, None]
+    windows = cut_windows(tokens, action, hand, frames=4, context=2, stride=3, rng=rng, reach=(0.05, 0.2))
+    assert len(windows.clips) == 11
+    for i in range(11):
+        assert windows.clips[i, :, 0, 0].tolist() == [i, i + 3, i + 6, i + 9]
+        assert float(windows.action[i]) == i + 3
+        assert float(windows.hand[i, 0]) == pytest.approx(0.02 * (i + 3))
+        away = float((windows.goal_hand[i] - windows.hand[i]).norm())
+        assert 0.05 < away < 0.2 and float(windows.goal_hand[i, 0]) == pytest.approx(0.02 * int(windows.goal[i, 0, 0]))
+
+
+class LineWorld(DynamicsModel):
+    """A hand on a line of 16 cells, drawn as the code of a 1 x 1 grid; z is the step that the plan makes."""
+
+    def __init__(self) -> None:
+        config = ModelConfig(context_frames=1, future_frames=1, d_model=8, heads=1, ff=8, token_dim=8, encoder_depth=1,
+                             prior_depth=1, decoder_depth=1, window=1, z_grid=1, z_dim=1)
+        super().__init__(config, 16, 1)
+        self.prior.forward = lambda codes: Gaussian(torch.zeros(len(codes), 1, 1, 1),  # type: ignore[method-assign]
+                                                    torch.zeros(len(codes), 1, 1, 1))
+        self.decoder.rollout = self.move  # type: ignore[method-assign,assignment]
+
+    def move(self, context: Tensor, z: Tensor, cached: bool = True) -> tuple[Tensor, Tensor]:
+        step = (3 * z.flatten()).round().long()
+        codes = (context[:, -1, 0, 0] + step).clamp(0, 15)[:, None, None, None]
+        return codes, torch.zeros(0)
+
+
+class StepIsAction(torch.nn.Module):
+    """A perfect alignment: move by z along x."""
+
+    def forward(self, state: dict[str, Tensor]) -> Tensor:
+        z = state["extra"].flatten(1)
+        return torch.cat([z, torch.full((len(z), 2), 1e-3)], 1)
+
+
+class Identity:
+    """Code k is the number k."""
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return codes[..., None].float()
+
+
+def test_planning_helps_where_plans_are_true() -> None:
+    generator = torch.Generator().manual_seed(0)
+    here, there = torch.randint(4, 12, (300,), generator=generator), torch.randint(0, 16, (300,), generator=generator)
+    there = torch.where(here == there, there + 2, there)
+    grid = lambda x: x.view(-1, 1, 1)  # noqa: E731
+    place = lambda x: torch.stack([x.float(), torch.zeros(300), torch.zeros(300)], 1)  # noqa: E731
+    clips = grid(here)[:, None].expand(-1, 2, 1, 1)
+    windows = Windows(clips, torch.zeros(300, 3), place(here), grid(there), place(there))
+    distance = GoalDistance(PlannerConfig(metric="code_l1"), Identity(), grid(there)[0])  # type: ignore[arg-type]
+    result = summarise(planner_test(LineWorld(), StepIsAction(), distance, windows, 16), windows, 16)  # type: ignore[arg-type]
+    assert result["n"] > 0.9 and abs(result["one"]) < 0.2
+    assert abs(result["shuffled"]) < 0.3 and result["oracle_selection"] >= result["n"]
+    assert result["n_minus_one_low"] > 0.5 and result["states"] == sum(result["goals_by_octant"]) == 300
+
+
+def test_bootstrap_interval_covers_the_mean_and_shrinks() -> None:
+    rng = np.random.default_rng(1)
+    few, many = rng.normal(0.3, 1, 50), rng.normal(0.3, 1, 5000)
+    low, high = bootstrap_interval(many)
+    assert low < many.mean() < high and high - low == pytest.approx(2 * 1.96 / np.sqrt(5000), rel=0.15)
+    assert high - low < np.diff(bootstrap_interval(few))[0]
