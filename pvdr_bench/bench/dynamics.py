@@ -91,6 +91,6 @@ def summarise(cosines: dict[str, torch.Tensor], windows: Windows, candidates: in
     low, high = bootstrap_interval(difference)
     octant = ((windows.goal_hand - windows.hand > 0).long() * torch.tensor([1, 2, 4])).sum(1)
     means = {name: float(values.mean()) for name, values in cosines.items()}
-    return {"candidates": candidates, "states": len(difference), **means, "n_minus_one": float(difference.mean()),
-            "n_minus_one_low": low, "n_minus_one_high": high,
+    return {"candidates": candidates, "states": len(difference), **means,
+            "n_minus_one": float(difference.mean()), "n_minus_one_low": low, "n_minus_one_high": high,
             "goals_by_octant": torch.bincount(octant, minlength=8).tolist()}

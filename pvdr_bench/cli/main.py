@@ -26,7 +26,7 @@ class MainGroup(LazyGroup):
         "list": Lazy("pvdr_bench.cli.show:list_", "List methods, tasks, protocols, corpora, scales or runs."),
         "describe": Lazy("pvdr_bench.cli.describe:describe", "Explain every key of a method, task or protocol."),
         "doctor": Lazy("pvdr_bench.cli.doctor:doctor", "Check this machine, and render a frame."),
-        "bench": Lazy("pvdr_bench.cli.bench:bench", "Measure this machine: render, plan, env, step."),
+        "bench": Lazy("pvdr_bench.cli.bench:bench", "Measure what is promised: render, plan, env, step, dynamics."),
         "clean": Lazy("pvdr_bench.cli.run:clean", "Remove broken runs and unused artefacts; asks first."),
     }
 
