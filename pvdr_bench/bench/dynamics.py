@@ -80,9 +80,9 @@ def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr",
         validation = validation_metrics(model, chosen.clips[:512], torch.Generator().manual_seed(seed))
     alignment = fit_alignment(model, train, size, probe_steps, seed)
     distance = GoalDistance(config.planner, tokenizer, chosen.goal[0])
+    planner = summarise(planner_test(model, alignment, distance, chosen, candidates, seed), chosen, candidates)
     return {"corpus": corpus, "scale": scale, "artefact": artefacts["pretrain"].hash, "validation": validation,
-            "inverse_dynamics": inverse_dynamics(model, train, test, size, probe_steps, seed),
-            "planner": summarise(planner_test(model, alignment, distance, chosen, candidates, seed), chosen, candidates)}
+            "inverse_dynamics": inverse_dynamics(model, train, test, size, probe_steps, seed), "planner": planner}
 
 
 def summarise(cosines: dict[str, torch.Tensor], windows: Windows, candidates: int) -> dict[str, Any]:
