@@ -134,6 +134,8 @@ class StateNetwork(nn.Module):
             features = hidden.mean((1, 2, 3))
         else:
             features = rearrange(self.channels(hidden), "b t h w c -> b (t h w c)")
+            # Adam moves every weight alike, so thousands of unit inputs would throw the mean action far at each step
+            features = features * hidden[0, ..., 0].numel() ** -0.5
         out: Tensor = self.head(features)
         return out.float()
 
