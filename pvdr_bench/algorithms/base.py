@@ -96,6 +96,28 @@ class Learner(ABC):
         """Restore exactly what :meth:`state_dict` gave."""
 
 
+class FixedPolicy(Learner):
+    """A policy that never changes: it remembers, stores and learns nothing. Subclasses only act."""
+
+    def initial(self, n: int) -> Carry:
+        """Nothing to remember."""
+        return {}
+
+    def observe(self, transition: Transition) -> None:
+        """Experience is of no use to it."""
+
+    def learn(self) -> dict[str, float]:
+        """Never due."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its random numbers are the loop's; there is no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """No state to restore."""
+
+
 class OfflineLearner(ABC):
     """A stage before the online one: ``tokenize`` or ``pretrain``. The loop owns steps, logs, checkpoints."""
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
+from pvdr_bench.algorithms.base import Carry, FixedPolicy, LearnerContext, Mode
 from pvdr_bench.algorithms.floor import RandomConfig
 
 
-class RandomLearner(Learner):
+class RandomLearner(FixedPolicy):
     """Draws actions from a fixed distribution and learns nothing."""
 
     def __init__(self, context: LearnerContext) -> None:
         self.config: RandomConfig = context.config
         self.action_dim, self.device = context.action_dim, context.device
-
-    def initial(self, n: int) -> Carry:
-        """Nothing to remember."""
-        return {}
 
     def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
             generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
@@ -31,17 +25,3 @@ class RandomLearner(Learner):
         else:
             action = self.config.std * torch.randn(shape, generator=generator)
         return action.to(self.device), carry, {}
-
-    def observe(self, transition: Transition) -> None:
-        """Experience is of no use to it."""
-
-    def learn(self) -> dict[str, float]:
-        """Never due."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Its random numbers are the loop's; there is no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """No state to restore."""

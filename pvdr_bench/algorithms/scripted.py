@@ -5,26 +5,20 @@ Shapes: N environments, A action dimensions.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
+from pvdr_bench.algorithms.base import Carry, FixedPolicy, LearnerContext, Mode
 from pvdr_bench.algorithms.floor import ScriptedConfig
 from pvdr_bench.errors import SetupError
 
 
-class ScriptedLearner(Learner):
+class ScriptedLearner(FixedPolicy):
     """Plays the suite's expert, whose actions the loop puts into ``carry["expert"]`` (float [N, A]) before each act."""
 
     def __init__(self, context: LearnerContext) -> None:
         self.config: ScriptedConfig = context.config
         self.action_dim, self.device = context.action_dim, context.device
-
-    def initial(self, n: int) -> Carry:
-        """Empty; the loop adds ``expert``."""
-        return {}
 
     def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
             generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
@@ -43,17 +37,3 @@ class ScriptedLearner(Learner):
         if self.config.noise:
             action = action + self.config.noise * torch.randn(shape, generator=generator).to(action.device)
         return action.to(self.device), carry, {}
-
-    def observe(self, transition: Transition) -> None:
-        """It learns nothing."""
-
-    def learn(self) -> dict[str, float]:
-        """Never due."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """There is no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """No state to restore."""
