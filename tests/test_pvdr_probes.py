@@ -10,7 +10,14 @@ from torch import Tensor
 from pvdr_bench.algorithms.pvdr.config import ModelConfig, PlannerConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance
-from pvdr_bench.algorithms.pvdr.probes import Windows, bootstrap_interval, cut_windows, planner_test
+from pvdr_bench.algorithms.pvdr.probes import (
+    Windows,
+    bootstrap_interval,
+    cut_windows,
+    fit_alignment,
+    inverse_dynamics,
+    planner_test,
+)
 from pvdr_bench.bench.dynamics import summarise
 
 
@@ -38,7 +45,12 @@ class LineWorld(DynamicsModel):
         super().__init__(config, 16, 1)
         self.prior.forward = lambda codes: Gaussian(torch.zeros(len(codes), 1, 1, 1),  # type: ignore[method-assign]
                                                     torch.zeros(len(codes), 1, 1, 1))
+        self.encoder.forward = self.infer  # type: ignore[method-assign]
         self.decoder.rollout = self.move  # type: ignore[method-assign,assignment]
+
+    def infer(self, codes: Tensor) -> Gaussian:
+        step = (codes[:, -1:] - codes[:, :1]).float().view(-1, 1, 1, 1) / 3
+        return Gaussian(step, torch.full_like(step, -10.0))
 
     def move(self, context: Tensor, z: Tensor, cached: bool = True) -> tuple[Tensor, Tensor]:
         step = (3 * z.flatten()).round().long()
@@ -74,6 +86,19 @@ def test_planning_helps_where_plans_are_true() -> None:
     assert result["n"] > 0.9 and abs(result["one"]) < 0.2
     assert abs(result["shuffled"]) < 0.3 and result["oracle_selection"] >= result["n"]
     assert result["n_minus_one_low"] > 0.5 and result["states"] == sum(result["goals_by_octant"]) == 300
+
+
+def test_inverse_dynamics_tells_what_z_and_the_future_know_of_the_action() -> None:
+    generator = torch.Generator().manual_seed(0)
+    here, step = torch.randint(4, 12, (400,), generator=generator), torch.randint(-3, 4, (400,), generator=generator)
+    clips, nowhere = torch.stack([here, here + step], 1).view(-1, 2, 1, 1), torch.zeros(400, 3)
+    windows = Windows(clips, step[:, None].float() / 3, nowhere, clips[:, 0], nowhere)
+    train, test = windows.rows(torch.arange(300)), windows.rows(torch.arange(300, 400))
+    align = fit_alignment(LineWorld(), train, 16, 200, seed=0)
+    errors = inverse_dynamics(LineWorld(), align, train, test, 16, 200)
+    assert errors["mean_action"] == pytest.approx(float(((test.action - train.action.mean(0)) ** 2).mean()))
+    assert errors["z"] < 0.05 * errors["mean_action"] and errors["true_future"] < 0.5 * errors["mean_action"]
+    assert errors["context"] > 0.8 * errors["mean_action"]
 
 
 def test_bootstrap_interval_covers_the_mean_and_shrinks() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.pvdr.config import ModelConfig, PlannerConfig
+from pvdr_bench.algorithms.pvdr.config import ModelConfig, PlannerConfig, PretrainConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, token_cross_entropy
 from pvdr_bench.algorithms.pvdr.online import action_error
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance
@@ -63,15 +64,17 @@ def test_equation_3_leaves_the_encoder_body_alone() -> None:
     assert sum(float(p.grad.abs().sum()) for p in model.decoder.parameters() if p.grad is not None) > 0
 
 
-def test_equation_4_by_hand_and_its_gradient_reaches_the_prior_through_the_plan() -> None:
+@pytest.mark.parametrize("direction", ["prior_posterior", "posterior_prior"])
+def test_equation_4_by_hand_and_its_gradient_reaches_the_prior_through_the_plan(direction: str) -> None:
     model, batch, noise, distance = tiny(), clips(2), torch.randn(2, 4, 4, 2), goal_distance()
     table = TableTokenizer().table
-    loss, terms = prior_finetuning_loss(model, distance, table, batch, noise, 0.8, "sum")
+    config = PretrainConfig(prior_kl=direction)  # type: ignore[arg-type]
+    loss, terms = prior_finetuning_loss(model, distance, table, batch, noise, 0.8, config)
     with torch.no_grad():
         prior, posterior = model.prior(batch[:, :2]), model.encoder(batch)
-        kl = sum(torch.distributions.kl_divergence(
-            torch.distributions.Normal(prior.mean, (prior.logvar / 2).exp()),
-            torch.distributions.Normal(posterior.mean, (posterior.logvar / 2).exp()))).sum() / 2
+        pair = [torch.distributions.Normal(g.mean, (g.logvar / 2).exp()) for g in (prior, posterior)]
+        p, q = pair if direction == "prior_posterior" else pair[::-1]
+        kl = torch.distributions.kl_divergence(p, q).sum() / 2
         _, logits = model.decoder.rollout(batch[:, :2], prior.sample(noise))
         expected = torch.einsum("blhwk,kq->blhwq", logits.softmax(-1), table)
         goal = (expected - table[clips(1, seed=9)[0, 0]]).abs().mean()

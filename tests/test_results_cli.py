@@ -45,6 +45,19 @@ def test_aggregate_writes_and_tells(grid: Path, tmp_path: Path) -> None:
     assert "of 6 runs; protocols" in text and "points.parquet" in text
 
 
+def test_published_runs_hold_the_numbers_and_no_machine(grid: Path, tmp_path: Path) -> None:
+    told = json.loads(run("aggregate", "--results", str(grid), "--out", str(tmp_path / "a"), "--method", "ppo",
+                          "--publish", str(tmp_path / "p"), "--json"))
+    assert len(told["published"]) == 3
+    words = ("table", "--method", "ppo", "--json", "--results")
+    assert json.loads(run(*words, str(tmp_path / "p")))["rows"] == json.loads(run(*words, str(grid)))["rows"]
+    text = "".join(path.read_text() for path in (tmp_path / "p").rglob("*.json"))
+    assert "directory" not in text and '"host"' not in text and str(grid) not in text and '"packages"' in text
+    assert not list((tmp_path / "p").rglob("checkpoints"))
+    with pytest.raises(UsageError, match="into itself"):
+        run("aggregate", "--results", str(grid), "--publish", str(grid))
+
+
 def test_singular_and_plural_are_the_same(grid: Path) -> None:
     first = run("table", "--results", str(grid), "--method", "ppo", "--task", "reach", "--seeds", "3")
     assert first == run("table", "--results", str(grid), "--methods", "ppo", "--tasks", "reach", "--seeds", "0,1,2")

@@ -179,6 +179,11 @@ def test_provenance_says_what_and_keeps_secrets(monkeypatch):
     assert "host" not in shared and shared["command"][0] == "pvdr-bench" and "4242" not in to_json(shared)
 
 
+def test_a_worker_records_what_the_user_typed(monkeypatch):
+    monkeypatch.setenv(provenance.COMMAND, '["/x/pvdr-bench", "run", "--token=abc"]')
+    assert provenance.collect()["command"] == ["/x/pvdr-bench", "run", "--token=***"]
+
+
 def test_reading_needs_no_torch():
     code = ("import sys, pvdr_bench.runs.directory, pvdr_bench.runs.artefacts, pvdr_bench.runs.checkpoints;"
             "pvdr_bench.runs.provenance.collect(); print('torch' in sys.modules)")

@@ -252,7 +252,8 @@ class OfflineDummy(OfflineLearner):
 SCHEDULE = Schedule(steps=25, batch=6, frames=1, stride=1, validate_every=10, validation_clips=5)
 
 
-def test_offline_stage_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+def test_offline_stage_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvdr_bench.training.offline.LOG_ROWS", 5)  # a row is a mean over five steps
     data = MixedClips([Clips(0, 30), Clips(1, 60)])
     for name in ("straight", "resumed"):
         (tmp_path / name).mkdir()
@@ -265,9 +266,11 @@ def test_offline_stage_resumes_to_the_same_bytes(tmp_path: Path) -> None:
         return calls in (14, 20)
 
     shown: list[tuple[int, int]] = []
-    for _ in range(2):
+    for done in (13, 18):  # what was done at the signal is kept, between validations too
         with pytest.raises(Interrupted):
             run_offline(OfflineDummy(), data, SCHEDULE, tmp_path / "resumed", 0, stop)
+        names = [path.name for path in (tmp_path / "resumed" / "checkpoints").iterdir()]
+        assert max(names) == f"step-{done:012d}"
     again = run_offline(OfflineDummy(), data, SCHEDULE, tmp_path / "resumed", 0, stop,
                         lambda step, steps, row: shown.append((step, steps)))
     assert again == metrics and metrics["steps"] == 25 and metrics["val_frames"] == 2

@@ -44,7 +44,7 @@ def collect_windows(tokens: Any, truth: dict[str, Any], episodes: list[Any], spl
 
 
 def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr", candidates: int = 16,
-            states: int = 600, probe_steps: int = 1500, seed: int = 0) -> dict[str, Any]:
+            states: int = 600, probe_steps: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Probe the artefact that ``method`` uses; it is made first if it is not there.
 
     Returns:
@@ -81,8 +81,9 @@ def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr",
     alignment = fit_alignment(model, train, size, probe_steps, seed)
     distance = GoalDistance(config.planner, tokenizer, chosen.goal[0])
     planner = summarise(planner_test(model, alignment, distance, chosen, candidates, seed), chosen, candidates)
+    inverse = inverse_dynamics(model, alignment, train, test, size, probe_steps, seed)
     return {"corpus": corpus, "scale": scale, "artefact": artefacts["pretrain"].hash, "validation": validation,
-            "inverse_dynamics": inverse_dynamics(model, train, test, size, probe_steps, seed), "planner": planner}
+            "inverse_dynamics": inverse, "planner": planner}
 
 
 def summarise(cosines: dict[str, torch.Tensor], windows: Windows, candidates: int) -> dict[str, Any]:

@@ -119,22 +119,29 @@ def aggregate(
     methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
     protocol: Protocol = None, override: Overrides = None, results: Folder = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder; default: RESULTS/aggregate.")] = None,
+    published: Annotated[Path | None, typer.Option(
+        "--publish", metavar="DIR", help="Also copy finished runs to DIR, without checkpoints and hosts.")] = None,
     json_: Json = False,
 ) -> None:
     """Write all results as one tidy frame, parquet and CSV: a row per run and evaluation point."""
     from pvdr_bench.results.collect import write_frame
+    from pvdr_bench.results.publish import publish
 
     found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
+    copies = publish(found, published) if published else []
     files = write_frame(found, out or found.root / "aggregate")
     if json_:
         typer.echo(json.dumps({
             "files": {kind: str(path) for kind, path in files.items()}, "runs": len(found.runs),
-            "points": len(found.points), "protocols": found.protocols, "problems": _problems(found)}))
+            "points": len(found.points), "protocols": found.protocols, "problems": _problems(found),
+            "published": [str(path) for path in copies]}))
         return
     typer.echo(f"{len(found.points)} evaluation points of {len(found.runs)} runs; protocols (by hash): "
                f"{', '.join(found.protocols) or 'none'}")
     for path in files.values():
         typer.echo(str(path))
+    if published:
+        typer.echo(f"{len(copies)} finished runs copied to {published}")
     _show_problems(found)
 
 

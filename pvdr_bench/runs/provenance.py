@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -19,6 +20,7 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_PR
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _SECRET = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+COMMAND = "PVDR_BENCH_COMMAND"  # a worker process learns here, as JSON, what the user typed
 _PERSONAL = ("host", "executable", "directory", "slurm", "pid")
 
 
@@ -29,7 +31,7 @@ def collect() -> dict[str, Any]:
     """
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": redacted(sys.argv),
+        "command": redacted(json.loads(os.environ.get(COMMAND, "null")) or sys.argv),
         "directory": str(Path.cwd()),
         "pvdr_bench": _version("pvdr-bench"),
         "git": dict(_git()),
@@ -51,7 +53,8 @@ def collect() -> dict[str, Any]:
 def shareable(provenance: dict[str, Any]) -> dict[str, Any]:
     """The same without host, job and local paths: for files that are published."""
     kept = {key: value for key, value in provenance.items() if key not in _PERSONAL}
-    kept["command"] = [Path(word).name if Path(word).is_absolute() else word for word in provenance.get("command", [])]
+    if "command" in kept:
+        kept["command"] = [Path(word).name if Path(word).is_absolute() else word for word in kept["command"]]
     return kept
 
 

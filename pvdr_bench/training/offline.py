@@ -112,10 +112,19 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
     # Learners of single frames are validated on pairs of neighbours, which show what flickers.
     held_out = as_tensor(data.sample(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
                                      max(2, schedule.frames), schedule.stride, HELDOUT))
-    log_every, interval = max(1, schedule.steps // LOG_ROWS), Averages()
+    log_every, interval = max(1, schedule.steps // LOG_ROWS), Averages(found.extra["interval"] if found else None)
+    saved = step
+
+    def save_now() -> int:
+        checkpoints.save(step, learner.state_dict(),
+                         {"offset": log.sync(), "validation": last, "interval": interval.state()})
+        return step
+
     try:
         while step < schedule.steps:
             if stop():
+                if step > saved:
+                    save_now()
                 raise Interrupted(f"stopped at step {step} of {schedule.steps}", hint="the same command continues")
             rng = np.random.default_rng([seed, step])
             interval.add(learner.update(as_tensor(data.sample(rng, schedule.batch, schedule.frames, schedule.stride))),
@@ -130,7 +139,7 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
                 if progress is not None:
                     progress(step, schedule.steps, row)
             if due:
-                checkpoints.save(step, learner.state_dict(), {"offset": log.sync(), "validation": last})
+                saved = save_now()
     finally:
         log.close()
     atomic_write(folder / MODEL, save({name: value.contiguous() for name, value in learner.export().items()}))
@@ -140,9 +149,13 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
 class Averages:
     """Means of metrics since the last row."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, int] = defaultdict(int)
+    def __init__(self, state: dict[str, Any] | None = None) -> None:
+        self._sums: dict[str, float] = defaultdict(float, state["sums"] if state else {})
+        self._counts: dict[str, int] = defaultdict(int, state["counts"] if state else {})
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that the row after a resume is the one of a run never stopped."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def add(self, metrics: dict[str, float], step: int) -> None:
         """Take one step's metrics; raises TrainingError where one is not finite."""

@@ -51,8 +51,8 @@ class PretrainConfig(Section):
     lambda1_anneal: int = key(0, "steps over which lambda1 is annealed", "departure: annealing", ge=0)
     prior_weight: float = key(1.0, "weight of KL(P || sg E), Eq. 1", "paper Eq. 1", ge=0)
     prior_kl: Literal["prior_posterior", "posterior_prior"] = key(
-        "prior_posterior", "direction of the prior's KL: KL(P || sg E), or KL(sg E || P) as in other CVAEs",
-        "paper Eq. 1; departure: posterior_prior, whose prior covers all futures")
+        "prior_posterior", "direction of the prior's KL, here and in Eq. 4: KL(P || sg E), or KL(sg E || P)",
+        "paper Eqs. 1 and 4; departure: posterior_prior, whose prior covers all futures")
     encoder_prior_weight: float = key(0.0, "weight of KL(E || sg P), which pulls E to P; annealed as lambda1",
                                       "departure: the bottleneck charges only what the context does not tell", ge=0)
     reduction: Literal["sum", "mean"] = key("sum", "of CE over tokens and KL over dimensions; mean over the batch",

@@ -213,7 +213,7 @@ class PVDRLearner(Learner):
         torch.autograd.backward(reconstruction)
         self.dynamics_optimizer.step()
         prior, terms = prior_finetuning_loss(self.model, self.distance, self.code_table, clips, noise[1],
-                                             self.config.online.lambda2 * self.scale, reduction)
+                                             self.config.online.lambda2 * self.scale, self.config.pretrain)
         require_finite({"finetune_rec": reconstruction, "finetune_prior": prior}, "fine-tuning on E1")
         self.prior_optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(prior, inputs=list(self.model.prior.parameters()))

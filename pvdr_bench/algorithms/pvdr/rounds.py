@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pvdr_bench.algorithms.pvdr.config import PretrainConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, token_cross_entropy
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance
 from pvdr_bench.algorithms.pvdr.pretrain import prior_loss, reduce_terms
@@ -63,13 +64,16 @@ def soft_plan_features(model: DynamicsModel, distance: GoalDistance, table: Tens
 
 
 def prior_finetuning_loss(model: DynamicsModel, distance: GoalDistance, table: Tensor, clips: Tensor, noise: Tensor,
-                          lambda2: float, reduction: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 4: KL(P || sg E) + lambda2 * |yhat - g|, yhat decoded from z ~ P; meant to be minimised over P alone."""
+                          lambda2: float, pretrain: PretrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 4: KL(P || sg E) + lambda2 * |yhat - g|, yhat decoded from z ~ P; meant to be minimised over P alone.
+
+    The KL has the direction and the reduction that it had in pre-training.
+    """
     context, _ = model.split(clips)
     prior = model.prior(context)
     with torch.no_grad():
         posterior = model.encoder(clips)
-    kl = reduce_terms(prior_loss(prior, posterior, "prior_posterior"), reduction)
+    kl = reduce_terms(prior_loss(prior, posterior, pretrain.prior_kl), pretrain.reduction)
     terms = {"finetune_kl_prior": kl.detach()}
     if not lambda2:
         return kl, terms
