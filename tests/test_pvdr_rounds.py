@@ -12,6 +12,7 @@ from pvdr_bench.algorithms.pvdr.online import action_error
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance
 from pvdr_bench.algorithms.pvdr.rounds import (
     future_frames,
+    mean_ahead,
     plan_error,
     prior_finetuning_loss,
     reconstruction_loss,
@@ -99,3 +100,11 @@ def test_action_error_forms() -> None:
     a, b = torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)
     assert float(action_error(a, b, "l2")) == 5.0
     assert float(action_error(a, b, "mse")) == 12.5
+
+
+def test_mean_action_on_the_way_to_the_first_plan_frame() -> None:
+    action = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    want = torch.stack([torch.stack([action[t:t + 3, n].mean(0) for n in range(2)]) for t in range(5)])
+    torch.testing.assert_close(mean_ahead(action, 3), want)
+    torch.testing.assert_close(mean_ahead(action, 1), action)
+    torch.testing.assert_close(mean_ahead(action[:2], 3), want[3:] * 0 + torch.stack([action[:2].mean(0), action[1]]))

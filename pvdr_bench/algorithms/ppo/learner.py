@@ -96,7 +96,8 @@ class PPOLearner(Learner):
         table = standardised(tokenizer.embed(codes.view(-1, 1, 1)).flatten(0, 2))
         goal = table[self.encode(torch.as_tensor(context.goal_image)[None])[0]]
         frozen = table if config.embedding == "codes" else None
-        return Actor(network, context.action_dim, config.log_std_init, frozen, goal), Critic(network, frozen, goal)
+        actor = Actor(network, context.action_dim, config.log_std_init, frozen, goal)
+        return actor, Critic(network, frozen, goal, config.value_scale)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16)

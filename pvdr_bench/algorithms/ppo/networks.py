@@ -155,14 +155,19 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """The state value [B]."""
+    """The state value [B].
+
+    ``value_scale`` is the unit of the network's output: with minus one per decision returns are tens, which Adam's
+    small steps reach only after hundreds of updates.
+    """
 
     def __init__(self, config: NetworkConfig, code_table: Tensor | None = None,
-                 constant_extra: Tensor | None = None) -> None:
+                 constant_extra: Tensor | None = None, value_scale: float = 1.0) -> None:
         super().__init__()
-        self.net = StateNetwork(config, 1, VALUE_GAIN, code_table, constant_extra)
+        self.value_scale = value_scale
+        self.net = StateNetwork(config, 1, VALUE_GAIN / value_scale, code_table, constant_extra)
 
     def forward(self, state: dict[str, Tensor]) -> Tensor:
         """Values [B]."""
-        value: Tensor = self.net(state)[:, 0]
+        value: Tensor = self.value_scale * self.net(state)[:, 0]
         return value

@@ -25,6 +25,7 @@ from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, Plans
 from pvdr_bench.algorithms.pvdr.rounds import (
     future_frames,
+    mean_ahead,
     plan_error,
     prior_finetuning_loss,
     reconstruction_loss,
@@ -72,7 +73,8 @@ class PVDRLearner(Learner):
                                 readout_channels=online.readout_channels)
         codes = standardised(self.tokenizer.codebook) if online.embedding == "codes" else None
         actor = Actor(network, context.action_dim, online.log_std_init, codes).to(self.device)
-        self.ppo = PPOUpdater(actor, Critic(network, codes).to(self.device), online, context.seed)
+        critic = Critic(network, codes, value_scale=online.value_scale).to(self.device)
+        self.ppo = PPOUpdater(actor, critic, online, context.seed)
         self.dynamics_optimizer = torch.optim.Adam(
             [*self.model.encoder.head.parameters(), *self.model.decoder.parameters()], lr=online.finetune_lr)
         self.prior_optimizer = torch.optim.Adam(self.model.prior.parameters(), lr=online.finetune_lr)
@@ -236,7 +238,10 @@ class PVDRLearner(Learner):
         tokens = rollout.state["tokens"].long().flatten(0, 1)
         with torch.no_grad():
             posterior = self.model.encoder(torch.cat([tokens, future.flatten(0, 1)], 1))
-        return Alignment(self.ppo.actor, tokens, posterior, rollout.action.flatten(0, 1).clamp(-1, 1), valid.flatten(),
+        action = rollout.action.clamp(-1, 1)
+        if self.config.online.lact_target == "stride_mean":
+            action = mean_ahead(action, self.config.model.frame_stride)
+        return Alignment(self.ppo.actor, tokens, posterior, action.flatten(0, 1), valid.flatten(),
                          self.config.online.lact_weight, self.config.online.lact_form, self.generator)
 
     def state_dict(self) -> dict[str, Any]:
@@ -264,7 +269,7 @@ class Alignment:
     actor: nn.Module
     tokens: Tensor  # int64 [T * N, m, h, w]
     posterior: Gaussian  # [T * N, s, s, c]
-    action: Tensor  # [T * N, A], as executed
+    action: Tensor  # [T * N, A], as executed, or the mean over the way to the first plan frame
     valid: Tensor  # bool [T * N]
     weight: float
     form: str

@@ -47,6 +47,17 @@ def future_frames(codes: Tensor, next_codes: Tensor, ended: Tensor, offsets: lis
     return torch.stack(frames, 2), time + max(offsets) <= ends + 1
 
 
+def mean_ahead(action: Tensor, count: int) -> Tensor:
+    """Mean of the ``count`` actions from each decision on, [T, N, A]; at the end of the buffer, of those there are.
+
+    Only decisions whose future is inside their episode are used (see :func:`future_frames`), so an episode's end
+    needs no care here.
+    """
+    frames = action.unfold(0, count, 1).mean(-1) if len(action) >= count else action[:0]
+    rest = [action[t:].mean(0) for t in range(len(frames), len(action))]
+    return torch.cat([frames, torch.stack(rest)]) if rest else frames
+
+
 def reconstruction_loss(model: DynamicsModel, clips: Tensor, noise: Tensor, reduction: str) -> Tensor:
     """Eq. 3: -log D(y | x, z ~ E) for clips [B, m + l, h, w]; of the encoder only its head gets a gradient."""
     context, future = model.split(clips)
