@@ -132,7 +132,7 @@ def test_expert_reaches_the_goal_image(reach: MetaWorldEnv) -> None:
 
 
 def test_goal_image_is_the_expert_settled() -> None:
-    env = make_env(dataclasses.replace(REACH, terminate_on_success=False, action_repeat=1, goal_settle_steps=25))
+    env = make_env(dataclasses.replace(DRAWER, terminate_on_success=False, action_repeat=1, goal_settle_steps=25))
     env.reset(0)
     goal = env.goal_image()
     while not env.step(env.expert_action()).success:
@@ -140,6 +140,25 @@ def test_goal_image_is_the_expert_settled() -> None:
     images = [env.step(env.expert_action()).image for _ in range(25)]
     np.testing.assert_array_equal(images[-1], goal)
     assert not np.array_equal(images[0], goal), "at the first success it had not settled"
+
+
+@pytest.mark.parametrize("env_id", ["reach-v3", "reach-wall-v3"])
+def test_goal_image_of_a_hand_task_has_the_fingertips_at_the_target(env_id: str) -> None:
+    env = make_env(dataclasses.replace(REACH, env_id=env_id, terminate_on_success=False, action_repeat=1))
+    assert isinstance(env, MetaWorldEnv)
+    start = env.reset(0)
+    seen: list[float] = []
+    simulate = env._simulate
+
+    def watched(action: np.ndarray) -> float:
+        reward = simulate(action)
+        seen.append(float(np.linalg.norm(env._env._target_pos - env._env.tcp_center)))
+        return reward
+
+    env._simulate = watched  # type: ignore[method-assign]
+    env.goal_image()
+    assert seen[-1] < 0.01 and min(seen[:-40]) > 0.03, "the expert alone stays at the rim of the 5 cm sphere"
+    np.testing.assert_array_equal(env.reset(0), start)
 
 
 def test_episode_ends_by_time_and_repeats_actions() -> None:

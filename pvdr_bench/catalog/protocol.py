@@ -37,7 +37,9 @@ class Protocol(BaseModel):
     frozen_instance: bool = _meaning("one task instance with one goal image, or a new instance per episode",
                                      source="paper silent (reading 33): one")
     instance_seed: int = _meaning("seed that draws the frozen instance", ge=0)
-    goal_settle_steps: int = _meaning("simulator steps after the expert's first success before the goal image", ge=0)
+    goal_settle_steps: int = _meaning(
+        "simulator steps after the expert's first success before the goal image; where the hand is what has to be at "
+        "the target, as many again to centre the fingertips on it", ge=0)
     reward: Literal["goal_distance", "dense"] = _meaning(
         "goal_distance: minus the distance to the goal image; dense: the suite's own",
         source="paper 5.1: goal_distance")

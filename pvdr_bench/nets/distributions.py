@@ -25,7 +25,10 @@ class DiagonalGaussian:
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw [..., A] without gradient; ``generator`` lives on the CPU, so every device draws the same numbers."""
-        noise = torch.randn(self.mean.shape, generator=generator).to(self.mean.device)
+        return self.at(torch.randn(self.mean.shape, generator=generator).to(self.mean.device))
+
+    def at(self, noise: Tensor) -> Tensor:
+        """The action [..., A] of a standard normal ``noise`` [..., A], without gradient."""
         return (self.mean + self.log_std.exp() * noise).detach()
 
     def log_prob(self, action: Tensor) -> Tensor:

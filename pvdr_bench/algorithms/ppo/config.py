@@ -22,7 +22,7 @@ class PPOConfig(Section):
     value_clip: float = key(10.0, "range by which a value may move away from the old one", "paper Table 3, reading 24",
                             gt=0)
     value_coef: float = key(0.5, "weight of the value loss", "paper Table 3, reading 24", ge=0)
-    value_scale: float = key(1.0, "unit in which the critic predicts returns", "paper silent: 1; departure if more", gt=0)
+    value_scale: float = key(1.0, "unit of the returns that the critic predicts", "paper: 1; departure if more", gt=0)
     entropy_coef: float = key(2e-4, "weight of the policy's entropy",
                               "paper Table 3 (Set 2; 1e-2 Set 1, 5e-3 Set 3)", ge=0)
     gamma: float = key(0.99, "discount per decision", "paper Table 3", ge=0, le=1)

@@ -283,6 +283,19 @@ class PPOUpdater:
             "advantage_std": float(batch.advantage.std(correction=0)), "ppo_updates": float(self.updates),
         }
 
+    def step_actor(self, loss: Tensor) -> float:
+        """One step of the actor's optimiser on a loss of its own; returns the gradient's norm.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        require_finite({"actor_loss": loss}, f"the actor's own loss after PPO update {self.updates}")
+        self.actor_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        norm = clip_gradients(self.actor.parameters(), self.settings.max_grad_norm)
+        self.actor_optimizer.step()
+        return float(norm)
+
     def _forward(self, batch: Batch) -> PPOLosses:
         with self.autocast():
             policy, value = self.actor(batch.state), self.critic(batch.state)

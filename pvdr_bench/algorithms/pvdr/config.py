@@ -96,6 +96,12 @@ class OnlineConfig(Section):
     lact_target: Literal["action", "stride_mean"] = key(
         "action", "what L_act predicts: the executed action, or the mean action on the way to the plan's first frame",
         "paper Eq. 5; departure: stride_mean, the same with frame_stride 1")
+    lact_e1_epochs: int = key(0, "passes of L_act over E1 as well, after fine-tuning",
+                              "paper Algorithm 1: E2 only; departure if more", ge=0)
+    e1_correlation: float = key(0.0, "correlation in time of the action noise in E1 (AR(1), same spread)",
+                                "paper silent: white noise; departure if more", ge=0, lt=1)
+    e2_correlation: float = key(0.0, "the same in E2; PPO's ratio stays that of the marginals",
+                                "paper silent; departure if more (coloured noise in PPO, arXiv 2312.11091)", ge=0, lt=1)
     lact_form: Literal["mse", "l2"] = key("mse", "Eq. 5 on the mean action: mean squared error, or the L2 norm",
                                           "reading 21")
     pi_depth: int = key(3, "pairs of blocks in the action module and critic", "paper Table 2", ge=1)
@@ -116,7 +122,7 @@ class OnlineConfig(Section):
     clip: float = key(0.2, "PPO's clip range", "paper Table 3 (Set 2; 0.6 Set 1, 0.5 Set 3)", gt=0)
     value_clip: float = key(10.0, "clip range of the value", "paper Table 3, reading 24", gt=0)
     value_coef: float = key(0.5, "weight of the value loss", "paper Table 3, reading 24", ge=0)
-    value_scale: float = key(1.0, "unit in which the critic predicts returns", "paper silent: 1; departure if more", gt=0)
+    value_scale: float = key(1.0, "unit of the returns that the critic predicts", "paper: 1; departure if more", gt=0)
     entropy_coef: float = key(2e-4, "weight of the entropy", "paper Table 3 (Set 2)", ge=0)
     max_grad_norm: float = key(1.0, "clip of the gradient norm", "paper Table 3", gt=0)
     epochs: int = key(4, "PPO passes over E2 per round", "paper silent (reading 23)", ge=1)

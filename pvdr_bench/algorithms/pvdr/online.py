@@ -31,7 +31,7 @@ from pvdr_bench.algorithms.pvdr.rounds import (
     reconstruction_loss,
 )
 from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
-from pvdr_bench.nets.vqgan import load_tokenizer
+from pvdr_bench.nets.vqgan import Tokenizer, load_tokenizer
 
 SMALL = torch.int16  # codes are stored small; codebooks have fewer than 2 ** 15 entries
 
@@ -39,11 +39,12 @@ SMALL = torch.int16  # codes are stored small; codebooks have fewer than 2 ** 15
 class PVDRLearner(Learner):
     """Algorithm 1. Acts by planning (Eq. 2) and Pi(a | z*, x); learns when a buffer is full."""
 
-    def __init__(self, context: LearnerContext) -> None:
+    def __init__(self, context: LearnerContext, tokenizer: Tokenizer | None = None) -> None:
         config: PVDRConfig = context.config
         self.config, self.device, self.num_envs = config, context.device, context.num_envs
-        self.tokenizer = load_tokenizer(context.artefacts["tokenize"], context.artefact_config["tokenize"])
-        self.tokenizer.to(self.device)
+        self.action_dim = context.action_dim
+        self.tokenizer = tokenizer or load_tokenizer(
+            context.artefacts["tokenize"], context.artefact_config["tokenize"]).to(self.device)
         self.render_plans = False  # act also returns plan_image, for videos
         self.generator = torch.Generator().manual_seed(context.seed)
         with torch.random.fork_rng(devices=[]):
@@ -93,10 +94,19 @@ class PVDRLearner(Learner):
         return self.tokenizer.encode(image.to(self.device))
 
     def initial(self, n: int) -> Carry:
-        """The last (m - 1) * stride + 1 token grids of every environment."""
+        """The last (m - 1) * stride + 1 token grids of every environment, and its action noise."""
         depth = (self.config.model.context_frames - 1) * self.config.model.frame_stride + 1
         shape = (n, depth, self.tokenizer.grid, self.tokenizer.grid)
-        return {"codes": torch.zeros(shape, dtype=torch.long, device=self.device)}
+        return {"codes": torch.zeros(shape, dtype=torch.long, device=self.device),
+                "noise": torch.zeros((n, self.action_dim), device=self.device)}
+
+    def _noise(self, previous: Tensor, is_first: Tensor, mode: Mode, generator: torch.Generator) -> Tensor:
+        """Standard normal action noise [N, A], correlated in time within an episode while a buffer asks for it."""
+        online = self.config.online
+        fresh = torch.randn(previous.shape, generator=generator).to(self.device)
+        rho = 0.0 if mode != "train" else online.e1_correlation if self.phase == "e1" else online.e2_correlation
+        running = rho * previous + math.sqrt(1 - rho**2) * fresh
+        return torch.where(is_first.to(self.device)[:, None], fresh, running)
 
     def _advance(self, history: Tensor, codes: Tensor, is_first: Tensor) -> Tensor:
         """Append codes [N, h, w] to a history; a first frame is repeated (reading 30)."""
@@ -117,14 +127,15 @@ class PVDRLearner(Learner):
             plans = self.planner.plan(context, generator)
         state = {"tokens": context, "extra": plans.z}
         policy = self.ppo.actor(state)
-        action = policy.sample(generator)
+        noise = self._noise(carry["noise"], is_first, mode, generator)
+        action = policy.at(noise)
         extras = {"tokens": context.to(SMALL), "history": history.to(SMALL), "z": plans.z,
                   "plan": plans.codes.to(SMALL), "log_prob": policy.log_prob(action), **self._plan_metrics(plans)}
         if mode == "train":
             extras["value"] = self.ppo.critic(state)
         if self.render_plans:
             extras["plan_image"] = self.tokenizer.decode(plans.codes)
-        return action, {"codes": history}, extras
+        return action, {"codes": history, "noise": noise}, extras
 
     def _plan_metrics(self, plans: Plans) -> dict[str, Tensor]:
         best = plans.distance.min(1).values
@@ -171,7 +182,7 @@ class PVDRLearner(Learner):
         future, valid = self._futures(rollout)
         if self.phase == "e1":
             self.phase = "e2"
-            return metrics | self._finetune(rollout, future, valid)
+            return metrics | self._finetune(rollout, future, valid) | self._align(rollout, future, valid)
         self.phase = "e1" if self._needs_e1 else "e2"
         return metrics | self._update_policy(rollout, future, valid)
 
@@ -221,6 +232,18 @@ class PVDRLearner(Learner):
         torch.autograd.backward(prior, inputs=list(self.model.prior.parameters()))
         self.prior_optimizer.step()
         return {"finetune_rec": reconstruction.detach(), **terms}
+
+    def _align(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
+        """L_act on E1, where the actions may be correlated in time and so leave a trace in the frames."""
+        alignment, online = self._alignment(rollout, future, valid), self.config.online
+        if not online.lact_e1_epochs or not len(alignment):
+            return {}
+        rows = alignment.valid.nonzero()[:, 0]
+        for _ in range(online.lact_e1_epochs):
+            order = rows[torch.randperm(len(rows), generator=self.generator).to(rows.device)]
+            for index in order.tensor_split(max(1, round(len(rows) / online.minibatch))):
+                self.ppo.step_actor(alignment.error(index))
+        return {f"e1_{name}": value for name, value in alignment.metrics().items()}
 
     def _update_policy(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
         """Eq. 6 labels E2; PPO and L_act train the action module together."""

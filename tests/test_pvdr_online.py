@@ -1,0 +1,135 @@
+"""Algorithm 1 as a learner: rounds, exact resume, action noise, and that it learns a small pixel task."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pvdr_bench.algorithms.pvdr.config import PVDRConfig
+from pvdr_bench.algorithms.pvdr.online import PVDRLearner
+from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
+from tests.test_ppo_learner import GRID, IdentityTokenizer, Player, assert_equal, context
+
+SIZES = {"context_frames": 2, "future_frames": 3, "d_model": 16, "ff": 32, "heads": 2, "token_dim": 8,
+         "encoder_depth": 1, "prior_depth": 1, "decoder_depth": 1, "window": 2, "z_grid": 2, "z_dim": 2,
+         "z_every_slot": True, "copy_gate": True, "init_logvar": -3.0}
+PI = {"pi_depth": 1, "pi_d_model": 16, "pi_heads": 2, "pi_ff": 32, "readout": "flatten", "readout_channels": 8,
+      "minibatch": 64, "entropy_coef": 1e-3, "actor_lr": 1e-3, "normalise_distance": True, "value_scale": 3.0}
+
+
+def config(online: dict[str, Any] | None = None, **changes: Any) -> PVDRConfig:
+    pretrain = {"steps": 200, "batch": 32, "lr": 3e-3, "lambda1": 0.03, "prior_kl": "posterior_prior",
+                "encoder_prior_weight": 0.03}
+    return PVDRConfig.model_validate({
+        "model": SIZES, "pretrain": pretrain, "planner": {"candidates": 4, "metric": "code_l1_blur"},
+        "online": PI | (online or {}), **changes})
+
+
+def play(steps: int, n: int, seed: int) -> np.ndarray:
+    """Random play of dots that keep their direction for a while, as codes [n, steps, 4, 4]; anywhere, no goal."""
+    rng = np.random.default_rng(seed)
+    position, velocity, frames = rng.uniform(0, 3, (n, 2)), rng.normal(0, 0.5, (n, 2)), []
+    for _ in range(steps):
+        grid = np.zeros((n, GRID, GRID), np.int64)
+        cells = np.round(position).astype(int)
+        grid[np.arange(n), cells[:, 0], cells[:, 1]] = 1
+        frames.append(grid)
+        velocity = 0.7 * velocity + 0.7 * rng.normal(0, 0.5, (n, 2))
+        position = np.clip(position + np.clip(velocity, -0.6, 0.6), 0, 3)
+    return np.stack(frames, 1)
+
+
+@cache
+def pretrained() -> dict[str, Tensor]:
+    """The model pre-trained on play, once for all tests."""
+    learner = PVDRPretrainer(config(), 0, torch.device("cpu"), 2, GRID)
+    for step in range(config().pretrain.steps):
+        learner.update(torch.from_numpy(play(5, 32, step)))
+    return learner.export()
+
+
+def build(cfg: PVDRConfig, n: int, seed: int = 0) -> PVDRLearner:
+    artefacts = {"pretrain": pretrained()} if cfg.pretrained else {}
+    return PVDRLearner(dataclasses.replace(context(cfg, n, seed), artefacts=artefacts), IdentityTokenizer())  # type: ignore[arg-type]
+
+
+def test_it_learns_to_move_the_dot_to_the_goal() -> None:
+    online = {"e1_decisions": 64, "e2_decisions": 192, "e1_correlation": 0.7, "lact_e1_epochs": 4, "lambda3": 0.1}
+    player = Player(build(config(online), 16), 16)  # type: ignore[arg-type]
+    for _ in range(240):
+        player.decide()
+    early, late = np.mean(player.successes[:60]), np.mean(player.successes[-60:])
+    assert early < 0.5 and late > 0.9, (early, late)
+    e1, e2 = player.metrics[-2], player.metrics[-1]
+    assert e1["e1_l_act"] < 0.95 * e1["e1_l_act_constant"] and e2["l_act"] < e2["l_act_constant"]
+    assert all(np.isfinite(list(m.values())).all() for m in player.metrics)
+
+
+def test_buffers_alternate_and_resume_in_the_middle_of_one_is_exact() -> None:
+    cfg = config({"e1_decisions": 24, "e2_decisions": 32, "e1_correlation": 0.5, "e2_correlation": 0.5,
+                  "lact_e1_epochs": 1, "lact_target": "stride_mean"})
+
+    def player(seed: int = 0) -> Player:
+        return Player(build(cfg, 4, seed), 4)  # type: ignore[arg-type]
+
+    through, first = player(), player()
+    phases = []
+    for _ in range(20):
+        phases.append(through.learner.phase)  # type: ignore[attr-defined]
+        through.decide()
+    assert phases == ["e1"] * 6 + ["e2"] * 8 + ["e1"] * 6
+    assert ["e1_l_act" in m for m in through.metrics] == [True, False, True]
+    for _ in range(9):
+        first.decide()
+    restored = build(cfg, 4, seed=1)  # another seed: everything has to come from the state
+    restored.load_state_dict(first.learner.state_dict())
+    first.learner = restored  # type: ignore[assignment]
+    for _ in range(11):
+        first.decide()
+    assert_equal(through.learner.state_dict(), first.learner.state_dict())
+
+
+def test_without_e1_there_is_no_fine_tuning() -> None:
+    learner = build(config({"e1_decisions": 0, "e2_decisions": 16}), 4)
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    player = Player(learner, 4)  # type: ignore[arg-type]
+    for _ in range(8):
+        player.decide()
+    assert len(player.metrics) == 2 and all("policy_loss" in m and "e1_clips" not in m for m in player.metrics)
+    assert all(torch.equal(value, before[name]) for name, value in learner.model.state_dict().items())
+
+
+def test_fine_tuning_leaves_the_encoder_body_and_moves_the_rest() -> None:
+    learner = build(config({"e1_decisions": 48, "e2_decisions": 16, "finetune_lr": 1e-3}), 4)
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    player = Player(learner, 4)  # type: ignore[arg-type]
+    for _ in range(12):
+        player.decide()
+    moved = {name for name, value in learner.model.state_dict().items() if not torch.equal(value, before[name])}
+    parts = {name.split(".")[0] + "." + name.split(".")[1] for name in moved}
+    assert "encoder.body" not in parts and "encoder.embed" not in parts
+    assert {"encoder.head", "prior.head", "prior.body", "decoder.body", "decoder.head"} <= parts
+    assert player.metrics[0]["e1_clips"] > 0
+
+
+@pytest.mark.parametrize(("phase", "mode", "rho"), [("e1", "train", 0.8), ("e2", "train", 0.3), ("e1", "eval", 0.0)])
+def test_action_noise_is_normal_with_the_asked_correlation(phase: str, mode: Any, rho: float) -> None:
+    online = SimpleNamespace(e1_correlation=0.8, e2_correlation=0.3)
+    learner = SimpleNamespace(config=SimpleNamespace(online=online), phase=phase, device=torch.device("cpu"))
+    generator, noise = torch.Generator().manual_seed(0), torch.zeros(4000, 2)
+    first, steps = torch.ones(4000, dtype=torch.bool), []
+    for _ in range(4):
+        noise = PVDRLearner._noise(learner, noise, first, mode, generator)  # type: ignore[arg-type]
+        steps.append(noise)
+        first = torch.zeros(4000, dtype=torch.bool)
+    assert all(abs(float(x.std()) - 1) < 0.03 and abs(float(x.mean())) < 0.03 for x in steps)
+    for gap in (1, 2):
+        correlation = float((steps[3] * steps[3 - gap]).mean())
+        assert correlation == pytest.approx(rho**gap, abs=0.04)
