@@ -74,19 +74,19 @@ def test_it_learns_to_move_the_dot_to_the_goal() -> None:
 
 def test_buffers_alternate_and_resume_in_the_middle_of_one_is_exact() -> None:
     cfg = config({"e1_decisions": 24, "e2_decisions": 32, "e1_correlation": 0.5, "e2_correlation": 0.5,
-                  "lact_e1_epochs": 1, "lact_target": "stride_mean"})
+                  "e1_first": 40, "lact_e1_epochs": 1, "lact_target": "stride_mean"})
 
     def player(seed: int = 0) -> Player:
         return Player(build(cfg, 4, seed), 4)  # type: ignore[arg-type]
 
     through, first = player(), player()
     phases = []
-    for _ in range(20):
+    for _ in range(24):
         phases.append(through.learner.phase)  # type: ignore[attr-defined]
         through.decide()
-    assert phases == ["e1"] * 6 + ["e2"] * 8 + ["e1"] * 6
+    assert phases == ["e1"] * 10 + ["e2"] * 8 + ["e1"] * 6
     assert ["e1_l_act" in m for m in through.metrics] == [True, False, True]
-    for _ in range(9):
+    for _ in range(13):
         first.decide()
     restored = build(cfg, 4, seed=1)  # another seed: everything has to come from the state
     restored.load_state_dict(first.learner.state_dict())

@@ -16,6 +16,8 @@ from pvdr_bench.algorithms.pvdr.probes import (
     cut_windows,
     fit_alignment,
     inverse_dynamics,
+    nearest_frame,
+    plan_validity,
     planner_test,
 )
 from pvdr_bench.bench.dynamics import summarise
@@ -99,6 +101,22 @@ def test_inverse_dynamics_tells_what_z_and_the_future_know_of_the_action() -> No
     assert errors["mean_action"] == pytest.approx(float(((test.action - train.action.mean(0)) ** 2).mean()))
     assert errors["z"] < 0.05 * errors["mean_action"] and errors["true_future"] < 0.5 * errors["mean_action"]
     assert errors["context"] > 0.8 * errors["mean_action"]
+
+
+def test_nearest_frame_by_brute_force_and_validity_of_broken_plans() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes, frames = (torch.randint(0, 3, (n, 4, 4), generator=generator) for n in (5, 20))
+    want = [min(sum(int(a != b) for a, b in zip(code.flatten(), frame.flatten(), strict=True)) for frame in frames) / 16
+            for code in codes]
+    assert nearest_frame(codes, frames).tolist() == pytest.approx(want)
+    world, here = LineWorld(), torch.randint(4, 12, (50,), generator=generator)
+    clips, nowhere = here.view(-1, 1, 1, 1).expand(-1, 2, 1, 1), torch.zeros(50, 3)
+    windows = Windows(clips, nowhere, nowhere, clips[:, 0], nowhere)
+    real = torch.arange(16).view(-1, 1, 1)
+    assert set(plan_validity(world, windows, real).values()) == {0.0}
+    world.decoder.rollout = lambda context, z, cached=True: (context + 100, z)  # type: ignore[method-assign,assignment]
+    broken = plan_validity(world, windows, real)
+    assert broken["true"] == 0 and broken["prior"] == broken["posterior"] == broken["normal"] == 1
 
 
 def test_bootstrap_interval_covers_the_mean_and_shrinks() -> None:

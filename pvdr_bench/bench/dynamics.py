@@ -22,10 +22,12 @@ from pvdr_bench.algorithms.pvdr.probes import (
     fit_alignment,
     inverse_dynamics,
     join,
+    plan_validity,
     planner_test,
 )
 
 WINDOWS_PER_EPISODE = 6
+REAL_FRAMES = 8000  # of training episodes, that last plan frames are compared with
 
 
 def collect_windows(tokens: Any, truth: dict[str, Any], episodes: list[Any], split: str, frames: int,
@@ -48,7 +50,8 @@ def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr",
     """Probe the artefact that ``method`` uses; it is made first if it is not there.
 
     Returns:
-        validation: see :func:`validation_metrics`. inverse_dynamics: test errors. planner: mean cosines between the
+        validation: see :func:`validation_metrics`. plan_validity: see :func:`plan_validity`. inverse_dynamics: test
+        errors of probes. planner: mean cosines between the
         aligned action and the direction to the goal, the paired difference of N candidates to one with its 95 %
         bootstrap interval over states, and how goals are spread over the eight octants of directions.
 
@@ -78,12 +81,14 @@ def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr",
     size = tokenizer.codebook_size
     with torch.no_grad():
         validation = validation_metrics(model, chosen.clips[:512], torch.Generator().manual_seed(seed))
+    real = train.clips.flatten(0, 1)[torch.from_numpy(rng.permutation(train.clips[..., 0, 0].numel())[:REAL_FRAMES])]
+    validity = plan_validity(model, chosen.rows(torch.arange(min(256, len(chosen.clips)))), real, seed)
     alignment = fit_alignment(model, train, size, probe_steps, seed)
     distance = GoalDistance(config.planner, tokenizer, chosen.goal[0])
     planner = summarise(planner_test(model, alignment, distance, chosen, candidates, seed), chosen, candidates)
     inverse = inverse_dynamics(model, alignment, train, test, size, probe_steps, seed)
     return {"corpus": corpus, "scale": scale, "artefact": artefacts["pretrain"].hash, "validation": validation,
-            "inverse_dynamics": inverse, "planner": planner}
+            "plan_validity": validity, "inverse_dynamics": inverse, "planner": planner}
 
 
 def summarise(cosines: dict[str, torch.Tensor], windows: Windows, candidates: int) -> dict[str, Any]:

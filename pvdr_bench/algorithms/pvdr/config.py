@@ -82,6 +82,8 @@ class OnlineConfig(Section):
 
     e1_decisions: int = key(1000, "decisions in buffer E1 per round, all environments; 0: no fine-tuning",
                             "paper silent: 4 episodes (reading 28)", ge=0)
+    e1_first: int = key(0, "decisions in the very first E1, if more than e1_decisions: alignment before the first plan "
+                        "is followed", "paper Algorithm 1: all alike; departure if more", ge=0)
     e2_decisions: int = key(1000, "decisions in buffer E2 per round, all environments", "as e1_decisions", ge=1)
     finetune_lr: float = key(1e-5, "learning rate of E's head, D and P", "paper Table 2", gt=0)
     finetune_epochs: int = key(1, "passes over E1 per round", "paper silent", ge=1)

@@ -59,7 +59,7 @@ class PVDRLearner(Learner):
         between = float((self.distance.features(start) - self.distance.goal).abs().mean())
         self.scale = config.online.distance_scale / (between if config.online.normalise_distance else 1.0)
         self.buffer = RolloutBuffer()
-        self.phase = "e1" if self._needs_e1 else "e2"
+        self.phase, self.rounds = "e1" if self._needs_e1 else "e2", 0
 
     def _build(self, context: LearnerContext) -> None:
         config, online = self.config, self.config.online
@@ -87,7 +87,8 @@ class PVDRLearner(Learner):
     def _phase_length(self) -> int:
         """Decisions in time of the current phase's buffer."""
         online = self.config.online
-        return math.ceil((online.e1_decisions if self.phase == "e1" else online.e2_decisions) / self.num_envs)
+        first = max(online.e1_first, online.e1_decisions) if self.rounds == 0 else online.e1_decisions
+        return math.ceil((first if self.phase == "e1" else online.e2_decisions) / self.num_envs)
 
     def encode(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] -> codes int64 [N, h, w]."""
@@ -183,7 +184,7 @@ class PVDRLearner(Learner):
         if self.phase == "e1":
             self.phase = "e2"
             return metrics | self._finetune(rollout, future, valid) | self._align(rollout, future, valid)
-        self.phase = "e1" if self._needs_e1 else "e2"
+        self.phase, self.rounds = "e1" if self._needs_e1 else "e2", self.rounds + 1
         return metrics | self._update_policy(rollout, future, valid)
 
     def _futures(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -272,7 +273,7 @@ class PVDRLearner(Learner):
         return {"model": self.model.state_dict(), "ppo": self.ppo.state_dict(), "buffer": self.buffer.state_dict(),
                 "dynamics_optimizer": optimizer_state(self.dynamics_optimizer),
                 "prior_optimizer": optimizer_state(self.prior_optimizer),
-                "generator": self.generator.get_state(), "phase": self.phase}
+                "generator": self.generator.get_state(), "phase": self.phase, "rounds": self.rounds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
@@ -282,7 +283,7 @@ class PVDRLearner(Learner):
         load_optimizer_state(self.dynamics_optimizer, state["dynamics_optimizer"])
         load_optimizer_state(self.prior_optimizer, state["prior_optimizer"])
         self.generator.set_state(state["generator"].cpu())
-        self.phase = state["phase"]
+        self.phase, self.rounds = state["phase"], int(state["rounds"])
 
 
 @dataclass

@@ -60,6 +60,30 @@ def join(parts: list[Windows]) -> Windows:
     return Windows(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
+@torch.no_grad()
+def nearest_frame(codes: Tensor, frames: Tensor) -> Tensor:
+    """Share of tokens in which codes [B, h, w] differ from the nearest of real frames [F, h, w], [B]."""
+    pool = frames.flatten(1).to(torch.int16)
+    rows = [(code[None] != pool).float().mean(1).min() for code in codes.flatten(1).to(torch.int16)]
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def plan_validity(model: DynamicsModel, windows: Windows, frames: Tensor, seed: int = 0) -> dict[str, float]:
+    """Are last plan frames pictures that there could be? Mean distance of each to the nearest of ``frames``, real
+    ones of other episodes [F, h, w]: for the true last frames, plans from the posterior, from the prior, and from
+    N(0, I). A plan that breaks is far from every real frame; one that is as near as the truth is a possible picture.
+    """
+    generator, (context, future) = torch.Generator().manual_seed(seed), model.split(windows.clips)
+    noise = torch.randn((2, len(context), *model.z_shape), generator=generator)
+    sources = {"posterior": model.encoder(windows.clips).sample(noise[0]),
+               "prior": model.prior(context).sample(noise[1]), "normal": noise[1]}
+    out = {"true": float(nearest_frame(future[:, -1], frames).mean())}
+    for name, z in sources.items():
+        out[name] = float(nearest_frame(model.decoder.rollout(context, z)[0][:, -1], frames).mean())
+    return out
+
+
 def probe_network(frames: int, grid: int, codebook_size: int, extra_dim: int, outputs: int) -> StateNetwork:
     """An inverse dynamics probe of fixed size: one ST block over ``frames`` grids and one further grid."""
     config = NetworkConfig(grid, codebook_size, frames, extra_dim, d_model=32, heads=4, ff=64, depth=1,
