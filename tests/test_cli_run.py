@@ -58,6 +58,19 @@ def test_a_changed_recipe_is_refused_with_the_difference(capsys: pytest.CaptureF
     assert (run_dir.path / "run.yaml").read_bytes() == before
 
 
+def test_evaluate_builds_nothing_that_a_run_stands_on(capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    from pvdr_bench.catalog.catalog import load_catalog
+
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path / "data"))
+    spec = load_catalog().resolve("ppo", "reach", 0, "smoke")
+    run_dir = RunDir(spec.path(tmp_path / "results"))
+    run_dir.open(spec)
+    code, _, err = cli(capsys, "evaluate", str(run_dir.path))
+    assert code == 4 and "artefact of tokenize" in err and "PVDR_BENCH_DATA" in err
+    assert not (tmp_path / "data").exists()
+
+
 def test_clean_lists_then_removes_broken_runs_and_unused_artefacts(
         capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results, data = tmp_path / "results", tmp_path / "data"

@@ -158,12 +158,16 @@ def evaluate(
 ) -> None:
     """Play evaluation episodes with a run's newest checkpoint; the run's own files stay as they are."""
     from pvdr_bench.api import load_run
+    from pvdr_bench.errors import SetupError
     from pvdr_bench.launch.worker import StopFlag
     from pvdr_bench.training.again import evaluate_again
     from pvdr_bench.training.stages import Stages
 
     loaded, stop = load_run(run), StopFlag().install()
     stages = Stages(loaded.spec, choose_device(device).value, stop)
+    if missing := stages.missing():
+        raise SetupError(f"what this run stands on is not here: the artefact of {', '.join(missing)}", where=str(run),
+                         hint="set PVDR_BENCH_DATA to the folder it was made in; one made anew would be another one")
     env_steps, played = evaluate_again(loaded.dir, loaded.spec, stages.pieces, episodes, stop)
     rows = [{"seed": loaded.spec.seed, "env_steps": env_steps, **result.row()} for result in played]
     count = len(rows)
