@@ -236,9 +236,10 @@ class PVDRLearner(Learner):
 
     def _align(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
         """L_act on E1, where the actions may be correlated in time and so leave a trace in the frames."""
-        alignment, online = self._alignment(rollout, future, valid), self.config.online
-        if not online.lact_e1_epochs or not len(alignment):
+        online = self.config.online
+        if not online.lact_e1_epochs or not valid.any():
             return {}
+        alignment = self._alignment(rollout, future, valid)
         rows = alignment.valid.nonzero()[:, 0]
         for _ in range(online.lact_e1_epochs):
             order = rows[torch.randperm(len(rows), generator=self.generator).to(rows.device)]
