@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
-from pvdr_bench.algorithms.pvdr.online import PVDRLearner
+from pvdr_bench.algorithms.pvdr.online import PVDRLearner, varies
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from tests.test_ppo_learner import GRID, IdentityTokenizer, Player, assert_equal, context
 
@@ -134,3 +134,9 @@ def test_action_noise_is_normal_with_the_asked_correlation(phase: str, mode: Any
     for gap in (1, 2):
         correlation = float((steps[3] * steps[3 - gap]).mean())
         assert correlation == pytest.approx(rho**gap, abs=0.04)
+
+
+def test_equal_numbers_have_no_ranks_whatever_their_standard_deviation_rounds_to() -> None:
+    equal = torch.full((20,), 0.1)
+    assert not varies(equal) and not varies(torch.tensor([1.0, float("nan")])) and not varies(torch.zeros(0))
+    assert varies(torch.tensor([1.0, 1.0, 1.5]))

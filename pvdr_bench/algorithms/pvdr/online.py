@@ -202,7 +202,7 @@ class PVDRLearner(Learner):
         pairs = {"pixel_distance": (state["metric_distance"].flatten(), state["pixel_distance"].flatten()),
                  "true_distance": (state["metric_distance"][1:][follows], state["true_distance"][:-1][follows])}
         for name, (metric, other) in pairs.items():
-            if len(metric) > 1 and metric.std() > 0 and other.std() > 0:  # also false where there is no truth (nan)
+            if all(varies(x) for x in (metric, other)):
                 out[f"rank_metric_{name}"] = float(spearmanr(metric.cpu().numpy(), other.cpu().numpy()).statistic)
         return out
 
@@ -285,6 +285,14 @@ class PVDRLearner(Learner):
         load_optimizer_state(self.prior_optimizer, state["prior_optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.phase, self.rounds = state["phase"], int(state["rounds"])
+
+
+def varies(values: Tensor) -> bool:
+    """Whether values [B] have ranks: all finite (there may be no truth) and not all the same.
+
+    The standard deviation does not tell: of equal numbers it can be a rounding error above zero.
+    """
+    return bool(torch.isfinite(values).all() and (values != values[:1]).any())
 
 
 @dataclass
