@@ -106,31 +106,24 @@ def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: floa
 
 
 def _prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, stop: Callable[[], bool]) -> None:
-    """Find or make the artefacts of all runs, with all cores, before the runs share them.
+    """Find or make the artefacts of all runs, before the runs share them.
+
+    On one torch thread, as the runs: weights depend on the number of threads, and threads that wait for a core which
+    another process has made a step ten times slower. Corpora are made on all cores, by processes of their own.
 
     Raises:
         Interrupted: a signal came.
     """
     import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from pvdr_bench.launch.progress import StageProgress
     from pvdr_bench.training.stages import Stages
 
-    torch.set_num_threads(_cores())
+    torch.set_num_threads(1)
     made: dict[str, Artefact] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        rows: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in rows:
-                rows[what] = bars.add_task(what, total=total)
-                if not console.is_terminal:
-                    console.print(f"making: {what} ({total})", highlight=False)
-            bars.update(rows[what], completed=done, total=total)
-
+    with StageProgress(console) as progress:
         for spec in specs:
-            Stages(spec, device, stop, fresh=fresh, workers=_cores(), made=made, report=report,
+            Stages(spec, device, stop, fresh=fresh, workers=_cores(), made=made, report=progress.report,
                    say=console.print).build()
     for artefact in made.values():
         console.print(f"{artefact.stage}: {artefact.path}", highlight=False, soft_wrap=True)

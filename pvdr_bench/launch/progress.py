@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pvdr_bench.launch.local import Job, Watcher
@@ -96,3 +97,38 @@ class PlainLines(Watcher):
 def watcher_for(console: Console) -> LiveTable | PlainLines:
     """The kind that fits the console."""
     return LiveTable(console) if console.is_terminal else PlainLines(console)
+
+
+class StageProgress:
+    """Bars for the work before the runs; elsewhere than on a terminal a line at the start, and now and then."""
+
+    def __init__(self, console: Console, every_seconds: float = LINE_SECONDS) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.console, self.every = console, every_seconds
+        self._rows: dict[str, TaskID] = {}
+        self._began: dict[str, tuple[float, int]] = {}  # clock and step of the first report
+        self._spoke = -float("inf")
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """``done`` of ``total`` steps of a stage are made."""
+        clock, first = time.monotonic(), what not in self._rows
+        if first:
+            self._rows[what] = self._bars.add_task(what, total=total)
+            self._began[what] = (clock, done)
+        self._bars.update(self._rows[what], completed=done, total=total)
+        if self.console.is_terminal or not (first or clock - self._spoke >= self.every):
+            return
+        self._spoke = clock
+        began, start = self._began[what]
+        rate = (done - start) / (clock - began) if clock > began else 0.0
+        left = (total - done) / rate if rate > 0 else None
+        self.console.print(f"making: {what}  {done:,}/{total:,}  left {duration(left)}", highlight=False,
+                           soft_wrap=True)
