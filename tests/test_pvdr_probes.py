@@ -15,10 +15,12 @@ from pvdr_bench.algorithms.pvdr.probes import (
     bootstrap_interval,
     cut_windows,
     fit_alignment,
+    fit_probe,
     inverse_dynamics,
     nearest_frame,
     plan_validity,
     planner_test,
+    probe_errors,
 )
 from pvdr_bench.bench.dynamics import summarise
 
@@ -30,11 +32,13 @@ def test_windows_hold_the_context_action_and_a_goal_in_reach() -> None:
     action = np.arange(frames, dtype=np.float32)[:, None]
     windows = cut_windows(tokens, action, hand, frames=4, context=2, stride=3, rng=rng, reach=(0.05, 0.2))
     assert len(windows.clips) == 11
+    mean = cut_windows(tokens, action, hand, frames=4, context=2, stride=3, rng=rng, reach=(0.05, 0.2), ahead=3)
     for i in range(11):
         assert windows.clips[i, :, 0, 0].tolist() == [i, i + 3, i + 6, i + 9]
         assert float(windows.action[i]) == i + 3
         assert float(windows.hand[i, 0]) == pytest.approx(0.02 * (i + 3))
         away = float((windows.goal_hand[i] - windows.hand[i]).norm())
+        assert float(mean.action[i]) == i + 4  # of the actions at i + 3, i + 4, i + 5
         assert 0.05 < away < 0.2 and float(windows.goal_hand[i, 0]) == pytest.approx(0.02 * int(windows.goal[i, 0, 0]))
 
 
@@ -97,10 +101,36 @@ def test_inverse_dynamics_tells_what_z_and_the_future_know_of_the_action() -> No
     windows = Windows(clips, step[:, None].float() / 3, nowhere, clips[:, 0], nowhere)
     train, test = windows.rows(torch.arange(300)), windows.rows(torch.arange(300, 400))
     align = fit_alignment(LineWorld(), train, 16, 200, seed=0)
-    errors = inverse_dynamics(LineWorld(), align, train, test, 16, 200)
+    errors = inverse_dynamics(LineWorld(), align, train, test, 16, 200, few=(60,))
     assert errors["mean_action"] == pytest.approx(float(((test.action - train.action.mean(0)) ** 2).mean()))
     assert errors["z"] < 0.05 * errors["mean_action"] and errors["true_future"] < 0.5 * errors["mean_action"]
     assert errors["context"] > 0.8 * errors["mean_action"]
+    # z is the action here: a few labels tell, where pictures take more of them
+    few = errors["labels_60"]
+    assert few["z"] < 0.3 * errors["mean_action"] < few["context"] and few["z"] < few["true_future"]
+    low, high = errors["z_minus_true_future_low"], errors["z_minus_true_future_high"]
+    assert low < errors["z"] - errors["true_future"] < high < 0
+
+
+def test_a_probe_keeps_its_best_weights_on_labels_that_it_did_not_learn_from() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(40, 30, generator=generator), torch.randn(40, 1, generator=generator)
+    action = x[:, :1] + noise  # far more inputs than labels: long training learns the noise
+    held = torch.arange(40) % 5 == 4
+
+    class Probe(torch.nn.Linear):
+        def forward(self, state: dict[str, Tensor]) -> Tensor:  # type: ignore[override]
+            return super().forward(state["x"])
+
+    def error(steps: int) -> float:
+        torch.manual_seed(0)
+        network = Probe(30, 1)
+        fit_probe(network, {"x": x}, action, steps, seed=0)
+        return float(probe_errors(network, {"x": x[held]}, action[held]).mean())
+
+    torch.manual_seed(0)
+    untrained = float(probe_errors(Probe(30, 1), {"x": x[held]}, action[held]).mean())
+    assert error(3000) < untrained
 
 
 def test_nearest_frame_by_brute_force_and_validity_of_broken_plans() -> None:

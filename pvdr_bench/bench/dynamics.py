@@ -31,29 +31,33 @@ REAL_FRAMES = 8000  # of training episodes, that last plan frames are compared w
 
 
 def collect_windows(tokens: Any, truth: dict[str, Any], episodes: list[Any], split: str, frames: int,
-                    context: int, stride: int, rng: np.random.Generator) -> Windows:
-    """Some windows of every episode of a split, each with a goal of its own."""
+                    context: int, stride: int, rng: np.random.Generator, ahead: int = 1) -> Windows:
+    """Some windows of every episode of a split, each with a goal of its own; see :func:`cut_windows`."""
     parts = []
     for episode in episodes:
         if episode.split != split:
             continue
         start, stop = episode.start, episode.start + episode.length
         found = cut_windows(tokens.frames(start, stop), truth["action"][start:stop], truth["hand"][start:stop], frames,
-                            context, stride, rng)
+                            context, stride, rng, ahead=ahead)
         if len(found.clips):
             parts.append(found.rows(torch.from_numpy(rng.permutation(len(found.clips))[:WINDOWS_PER_EPISODE])))
     return join(parts)
 
 
 def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr", candidates: int = 16,
-            states: int = 600, probe_steps: int = 1000, seed: int = 0) -> dict[str, Any]:
+            states: int = 600, probe_steps: int = 1000, few_labels: tuple[int, ...] = (400, 2000), metric: str = "",
+            goal_frames: str = "", seed: int = 0) -> dict[str, Any]:
     """Probe the artefact that ``method`` uses; it is made first if it is not there.
+
+    Args:
+        metric, goal_frames: of the planner, in place of the method's own.
 
     Returns:
         validation: see :func:`validation_metrics`. plan_validity: see :func:`plan_validity`. inverse_dynamics: test
-        errors of probes. planner: mean cosines between the
-        aligned action and the direction to the goal, the paired difference of N candidates to one with its 95 %
-        bootstrap interval over states, and how goals are spread over the eight octants of directions.
+        errors of probes of the action that L_act predicts, see :func:`inverse_dynamics`. planner: mean cosines
+        between the aligned action and the direction to the goal, the paired difference of N candidates to one with
+        its 95 % bootstrap interval over states, and how goals are spread over the eight octants of directions.
 
     Raises:
         DataError: the corpus has no side file of truth.
@@ -75,7 +79,9 @@ def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr",
     model.load_state_dict(artefacts["pretrain"].weights())
     m, frames = config.model.context_frames, config.model.context_frames + config.model.future_frames
     rng = np.random.default_rng(seed)
-    train, test = (collect_windows(tokens, truth, clips.episodes, split, frames, m, config.model.frame_stride, rng)
+    stride = config.model.frame_stride
+    ahead = stride if config.online.lact_target == "stride_mean" else 1
+    train, test = (collect_windows(tokens, truth, clips.episodes, split, frames, m, stride, rng, ahead)
                    for split in ("train", "heldout"))
     chosen = test.rows(torch.from_numpy(rng.permutation(len(test.clips))[:states]))
     size = tokenizer.codebook_size
@@ -84,9 +90,11 @@ def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr",
     real = train.clips.flatten(0, 1)[torch.from_numpy(rng.permutation(train.clips[..., 0, 0].numel())[:REAL_FRAMES])]
     validity = plan_validity(model, chosen.rows(torch.arange(min(256, len(chosen.clips)))), real, seed)
     alignment = fit_alignment(model, train, size, probe_steps, seed)
-    distance = GoalDistance(config.planner, tokenizer, chosen.goal[0])
+    changes = {key: value for key, value in (("metric", metric), ("goal_frames", goal_frames)) if value}
+    planning = type(config.planner)(**{**config.planner.model_dump(), **changes})
+    distance = GoalDistance(planning, tokenizer, chosen.goal[0])
     planner = summarise(planner_test(model, alignment, distance, chosen, candidates, seed), chosen, candidates)
-    inverse = inverse_dynamics(model, alignment, train, test, size, probe_steps, seed)
+    inverse = inverse_dynamics(model, alignment, train, test, size, probe_steps, seed, few_labels)
     return {"corpus": corpus, "scale": scale, "artefact": artefacts["pretrain"].hash, "validation": validation,
             "plan_validity": validity, "inverse_dynamics": inverse, "planner": planner}
 

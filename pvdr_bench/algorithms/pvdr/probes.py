@@ -7,6 +7,7 @@ Shapes: B windows, m context and l future frames, h x w token grid, A action dim
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class Windows:
     """Windows of a corpus with the simulator's truth beside them."""
 
     clips: Tensor  # int64 [B, m + l, h, w]
-    action: Tensor  # float32 [B, A], the action at the last context frame, in [-1, 1]
+    action: Tensor  # float32 [B, A] in [-1, 1], at the last context frame or the mean from there on
     hand: Tensor  # float32 [B, 3], the hand at the last context frame, metres
     goal: Tensor  # int64 [B, h, w], another frame of the same episode
     goal_hand: Tensor  # float32 [B, 3], the hand in that frame
@@ -34,10 +35,11 @@ class Windows:
 
 
 def cut_windows(tokens: np.ndarray, action: np.ndarray, hand: np.ndarray, frames: int, context: int, stride: int,
-                rng: np.random.Generator, reach: tuple[float, float] = (0.06, 0.4)) -> Windows:
+                rng: np.random.Generator, reach: tuple[float, float] = (0.06, 0.4), ahead: int = 1) -> Windows:
     """Every window of one episode, each with a random frame whose hand is ``reach`` metres away as its goal.
 
-    tokens [F, h, w], action [F, A], hand [F, 3]; windows without such a frame are left out.
+    tokens [F, h, w], action [F, A], hand [F, 3]; windows without such a frame are left out. A window's action is the
+    mean of the ``ahead`` actions from its last context frame on.
     """
     picked: list[tuple[np.ndarray, int, int]] = []
     for start in range(len(tokens) - (frames - 1) * stride):
@@ -49,7 +51,8 @@ def cut_windows(tokens: np.ndarray, action: np.ndarray, hand: np.ndarray, frames
             picked.append((index, now, int(rng.choice(goals))))
     clips = np.stack([tokens[i] for i, _, _ in picked]) if picked else np.zeros((0, frames, *tokens.shape[1:]))
     now_index, goal_index = np.array([n for _, n, _ in picked], int), np.array([g for _, _, g in picked], int)
-    return Windows(torch.from_numpy(clips.astype(np.int64)), torch.from_numpy(action[now_index]).float(),
+    mean = np.mean([action[now_index + k] for k in range(ahead)], 0)
+    return Windows(torch.from_numpy(clips.astype(np.int64)), torch.from_numpy(mean).float(),
                    torch.from_numpy(hand[now_index]).float(), torch.from_numpy(tokens[goal_index].astype(np.int64)),
                    torch.from_numpy(hand[goal_index]).float())
 
@@ -92,17 +95,29 @@ def probe_network(frames: int, grid: int, codebook_size: int, extra_dim: int, ou
 
 
 def fit_probe(network: nn.Module, states: dict[str, Tensor], action: Tensor, steps: int, seed: int) -> None:
-    """Regress actions by mean squared error with Adam (batch 64, 2e-3 decayed to zero)."""
+    """Regress actions by mean squared error with Adam (batch 64, 2e-3 decayed to zero).
+
+    Every fifth label is held out; of ten points in training the weights with the lowest error on them are kept, so
+    that no input is at a disadvantage for being easier to overfit.
+    """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        rows = torch.randint(len(action), (64,), generator=generator)
+    held = torch.arange(len(action)) % 5 == 4
+    learn, judge = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+    best, kept = float("inf"), network.state_dict()
+    for step in range(1, steps + 1):
+        rows = learn[torch.randint(len(learn), (64,), generator=generator)]
         loss = F.mse_loss(network({name: x[rows] for name, x in states.items()}), action[rows])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
+        if step % max(1, steps // 10) == 0:
+            error = float(probe_errors(network, {name: x[judge] for name, x in states.items()}, action[judge]).mean())
+            if error < best:
+                best, kept = error, {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(kept)
 
 
 @torch.no_grad()
@@ -118,38 +133,66 @@ def posterior_samples(model: DynamicsModel, clips: Tensor, seed: int, batch: int
 
 def fit_alignment(model: DynamicsModel, windows: Windows, codebook_size: int, steps: int, seed: int) -> StateNetwork:
     """A probe (x, z ~ E) -> action: L_act (Eq. 5) on a corpus."""
+    return fit_input("z", model, windows, codebook_size, steps, seed)
+
+
+@torch.no_grad()
+def probe_errors(network: nn.Module, states: dict[str, Tensor], action: Tensor, batch: int = 256) -> Tensor:
+    """Squared error per window, mean over the action's dimensions, [B]."""
+    parts = []
+    for rows in torch.split(torch.arange(len(action)), batch):
+        predicted = network({name: x[rows] for name, x in states.items()})
+        parts.append(((predicted - action[rows]) ** 2).mean(-1))
+    return torch.cat(parts)
+
+
+INPUTS = ("z", "true_future", "context")
+
+
+def probe_input(kind: str, model: DynamicsModel, windows: Windows, seed: int) -> dict[str, Tensor]:
+    """What a probe reads: (x, z ~ E), or (x, all l true future frames) as further slots, so that it sees all that the
+    encoder saw, or x alone."""
+    if kind == "z":
+        return {"tokens": windows.clips[:, :model.config.context_frames],
+                "extra": posterior_samples(model, windows.clips, seed)}
+    frames = windows.clips.shape[1] if kind == "true_future" else model.config.context_frames
+    return {"tokens": windows.clips[:, :frames], "extra": torch.zeros(len(windows.clips), *model.z_shape)}
+
+
+def fit_input(kind: str, model: DynamicsModel, windows: Windows, codebook_size: int, steps: int,
+              seed: int) -> StateNetwork:
+    """A probe of one of :data:`INPUTS`; all have the same size."""
     torch.manual_seed(seed)
-    m = model.config.context_frames
-    network = probe_network(m, model.grid, codebook_size, model.config.z_dim, windows.action.shape[1])
-    states = {"tokens": windows.clips[:, :m], "extra": posterior_samples(model, windows.clips, seed)}
+    states = probe_input(kind, model, windows, seed)
+    network = probe_network(states["tokens"].shape[1], model.grid, codebook_size, model.config.z_dim,
+                            windows.action.shape[1])
     fit_probe(network, states, windows.action, steps, seed)
     return network.eval()
 
 
-@torch.no_grad()
-def probe_errors(network: StateNetwork, states: dict[str, Tensor], action: Tensor) -> Tensor:
-    """Squared error per window, mean over the action's dimensions, [B]."""
-    errors: Tensor = ((network(states) - action) ** 2).mean(-1)
-    return errors
-
-
 def inverse_dynamics(model: DynamicsModel, align: StateNetwork, train: Windows, test: Windows, codebook_size: int,
-                     steps: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Test error (MSE) of equal probes that read (x, z ~ E), (x, all l true future frames), or x alone, and of the
-    mean action. The probe of true frames reads them as further slots, so it sees all that the encoder saw.
-    ``align`` is the first of them, see :func:`fit_alignment`."""
-    m, dim, outputs = model.config.context_frames, model.config.z_dim, train.action.shape[1]
-    frames = train.clips.shape[1]
-    out = {"mean_action": float(((test.action - train.action.mean(0)) ** 2).mean())}
-    states = {"tokens": test.clips[:, :m], "extra": posterior_samples(model, test.clips, seed + 1)}
-    out["z"] = float(probe_errors(align, states, test.action).mean())
-    for name, count in (("true_future", frames), ("context", m)):
-        torch.manual_seed(seed)
-        network = probe_network(count, model.grid, codebook_size, dim, outputs)
-        blank = torch.zeros(len(train.clips), *model.z_shape)
-        fit_probe(network, {"tokens": train.clips[:, :count], "extra": blank}, train.action, steps, seed)
-        states = {"tokens": test.clips[:, :count], "extra": blank[:1].expand(len(test.clips), -1, -1, -1)}
-        out[name] = float(probe_errors(network.eval(), states, test.action).mean())
+                     steps: int = 1000, seed: int = 0, few: tuple[int, ...] = (), draws: int = 3) -> dict[str, Any]:
+    """Test error (MSE) of equal probes that read :data:`INPUTS`, and of the mean action.
+
+    ``align`` is the probe of z with all labels, see :func:`fit_alignment`. ``few``: the same with so many labels only,
+    mean over ``draws`` of them, at most 25 passes: the online stage sees some hundred labels a round.
+    """
+    out: dict[str, Any] = {"mean_action": float(((test.action - train.action.mean(0)) ** 2).mean())}
+    read = {kind: probe_input(kind, model, test, seed + 1) for kind in INPUTS}
+    errors = {kind: probe_errors(align if kind == "z" else fit_input(kind, model, train, codebook_size, steps, seed),
+                                 read[kind], test.action) for kind in INPUTS}
+    out |= {kind: float(values.mean()) for kind, values in errors.items()}
+    difference = (errors["z"] - errors["true_future"]).double().numpy()
+    out["z_minus_true_future_low"], out["z_minus_true_future_high"] = bootstrap_interval(difference)
+    generator = torch.Generator().manual_seed(seed)
+    for count in few:
+        sums = dict.fromkeys(INPUTS, 0.0)
+        for draw in range(draws):
+            part = train.rows(torch.randperm(len(train.clips), generator=generator)[:count])
+            for kind in INPUTS:
+                network = fit_input(kind, model, part, codebook_size, min(steps, 25 * count // 64), seed + draw)
+                sums[kind] += float(probe_errors(network, read[kind], test.action).mean()) / draws
+        out[f"labels_{count}"] = sums
     return out
 
 
