@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,13 @@ def test_files_of_a_done_run(kind: str, tmp_path: Path) -> None:
     assert rows and all("loss" in row or row["env_steps"] % SYNC == 0 for row in rows)
     assert all(-1 <= row["distance_truth_spearman"] <= 1 for row in rows if "distance_truth_spearman" in row)
     assert not any("second" in key or "time" in key or "rate" in key for row in rows + episodes for key in row)
+    timing = run_dir.read_timing()
+    assert [(row["env_steps"], row["point"]) for row in timing] == sorted({(s, p) for s, p, _ in points},
+                                                                          key=lambda x: (x[0], x[1] == "final"))
+    for earlier, later in pairwise(timing):  # training and evaluation are told apart, and both take time
+        assert 0 < later["evaluation_seconds"] - earlier["evaluation_seconds"] < (
+            later["wall_seconds"] - earlier["wall_seconds"])
+    assert timing[0]["evaluation_seconds"] == 0 and {row["device"] for row in timing} == {"cpu"}
     assert do_run(spec, tmp_path)  # skipped
     assert run_dir.read_episodes() == episodes
 

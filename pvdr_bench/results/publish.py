@@ -14,7 +14,7 @@ from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import atomic_write, write_json
 from pvdr_bench.runs.provenance import shareable
 
-PUBLISHED = ("run.yaml", "train.jsonl", "episodes.jsonl", "artefacts.json", "done.json")
+PUBLISHED = ("run.yaml", "train.jsonl", "episodes.jsonl", "timing.jsonl", "artefacts.json", "done.json")
 
 
 def publish(results: Results, folder: Path) -> list[Path]:

@@ -4,8 +4,9 @@
 
     run.yaml          recipe (what determines results) and the full spec, budget included
     provenance.json   what it was first made with, and what differed in later starts
-    train.jsonl       metrics of training        } append-only, cut back to
-    episodes.jsonl    one line per evaluation episode } the checkpoint on resume
+    train.jsonl       metrics of training             } append-only, cut back to
+    episodes.jsonl    one line per evaluation episode } the checkpoint on resume;
+    timing.jsonl      seconds up to each evaluation   } the last is never the same twice
     heartbeat.json    progress for watchers
     checkpoints/      videos/
     done.json or failed.json
@@ -72,6 +73,8 @@ class RunDir:
         self.checkpoints = CheckpointStore(self.path / "checkpoints", keep)
         self.train = JsonlLog(self.path / "train.jsonl")
         self.episodes = JsonlLog(self.path / "episodes.jsonl")
+        self.timing = JsonlLog(self.path / "timing.jsonl")
+        self._logs = (self.train, self.episodes, self.timing)
         self._lock: FileLock | None = None
         self._last_beat = -float("inf")
 
@@ -94,8 +97,8 @@ class RunDir:
                 yield lock
             finally:
                 self._lock = None
-                self.train.close()
-                self.episodes.close()
+                for log in self._logs:
+                    log.close()
 
     @property
     def locked(self) -> bool:
@@ -187,11 +190,11 @@ class RunDir:
 
     def offsets(self) -> dict[str, int]:
         """Lengths of the logs in bytes, after bringing them to the disk."""
-        return {log.path.name: log.sync() for log in (self.train, self.episodes)}
+        return {log.path.name: log.sync() for log in self._logs}
 
     def truncate_logs(self, offsets: Mapping[str, int]) -> None:
         """Cut the logs back to ``offsets`` (by file name); a log without one is emptied."""
-        for log in (self.train, self.episodes):
+        for log in self._logs:
             log.truncate(offsets.get(log.path.name, 0))
 
     def heartbeat(self, *, every_seconds: float = 0.0, **progress: Any) -> None:
@@ -277,6 +280,10 @@ class RunDir:
     def read_episodes(self) -> list[dict[str, Any]]:
         """Rows of ``episodes.jsonl``."""
         return read_jsonl(self.episodes.path)
+
+    def read_timing(self) -> list[dict[str, Any]]:
+        """Rows of ``timing.jsonl``: env_steps, wall_seconds, evaluation_seconds among them, device."""
+        return read_jsonl(self.timing.path)
 
     @property
     def videos(self) -> Path:

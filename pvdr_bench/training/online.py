@@ -3,7 +3,7 @@
 Shapes: N environments, H = W image size, A action dimensions. Steps are env_steps unless called decisions.
 At a sync point all episodes end as truncated, all environments reset and the learner's carry is fresh, so a
 checkpoint needs no simulator state: a killed run goes on from it and gives the bytes of a run never killed.
-``train.jsonl`` and ``episodes.jsonl`` hold no wall time; that is in ``heartbeat.json`` and ``done.json``.
+``train.jsonl`` and ``episodes.jsonl`` hold no wall time; that is in ``timing.jsonl``, a line per evaluation.
 """
 
 from __future__ import annotations
@@ -141,6 +141,7 @@ class OnlineLoop:
         self.spec, self.protocol, self.dir, self.pieces, self.stop = spec, spec.protocol, run_dir, pieces, stop
         self.n, self.env_steps, self.decisions = spec.protocol.num_envs, 0, 0
         self.wall_before, self.started, self.begin_time = 0.0, time.monotonic(), time.monotonic()
+        self.evaluation_seconds = 0.0
         self.success: float | None = None  # of the last evaluation, for watchers
         self.begin_steps = 0
         self.image: torch.Tensor
@@ -235,12 +236,15 @@ class OnlineLoop:
     def _evaluate(self, point: Point, episodes: int) -> dict[str, Any]:
         """Play and log evaluation episodes; returns their means."""
         self._beat(f"evaluate {point}", every_seconds=0)
-        results = []
+        self.dir.timing.append({"env_steps": self.env_steps, "point": point, "wall_seconds": self._wall(),
+                                "evaluation_seconds": self.evaluation_seconds, "device": self.pieces.device.type})
+        results, began = [], time.monotonic()
         for result in self.evaluator.run(self.learner, episodes, self.env_steps, point):
             self.dir.episodes.append({"seed": self.spec.seed, "env_steps": self.env_steps, "decisions": self.decisions,
                                       "point": point, **result.row()})
             results.append(result)
             self._beat(f"evaluate {point}")
+        self.evaluation_seconds += time.monotonic() - began
         self.success = float(np.mean([result.success_any for result in results]))
         return {"success_any": self.success, "success_end": float(np.mean([result.success_end for result in results])),
                 "return": float(np.mean([result.episode_return for result in results])), "episodes": len(results)}
@@ -250,7 +254,8 @@ class OnlineLoop:
         state = {"learner": self.learner.state_dict(), "generator": self.generator.get_state(),
                  "torch": torch.get_rng_state(), "replay": self.replay.state_dict() if self.replay else None}
         extra = {"env_steps": self.env_steps, "decisions": self.decisions, "train_episodes": self.log.episodes,
-                 "recent": list(self.log.recent), "success": self.success, "wall_seconds": self._wall()}
+                 "recent": list(self.log.recent), "success": self.success, "wall_seconds": self._wall(),
+                 "evaluation_seconds": self.evaluation_seconds}
         self.dir.save(self.env_steps, state, extra)
 
     def _restore(self) -> None:
@@ -272,6 +277,7 @@ class OnlineLoop:
         self.decisions, self.log.episodes = int(extra["decisions"]), int(extra["train_episodes"])
         self.log.recent.extend(extra["recent"])
         self.success, self.wall_before = extra["success"], float(extra["wall_seconds"])
+        self.evaluation_seconds = float(extra.get("evaluation_seconds", 0.0))
 
     def _wall(self) -> float:
         return self.wall_before + time.monotonic() - self.started
