@@ -7,7 +7,7 @@ tasks: tasks are strata, and whole runs are resampled within each of them (Agarw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,8 @@ Values = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 REPETITIONS = 10_000
-_CHUNK = 1_000  # repetitions held in memory at once
+_CHUNK = 1_000  # repetitions whose runs are drawn at once; part of what a seed means
+_BLOCK_BYTES = 1 << 25  # resampled values held in memory at once; changes no result
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,21 @@ def _check_confidence(confidence: float) -> None:
         raise UsageError(f"confidence {confidence} is not between 0 and 1", hint="0.95 is usual")
 
 
+def t_bounds(values: Values, *, confidence: float = CONFIDENCE,
+             bounds: tuple[float, float] | None = (0.0, 1.0)) -> tuple[Values, Values, Values]:
+    """:func:`t_interval` of many samples at once: [..., seeds >= 2] -> (mean, low, high), each [...]."""
+    from scipy.stats import t  # half a second to import
+
+    n = values.shape[-1]
+    mean = np.asarray(values.mean(axis=-1))
+    spread = np.where(np.ptp(values, axis=-1) == 0.0, 0.0, values.std(axis=-1, ddof=1))  # equal values: no rounding
+    half = float(t.ppf(0.5 + confidence / 2.0, n - 1)) * spread / float(np.sqrt(n))
+    low, high = mean - half, mean + half
+    if bounds is not None:
+        low, high = np.maximum(low, bounds[0]), np.minimum(high, bounds[1])
+    return mean, np.minimum(low, mean), np.maximum(high, mean)
+
+
 def t_interval(values: ArrayLike, *, confidence: float = CONFIDENCE,
                bounds: tuple[float, float] | None = (0.0, 1.0)) -> Interval:
     """Mean over seeds with its Student t interval, clipped to ``bounds`` (None: not clipped).
@@ -82,19 +98,10 @@ def t_interval(values: ArrayLike, *, confidence: float = CONFIDENCE,
     _check_confidence(confidence)
     array = _clean(values)
     n = array.size
-    if n == 0:
-        return Interval(float("nan"), None, None, 0, "t")
-    mean = float(array.mean())
-    if n == 1:
-        return Interval(mean, None, None, 1, "t")
-    from scipy.stats import t  # half a second to import
-
-    spread = 0.0 if np.ptp(array) == 0.0 else float(array.std(ddof=1))  # equal values: no rounding noise
-    half = float(t.ppf(0.5 + confidence / 2.0, n - 1)) * spread / float(np.sqrt(n))
-    low, high = mean - half, mean + half
-    if bounds is not None:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Interval(mean, min(low, mean), max(high, mean), n, "t")
+    if n < 2:
+        return Interval(float(array[0]) if n else float("nan"), None, None, n, "t")
+    mean, low, high = t_bounds(array, confidence=confidence, bounds=bounds)
+    return Interval(float(mean), float(low), float(high), n, "t")
 
 
 def mean_of_tasks(sample: Sequence[Values]) -> Values:
@@ -113,20 +120,101 @@ def iqm(sample: Sequence[Values]) -> Values:
 
 
 Statistic = Callable[[Sequence[Values]], Values]
+Band = tuple[Values, Values, Values]  # a statistic and its bounds: (value, low, high), each [...]
 
 
-def _resample(rng: np.random.Generator, tasks: Sequence[Values], repetitions: int) -> list[Values]:
-    """Draw runs with replacement within each task: [seeds, ...] each -> [repetitions, ..., seeds] each."""
-    drawn = []
-    for task in tasks:
-        index = rng.integers(0, task.shape[0], size=(repetitions, task.shape[0]))
-        drawn.append(np.moveaxis(task[index], 1, -1))
-    return drawn
+def optimality_gap(gamma: float = 1.0) -> Statistic:
+    """How far runs stay below ``gamma`` on average: mean over tasks of mean over seeds of max(gamma - value, 0).
+
+    What a run scores above gamma cannot make up for another run (Agarwal et al. 2021, section 4.3). For success
+    rates and gamma = 1 nothing is above it, and the gap is 1 - mean.
+    """
+    def gap(sample: Sequence[Values]) -> Values:
+        return mean_of_tasks([np.maximum(gamma - task, 0.0) for task in sample])
+
+    return gap
+
+
+def pooled_median(sample: Sequence[Values]) -> Values:
+    """Median of all tasks' runs together, [..., seeds] each -> [...]; infinity (a run that never did) is a value."""
+    return np.asarray(np.median(np.concatenate(list(sample), axis=-1), axis=-1))
+
+
+def _resample(rng: np.random.Generator, tasks: Sequence[Values], repetitions: int) -> Iterator[list[Values]]:
+    """Draw runs with replacement within each task: [seeds, features] each -> blocks [block, features, seeds] each."""
+    indices = [rng.integers(0, task.shape[0], size=(repetitions, task.shape[0])) for task in tasks]
+    block = max(1, _BLOCK_BYTES // (8 * sum(task.size for task in tasks)))
+    for start in range(0, repetitions, block):
+        yield [np.moveaxis(task[index[start:start + block]], 1, -1)
+               for task, index in zip(tasks, indices, strict=True)]
+
+
+def check_runs(tasks: Sequence[ArrayLike], repetitions: int, *, censored: bool = False) -> list[Values]:
+    """What a bootstrap resamples: per task an array [seeds, features] of numbers.
+
+    Args:
+        censored: whether infinity is a value ("never").
+
+    Raises:
+        UsageError: a task without seeds, tasks of different features, a value that is not finite, no repetition.
+    """
+    arrays = [np.asarray(task, dtype=np.float64) for task in tasks]
+    if not arrays or any(a.ndim != 2 or a.shape[0] == 0 or a.shape[1] != arrays[0].shape[1] for a in arrays):
+        raise UsageError("every task needs at least one seed, and all the same points")
+    if any(np.isnan(a).any() or not (censored or np.isfinite(a).all()) for a in arrays):
+        raise UsageError("a seed's value is not finite; missing seeds must be left out, not filled in")
+    if repetitions < 1:
+        raise UsageError(f"{repetitions} repetitions of the bootstrap", hint="10000 is usual")
+    return arrays
+
+
+def percentile_bounds(draws: Values, confidence: float) -> tuple[Values, Values]:
+    """Percentile interval of draws [repetitions, ...] -> (low, high), each [...].
+
+    Between two draws it interpolates; with infinities among them it takes the outer draw, as nothing lies between a
+    number and infinity.
+    """
+    tail = 50.0 * (1.0 - confidence)
+    if np.isfinite(draws).all():
+        low, high = np.percentile(draws, [tail, 100.0 - tail], axis=0)
+        return low, high
+    return (np.asarray(np.percentile(draws, tail, axis=0, method="lower")),
+            np.asarray(np.percentile(draws, 100.0 - tail, axis=0, method="higher")))
+
+
+def bootstrap_many(tasks: Sequence[ArrayLike], statistics: Mapping[str, Statistic], *,
+                   confidence: float = CONFIDENCE, repetitions: int = REPETITIONS, seed: int = 0,
+                   censored: bool = False) -> dict[str, Band]:
+    """Stratified percentile bootstrap of several statistics of the same resampled runs.
+
+    Args:
+        tasks: per task an array [seeds, features]. A run is drawn with all its features (points of its curve, area
+            under it, ...), so that every statistic sees the same runs.
+        statistics: from [..., features, seeds] per task to any shape [...] of its own.
+        censored: whether infinity is a value ("never").
+
+    Returns:
+        Per statistic (value, low, high). The same input and seed give the same bytes.
+
+    Raises:
+        UsageError: see :func:`check_runs`.
+    """
+    _check_confidence(confidence)
+    arrays = check_runs(tasks, repetitions, censored=censored)
+    rng = np.random.default_rng(seed)
+    draws: dict[str, list[Values]] = {name: [] for name in statistics}
+    for start in range(0, repetitions, _CHUNK):
+        for sample in _resample(rng, arrays, min(_CHUNK, repetitions - start)):
+            for name, statistic in statistics.items():
+                draws[name].append(statistic(sample))
+    whole = [array.T for array in arrays]
+    return {name: (statistic(whole), *percentile_bounds(np.concatenate(draws[name]), confidence))
+            for name, statistic in statistics.items()}
 
 
 def bootstrap_curve(tasks: Sequence[ArrayLike], *, statistic: Statistic = mean_of_tasks,
                     confidence: float = CONFIDENCE, repetitions: int = REPETITIONS,
-                    seed: int = 0) -> tuple[Values, Values, Values]:
+                    seed: int = 0) -> Band:
     """Stratified percentile bootstrap of a statistic over whole curves.
 
     Args:
@@ -135,22 +223,11 @@ def bootstrap_curve(tasks: Sequence[ArrayLike], *, statistic: Statistic = mean_o
 
     Returns:
         (value, low, high), each [points]. The same input and seed give the same bytes.
+
+    Raises:
+        UsageError: see :func:`check_runs`.
     """
-    _check_confidence(confidence)
-    arrays = [np.asarray(task, dtype=np.float64) for task in tasks]
-    if not arrays or any(a.ndim != 2 or a.shape[0] == 0 or a.shape[1] != arrays[0].shape[1] for a in arrays):
-        raise UsageError("every task needs at least one seed, and all the same points")
-    if not all(np.isfinite(a).all() for a in arrays):
-        raise UsageError("a seed's value is not finite; missing seeds must be left out, not filled in")
-    if repetitions < 1:
-        raise UsageError(f"{repetitions} repetitions of the bootstrap", hint="10000 is usual")
-    rng = np.random.default_rng(seed)
-    draws = []
-    for start in range(0, repetitions, _CHUNK):
-        draws.append(statistic(_resample(rng, arrays, min(_CHUNK, repetitions - start))))
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(np.concatenate(draws), [tail, 100.0 - tail], axis=0)
-    return statistic([a.T for a in arrays]), low, high
+    return bootstrap_many(tasks, {"": statistic}, confidence=confidence, repetitions=repetitions, seed=seed)[""]
 
 
 def stratified_bootstrap(tasks: Sequence[ArrayLike], *, statistic: Statistic = mean_of_tasks,
