@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from pvdr_bench.catalog.protocol import Protocol, digest
 from pvdr_bench.errors import BenchError, DataError, UsageError
+from pvdr_bench.results.cache import ContentCache, signature
+from pvdr_bench.results.reading import POINT_TYPES, Content, read_content
 from pvdr_bench.runs.directory import COMMITTED, RunDir, difference
-from pvdr_bench.runs.files import atomic_write, content_hash
+from pvdr_bench.runs.files import atomic_write
 
 COLUMNS: dict[str, str] = {
     "method": "name of the method's YAML",
@@ -44,6 +46,9 @@ COLUMNS: dict[str, str] = {
     "success_end": "rate of episodes with success at the last step",
     "return": "mean return",
     "length": "mean length in env_steps",
+    "wall_seconds": "seconds the run had worked before this evaluation; missing where not recorded",
+    "evaluation_seconds": "those among them that earlier evaluations took",
+    "device": "cpu or cuda; unknown where not recorded",
     "status": "of the run: done, running, stopped or failed",
     "budget": "env_steps asked for",
     "path": "run directory below the results folder",
@@ -53,8 +58,8 @@ RUN_COLUMNS = tuple(name for name in COLUMNS if name in (
     "protocol_hash", "recipe_hash", "seed", "pretrain_seed", "status", "budget", "path"))
 ROW = ("variant", "corpus", "scale", "protocol_hash")  # one row of a table, one line of a figure
 REFERENCES = ("random", "scripted")  # algorithms that do not learn: floor and ceiling
-_SORT = ["task", "variant", "corpus", "scale", "protocol_hash", "seed", "env_steps", "point"]
-_NEVER_IN_RECIPE = ("seed", "pretrain_seed")
+_RUN_SORT = ["task", "variant", "corpus", "scale", "protocol_hash", "seed"]
+_SORT = [*_RUN_SORT, "env_steps", "point"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Results:
         points: a row per run and evaluation point, with the columns of :data:`COLUMNS`.
         runs: a row per run, with those of :data:`RUN_COLUMNS`.
         protocols: protocol hash -> its meaning, as the run directories say.
+        read: runs whose logs were read; the others' were known from an earlier time. In no other way part of a result.
     """
 
     root: Path
@@ -84,6 +90,7 @@ class Results:
     runs: pd.DataFrame
     problems: list[Problem]
     protocols: dict[str, dict[str, Any]]
+    read: int = field(default=0, compare=False)
 
     def select(self, **chosen: Sequence[str | int] | None) -> Results:
         """Keep rows whose column is in the given list; None and an empty list keep all.
@@ -107,7 +114,7 @@ class Results:
                     if p.run in kept or (p.run not in everything and self._concerns(p, chosen))]
         hashes = set(runs["protocol_hash"])
         return Results(self.root, points.reset_index(drop=True), runs.reset_index(drop=True), problems,
-                       {key: value for key, value in self.protocols.items() if key in hashes})
+                       {key: value for key, value in self.protocols.items() if key in hashes}, self.read)
 
     @staticmethod
     def _concerns(problem: Problem, chosen: dict[str, Sequence[str | int] | None]) -> bool:
@@ -157,8 +164,31 @@ def _protocol_title(key: str, protocol: dict[str, Any]) -> str:
     return f"{key}: protocol {protocol.get('name', '?')}, scale {protocol.get('scale', '?')}"
 
 
-def collect(root: Path | str) -> Results:
+@dataclass(frozen=True)
+class _Run:
+    """A run that counts: its row of :attr:`Results.runs`, what its files say, and how many episodes points need."""
+
+    row: dict[str, Any]
+    content: Content
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        protocol = self.content.protocol
+        return {"grid": protocol.get("eval_episodes", 1), "final": protocol.get("eval_final_episodes", 1)}
+
+    @property
+    def complete(self) -> np.ndarray[Any, Any]:
+        """Whether each point has the episodes that the protocol asks for [points]."""
+        points = self.content.points
+        wanted = self.wanted
+        return points["episodes"] >= np.array([wanted.get(point, 1) for point in points["point"]], np.int64)
+
+
+def collect(root: Path | str, *, cached: bool = True) -> Results:
     """Read every run below ``root``, but not in its folders :data:`COMMITTED` (give those as ``root`` to see them).
+
+    Args:
+        cached: use and write :mod:`~pvdr_bench.results.cache` below ``root``. The results are the same without it.
 
     Raises:
         UsageError: ``root`` is not a folder.
@@ -167,35 +197,55 @@ def collect(root: Path | str) -> Results:
     if not root.is_dir():
         raise UsageError("there is no results folder", where=str(root),
                          hint="give it with --results, or run something first")
-    runs, points, problems = [], [], []
-    protocols: dict[str, dict[str, Any]] = {}
-    recipes: dict[str, dict[str, Any]] = {}
+    cache = ContentCache(root) if cached else None
+    runs: list[_Run] = []
+    problems: list[Problem] = []
     seen: dict[tuple[Any, ...], str] = {}
+    read = 0
     for path in _run_folders(root):
         name = path.relative_to(root).as_posix()
         run_dir = RunDir(path)
         try:
-            facts, protocol, recipe, sync_every = _facts(run_dir, name)
-            rows, found = _points(run_dir, facts, protocol, sync_every)
+            status = run_dir.status()  # before the logs: what ends meanwhile is still running here
+            content, fresh = _content(path, name, cache)
+            read += fresh
+            found = [] if content is None else _run_problems(run_dir, name, status, content)
         except DataError as error:
             problems.append(Problem(name, "broken", str(error).splitlines()[0]))
             continue
-        if facts is None:
+        if content is None:
             problems.append(Problem(name, "failed" if (path / "failed.json").exists() else "broken", _failure(run_dir)))
             continue
-        identity = tuple(facts[key] for key in ("task", *ROW, "seed"))
+        run = _Run({**content.facts, "status": status, "path": name}, content)
+        identity = tuple(run.row[key] for key in ("task", *ROW, "seed"))
         if identity in seen:
             problems.append(Problem(name, "twice", f"the same run as {seen[identity]}, which counts"))
             continue
         seen[identity] = name
-        runs.append(facts)
-        points += rows
-        problems += found
-        protocols[facts["protocol_hash"]] = protocol
-        recipes[facts["recipe_hash"]] = recipe
-    run_frame = _frame(runs, RUN_COLUMNS, ["task", "variant", "corpus", "scale", "protocol_hash", "seed"])
-    problems += _missing(run_frame) + _mixed(run_frame, recipes)
-    return Results(root, _frame(points, tuple(COLUMNS), _SORT), run_frame, problems, dict(sorted(protocols.items())))
+        runs.append(run)
+        problems += found + _incomplete(run)
+    if cache is not None:
+        cache.store()
+    frame = _frame([run.row for run in runs], RUN_COLUMNS, _RUN_SORT)
+    recipes = {run.row["recipe_hash"]: run.content.recipe for run in runs}
+    protocols = {run.row["protocol_hash"]: run.content.protocol for run in runs}
+    problems += _missing(frame) + _mixed(frame, recipes)
+    return Results(root, _points(runs), frame, problems, dict(sorted(protocols.items())), read)
+
+
+def _content(path: Path, name: str, cache: ContentCache | None) -> tuple[Content | None, bool]:
+    """What a run's files say, and whether they were read for it."""
+    if cache is None:
+        return read_content(path), True
+    before = signature(path)
+    known = cache.get(name, before)
+    if known is not None:
+        return known, False
+    cache.begin()
+    content = read_content(path)
+    if content is not None:
+        cache.put(name, before, signature(path), content)
+    return content, True
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -215,97 +265,56 @@ def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...], order: list[str
     return frame.sort_values(order, kind="stable").reset_index(drop=True) if rows else frame
 
 
-def _need(mapping: dict[str, Any], key: str, where: str) -> Any:
-    try:
-        return mapping[key]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"the key `{key}` is missing", where=where) from error
+def _points(runs: list[_Run]) -> pd.DataFrame:
+    """A row per run and point: the runs' columns repeated, beside what was measured."""
+    counts = [len(run.content.points["episodes"]) for run in runs]
+    if not sum(counts):
+        return pd.DataFrame(columns=list(COLUMNS))
+    measured = {name: np.concatenate([run.content.points[name] for run in runs]) for name in POINT_TYPES}
+    # An episode may end in the middle of a decision's repeated steps, so runs pass a sync point at slightly different
+    # env_steps; to be comparable they are put at the sync point itself.
+    grid = np.repeat([run.content.sync_every for run in runs], counts)
+    at_end = np.repeat([run.content.protocol.get("success_rule") == "end" for run in runs], counts)
+    measured |= {
+        "env_steps": measured["env_steps_made"] // grid * grid,
+        "complete": np.concatenate([run.complete for run in runs]),
+        "success": np.where(at_end, measured["success_end"], measured["success_any"]),
+    }
+    repeated = pd.DataFrame([run.row for run in runs]).take(np.repeat(np.arange(len(runs)), counts))
+    frame = repeated.reset_index(drop=True).assign(**measured)[list(COLUMNS)]
+    return frame.sort_values(_SORT, kind="stable").reset_index(drop=True)
 
 
-def _facts(run_dir: RunDir, name: str) -> tuple[dict[str, Any] | None, dict[str, Any], dict[str, Any], int]:
-    """What ``run.yaml`` says: facts (None where there is none), the protocol's meaning, recipe, and sync_every."""
-    run = run_dir.read_run()
-    if run is None:
-        return None, {}, {}, 1
-    where = str(run_dir.path / "run.yaml")
-    spec, recipe = _need(run, "spec", where), dict(_need(run, "recipe", where))
-    protocol, task = _need(spec, "protocol", where), _need(spec, "task", where)
-    for key in _NEVER_IN_RECIPE:
-        recipe.pop(key, None)
-    corpus = spec.get("corpus")
-    return {
-        "method": _need(spec, "method", where), "variant": _need(spec, "variant", where),
-        "title": _title(spec), "algorithm": _need(spec, "algorithm", where),
-        "algorithm_version": int(_need(spec, "algorithm_version", where)),
-        "task": task["name"] if isinstance(task, dict) else str(task),
-        "corpus": corpus["name"] if isinstance(corpus, dict) else str(corpus or "none"),
-        "scale": _need(spec, "scale", where), "protocol": _need(protocol, "name", where),
-        "protocol_hash": digest(_meaning(protocol)), "recipe_hash": content_hash(recipe),
-        "seed": int(_need(spec, "seed", where)), "pretrain_seed": int(spec.get("pretrain_seed", 0) if corpus else -1),
-        "status": run_dir.status(), "budget": int(_need(protocol, "env_steps", where)), "path": name,
-    }, _meaning(protocol), recipe, int(_need(protocol, "sync_every", where))
+def _incomplete(run: _Run) -> list[Problem]:
+    """Points with fewer episodes than the protocol asks for; a run that is being written may have one."""
+    if run.row["status"] == "running":
+        return []
+    points, wanted = run.content.points, run.wanted
+    return [Problem(run.row["path"], "incomplete",
+                    f"{points['episodes'][i]} of {wanted[points['point'][i]]} episodes of the {points['point'][i]} "
+                    f"point at {points['env_steps_made'][i]} env_steps; left out")
+            for i in np.flatnonzero(~run.complete)]
 
 
-def _title(spec: dict[str, Any]) -> str:
-    """The method's title, or the variant's name where ``-o`` changed something that the title does not say."""
-    return str(spec.get("title") or spec["variant"]) if spec["variant"] == spec["method"] else str(spec["variant"])
+def _run_problems(run_dir: RunDir, name: str, status: str, content: Content) -> list[Problem]:
+    """What is to be said about a run, but for its single points.
 
-
-def _meaning(protocol: dict[str, Any]) -> dict[str, Any]:
-    """The recorded keys that change what a number means; keys of an older schema count too, so nothing is re-read."""
-    means = Protocol.keys("means")
-    return {key: value for key, value in protocol.items() if key not in means}
-
-
-def _points(run_dir: RunDir, facts: dict[str, Any] | None, protocol: dict[str, Any],
-            sync_every: int) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Rows of a run, and what is to be said about it."""
-    if facts is None:
-        return [], []
-    episodes = run_dir.read_episodes()
-    problems = _status_problems(run_dir, facts, episodes)
-    if not episodes:
-        return [], problems
-    frame = pd.DataFrame(episodes)
-    columns = ["env_steps", "decisions", "point", "eval_seed", "success_any", "success_end", "return", "length"]
-    absent = [name for name in columns if name not in frame]
-    if absent:
-        raise DataError(f"rows lack {', '.join(absent)}", where=str(run_dir.episodes.path))
-    twice = frame.duplicated(["env_steps", "point", "eval_seed"], keep="last")
-    if twice.any():
-        problems.append(Problem(facts["path"], "broken", f"{int(twice.sum())} evaluation episodes are there twice; "
-                                "the later ones count"))
-        frame = frame[~twice]
-    rows = []
-    wanted = {"grid": protocol.get("eval_episodes", 1), "final": protocol.get("eval_final_episodes", 1)}
-    rule = "success_end" if protocol.get("success_rule") == "end" else "success_any"
-    for (env_steps, point), group in frame.groupby(["env_steps", "point"], sort=True):
-        means = group[["success_any", "success_end", "return", "length"]].astype(float).mean()
-        complete = len(group) >= wanted.get(str(point), 1)
-        if not complete and facts["status"] != "running":
-            problems.append(Problem(facts["path"], "incomplete", f"{len(group)} of {wanted[str(point)]} episodes of "
-                                    f"the {point} point at {env_steps} env_steps; left out"))
-        # An episode may end in the middle of a decision's repeated steps, so runs pass a sync point at slightly
-        # different env_steps; to be comparable they are put at the sync point itself.
-        rows.append({**facts, "env_steps": int(env_steps) // sync_every * sync_every, "env_steps_made": int(env_steps),
-                     "decisions": int(group["decisions"].iloc[0]), "point": point,
-                     "episodes": len(group), "complete": complete, "success": means[rule],
-                     **{str(key): float(value) for key, value in means.items()}})
-    return rows, problems
-
-
-def _status_problems(run_dir: RunDir, facts: dict[str, Any], episodes: list[dict[str, Any]]) -> list[Problem]:
-    reached = max((int(row.get("env_steps", 0)) for row in episodes), default=0)
-    path, budget, status = facts["path"], facts["budget"], facts["status"]
+    Raises:
+        DataError: ``done.json`` is broken.
+    """
+    budget, reached = content.facts["budget"], content.reached
     so_far = f"evaluated up to {reached} of {budget} env_steps"
+    found = []
     if status == "failed":
-        return [Problem(path, "failed", f"{_failure(run_dir)} ({so_far})")]
-    if status != "done":
-        return [Problem(path, "stopped" if status == "stopped" else "running", so_far)]
-    made = int((run_dir.done() or {}).get("env_steps", reached))
-    if made < budget:
-        return [Problem(path, "short", f"{made} of {budget} env_steps")]
-    return []
+        found.append(Problem(name, "failed", f"{_failure(run_dir)} ({so_far})"))
+    elif status != "done":
+        found.append(Problem(name, "stopped" if status == "stopped" else "running", so_far))
+    elif (made := int((run_dir.done() or {}).get("env_steps", reached))) < budget:
+        found.append(Problem(name, "short", f"{made} of {budget} env_steps"))
+    if content.twice:
+        found.append(Problem(name, "broken", f"{content.twice} evaluation episodes are there twice; "
+                             "the later ones count"))
+    return found
 
 
 def _failure(run_dir: RunDir) -> str:
@@ -347,10 +356,14 @@ def _mixed(runs: pd.DataFrame, recipes: dict[str, dict[str, Any]]) -> list[Probl
 
 
 def write_frame(results: Results, folder: Path) -> dict[str, Path]:
-    """Write ``points.parquet``, ``points.csv`` and ``runs.csv`` to ``folder``; the same results give the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {"parquet": folder / "points.parquet", "csv": folder / "points.csv", "runs": folder / "runs.csv"}
-    atomic_write(files["csv"], results.points.to_csv(index=False, lineterminator="\n").encode())
-    atomic_write(files["runs"], results.runs.to_csv(index=False, lineterminator="\n").encode())
+    """Write ``points.parquet``, ``points.csv``, ``runs.csv`` and ``problems.csv`` to ``folder``.
+
+    The same results give the same bytes.
+    """
+    names = {"parquet": "points.parquet", "csv": "points.csv", "runs": "runs.csv", "problems": "problems.csv"}
+    files = {kind: folder / name for kind, name in names.items()}
+    problems = pd.DataFrame([asdict(problem) for problem in results.problems], columns=["run", "kind", "detail"])
+    for kind, frame in (("csv", results.points), ("runs", results.runs), ("problems", problems)):
+        atomic_write(files[kind], frame.to_csv(index=False, lineterminator="\n").encode())
     atomic_write(files["parquet"], results.points.to_parquet(index=False, engine="pyarrow"))
     return files
