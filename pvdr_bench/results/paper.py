@@ -1,17 +1,40 @@
 """Numbers as published, drawn apart from ours and never part of a statistic.
 
-``results/paper/*.csv`` has the columns of :data:`COLUMNS`; success and spread in percent, as printed.
+``results/paper/*.csv`` has the columns of :data:`COLUMNS`; success and its spread are in percent, as printed. A row has
+either a success rate or a return. What a source does not say is empty.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from pvdr_bench.errors import DataError
+from pvdr_bench.errors import DataError, UsageError
 
-COLUMNS = ("task", "method", "corpus", "horizon", "success", "spread", "seeds", "table", "source", "protocol", "note")
+COLUMNS: dict[str, str] = {
+    "paper": "pvdr, apv or prelar: whose publication prints the number",
+    "task": "task's name here, or all of the publication's tasks",
+    "method": "method's name here",
+    "variant": "the row of ours that means the same: method, or method with -o",
+    "corpus": "videos of pre-training, or none",
+    "horizon": "context + future frames, where several are compared",
+    "env_steps": "simulator steps trained for",
+    "success": "success rate in percent",
+    "return": "episode return, where there is no success rate",
+    "statistic": "mean or iqm over seeds",
+    "spread": "the number behind +-",
+    "spread_kind": "what that is, as far as the publication is clear",
+    "seeds": "training seeds",
+    "table": "table or figure",
+    "source": "publication",
+    "protocol": "how it was measured",
+    "standing": "primary: the authors' own number; secondary, disputed: not to be checked against",
+    "note": "what a reader must know",
+}
+PRIMARY = "primary"
+_NUMBERS = {"env_steps": "Int64", "success": float, "return": float, "spread": float, "seeds": "Int64"}
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -23,35 +46,52 @@ def paper_folder() -> Path | None:
     return None
 
 
-def published(folder: Path | None = None) -> pd.DataFrame:
-    """All published numbers, a row each.
+def published(folder: Path | None = None, *, paper: str | None = "pvdr") -> pd.DataFrame:
+    """Published numbers, a row each.
+
+    Args:
+        paper: whose publication: ``pvdr``, ``apv`` or ``prelar``; None: all, which must not be mixed in a figure.
 
     Raises:
         DataError: the folder is missing, a column is missing, or a number is none.
+        UsageError: no such paper.
     """
     folder = folder or paper_folder()
     if folder is None or not folder.is_dir():
         raise DataError("there are no published numbers", where=str(folder or "results/paper"))
-    frames = []
-    for path in sorted(folder.glob("*.csv")):
-        frame = pd.read_csv(path, keep_default_na=False)
-        absent = [name for name in COLUMNS if name not in frame]
-        if absent:
-            raise DataError(f"columns are missing: {', '.join(absent)}", where=str(path))
-        try:
-            numbers = frame.astype({"success": float, "spread": float, "seeds": int})
-        except ValueError as error:
-            raise DataError(f"not a number: {error}", where=str(path)) from error
-        if not numbers["success"].between(0.0, 100.0).all():
-            raise DataError("a success rate is not between 0 and 100 percent", where=f"{path}: success")
-        frames.append(numbers[list(COLUMNS)])
+    frames = [_read(path) for path in sorted(folder.glob("*.csv"))]
     if not frames:
         raise DataError("there is no CSV file", where=str(folder))
-    return pd.concat(frames, ignore_index=True)
+    whole = pd.concat(frames, ignore_index=True)
+    if paper is None:
+        return whole
+    if paper not in set(whole["paper"]):
+        raise UsageError(f"there is no publication {paper!r}", where=str(folder),
+                         hint=f"there is: {', '.join(sorted(whole['paper'].unique()))}")
+    return whole[whole["paper"] == paper].reset_index(drop=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """One CSV file, checked."""
+    frame = pd.read_csv(path, keep_default_na=False, dtype=str)
+    absent = [name for name in COLUMNS if name not in frame]
+    if absent:
+        raise DataError(f"columns are missing: {', '.join(absent)}", where=str(path))
+    frame = frame[list(COLUMNS)].copy()
+    try:
+        for name, kind in _NUMBERS.items():
+            frame[name] = frame[name].replace("", np.nan).astype(float).astype(kind)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"not a number: {error}", where=f"{path}: {name}") from error
+    if not frame["success"].dropna().between(0.0, 100.0).all():
+        raise DataError("a success rate is not between 0 and 100 percent", where=f"{path}: success")
+    if not (frame["success"].notna() ^ frame["return"].notna()).all():
+        raise DataError("a row needs either a success rate or a return", where=str(path))
+    return frame
 
 
 def reported(tasks: list[str], methods: list[str] | None = None, folder: Path | None = None) -> pd.DataFrame:
-    """The published numbers of these tasks (and methods), each once, though several tables repeat it."""
+    """PVDR's published numbers of these tasks (and methods), each once, though several of its tables repeat it."""
     frame = published(folder)
     frame = frame[frame["task"].isin(tasks)]
     if methods is not None:

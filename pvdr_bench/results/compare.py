@@ -1,0 +1,309 @@
+"""Two rows against each other: the effect and its interval first, then a named test.
+
+Runs are paired by seed. One task: paired t. Several: the mean of the tasks' differences with a t interval whose
+variance is the sum of the tasks' own (tasks are strata, never resampled), degrees of freedom after Welch and
+Satterthwaite (1946); per task the p values are corrected after Holm (1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pvdr_bench.errors import UsageError
+from pvdr_bench.results.aggregates import Aggregates, aggregates_of, probability_of_improvement, scores_at
+from pvdr_bench.results.collect import Results
+from pvdr_bench.results.series import METRICS, Final, Row, rows_of
+from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, Values, stratified_bootstrap
+
+FEW_SEEDS, FEW_PAIRS = 5, 8  # warned of below
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A two-sided test of no difference.
+
+    Attributes:
+        name: ``paired t``, ``Welch t`` or, over several tasks, ``stratified paired t`` or ``stratified Welch t``.
+        statistic, df, p: NaN where the differences do not vary, as nothing is tested then.
+        p_holm: corrected over the tasks of the comparison; NaN over tasks.
+    """
+
+    name: str
+    statistic: float
+    df: float
+    p: float
+    p_holm: float = float("nan")
+
+
+@dataclass(frozen=True)
+class TaskDifference:
+    """A minus B in one task.
+
+    Attributes:
+        a, b: the scores of each row's seeds; of paired ones the same seeds in the same order.
+        difference: mean difference with its t interval.
+    """
+
+    task: str
+    a: Final
+    b: Final
+    difference: Interval
+    test: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows compared in every task that both have.
+
+    Attributes:
+        over: mean over tasks of the differences, with the stratified t interval; the task's own where there is one.
+        bootstrap: the same difference with its stratified bootstrap interval, for comparison.
+        improvement: probability that a run of A scores above one of B, mean over tasks.
+        alone: each row's own aggregates over these tasks, of all its seeds, also those without a partner.
+        warnings: what a reader must know.
+    """
+
+    a: Row
+    b: Row
+    metric: str
+    confidence: float
+    paired: bool
+    tasks: tuple[TaskDifference, ...]
+    over: Interval
+    over_test: Verdict
+    bootstrap: Interval
+    improvement: Interval
+    alone: tuple[Aggregates | None, Aggregates | None]
+    warnings: tuple[str, ...]
+
+
+def find_row(results: Results, name: str) -> Row:
+    """The row that ``variant`` or ``variant:corpus`` names.
+
+    Raises:
+        UsageError: none, or several; the message lists the candidates.
+    """
+    rows = rows_of(results)
+    found = [row for row in rows if row.variant == name]
+    if not found:
+        variant, colon, corpus = name.rpartition(":")
+        found = [row for row in rows if colon and (row.variant, row.corpus) == (variant, corpus)]
+    if len(found) == 1:
+        return found[0]
+    corpora = len({row.corpus for row in found or rows}) > 1
+    places = len({(row.scale, row.protocol_hash) for row in found or rows}) > 1
+    listed = sorted({f"{row.variant}:{row.corpus}" + (f" (scale {row.scale}, protocol {row.protocol_hash})" if places
+                                                      else "") for row in found or rows})
+    if not found:
+        raise UsageError(f"there is no row {name!r}", where=str(results.root), hint=f"there is: {', '.join(listed)}")
+    ways = " and ".join(way for way, wanted in (("name the corpus, variant:corpus", corpora),
+                                                ("choose with --scale or --protocol", places)) if wanted)
+    raise UsageError(f"{name!r} may be any of: {', '.join(listed)}", where=str(results.root), hint=ways)
+
+
+def compare_rows(results: Results, a: str, b: str, metric: str = "success", *, env_steps: int | None = None,
+                 unpaired: bool = False, threshold: float | None = 0.5, confidence: float = CONFIDENCE,
+                 repetitions: int = REPETITIONS, seed: int = 0) -> Comparison:
+    """Compare row ``a`` with row ``b``; positive differences mean that A is higher.
+
+    Args:
+        a, b: ``variant`` or ``variant:corpus``.
+        env_steps: compare at this point of the curves; None: the final evaluations.
+        unpaired: Welch's t of all seeds instead of the paired t of the seeds that both have.
+        threshold: of the steps to a threshold in ``alone``.
+
+    Raises:
+        UsageError: unknown or ambiguous names, mixed protocols, different env_steps, no common task, or too few pairs.
+    """
+    if metric not in METRICS:
+        raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
+    results.require_runs()
+    rows = find_row(results, a), find_row(results, b)
+    if rows[0] == rows[1]:
+        raise UsageError(f"{a} and {b} are the same row", hint="name two rows")
+    _require_one_protocol(results, rows)
+    scores, absent = _common_tasks(results, rows, metric, env_steps)
+    warnings = [f"{row.label} has no evaluation in {task}, so that task is left out" for row, task in absent]
+    tasks: list[TaskDifference] = []
+    for task, finals in scores.items():
+        kept, note = (finals, None) if unpaired else _pairs(task, rows, finals)
+        warnings += [note] if note else []
+        tasks.append(_difference(task, *kept, paired=not unpaired, confidence=confidence, metric=metric))
+    corrected = holm([item.test.p for item in tasks])
+    tasks = [TaskDifference(item.task, item.a, item.b, item.difference,
+                            Verdict(item.test.name, item.test.statistic, item.test.df, item.test.p, float(p)))
+             for item, p in zip(tasks, corrected, strict=True)]
+    sides = [item.a.values for item in tasks], [item.b.values for item in tasks]
+    over, over_test = (tasks[0].difference, tasks[0].test) if len(tasks) == 1 else stratified_t(
+        *sides, paired=not unpaired, confidence=confidence, bounds=_bounds(metric))
+    options: dict[str, Any] = {"confidence": confidence, "repetitions": repetitions, "seed": seed}
+    names = [item.task for item in tasks]
+    level = None if metric == "return" else threshold
+    first, second = (aggregates_of(row, results.points, names, metric, threshold=level, env_steps=env_steps, **options)
+                     for row in rows)
+    return Comparison(
+        rows[0], rows[1], metric, confidence, not unpaired, tuple(tasks), over, over_test,
+        _bootstrap(*sides, not unpaired, options), probability_of_improvement(*sides, **options), (first, second),
+        tuple(warnings + _size_warnings(tasks, not unpaired)))
+
+
+def _bounds(metric: str) -> tuple[float, float] | None:
+    """Differences of rates lie in [-1, 1]."""
+    return None if metric == "return" else (-1.0, 1.0)
+
+
+def _require_one_protocol(results: Results, rows: Sequence[Row]) -> None:
+    """Refuse rows of different protocols, scales or mixed recipes; other rows do not matter."""
+    kept = np.zeros(len(results.runs), dtype=bool)
+    for row in rows:
+        kept |= results.runs.index.isin(row.of(results.runs).index)
+    runs = results.runs[kept].reset_index(drop=True)
+    concerned = {f"{r.variant}/{r.task}/{r.corpus}/{r.scale}" for r in runs.itertuples()}
+    problems = [problem for problem in results.problems if problem.run in concerned]
+    Results(results.root, results.points, runs, problems, results.protocols).require_one_protocol()
+    scales = sorted({row.scale for row in rows})
+    if len(scales) > 1:
+        raise UsageError(f"the rows are of different scales: {', '.join(scales)}", hint="choose one with --scale")
+
+
+def _common_tasks(results: Results, rows: Sequence[Row], metric: str, env_steps: int | None,
+                  ) -> tuple[dict[str, tuple[Final, Final]], list[tuple[Row, str]]]:
+    """Scores of both rows by task, and (row, task) where one of them has none."""
+    scores: dict[str, tuple[Final, Final]] = {}
+    absent: list[tuple[Row, str]] = []
+    for task in sorted({str(task) for row in rows for task in row.of(results.runs)["task"]}):
+        first, second = (scores_at(row, results.points, task, metric, env_steps) for row in rows)
+        gone = [(row, task) for row, final in zip(rows, (first, second), strict=True) if final.values.size == 0]
+        absent += gone
+        if gone:
+            continue
+        if first.env_steps != second.env_steps:
+            raise UsageError(f"in {task} {rows[0].label} was evaluated after {first.env_steps} env_steps and "
+                             f"{rows[1].label} after {second.env_steps}", where=str(results.root),
+                             hint=f"--env-steps {min(first.env_steps, second.env_steps)} compares the curves there")
+        scores[task] = (first, second)
+    if not scores:
+        at = "final evaluations" if env_steps is None else f"evaluations after {env_steps} env_steps"
+        raise UsageError(f"{rows[0].label} and {rows[1].label} have {at} in no common task", where=str(results.root))
+    return scores, absent
+
+
+def _pairs(task: str, rows: Sequence[Row], finals: tuple[Final, Final]) -> tuple[tuple[Final, Final], str | None]:
+    """Both rows' scores at the seeds that both have, and a note on those that only one has."""
+    shared = sorted(set(finals[0].seeds) & set(finals[1].seeds))
+    if len(shared) < 2:
+        raise UsageError(f"in {task} {rows[0].label} (seeds {_list(finals[0].seeds)}) and {rows[1].label} (seeds "
+                         f"{_list(finals[1].seeds)}) have {len(shared)} seeds in common: pairs cannot be tested",
+                         hint="run the same seeds for both, or give --unpaired for Welch's t test of all seeds")
+    alone = [f"{row.label} seeds {_list(sorted(set(final.seeds) - set(shared)))}"
+             for row, final in zip(rows, finals, strict=True) if set(final.seeds) - set(shared)]
+    kept = [Final(final.env_steps, final.values[index], tuple(shared), tuple(final.episodes[i] for i in index))
+            for final in finals for index in [[final.seeds.index(one) for one in shared]]]
+    return (kept[0], kept[1]), f"{task}: without a partner, so left out: {', '.join(alone)}" if alone else None
+
+
+def _list(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds)) or "none"
+
+
+def _difference(task: str, a: Final, b: Final, *, paired: bool, confidence: float, metric: str) -> TaskDifference:
+    interval, test = stratified_t([a.values], [b.values], paired=paired, confidence=confidence, bounds=_bounds(metric))
+    return TaskDifference(task, a, b, interval, test)
+
+
+def stratified_t(a: Sequence[ArrayLike], b: Sequence[ArrayLike], *, paired: bool = True,
+                 confidence: float = CONFIDENCE, bounds: tuple[float, float] | None = (-1.0, 1.0),
+                 ) -> tuple[Interval, Verdict]:
+    """Mean over tasks of mean(A) - mean(B), with its t interval and the test of no difference.
+
+    The variance is the sum of the strata's variances of a mean, the degrees of freedom are Welch's and
+    Satterthwaite's. With one task it is the usual paired or Welch t test.
+
+    Args:
+        a, b: per task the scores of the seeds [seeds]; paired ones in the same order.
+        bounds: what the interval is clipped to; None: not clipped.
+
+    Returns:
+        An interval without bounds where a task has fewer than two pairs (or seeds), and zero width with a test of NaN
+        where no stratum varies: then nothing says how far seeds spread.
+    """
+    sides = [(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)) for x, y in zip(a, b, strict=True)]
+    strata: list[Values] = [x - y for x, y in sides] if paired else [side for pair in sides for side in pair]
+    name = ("stratified " if len(sides) > 1 else "") + ("paired t" if paired else "Welch t")
+    effect = float(np.mean([x.mean() - y.mean() for x, y in sides]))
+    n = sum(one.size for one in strata)
+    if min(one.size for one in strata) < 2:
+        return Interval(effect, None, None, n, name), Verdict(name, float("nan"), float("nan"), float("nan"))
+    unit = max(float(np.abs(side).max()) for pair in sides for side in pair)
+    variances = np.array([_variance(one, unit) for one in strata]) / len(sides) ** 2
+    error = float(np.sqrt(variances.sum()))
+    if error == 0.0:
+        return Interval(effect, effect, effect, n, name), Verdict(name, float("nan"), float("nan"), float("nan"))
+    from scipy.stats import t  # half a second to import
+
+    df = float(variances.sum() ** 2 / (variances ** 2 / [one.size - 1 for one in strata]).sum())
+    half = float(t.ppf(0.5 + confidence / 2.0, df)) * error
+    low, high = effect - half, effect + half
+    if bounds is not None:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    return (Interval(effect, min(low, effect), max(high, effect), n, name),
+            Verdict(name, effect / error, df, float(2.0 * t.sf(abs(effect) / error, df))))
+
+
+def _variance(values: Values, unit: float) -> float:
+    """Variance of the mean; zero where values of this size are equal up to rounding (0.9 - 0.8 and 0.5 - 0.4)."""
+    return 0.0 if np.ptp(values) <= 1e-12 * unit else float(values.var(ddof=1)) / values.size
+
+
+def holm(p_values: ArrayLike) -> Values:
+    """Holm's step-down correction (1979): adjusted p values, [tests] -> [tests], in the given order.
+
+    A NaN (nothing was tested) counts as a test that found nothing, which can only raise the others, and stays NaN.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(np.where(np.isnan(p), np.inf, p), kind="stable")
+    steps = np.where(np.isnan(p), 1.0, p)[order] * np.arange(p.size, 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return np.where(np.isnan(p), np.nan, adjusted)
+
+
+def _bootstrap(a: Sequence[Values], b: Sequence[Values], paired: bool, options: dict[str, Any]) -> Interval:
+    """The mean difference with its stratified bootstrap interval; pairs are drawn as pairs."""
+    if paired:
+        return stratified_bootstrap([x - y for x, y in zip(a, b, strict=True)], **options)
+    strata = [array for x, y in zip(a, b, strict=True) for array in (x, y)]
+
+    def difference(sample: Sequence[Values]) -> Values:
+        return np.asarray(np.mean([x.mean(axis=-1) - y.mean(axis=-1)
+                                   for x, y in zip(sample[::2], sample[1::2], strict=True)], axis=0))
+
+    return stratified_bootstrap(strata, statistic=difference, **options)
+
+
+def _size_warnings(tasks: Sequence[TaskDifference], paired: bool) -> list[str]:
+    """What few seeds, few pairs and unequal episodes mean."""
+    fewest = min(min(item.a.values.size, item.b.values.size) for item in tasks)
+    warnings = []
+    if fewest < FEW_SEEDS:
+        warnings.append(f"{fewest} seed{'s' * (fewest != 1)}: below {FEW_SEEDS} an interval says little more than that "
+                        "seeds are few")
+    if paired and fewest < FEW_PAIRS:
+        smallest = 2.0 ** (1 - fewest)
+        family = f", and {min(smallest * len(tasks), 1.0):.2g} after Holm over {len(tasks)} tasks" * (len(tasks) > 1)
+        warnings.append(f"{fewest} pairs: below {FEW_PAIRS} the test rests on differences that are normal, and no rank "
+                        f"test can stand in for it: the smallest p that an exact two-sided signed-rank test can reach "
+                        f"is {smallest:.2g}{family}")
+    episodes = sorted({n for item in tasks for final in (item.a, item.b) for n in final.episodes})
+    if len(episodes) > 1:
+        warnings.append(f"evaluation episodes per seed differ: {', '.join(map(str, episodes))}")
+    flat = [item.task for item in tasks if item.difference.known and np.isnan(item.test.p)]
+    if flat:
+        warnings.append(f"the differences do not vary in {', '.join(flat)}: an interval of zero width is not "
+                        "certainty, and there is nothing to test")
+    return warnings
