@@ -21,6 +21,7 @@ class Name(StrEnum):
     env = "env"
     step = "step"
     dynamics = "dynamics"
+    coverage = "coverage"
 
 
 HELP = {
@@ -29,6 +30,7 @@ HELP = {
     Name.env: "env_steps per second by number of worker processes",
     Name.step: "training steps per second, FLOP/s and share of the matrix-product peak, by stage",
     Name.dynamics: "the pre-trained model on held-out videos: roll-outs, inverse dynamics of z, does planning help",
+    Name.coverage: "how often the intervals over seeds hold the truth, simulated",
 }
 
 
