@@ -80,10 +80,10 @@ def test_overrides_choose_variants_and_protocols(tmp_path: Path) -> None:
             run(*words, *wrong)
 
 
-def test_plot_writes_three_files(grid: Path, tmp_path: Path) -> None:
+def test_plot_writes_its_files_and_refuses_options_of_another_kind(grid: Path, tmp_path: Path) -> None:
     told = json.loads(run("plot", "--results", str(grid), "--out", str(tmp_path / "fig.pdf"), "--json",
                           "--reported", "pvdr", "--individual"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fig.pdf", "fig.png", "fig.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fig.pdf", "fig.png", "fig.svg", "fig.txt"]
     assert told["caption"] + "\n" == (tmp_path / "fig.txt").read_text() and "Thin lines" in told["caption"]
     assert "pvdr/reach/metaworld/cpu/seed-3: failed, boom" in told["caption"]
 
@@ -101,6 +101,8 @@ def test_table_in_all_formats(grid: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("words", "message"), [
     (["table", "--format", "html"], "no table format"), (["table", "--metric", "speed"], "no metric"),
     (["plot", "--methods", "nobody"], "there is: "), (["plot", "--seeds", "x"], "not a list"),
+    (["plot", "--kind", "bars", "--axis", "time"], "--axis says nothing about --kind bars"),
+    (["plot", "--kind", "sweep"], "needs the key"), (["plot", "--key", "lr"], "--key says nothing about --kind curves"),
     (["table", "--reported", "stg"], "no number is reported"), (["table", "--statistic", "mode"], "no statistic"),
     (["plot", "--confidence", "95"], "confidence"), (["video", "nowhere"], "holds no run"),
 ])

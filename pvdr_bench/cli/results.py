@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pvdr_bench.results.collect import Results
+    from pvdr_bench.results.figures import Plot
 
 Methods = Annotated[str | None, typer.Option("--methods", "--method", "-m", metavar="A,B", help="Variants; all.")]
 Tasks = Annotated[str | None, typer.Option("--tasks", "--task", "-t", metavar="X,Y", help="Tasks; default: all.")]
@@ -31,6 +33,38 @@ Confidence = Annotated[float, typer.Option("--confidence", help="Level of the in
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Show several protocols, each in rows of its own.")]
 Reported = Annotated[str | None, typer.Option("--reported", help="Also show the numbers that PVDR's paper reports for "
                                               "these methods, A,B; drawn apart, in no statistic.")]
+Paper = Annotated[bool, typer.Option("--paper", help="The same for every method that the paper has numbers of.")]
+
+
+class Kind(StrEnum):
+    """What a figure shows."""
+
+    curves = "curves"
+    bars = "bars"
+    profile = "profile"
+    aggregates = "aggregates"
+    sweep = "sweep"
+
+
+KINDS = {Kind.curves: "learning curves", Kind.bars: "final scores", Kind.profile: "share of runs above each score",
+         Kind.aggregates: "mean, IQM, optimality gap, area under the curve", Kind.sweep: "final score against --key"}
+
+
+class Axis(StrEnum):
+    """What learning curves are drawn against."""
+
+    env_steps = "env_steps"
+    time = "time"
+    gpu = "gpu"
+
+
+class Width(StrEnum):
+    """How wide a figure is."""
+
+    auto = "auto"
+    single = "single"
+    double = "double"
+
 
 
 def _select(results: Path | None, methods: str | None, tasks: str | None, seeds: str | None, scale: str | None,
@@ -84,18 +118,20 @@ def _hashes(found: Results, overrides: list[str]) -> list[str] | None:
     return kept
 
 
-def _reported(names: str | None, results: Results) -> pd.DataFrame | None:
-    if names is None:
+def _reported(names: str | None, every: bool, results: Results) -> pd.DataFrame | None:
+    """Published numbers to be drawn apart: of the methods named, or of all that the paper has."""
+    if names is None and not every:
         return None
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
     from pvdr_bench.results.paper import published, reported
 
-    tasks, methods = sorted(map(str, results.runs["task"].unique())), list(split_names(names))
+    tasks = sorted(map(str, results.runs["task"].unique()))
+    methods = None if every else list(split_names(names))
     found = reported(tasks, methods)
     if found.empty:
         known = published()
-        raise UsageError(f"no number is reported for {', '.join(methods)} on {', '.join(tasks)}",
+        raise UsageError(f"no number is reported for {', '.join(methods or ['any method'])} on {', '.join(tasks)}",
                          hint=f"there is: {', '.join(sorted(known['method'].unique()))} on "
                               f"{', '.join(sorted(known['task'].unique()))}")
     return found
@@ -148,27 +184,65 @@ def aggregate(
 def plot(
     methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
     protocol: Protocol = None, override: Overrides = None, results: Folder = None,
+    kind: Annotated[Kind, typer.Option("--kind", help="; ".join(f"{k}: {text}" for k, text in KINDS.items()))] =
+    Kind.curves,
     metric: Metric = "success", confidence: Confidence = 0.95,
-    out: Annotated[Path | None, typer.Option("--out", help="Without suffix; default: RESULTS/figures/METRIC.")] = None,
-    individual: Annotated[bool, typer.Option("--individual", help="Draw every seed as a thin line too.")] = False,
-    reported: Reported = None, allow_mixed: Mixed = False, json_: Json = False,
+    axis: Annotated[Axis, typer.Option("--axis", help="Of curves: env_steps, time (hours of training) or gpu "
+                                                      "(GPU-hours).")] = Axis.env_steps,
+    key: Annotated[str | None, typer.Option("--key", help="Of a sweep: the method's key that was varied.")] = None,
+    threshold: Annotated[float, typer.Option("--threshold", help="Of aggregates: the score to reach.")] = 0.5,
+    width: Annotated[Width, typer.Option("--width", help="single or double: a column or a page of a two-column "
+                                                         "paper.")] = Width.auto,
+    out: Annotated[Path | None, typer.Option("--out", help="Without suffix; default: RESULTS/figures/KIND-METRIC "
+                                                           "(of curves: METRIC).")] = None,
+    individual: Annotated[bool, typer.Option("--individual", help="Curves: draw every seed as a thin line "
+                                                                  "too.")] = False,
+    reported: Reported = None, paper: Paper = False, allow_mixed: Mixed = False, json_: Json = False,
 ) -> None:
-    """Draw learning curves, PDF and PNG, with the caption that belongs to them."""
-    from pvdr_bench.results.figures import plot_curves, save
+    """Draw figures as PDF, SVG and PNG, with the caption that belongs to them."""
+    from pvdr_bench.results.figures import save
 
     found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
-    figure = plot_curves(found, metric, confidence=confidence, individual=individual, allow_mixed=allow_mixed,
-                         reported=_reported(reported, found))
-    stem = out or found.root / "figures" / metric
-    files = save(figure, stem.with_suffix("") if stem.suffix in (".pdf", ".png", ".txt") else stem)
+    common = {"metric": metric, "confidence": confidence, "allow_mixed": allow_mixed, "width": width.value}
+    printed = _reported(reported, paper, found)
+    figure = _draw(found, kind, common, axis=axis, key=key, threshold=threshold, individual=individual,
+                   reported=printed)
+    stem = out or found.root / "figures" / (metric if kind is Kind.curves else f"{kind.value}-{metric}")
+    files = save(figure, stem.with_suffix("") if stem.suffix in (".pdf", ".svg", ".png", ".txt") else stem)
     if json_:
-        typer.echo(json.dumps({"files": {kind: str(path) for kind, path in files.items()}, "caption": figure.caption,
+        typer.echo(json.dumps({"files": {name: str(path) for name, path in files.items()}, "caption": figure.caption,
                                "problems": _problems(found)}))
         return
     typer.echo(figure.caption)
     typer.echo()
     for path in files.values():
         typer.echo(str(path))
+
+
+def _draw(found: Results, kind: Kind, common: dict[str, Any], *, axis: Axis, key: str | None, threshold: float,
+          individual: bool, reported: pd.DataFrame | None) -> Plot:
+    """The figure of a kind; an option of another kind is refused, not ignored."""
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.results import figures
+
+    given = {"--axis": axis is not Axis.env_steps, "--individual": individual, "--key": key is not None,
+             "--threshold": threshold != 0.5, "--reported": reported is not None}
+    fits = {Kind.curves: ("--axis", "--individual", "--reported"), Kind.bars: ("--reported",),
+            Kind.aggregates: ("--threshold",), Kind.sweep: ("--key",)}.get(kind, ())
+    wrong = [name for name, there in given.items() if there and name not in fits]
+    if wrong:
+        raise UsageError(f"{', '.join(wrong)} says nothing about --kind {kind.value}", where="plot")
+    if kind is Kind.sweep:
+        if key is None:
+            raise UsageError("a sweep needs the key that was varied", where="--key", hint="for example --key lambda1")
+        return figures.plot_sweep(found, key, **common)
+    if kind is Kind.curves:
+        return figures.plot_curves(found, axis=axis.value, individual=individual, reported=reported, **common)
+    if kind is Kind.bars:
+        return figures.plot_bars(found, reported=reported, **common)
+    if kind is Kind.aggregates:
+        return figures.plot_aggregates(found, threshold=threshold, **common)
+    return figures.plot_profile(found, **common)
 
 
 def table(
@@ -178,7 +252,7 @@ def table(
     format_: Annotated[str, typer.Option("--format", help="md, csv or tex (booktabs).")] = "md",
     statistic: Annotated[str, typer.Option("--statistic", help="Over all tasks: mean or iqm.")] = "mean",
     out: Annotated[Path | None, typer.Option("--out", help="File; default: the terminal.")] = None,
-    reported: Reported = None, allow_mixed: Mixed = False, json_: Json = False,
+    reported: Reported = None, paper: Paper = False, allow_mixed: Mixed = False, json_: Json = False,
 ) -> None:
     """Print or write the final evaluations with intervals; bold only where the intervals say so."""
     from pvdr_bench.errors import UsageError
@@ -190,7 +264,7 @@ def table(
                          hint=f"there is: {', '.join(FORMATS)}")
     found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
     built = build_table(found, metric, confidence=confidence, statistic=statistic, allow_mixed=allow_mixed,
-                        reported=_reported(reported, found))
+                        reported=_reported(reported, paper, found))
     text = FORMATS[format_](built)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,171 @@
+"""Sensitivity: the final score against one key's value, from a method and its variants ``method@key=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pvdr_bench.catalog.catalog import split_variant
+from pvdr_bench.errors import UsageError
+from pvdr_bench.results.collect import Results
+from pvdr_bench.results.figures.style import (
+    Plot,
+    Width,
+    close_caption,
+    draw_legend,
+    looks_of,
+    make_panels,
+    metric_label,
+    rate_axis,
+    require,
+    style,
+    tasks_of,
+)
+from pvdr_bench.results.series import METRICS, Row, bounds_of, final_interval, rows_of
+from pvdr_bench.results.stats import CONFIDENCE
+from pvdr_bench.runs.directory import RunDir
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DECADES = 1.2  # values further apart are drawn on a logarithmic axis
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys of a nested mapping, dotted, with their values."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def key_value(config: dict[str, Any], key: str) -> Any:
+    """The value of ``key``, dotted or its last part alone.
+
+    Raises:
+        UsageError: no key, or several, end in ``key``.
+    """
+    found = {name: value for name, value in leaves(config) if name == key or name.endswith(f".{key}")}
+    if len(found) != 1:
+        raise UsageError(f"{len(found) or 'no'} keys of the method are called {key}", where="--key",
+                         hint=f"give one of {', '.join(found)}" if found else "see: pvdr-bench describe METHOD")
+    return next(iter(found.values()))
+
+
+def swept(results: Results, key: str) -> dict[Row, Any]:
+    """Rows that differ from their method in ``key`` alone, and the methods themselves, with the key's value.
+
+    Raises:
+        UsageError: no method has two values of ``key``.
+    """
+    out: dict[Row, Any] = {}
+    for row in rows_of(results):
+        changed = [change.partition("=")[0] for change in split_variant(row.variant)[1]]
+        if row.reference or any(name.rpartition(".")[2] != key.rpartition(".")[2] for name in changed):
+            continue
+        run = RunDir(results.root / str(row.of(results.runs)["path"].iloc[0])).read_run()
+        config = run["spec"].get("config", {}) if run else {}
+        if changed or any(name == key or name.endswith(f".{key}") for name, _ in leaves(config)):
+            out[row] = key_value(config, key)
+    groups: dict[tuple[str, str], set[str]] = {}
+    for row, value in out.items():
+        groups.setdefault((split_variant(row.variant)[0], row.corpus), set()).add(str(value))
+    kept = {row: value for row, value in out.items() if len(groups[split_variant(row.variant)[0], row.corpus]) > 1}
+    if not kept:
+        raise UsageError(f"no method was run with two values of {key}", where=str(results.root),
+                         hint=f"run one with -o {key}=VALUE")
+    return kept
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method on one corpus, at several values of the key.
+
+    Attributes:
+        points: (value, row), by value.
+    """
+
+    label: str
+    points: tuple[tuple[Any, Row], ...]
+
+
+def lines_of(rows: dict[Row, Any]) -> list[Line]:
+    """Rows grouped by method and corpus; values that are numbers are sorted as numbers, others as text."""
+    groups: dict[tuple[str, str], list[tuple[Any, Row]]] = {}
+    for row, value in rows.items():
+        groups.setdefault((split_variant(row.variant)[0], row.corpus), []).append((value, row))
+    sort = float if is_numeric(rows.values()) else str
+    return [Line(method if corpus == "none" else f"{method} ({corpus})",
+                 tuple(sorted(members, key=lambda pair: sort(pair[0]))))
+            for (method, corpus), members in groups.items()]
+
+
+def is_numeric(values: Iterable[Any]) -> bool:
+    """Whether all values can stand on a numeric axis."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def plot_sweep(results: Results, key: str, metric: str = "success", *, confidence: float = CONFIDENCE,
+               allow_mixed: bool = False, width: Width = "auto") -> Plot:
+    """Draw one panel per task: final score against the value of ``key``, a line per method and corpus.
+
+    Raises:
+        UsageError: protocols are mixed, or no method was run with two values of ``key``.
+    """
+    require(results, metric, allow_mixed)
+    rows, tasks = swept(results, key), tasks_of(results)
+    lines = lines_of(rows)
+    order = None if is_numeric(rows.values()) else sorted(set(map(str, rows.values())))
+    looks = looks_of([line.points[0][1] for line in lines])
+    with style():
+        figure, panels, columns = make_panels(tasks, width, sharey=metric != "return")
+        for index, (task, ax) in enumerate(zip(tasks, panels, strict=True)):
+            for line in lines:
+                _draw(ax, line, order, results.points, task, metric, confidence, looks[line.points[0][1]])
+            _scale(ax, rows.values(), order)
+            if metric != "return":
+                rate_axis(ax)
+            ax.grid(visible=True, zorder=0)
+            if index % columns == 0:
+                ax.set_ylabel(metric_label(metric))
+            if index + columns >= len(tasks):
+                ax.set_xlabel(key)
+        draw_legend(figure, panels)
+    return Plot(figure, _caption(results, key, metric, confidence, lines))
+
+
+def _draw(ax: Axes, line: Line, order: list[str] | None, frame: pd.DataFrame, task: str, metric: str,
+          confidence: float, look: tuple[Any, str]) -> None:
+    """Means joined by a line, each with its interval."""
+    points = [(value if order is None else order.index(str(value)),
+               final_interval(row, frame, task, metric, confidence=confidence)[1]) for value, row in line.points]
+    points = [(x, interval) for x, interval in points if interval.n]
+    color, marker = look
+    ax.plot([x for x, _ in points], [interval.value for _, interval in points], color=color, marker=marker,
+            label=line.label, zorder=4, clip_on=False)
+    for x, interval in points:
+        if interval.low is not None and interval.high is not None:
+            ax.vlines(x, interval.low, interval.high, color=color, linewidth=1.0, zorder=3)
+
+
+def _scale(ax: Axes, values: Iterable[Any], order: list[str] | None) -> None:
+    """Logarithmic where values lie far apart; names where they are no numbers."""
+    if order is not None:
+        ax.set_xticks(range(len(order)), order)
+        return
+    low, high = min(values), max(values)
+    if low > 0 and np.log10(high / low) > _DECADES:
+        ax.set_xscale("log")
+
+
+def _caption(results: Results, key: str, metric: str, confidence: float, lines: list[Line]) -> str:
+    clipped = "" if bounds_of(metric) is None else ", clipped to [0, 1]"
+    values = "; ".join(f"{line.label}: {', '.join(str(value) for value, _ in line.points)}" for line in lines)
+    return close_caption([f"Final {METRICS[metric]} against {key} ({values}); all other keys as in the method. Points: "
+                          f"mean over seeds; lines: {100 * confidence:g} % Student t interval over seeds{clipped}."],
+                         results)
