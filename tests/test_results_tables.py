@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 
 from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.results.aggregate_table import build_aggregate_table
 from pvdr_bench.results.collect import collect
 from pvdr_bench.results.figures import all_tasks_curve, plot_curves, save, task_curve
 from pvdr_bench.results.paper import published, reported
@@ -253,6 +254,32 @@ def test_broken_published_numbers_are_refused(tmp_path: Path, column: str | None
     frame.to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(DataError, match=words):
         published(tmp_path)
+
+
+def test_aggregates_equal_hand_computed_ones(tmp_path: Path) -> None:
+    for task, shift in (("reach", 0.0), ("window-open", 0.1)):
+        for seed, top in enumerate((0.4, 0.6, 0.8)):
+            make_run(tmp_path, [0.0, top / 2 + shift, top + shift], variant="ppo", task=task, seed=seed)
+            make_run(tmp_path, [0.0, 0.1, 0.1], variant="pvdr", corpus="metaworld", task=task, seed=seed)
+    make_run(tmp_path, [0.0, 0.1, 0.1], variant="pvdr-scratch", task="reach")
+    table = build_aggregate_table(collect(tmp_path), threshold=0.5, repetitions=400)
+    frame = to_frame(table).set_index(["variant", "statistic"])
+    ppo = frame.loc["ppo"]["value"]
+    finals = np.array([0.4, 0.6, 0.8, 0.5, 0.7, 0.9])
+    assert ppo["mean"] == pytest.approx(finals.mean()) and ppo["optimality gap"] == pytest.approx(1 - finals.mean())
+    assert ppo["IQM"] == pytest.approx(np.sort(finals)[1:5].mean())
+    areas = [(0.0 + m) / 4 + (m + f) / 4 for m, f in
+             ((0.2, 0.4), (0.3, 0.6), (0.4, 0.8), (0.3, 0.5), (0.4, 0.7), (0.5, 0.9))]  # two trapezoids, equally wide
+    assert ppo["area under the curve"] == pytest.approx(np.mean(areas))
+    assert ppo["runs that reach 50 %"] == pytest.approx(5 / 6) and ppo["env_steps to 50 %"] == 24000
+    assert set(frame["task"]) == {"all tasks"} and np.isinf(frame.loc[("pvdr", "env_steps to 50 %"), "value"])
+    text = to_markdown(table)
+    assert "| **60.0" not in text and "**65.0**" in text and "never" in text  # bold where nothing overlaps
+    assert "pvdr-scratch: no final evaluation in every task" in " ".join(table.notes).lower()
+    bold = frame["bold"]
+    assert bold[("ppo", "optimality gap")] and not bold[("pvdr", "optimality gap")]  # less is better
+    with pytest.raises(UsageError, match="no aggregates"):
+        build_aggregate_table(collect(tmp_path), "return")
 
 
 def test_latex_is_escaped() -> None:

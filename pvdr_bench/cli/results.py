@@ -159,7 +159,10 @@ def aggregate(
         "--publish", metavar="DIR", help="Also copy finished runs to DIR, without checkpoints and hosts.")] = None,
     json_: Json = False,
 ) -> None:
-    """Write all results as one tidy frame, parquet and CSV: a row per run and evaluation point."""
+    """Write all results as one tidy frame, parquet and CSV: a row per run and evaluation point; and what is missing.
+
+    Runs whose files are as they were the last time are not read again.
+    """
     from pvdr_bench.results.collect import write_frame
     from pvdr_bench.results.publish import publish
 
@@ -169,11 +172,11 @@ def aggregate(
     if json_:
         typer.echo(json.dumps({
             "files": {kind: str(path) for kind, path in files.items()}, "runs": len(found.runs),
-            "points": len(found.points), "protocols": found.protocols, "problems": _problems(found),
+            "read": found.read, "points": len(found.points), "protocols": found.protocols, "problems": _problems(found),
             "published": [str(path) for path in copies]}))
         return
     typer.echo(f"{len(found.points)} evaluation points of {len(found.runs)} runs; protocols (by hash): "
-               f"{', '.join(found.protocols) or 'none'}")
+               f"{', '.join(found.protocols) or 'none'}; new or changed since the last time: {found.read}")
     for path in files.values():
         typer.echo(str(path))
     if published:
@@ -251,11 +254,16 @@ def table(
     metric: Metric = "success", confidence: Confidence = 0.95,
     format_: Annotated[str, typer.Option("--format", help="md, csv or tex (booktabs).")] = "md",
     statistic: Annotated[str, typer.Option("--statistic", help="Over all tasks: mean or iqm.")] = "mean",
+    aggregates: Annotated[bool, typer.Option("--aggregates", help="Columns are mean, IQM, optimality gap, area under "
+                                                                  "the curve and steps to --threshold, of all "
+                                                                  "tasks.")] = False,
+    threshold: Annotated[float, typer.Option("--threshold", help="Of --aggregates: the score to reach.")] = 0.5,
     out: Annotated[Path | None, typer.Option("--out", help="File; default: the terminal.")] = None,
     reported: Reported = None, paper: Paper = False, allow_mixed: Mixed = False, json_: Json = False,
 ) -> None:
     """Print or write the final evaluations with intervals; bold only where the intervals say so."""
     from pvdr_bench.errors import UsageError
+    from pvdr_bench.results.aggregate_table import build_aggregate_table
     from pvdr_bench.results.tables import FORMATS, build_table
     from pvdr_bench.runs.files import atomic_write
 
@@ -263,8 +271,15 @@ def table(
         raise UsageError(f"there is no table format {format_!r}", where="--format",
                          hint=f"there is: {', '.join(FORMATS)}")
     found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
-    built = build_table(found, metric, confidence=confidence, statistic=statistic, allow_mixed=allow_mixed,
-                        reported=_reported(reported, paper, found))
+    printed = _reported(reported, paper, found)
+    if aggregates:
+        if printed is not None:
+            raise UsageError("published numbers are of single tasks, and have no aggregates", where="--aggregates")
+        built = build_aggregate_table(found, metric, threshold=threshold, confidence=confidence,
+                                      allow_mixed=allow_mixed)
+    else:
+        built = build_table(found, metric, confidence=confidence, statistic=statistic, allow_mixed=allow_mixed,
+                            reported=printed)
     text = FORMATS[format_](built)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

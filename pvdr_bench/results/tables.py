@@ -1,11 +1,13 @@
-"""Final success rates as Markdown, CSV and LaTeX (booktabs): rows are methods, columns are tasks.
+"""Final success rates as Markdown, CSV and LaTeX (booktabs): rows are methods, columns are tasks, or aggregates.
 
-A number is bold only where its interval lies wholly above those of all other learned rows at the same env_steps.
+A number is bold only where its interval lies wholly above those of all other learned rows at the same env_steps
+(below them, where less is better).
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -47,12 +49,16 @@ class Table:
     """A finished table; ``cells[row, column]`` is None where there is nothing to show.
 
     Attributes:
+        units: of each column: percent, number or env_steps.
+        statistics: of each column: mean, or what it is of all tasks.
         reported: published numbers of the same tasks, shown apart.
         notes: runs that are not, or not wholly, in it.
     """
 
     metric: str
     columns: tuple[str, ...]
+    units: tuple[str, ...]
+    statistics: tuple[str, ...]
     rows: tuple[Row, ...]
     cells: dict[tuple[Row, str], Cell | None]
     caption: str
@@ -85,16 +91,18 @@ def build_table(results: Results, metric: str = "success", *, confidence: float 
         for row in rows:
             final, interval = final_interval(row, results.points, task, metric, confidence=confidence)
             cells[row, task] = Cell(interval, final.env_steps, final.episodes) if final.values.size else None
-    columns = tuple(tasks)
+    columns, statistics = tuple(tasks), ("mean",) * len(tasks)
     if len(tasks) > 1:
-        columns += (ALL,)
+        columns, statistics = (*columns, ALL), (*statistics, statistic)
         for row in rows:
             cells[row, ALL] = _over_all(row, results, tasks, metric, statistic, confidence, repetitions, bootstrap_seed)
     for column in columns:
-        _mark_bold(cells, rows, column)
+        mark_bold(cells, rows, column)
     caption = _caption(results, metric, confidence, statistic if len(tasks) > 1 else None, cells)
-    notes = tuple(_excluded(rows, results, tasks)) + tuple(left_out(results))
-    return Table(metric, columns, rows, cells, caption, notes, pd.DataFrame() if reported is None else reported)
+    notes = tuple(excluded(rows, results, tasks)) + tuple(left_out(results))
+    units = ("number" if metric == "return" else "percent",) * len(columns)
+    return Table(metric, columns, units, statistics, rows, cells, caption, notes,
+                 pd.DataFrame() if reported is None else reported)
 
 
 def _over_all(row: Row, results: Results, tasks: list[str], metric: str, statistic: str, confidence: float,
@@ -108,18 +116,26 @@ def _over_all(row: Row, results: Results, tasks: list[str], metric: str, statist
     return Cell(interval, budgets.pop() if len(budgets) == 1 else 0, tuple(n for f in finals for n in f.episodes))
 
 
-def _mark_bold(cells: dict[tuple[Row, str], Cell | None], rows: Iterable[Row], column: str) -> None:
-    """Bold the one learned row that is clearly above all others, if budgets and protocols are the same."""
+def mark_bold(cells: dict[tuple[Row, str], Cell | None], rows: Iterable[Row], column: str,
+              less_is_better: bool = False) -> None:
+    """Bold the one learned row that is clearly better than all others, if budgets and protocols are the same."""
     shown = [(row, cell) for row in rows if not row.reference and (cell := cells[row, column]) is not None]
     if len({(cell.env_steps, row.protocol_hash) for row, cell in shown}) != 1:
         return
-    winner = clear_winner([cell.interval for _, cell in shown])
+    intervals = [cell.interval for _, cell in shown]
+    winner = clear_winner([negated(interval) for interval in intervals] if less_is_better else intervals)
     if winner is not None:
         row, cell = shown[winner]
         cells[row, column] = Cell(cell.interval, cell.env_steps, cell.episodes, bold=True)
 
 
-def _excluded(rows: Iterable[Row], results: Results, tasks: list[str]) -> Iterable[str]:
+def negated(interval: Interval) -> Interval:
+    """The interval of the negative value."""
+    low, high = (None if bound is None else -bound for bound in (interval.high, interval.low))
+    return Interval(-interval.value, low, high, interval.n, interval.method)
+
+
+def excluded(rows: Iterable[Row], results: Results, tasks: list[str]) -> Iterable[str]:
     """Seeds that are done, but at another env_steps than their row shows."""
     for row in rows:
         for task in tasks:
@@ -149,19 +165,21 @@ def _caption(results: Results, metric: str, confidence: float, over: str | None,
     return " ".join(sentences + caption_facts(results))
 
 
-def _number(value: float, metric: str) -> str:
-    return f"{value:.2f}" if metric == "return" else f"{100 * value:.1f}"
+def _number(value: float, unit: str) -> str:
+    if math.isinf(value):
+        return "never"
+    return {"percent": f"{100 * value:.1f}", "env_steps": f"{value:,.0f}"}.get(unit, f"{value:.2f}")
 
 
-def _text(cell: Cell | None, metric: str) -> tuple[str, str, str]:
+def _text(cell: Cell | None, unit: str) -> tuple[str, str, str]:
     """The cell's value, its interval, and its n; "-" where there is none."""
     if cell is None:
         return "-", "", ""
     interval = cell.interval
     span = "no interval"
     if interval.low is not None and interval.high is not None:
-        span = f"[{_number(interval.low, metric)}, {_number(interval.high, metric)}]"
-    return _number(interval.value, metric), span, f"n = {interval.n}"
+        span = f"[{_number(interval.low, unit)}, {_number(interval.high, unit)}]"
+    return _number(interval.value, unit), span, f"n = {interval.n}"
 
 
 def _reported_line(record: dict[str, object]) -> str:
@@ -181,9 +199,9 @@ def to_markdown(table: Table) -> str:
     lines = ["| method | " + " | ".join(table.columns) + " |", "| --- |" + " ---: |" * len(table.columns)]
     for row in table.rows:
         texts = []
-        for column in table.columns:
+        for column, unit in zip(table.columns, table.units, strict=True):
             cell = table.cells[row, column]
-            value, span, n = _text(cell, table.metric)
+            value, span, n = _text(cell, unit)
             value = f"**{value}**" if cell is not None and cell.bold else value
             texts.append(" ".join(part for part in (value, span, f"({n})" if n else "") if part))
         lines.append(f"| {row.label} | " + " | ".join(texts) + " |")
@@ -200,13 +218,14 @@ def to_frame(table: Table) -> pd.DataFrame:
     """A row per cell: full precision, for other programs. Reported numbers have ``kind`` reported, as fractions."""
     records = []
     for row in table.rows:
-        for column in table.columns:
+        for column, statistic in zip(table.columns, table.statistics, strict=True):
             cell = table.cells[row, column]
             if cell is not None:
                 i = cell.interval
                 records.append({
                     "kind": "reference" if row.reference else "measured", "variant": row.variant, "corpus": row.corpus,
-                    "scale": row.scale, "protocol_hash": row.protocol_hash, "task": column, "metric": table.metric,
+                    "scale": row.scale, "protocol_hash": row.protocol_hash,
+                    "task": ALL if column == statistic else column, "metric": table.metric, "statistic": statistic,
                     "value": i.value, "low": i.low, "high": i.high, "n": i.n, "interval": i.method,
                     "env_steps": cell.env_steps, "episodes": spread_of(list(cell.episodes)), "bold": cell.bold,
                     "source": "",
@@ -214,7 +233,8 @@ def to_frame(table: Table) -> pd.DataFrame:
     for record in table.reported.to_dict("records"):
         records.append({
             "kind": "reported", "variant": record["method"], "corpus": record["corpus"], "scale": "",
-            "protocol_hash": "", "task": record["task"], "metric": "success", "value": record["success"] / 100.0,
+            "protocol_hash": "", "task": record["task"], "metric": "success", "statistic": "mean",
+            "value": record["success"] / 100.0,
             "low": None, "high": None, "n": record["seeds"], "interval": "", "env_steps": 0, "episodes": "",
             "bold": False, "source": f"{record['source']}, {record['table']}; {record['protocol']}",
         })
@@ -245,9 +265,9 @@ def to_latex(table: Table) -> str:
             lines.append(r"\midrule")
         was_reference = row.reference
         texts = []
-        for column in table.columns:
+        for column, unit in zip(table.columns, table.units, strict=True):
             cell = table.cells[row, column]
-            value, span, n = _text(cell, table.metric)
+            value, span, n = _text(cell, unit)
             value = rf"\textbf{{{value}}}" if cell is not None and cell.bold else value.replace("-", "--", 1)\
                 if cell is None else value
             texts.append(" ".join(part for part in (value, rf"{{\scriptsize {span}, ${n}$}}" if n else "") if part))
