@@ -70,8 +70,8 @@ def _caption(results: Results, metric: str, tasks: list[str], threshold: float, 
     sentences = [
         f"{METRICS[metric].capitalize()} over {len(tasks)} tasks ({', '.join(tasks)}), percent and env_steps, with "
         f"{100 * confidence:g} % stratified bootstrap intervals (whole runs resampled within tasks). Mean: of the "
-        "tasks' means. IQM: interquartile mean of all runs. Optimality gap: mean shortfall from 100 %; less is better. Area: "
-        "under the learning curve, divided by its range. "
+        "tasks' means. IQM: interquartile mean of all runs. Optimality gap: mean shortfall from 100 %; less is better. "
+        "Area: under the learning curve, divided by its range. "
         f"env_steps to {level}: median over runs of the first evaluation that reaches it; never: half do not.",
         "Bold: the interval lies wholly on the better side of those of all other learned rows.",
         f"Evaluated after {spread_of(budgets)} env_steps" + ("; the budgets differ, compare with care."
