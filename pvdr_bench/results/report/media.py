@@ -1,0 +1,79 @@
+"""Videos and plan strips of runs, embedded as far as a cap allows; what is left out is said."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif", ".png": "image/png", ".jpg": "image/jpeg",
+         ".jpeg": "image/jpeg"}
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A file of a run's ``videos/``: embedded, or left out for a reason.
+
+    Attributes:
+        run: run directory below the results folder.
+        data: base64, or None where it was left out.
+        why: the reason, empty where it is embedded.
+    """
+
+    run: str
+    name: str
+    type: str
+    size: int
+    data: str | None
+    why: str
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Videos and pictures below a run's ``videos/``, by name; hidden files and links are not looked at."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in TYPES and path.is_file()
+                  and not path.is_symlink() and not path.name.startswith("."))
+
+
+def embed(root: Path, runs: Sequence[str], *, total: int, each: int) -> list[Medium]:
+    """Embed the first file of every run, then the second, and so on, while they fit.
+
+    Args:
+        root: results folder.
+        runs: run directories below it, in the order of the report.
+        total: bytes of all embedded files together, before base64 makes them a third larger.
+        each: bytes of one file.
+
+    Returns:
+        All files, by run in the given order, then by name.
+    """
+    listed = {run: files_of(root / run / "videos") for run in runs}
+    found: dict[tuple[str, Path], Medium] = {}
+    left = total
+    for turn in zip_longest(*([(run, path) for path in paths] for run, paths in listed.items())):
+        for run, path in filter(None, turn):
+            size = path.stat().st_size
+            why = _refusal(size, left, total, each)
+            data = None if why else base64.b64encode(path.read_bytes()).decode("ascii")
+            left -= 0 if why else size
+            name = path.relative_to(root / run / "videos").as_posix()
+            found[run, path] = Medium(run, name, TYPES[path.suffix.lower()], size, data, why)
+    return [found[run, path] for run, paths in listed.items() for path in paths]
+
+
+def _refusal(size: int, left: int, total: int, each: int) -> str:
+    if size == 0:
+        return "the file is empty"
+    if size > each:
+        return f"{megabytes(size)}, and one file may have {megabytes(each)}"
+    if size > left:
+        return f"{megabytes(size)}, and all files together may have {megabytes(total)}"
+    return ""
+
+
+def megabytes(size: int) -> str:
+    """A size for readers: ``1.3 MB``."""
+    return f"{size / 1e6:.1f} MB" if size >= 50_000 else f"{size / 1e3:.1f} kB"
