@@ -1,0 +1,57 @@
+"""``export``: results for other people's tools, and finished runs for trackers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pvdr_bench.cli.options import Json
+from pvdr_bench.cli.options import Results as Folder
+from pvdr_bench.cli.results import Methods, Metric, Mixed, Overrides, Protocol, Scale, Seeds, Tasks, Videos
+
+
+def export(
+    methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
+    protocol: Protocol = None, override: Overrides = None, results: Folder = None,
+    format_: Annotated[str | None, typer.Option("--format", help="rliable (.npz or .json), csv or json.")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="TRACKER", help="tensorboard, wandb or trackio.")] = None,
+    out: Annotated[Path | None, typer.Option(
+        "--out", help="File of --format; folder of --to, by default RESULTS/trackers/TRACKER.")] = None,
+    metric: Metric = "success", allow_mixed: Mixed = False,
+    online: Annotated[bool, typer.Option("--online", help="wandb: send it to the account you are logged in to.")] =
+    False,
+    json_: Json = False,
+) -> None:
+    """Write results as rliable's scores, CSV or JSON, or replay finished runs into a tracker."""
+    from pvdr_bench.cli.results import _select
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.results.export import export as write
+    from pvdr_bench.results.trackers import replay, tracker
+
+    if (format_ is None) == (to is None):
+        raise UsageError("give one of --format and --to", hint="--format rliable --out scores.npz, or --to tensorboard")
+    if format_ is not None and out is None:
+        raise UsageError("--format needs a file", where="--out", hint="--out scores.npz")
+    if online and to is None:
+        raise UsageError("only trackers are online", where="--online", hint="--to wandb --online")
+    found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
+    if format_ is not None and out is not None:
+        files = write(found, format_, out, metric=metric, allow_mixed=allow_mixed)
+        _tell({"files": [str(path) for path in files]}, json_)
+        return
+    folder = (out or found.root / "trackers" / str(to)).resolve()
+    names = replay(found, tracker(str(to), folder, online=online))
+    _tell({"files": [str(folder)], "runs": names}, json_)
+
+
+def _tell(told: dict[str, list[str]], json_: bool) -> None:
+    if json_:
+        typer.echo(json.dumps(told))
+        return
+    if "runs" in told:
+        typer.echo(f"{len(told['runs'])} finished runs exported")
+    for path in told["files"]:
+        typer.echo(path)
