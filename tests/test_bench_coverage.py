@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,18 @@ from pvdr_bench.bench import coverage
 from pvdr_bench.bench.coverage import DISTRIBUTIONS, measure
 from pvdr_bench.cli.bench import bench
 from pvdr_bench.results.stats import Values, t_interval
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_docs_say_what_was_measured() -> None:
+    told = json.loads((ROOT / "results" / "reference" / "bench-coverage.json").read_text())
+    assert 0.93 <= told["coverage_5_seeds"] <= 0.97 and set(told["cells"]) == set(DISTRIBUTIONS)
+    assert told["cpu_s"] < 30
+    text = (ROOT / "docs" / "statistics.md").read_text()
+    for cell in told["cells"].values():
+        numbers = [cell[f"{n}_seeds"][kind] for kind in ("t", "bootstrap") for n in (3, 5, 10)]
+        assert f"| {cell['meaning']} | " + " | ".join(f"{100 * number:.0f} %" for number in numbers) + " |" in text
 
 
 def test_five_even_seeds_are_covered_as_promised() -> None:
