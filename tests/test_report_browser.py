@@ -261,13 +261,17 @@ def brightness(browser: Any, name: str, selector: str = "body") -> float:
 
 
 def test_dark_and_light(browser: Any) -> None:
+    inks = {}
     for scheme, choice in (("dark", None), ("light", None), ("light", "dark"), ("dark", "light")):
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia",
                                 {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
         if choice:
             one(browser, f"#theme option[value={choice}]").click()
         paper, ink = brightness(browser, "backgroundColor"), brightness(browser, "color")
+        stroke = browser.execute_script("return getComputedStyle(document.querySelector('.line path')).stroke")
+        inks[choice or scheme] = float(stroke.removeprefix("oklab(").split()[0])
         assert (paper < 60 and ink > 200) if (choice or scheme) == "dark" else (paper > 240 and ink < 60)
+    assert inks["dark"] > inks["light"] + 0.05  # of a method, lighter in the dark
     one(browser, "#theme option[value=dark]").click()
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert brightness(browser, "backgroundColor") > 240 and not one(browser, "header").is_displayed()

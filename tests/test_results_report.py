@@ -30,6 +30,8 @@ from pvdr_bench.results.report.clean import Cleaner
 from pvdr_bench.results.report.curves import PALETTE
 from pvdr_bench.results.report.downsample import min_max
 from pvdr_bench.results.report.media import embed
+from pvdr_bench.results.report.overview import summary
+from pvdr_bench.results.report.parts import lead
 from pvdr_bench.results.report.runs import metrics_of
 from pvdr_bench.results.tables import build_table, to_frame, to_markdown
 from pvdr_bench.runs.directory import RunDir
@@ -341,6 +343,13 @@ def test_the_words_follow_the_intervals(tmp_path: Path) -> None:
     better, undecided = "The interval of PVDR lies wholly", "does not say which is better: the best intervals overlap."
     assert better.replace("PVDR", "PPO") in clear and undecided not in clear
     assert undecided in close and better not in close and better.replace("PVDR", "PPO") not in close
+
+
+def test_many_tasks_are_told_on_demand_and_the_whole_first(grid: Path) -> None:
+    sentences = summary(build_table(collect(grid), repetitions=300))
+    assert [sentence.partition(",")[0] for sentence in sentences] == ["Over all tasks", "On drawer-open", "On reach"]
+    assert lead(sentences).count("lead") == 3 and "details" not in lead(sentences)
+    assert lead(sentences * 2).count("lead") == 1 and lead(sentences * 2).count("<p>") == 5
 
 
 def test_hundreds_of_runs_stay_small(tmp_path: Path) -> None:

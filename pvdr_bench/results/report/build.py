@@ -104,7 +104,7 @@ def build_report(results: Results, options: Options | None = None) -> Report:
         "title": text(title), "version": text(_version()), "data": _json(cleaner.value(data)),
         "media": "\n".join(f'<script type="text/plain" id="medium-{i}">{medium.data}</script>'
                            for i, medium in enumerate(media) if medium.data is not None),
-        "summary": "\n".join(f'<p class="lead">{text(sentence)}</p>' for sentence in summary(table)),
+        "summary": parts.lead(summary(table)),
         "warnings": parts.warning_list(warned),
         "facts": parts.overview_facts(results, table, _commits(sources)),
         "table": _table_section(results, table, options, cleaner),
@@ -172,7 +172,7 @@ def _curve_notes(results: Results, options: Options, curves: dict[str, Any]) -> 
                  "hiding one hides its line and changes no mean."]
     if len(curves["panels"]) > 1:
         sentences.append(f"All tasks: mean of the tasks' means, with a {level} stratified bootstrap band (whole runs "
-                         "resampled within tasks).")
+                         "resampled within tasks), as far as every seed of every task has come.")
     if any(panel["flats"] for panel in curves["panels"]):
         sentences.append("Grey lines are policies that do not learn.")
     return "\n".join(f'<p class="note">{text(sentence)}</p>' for sentence in [" ".join(sentences), *curves["absent"]])

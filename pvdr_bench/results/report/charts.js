@@ -41,9 +41,9 @@ function sayAxis() {
 
 function swatch(row, index) {
   const dash = row.reference ? DASHES[index % 2] : null;
-  const parts = [svg("line", {x1: 1, x2: 27, y1: 7, y2: 7, class: row.reference ? "flat" : null, stroke: row.color || null, "stroke-width": 2, "stroke-dasharray": dash})];
-  if (!row.reference) parts.push(svg("path", {d: MARKS[row.mark](3.4), fill: row.color, transform: "translate(14,7)"}));
-  return svg("svg", {width: 28, height: 14, "aria-hidden": "true", class: "swatch"}, parts);
+  const parts = [svg("line", {x1: 1, x2: 27, y1: 7, y2: 7, class: row.reference ? "flat" : null, stroke: row.reference ? null : "currentColor", "stroke-width": 2, "stroke-dasharray": dash})];
+  if (!row.reference) parts.push(svg("path", {d: MARKS[row.mark](3.4), fill: "currentColor", transform: "translate(14,7)"}));
+  return svg("svg", {width: 28, height: 14, "aria-hidden": "true", class: "swatch", paint: row.color}, parts);
 }
 
 function toggleOf(set, value, label, ...content) {
@@ -158,12 +158,12 @@ class Panel {
     });
     const outline = (run) => "M" + run.map((i) => `${s.x(xs[i])},${s.y(line.high[i])}`).join("L")
       + "L" + [...run].reverse().map((i) => `${s.x(xs[i])},${s.y(line.low[i])}`).join("L") + "Z";
-    return svg("path", {class: "band", "data-row": line.row, fill: data.rows[line.row].color, d: runs.map(outline).join("")});
+    return svg("path", {class: "band", "data-row": line.row, paint: data.rows[line.row].color, d: runs.map(outline).join("")});
   }
 
   seeds(line, s) {
     return line.seeds.filter((one) => state.seeds.has(one.seed)).map((one) => svg("path", {
-      class: "seed", "data-row": line.row, "data-seed": one.seed, stroke: data.rows[line.row].color, d: path(one.x[state.axis], one.y, s)}));
+      class: "seed", "data-row": line.row, "data-seed": one.seed, paint: data.rows[line.row].color, d: path(one.x[state.axis], one.y, s)}));
   }
 
   line(line, s) {
@@ -171,7 +171,7 @@ class Panel {
     const xs = line.x[state.axis];
     const from = Math.max(0, line.whole - 1);
     const every = Math.max(1, Math.ceil(xs.length / 12));
-    return svg("g", {class: "line", "data-row": line.row, stroke: color, fill: color},
+    return svg("g", {class: "line", "data-row": line.row, paint: color},
       svg("path", {d: path(xs.slice(0, line.whole), line.y.slice(0, line.whole), s)}),
       line.whole < xs.length ? svg("path", {"stroke-dasharray": "6 4", d: path(xs.slice(from), line.y.slice(from), s)}) : null,
       xs.map((x, i) => (i % every ? null : svg("path", {class: "mark", d: MARKS[mark](3.4), transform: `translate(${s.x(x)},${s.y(line.y[i])})`}))));
@@ -215,7 +215,7 @@ class Panel {
   mark(x, found) {
     const s = this.scale;
     this.hairline.replaceChildren(svg("line", {x1: s.x(x), x2: s.x(x), y1: s.inner.top, y2: s.inner.bottom}),
-      ...found.map(({line, i}) => svg("circle", {cx: s.x(line.x[state.axis][i]), cy: s.y(line.y[i]), r: 5, stroke: data.rows[line.row].color})));
+      ...found.map(({line, i}) => svg("circle", {cx: s.x(line.x[state.axis][i]), cy: s.y(line.y[i]), r: 5, paint: data.rows[line.row].color})));
   }
 
   tell(x, index, found) {
@@ -265,7 +265,7 @@ function cellText(line, i) {
 // Every seed's number at the line's point: "0: 45.0, 1: 60.0".
 function seedTexts(line, i) {
   const known = line.seeds.map((one) => ({seed: one.seed, y: one.y[one.x.env_steps.indexOf(line.x.env_steps[i])]}));
-  return known.filter((one) => one.y !== undefined).map((one) => `${one.seed}: ${metricNumber(one.y)}`).join(", ");
+  return known.filter((one) => one.y !== undefined).map((one) => `${one.seed}:\u00a0${metricNumber(one.y)}`).join(", ");
 }
 
 function path(xs, ys, s) { return xs.length ? "M" + xs.map((x, i) => `${s.x(x).toFixed(2)},${s.y(ys[i]).toFixed(2)}`).join("L") : "M0,0"; }

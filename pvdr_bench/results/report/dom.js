@@ -7,7 +7,10 @@ const data = JSON.parse(document.getElementById("data").textContent);
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === null || value === undefined || value === false) continue;
-    if (name === "on") for (const [event, handler] of Object.entries(value)) node.addEventListener(event, handler);
+    if (name === "paint") { // a method's colour; the style sheet makes it lighter in the dark
+      node.style.setProperty("--paint", value);
+      node.classList.add("paint");
+    } else if (name === "on") for (const [event, handler] of Object.entries(value)) node.addEventListener(event, handler);
     else node.setAttribute(name, value === true ? "" : value);
   }
   node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));

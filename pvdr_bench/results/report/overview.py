@@ -36,8 +36,11 @@ def listed(words: list[str]) -> str:
 
 
 def summary(table: Table) -> list[str]:
-    """A few sentences per column of the main table; nothing is called better that the intervals do not separate."""
-    return [_of_column(table, column) for column in table.columns]
+    """A few sentences per column of the main table, all tasks together first.
+
+    Nothing is called better that the intervals do not separate.
+    """
+    return [_of_column(table, column) for column in sorted(table.columns, key=lambda column: column != ALL)]
 
 
 def _of_column(table: Table, column: str) -> str:
@@ -47,7 +50,7 @@ def _of_column(table: Table, column: str) -> str:
                      key=lambda pair: (-pair[1].interval.value, pair[0].label))
     if not learned:
         return f"{where}, no learned method has a final evaluation yet."
-    unit = "" if table.metric == "return" else " %"
+    unit = "" if table.metric == "return" else "\u00a0%"
     parts = [f"{row.label} {number(cell.interval.value, table.metric)}{unit} {_seeds(cell, column, table.metric)}"
              for row, cell in learned]
     text = f"{where}, the final {METRICS[table.metric]} is {listed(parts)}. {_verdict(learned)}"

@@ -17,6 +17,7 @@ from pvdr_bench.results.series import METRICS, final_values, spread_of
 from pvdr_bench.results.tables import ALL, Cell, Table
 
 _NUM = ' class="num"'
+_FEW = 3  # paragraphs in words that stand open
 _DASH = '<span class="none">–</span>'
 
 
@@ -83,6 +84,14 @@ def folded(title: str, content: str) -> str:
 def run_link(path: str, shown: str) -> str:
     """A link to a run's page."""
     return f'<a href="#run={quote(path, safe="/")}">{text(shown)}</a>'
+
+
+def lead(sentences: list[str]) -> str:
+    """The first sentences at once, and where there are many the others on demand."""
+    shown = sentences if len(sentences) <= _FEW else sentences[:1]
+    rest = "\n".join(f"<p>{text(sentence)}</p>" for sentence in sentences[len(shown):])
+    return "\n".join(f'<p class="lead">{text(sentence)}</p>' for sentence in shown) + (
+        folded("Each task in words", rest) if rest else "")
 
 
 def warning_list(found: list[Warned]) -> str:
