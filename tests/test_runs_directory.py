@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pvdr_bench.errors import BenchError, ChangedError, DataError, LockedError, StorageError, TrainingError
-from pvdr_bench.runs import faults
+from pvdr_bench.runs import faults, provenance
 from pvdr_bench.runs.directory import RunDir, difference, find_runs
 
 
@@ -257,3 +257,10 @@ def test_later_starts_keep_the_first_provenance(tmp_path, monkeypatch):
     monkeypatch.setattr("pvdr_bench.runs.provenance.collect", lambda: {"python": "3", "host": "b"})
     run.write_provenance()
     assert run.read_provenance() == {"python": "3", "resumes": [{"host": "b"}]}
+
+
+def test_the_recorded_command_can_be_typed_again(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/pvdr_bench/__main__.py", "run", "--seeds", "5"])
+    assert provenance.typed_command() == ["python", "-m", "pvdr_bench", "run", "--seeds", "5"]
+    monkeypatch.setattr("sys.argv", ["/venv/bin/pvdr-bench", "run"])
+    assert provenance.typed_command() == ["/venv/bin/pvdr-bench", "run"]

@@ -21,7 +21,7 @@ from typing import IO, Any
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import LockedError, TrainingError
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.provenance import COMMAND
+from pvdr_bench.runs.provenance import COMMAND, typed_command
 
 POLL_SECONDS = 0.5
 WORKER = (sys.executable, "-m", "pvdr_bench.launch.worker")
@@ -99,7 +99,7 @@ def _start(job: Job, results: Path, device: str, env_workers: int, command: Sequ
     """Start a run's process in a session of its own, so that only this process gets the terminal's Ctrl-C."""
     job.path.mkdir(parents=True, exist_ok=True)
     job.log, job.output = (job.path / "worker.log").open("ab"), tempfile.TemporaryFile()  # noqa: SIM115
-    environment = {COMMAND: json.dumps(sys.argv), **os.environ,
+    environment = {COMMAND: json.dumps(typed_command()), **os.environ,
                    **({} if device.startswith("cuda") else dict.fromkeys(ONE_THREAD, "1"))}
     job.process = subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=job.output, stderr=job.log,
                                    env=environment, start_new_session=True)

@@ -31,7 +31,7 @@ def collect() -> dict[str, Any]:
     """
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": redacted(json.loads(os.environ.get(COMMAND, "null")) or sys.argv),
+        "command": redacted(json.loads(os.environ.get(COMMAND, "null")) or typed_command()),
         "directory": str(Path.cwd()),
         "pvdr_bench": _version("pvdr-bench"),
         "git": dict(_git()),
@@ -48,6 +48,12 @@ def collect() -> dict[str, Any]:
         "pid": os.getpid(),
         "slurm": {name: os.environ[name] for name in _SLURM if name in os.environ},
     }
+
+
+def typed_command() -> list[str]:
+    """The command line of this process as one would type it: ``python -m pvdr_bench`` leaves a file's name behind."""
+    first, *rest = sys.argv or [""]
+    return ["python", "-m", Path(first).parent.name, *rest] if Path(first).name == "__main__.py" else [first, *rest]
 
 
 def shareable(provenance: dict[str, Any]) -> dict[str, Any]:
