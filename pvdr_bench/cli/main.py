@@ -19,7 +19,7 @@ class MainGroup(LazyGroup):
         "run": Lazy("pvdr_bench.cli.run:run", "Train and evaluate methods in tasks."),
         "evaluate": Lazy("pvdr_bench.cli.run:evaluate", "Play more evaluation episodes with a run's policy."),
         "aggregate": Lazy("pvdr_bench.cli.results:aggregate", "Write all results as one tidy frame."),
-        "plot": Lazy("pvdr_bench.cli.results:plot", "Draw learning curves with intervals over seeds."),
+        "plot": Lazy("pvdr_bench.cli.results:plot", "Draw curves, bars, profiles and sweeps with intervals."),
         "table": Lazy("pvdr_bench.cli.results:table", "Print results as Markdown, CSV or LaTeX."),
         "compare": Lazy("pvdr_bench.cli.compare:compare", "One row against another: effect, interval, test."),
         "agreement": Lazy("pvdr_bench.cli.compare:agreement", "Rank agreement of our ordering with the published one."),
