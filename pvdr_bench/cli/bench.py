@@ -22,6 +22,7 @@ class Name(StrEnum):
     step = "step"
     dynamics = "dynamics"
     coverage = "coverage"
+    aggregate = "aggregate"
 
 
 HELP = {
@@ -31,6 +32,7 @@ HELP = {
     Name.step: "training steps per second, FLOP/s and share of the matrix-product peak, by stage",
     Name.dynamics: "the pre-trained model on held-out videos: roll-outs, inverse dynamics of z, does planning help",
     Name.coverage: "how often the intervals over seeds hold the truth, simulated",
+    Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",
 }
 
 

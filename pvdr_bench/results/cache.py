@@ -173,9 +173,10 @@ def _from_parquet(data: bytes) -> dict[str, tuple[Signature, Content]]:
     entries = {}
     for index, name in enumerate(head["run"]):
         part = slice(offsets[index], offsets[index + 1])
+        facts, protocol, recipe = (parse(head[key][index]) for key in ("facts", "protocol", "recipe"))
         entries[name] = tuple(head["signature"][index]), Content(
-            *(parse(head[key][index]) for key in ("facts", "protocol", "recipe")), head["sync_every"][index],
-            {key: values[part] for key, values in points.items()}, head["reached"][index], head["twice"][index])
+            facts, protocol, recipe, head["sync_every"][index], {key: values[part] for key, values in points.items()},
+            head["reached"][index], head["twice"][index])
     return entries
 
 
