@@ -79,6 +79,16 @@ def test_two_tasks_equal_scipys_welch_of_one_against_the_other_mirrored() -> Non
     assert test.name == "stratified paired t"
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-100, 1e-155])
+def test_the_unit_of_the_scores_does_not_matter(unit: float) -> None:
+    """Squares of tiny variances underflow, and a hypothesis search once found the NaN."""
+    a, b = np.array([0.0, 1.0, 3.0]), np.array([1.0, 0.0, 0.5])
+    interval, test = stratified_t([a * unit], [b * unit], bounds=None)
+    expected = scipy.stats.ttest_rel(a, b)
+    assert (test.statistic, test.p, test.df) == pytest.approx((expected.statistic, expected.pvalue, 2))
+    assert interval.low == pytest.approx(unit * expected.confidence_interval(0.95).low, abs=0)
+
+
 @pytest.mark.parametrize("paired", [True, False])
 def test_the_stratified_t_interval_covers(paired: bool) -> None:
     """Six tasks, five seeds, one method ahead by 0.1 everywhere."""

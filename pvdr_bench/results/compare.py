@@ -246,7 +246,8 @@ def stratified_t(a: Sequence[ArrayLike], b: Sequence[ArrayLike], *, paired: bool
         return Interval(effect, effect, effect, n, name), Verdict(name, float("nan"), float("nan"), float("nan"))
     from scipy.stats import t  # half a second to import
 
-    df = float(variances.sum() ** 2 / (variances ** 2 / [one.size - 1 for one in strata]).sum())
+    shares = variances / variances.max()  # their squares cannot underflow, whatever the unit of the scores
+    df = float(shares.sum() ** 2 / (shares ** 2 / [one.size - 1 for one in strata]).sum())
     half = float(t.ppf(0.5 + confidence / 2.0, df)) * error
     low, high = effect - half, effect + half
     if bounds is not None:
