@@ -86,7 +86,7 @@ def test_the_unit_of_the_scores_does_not_matter(unit: float) -> None:
     interval, test = stratified_t([a * unit], [b * unit], bounds=None)
     expected = scipy.stats.ttest_rel(a, b)
     assert (test.statistic, test.p, test.df) == pytest.approx((expected.statistic, expected.pvalue, 2))
-    assert interval.low == pytest.approx(unit * expected.confidence_interval(0.95).low, abs=0)
+    assert interval.low == pytest.approx(unit * expected.confidence_interval(0.95).low, rel=1e-6, abs=0)
 
 
 @pytest.mark.parametrize("paired", [True, False])
