@@ -11,6 +11,7 @@ from pvdr_bench.algorithms.pvdr.config import ModelConfig, PlannerConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance
 from pvdr_bench.algorithms.pvdr.probes import (
+    ProbeInput,
     Windows,
     bootstrap_interval,
     cut_windows,
@@ -125,12 +126,21 @@ def test_a_probe_keeps_its_best_weights_on_labels_that_it_did_not_learn_from() -
     def error(steps: int) -> float:
         torch.manual_seed(0)
         network = Probe(30, 1)
-        fit_probe(network, {"x": x}, action, steps, seed=0)
-        return float(probe_errors(network, {"x": x[held]}, action[held]).mean())
+        fit_probe(network, ProbeInput({"x": x}), action, steps, seed=0)
+        return float(probe_errors(network, ProbeInput({"x": x[held]}), action[held], seed=0).mean())
 
     torch.manual_seed(0)
-    untrained = float(probe_errors(Probe(30, 1), {"x": x[held]}, action[held]).mean())
+    untrained = float(probe_errors(Probe(30, 1), ProbeInput({"x": x[held]}), action[held], seed=0).mean())
     assert error(3000) < untrained
+
+
+def test_a_probe_of_z_draws_it_anew_at_each_look() -> None:
+    mean, spread = torch.zeros(2000, 1, 1, 1), torch.full((2000, 1, 1, 1), 0.5)
+    inputs, generator = ProbeInput({"extra": mean}, spread), torch.Generator().manual_seed(0)
+    first, second = (inputs.rows(torch.arange(2000), generator)["extra"].flatten() for _ in range(2))
+    assert float(first.std()) == pytest.approx(0.5, rel=0.05)
+    assert abs(float((first * second).mean())) < 0.02
+    assert torch.equal(inputs.states["extra"], mean)
 
 
 def test_nearest_frame_by_brute_force_and_validity_of_broken_plans() -> None:

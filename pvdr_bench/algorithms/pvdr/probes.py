@@ -94,7 +94,23 @@ def probe_network(frames: int, grid: int, codebook_size: int, extra_dim: int, ou
     return StateNetwork(config, outputs, gain=1.0)
 
 
-def fit_probe(network: nn.Module, states: dict[str, Tensor], action: Tensor, steps: int, seed: int) -> None:
+@dataclass
+class ProbeInput:
+    """What a probe reads of B windows. Where z ~ N(mean, spread^2) is read, each look draws it anew, as Eq. 5 does."""
+
+    states: dict[str, Tensor]  # each [B, ...]; "extra" holds z's mean
+    spread: Tensor | None = None  # z's standard deviation [B, s, s, c]
+
+    def rows(self, index: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The states at ``index`` int64 [b]."""
+        states = {name: x[index] for name, x in self.states.items()}
+        if self.spread is not None:
+            noise = torch.randn(states["extra"].shape, generator=generator)
+            states["extra"] = states["extra"] + self.spread[index] * noise
+        return states
+
+
+def fit_probe(network: nn.Module, inputs: ProbeInput, action: Tensor, steps: int, seed: int) -> None:
     """Regress actions by mean squared error with Adam (batch 64, 2e-3 decayed to zero).
 
     Every fifth label is held out; of ten points in training the weights with the lowest error on them are kept, so
@@ -108,27 +124,53 @@ def fit_probe(network: nn.Module, states: dict[str, Tensor], action: Tensor, ste
     best, kept = float("inf"), network.state_dict()
     for step in range(1, steps + 1):
         rows = learn[torch.randint(len(learn), (64,), generator=generator)]
-        loss = F.mse_loss(network({name: x[rows] for name, x in states.items()}), action[rows])
+        loss = F.mse_loss(network(inputs.rows(rows, generator)), action[rows])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
         if step % max(1, steps // 10) == 0:
-            error = float(probe_errors(network, {name: x[judge] for name, x in states.items()}, action[judge]).mean())
+            error = float(probe_errors(network, inputs, action, seed, judge).mean())
             if error < best:
-                best, kept = error, {name: value.clone() for name, value in network.state_dict().items()}
+                best, kept = error, {name: x.detach().clone() for name, x in network.state_dict().items()}
     network.load_state_dict(kept)
 
 
 @torch.no_grad()
-def posterior_samples(model: DynamicsModel, clips: Tensor, seed: int, batch: int = 256) -> Tensor:
-    """z ~ E(x, y) [B, s, s, c] for all clips."""
-    generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for chunk in torch.split(clips, batch):
-        posterior = model.encoder(chunk)
-        parts.append(posterior.sample(torch.randn(posterior.mean.shape, generator=generator)))
+def probe_errors(network: nn.Module, inputs: ProbeInput, action: Tensor, seed: int, rows: Tensor | None = None,
+                 batch: int = 256) -> Tensor:
+    """Squared error of each window of ``rows`` (None: all), mean over the action's dimensions, [B]; z is drawn once."""
+    generator, parts = torch.Generator().manual_seed(seed), []
+    for part in torch.split(torch.arange(len(action)) if rows is None else rows, batch):
+        parts.append(((network(inputs.rows(part, generator)) - action[part]) ** 2).mean(-1))
     return torch.cat(parts)
+
+
+INPUTS = ("z", "true_future", "context")
+
+
+@torch.no_grad()
+def probe_input(kind: str, model: DynamicsModel, windows: Windows, batch: int = 256) -> ProbeInput:
+    """(x, z ~ E), or (x, all l true future frames) as further slots, so that the probe sees all that the encoder saw,
+    or x alone."""
+    frames = windows.clips.shape[1] if kind == "true_future" else model.config.context_frames
+    tokens = windows.clips[:, :frames]
+    if kind != "z":
+        return ProbeInput({"tokens": tokens, "extra": torch.zeros(len(tokens), *model.z_shape)})
+    posteriors = [model.encoder(clips) for clips in torch.split(windows.clips, batch)]
+    return ProbeInput({"tokens": tokens, "extra": torch.cat([one.mean for one in posteriors])},
+                      torch.cat([(0.5 * one.logvar).exp() for one in posteriors]))
+
+
+def fit_input(kind: str, model: DynamicsModel, windows: Windows, codebook_size: int, steps: int,
+              seed: int) -> StateNetwork:
+    """A probe of one of :data:`INPUTS`; all have the same size."""
+    torch.manual_seed(seed)
+    inputs = probe_input(kind, model, windows)
+    network = probe_network(inputs.states["tokens"].shape[1], model.grid, codebook_size, model.config.z_dim,
+                            windows.action.shape[1])
+    fit_probe(network, inputs, windows.action, steps, seed)
+    return network.eval()
 
 
 def fit_alignment(model: DynamicsModel, windows: Windows, codebook_size: int, steps: int, seed: int) -> StateNetwork:
@@ -136,64 +178,35 @@ def fit_alignment(model: DynamicsModel, windows: Windows, codebook_size: int, st
     return fit_input("z", model, windows, codebook_size, steps, seed)
 
 
-@torch.no_grad()
-def probe_errors(network: nn.Module, states: dict[str, Tensor], action: Tensor, batch: int = 256) -> Tensor:
-    """Squared error per window, mean over the action's dimensions, [B]."""
-    parts = []
-    for rows in torch.split(torch.arange(len(action)), batch):
-        predicted = network({name: x[rows] for name, x in states.items()})
-        parts.append(((predicted - action[rows]) ** 2).mean(-1))
-    return torch.cat(parts)
-
-
-INPUTS = ("z", "true_future", "context")
-
-
-def probe_input(kind: str, model: DynamicsModel, windows: Windows, seed: int) -> dict[str, Tensor]:
-    """What a probe reads: (x, z ~ E), or (x, all l true future frames) as further slots, so that it sees all that the
-    encoder saw, or x alone."""
-    if kind == "z":
-        return {"tokens": windows.clips[:, :model.config.context_frames],
-                "extra": posterior_samples(model, windows.clips, seed)}
-    frames = windows.clips.shape[1] if kind == "true_future" else model.config.context_frames
-    return {"tokens": windows.clips[:, :frames], "extra": torch.zeros(len(windows.clips), *model.z_shape)}
-
-
-def fit_input(kind: str, model: DynamicsModel, windows: Windows, codebook_size: int, steps: int,
-              seed: int) -> StateNetwork:
-    """A probe of one of :data:`INPUTS`; all have the same size."""
-    torch.manual_seed(seed)
-    states = probe_input(kind, model, windows, seed)
-    network = probe_network(states["tokens"].shape[1], model.grid, codebook_size, model.config.z_dim,
-                            windows.action.shape[1])
-    fit_probe(network, states, windows.action, steps, seed)
-    return network.eval()
-
-
 def inverse_dynamics(model: DynamicsModel, align: StateNetwork, train: Windows, test: Windows, codebook_size: int,
                      steps: int = 1000, seed: int = 0, few: tuple[int, ...] = (), draws: int = 3) -> dict[str, Any]:
     """Test error (MSE) of equal probes that read :data:`INPUTS`, and of the mean action.
 
     ``align`` is the probe of z with all labels, see :func:`fit_alignment`. ``few``: the same with so many labels only,
-    mean over ``draws`` of them, at most 25 passes: the online stage sees some hundred labels a round.
+    mean over ``draws`` of them, at most 25 passes: the online stage sees some hundred labels a round. Differences
+    of z to the true future are paired over test windows, with their 95 % bootstrap interval.
     """
+    read = {kind: probe_input(kind, model, test) for kind in INPUTS}
+
+    def errors(windows: Windows, steps: int, seed: int, networks: dict[str, StateNetwork]) -> dict[str, Tensor]:
+        return {kind: probe_errors(networks.get(kind) or fit_input(kind, model, windows, codebook_size, steps, seed),
+                                   read[kind], test.action, seed + 1) for kind in INPUTS}
+
     out: dict[str, Any] = {"mean_action": float(((test.action - train.action.mean(0)) ** 2).mean())}
-    read = {kind: probe_input(kind, model, test, seed + 1) for kind in INPUTS}
-    errors = {kind: probe_errors(align if kind == "z" else fit_input(kind, model, train, codebook_size, steps, seed),
-                                 read[kind], test.action) for kind in INPUTS}
-    out |= {kind: float(values.mean()) for kind, values in errors.items()}
-    difference = (errors["z"] - errors["true_future"]).double().numpy()
-    out["z_minus_true_future_low"], out["z_minus_true_future_high"] = bootstrap_interval(difference)
+    out |= _compare(errors(train, steps, seed, {"z": align}))
     generator = torch.Generator().manual_seed(seed)
     for count in few:
-        sums = dict.fromkeys(INPUTS, 0.0)
-        for draw in range(draws):
-            part = train.rows(torch.randperm(len(train.clips), generator=generator)[:count])
-            for kind in INPUTS:
-                network = fit_input(kind, model, part, codebook_size, min(steps, 25 * count // 64), seed + draw)
-                sums[kind] += float(probe_errors(network, read[kind], test.action).mean()) / draws
-        out[f"labels_{count}"] = sums
+        drawn = [errors(train.rows(torch.randperm(len(train.clips), generator=generator)[:count]),
+                        min(steps, 25 * count // 64), seed + draw, {}) for draw in range(draws)]
+        out[f"labels_{count}"] = _compare({kind: torch.stack([one[kind] for one in drawn]).mean(0) for kind in INPUTS})
     return out
+
+
+def _compare(errors: dict[str, Tensor]) -> dict[str, float]:
+    """Means, and the paired difference of z to the true future."""
+    low, high = bootstrap_interval((errors["z"] - errors["true_future"]).double().numpy())
+    return {**{kind: float(values.mean()) for kind, values in errors.items()},
+            "z_minus_true_future_low": low, "z_minus_true_future_high": high}
 
 
 @torch.no_grad()
