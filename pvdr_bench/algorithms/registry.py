@@ -31,6 +31,7 @@ class AlgorithmInfo:
     version: int = 1
     needs_tokenizer: bool = False
     needs_videos: bool = False
+    needs_goal_image: bool = False  # refused in a protocol without one, where each episode has a goal of its own
     needs_expert: bool = False  # the loop puts the scripted expert's actions [N, A] into carry["expert"]
     on_policy: bool = True
     actions: str = "continuous"
@@ -53,9 +54,13 @@ _BUILTIN = (
     AlgorithmInfo("pvdr", "pvdr_bench.algorithms.pvdr.config:PVDRConfig",
                   "pvdr_bench.algorithms.pvdr.online:PVDRLearner",
                   offline=(("pretrain", "pvdr_bench.algorithms.pvdr.pretrain:PVDRPretrainer"),),
-                  needs_tokenizer=True, needs_videos=True),
+                  needs_tokenizer=True, needs_videos=True, needs_goal_image=True),
     AlgorithmInfo("ppo", "pvdr_bench.algorithms.ppo.config:PPOConfig", "pvdr_bench.algorithms.ppo.learner:PPOLearner",
                   needs_tokenizer=True),
+    AlgorithmInfo("dreamer", "pvdr_bench.algorithms.dreamer.config:DreamerConfig",
+                  "pvdr_bench.algorithms.dreamer.learner:DreamerLearner",
+                  offline=(("pretrain", "pvdr_bench.algorithms.dreamer.pretrain:VideoPretrainer"),),
+                  needs_videos=True, on_policy=False),
     AlgorithmInfo("random", "pvdr_bench.algorithms.floor:RandomConfig",
                   "pvdr_bench.algorithms.random_policy:RandomLearner"),
     AlgorithmInfo("scripted", "pvdr_bench.algorithms.floor:ScriptedConfig",

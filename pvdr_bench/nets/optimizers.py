@@ -52,3 +52,30 @@ def require_finite(losses: dict[str, Tensor], where: str) -> None:
         values = ", ".join(f"{name}={loss.item():g}" for name, loss in losses.items())
         raise TrainingError(f"a loss is not finite: {values}", where=where,
                             hint="lower the learning rate, or look at the rewards and advantages in train.jsonl")
+
+
+class DecayedAdam:
+    """Adam with a clip of the global gradient norm and DreamerV2's weight decay.
+
+    The decay multiplies every weight by ``1 - decay`` before a step, whatever its learning rate
+    (dreamerv2 ``common/tfutils.py``); torch's AdamW would multiply the decay by the learning rate.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float, decay: float, max_norm: float) -> None:
+        self.adam = torch.optim.Adam(groups, lr=lr, eps=eps)
+        self.parameters: list[nn.Parameter] = [p for group in self.adam.param_groups for p in group["params"]]
+        self.decay, self.max_norm = decay, max_norm
+
+    def update(self, loss: Tensor, retain_graph: bool = False) -> float:
+        """One step down the gradient of ``loss``, to these parameters alone; returns the gradient's norm."""
+        gradients = torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = clip_gradients(self.parameters, self.max_norm)
+        if self.decay:
+            with torch.no_grad():
+                torch._foreach_mul_(self.parameters, 1 - self.decay)
+        self.adam.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+        return float(norm)

@@ -73,18 +73,18 @@ class Schedule:
 
 
 def schedule_of(config: Any, stage: str) -> Schedule:
-    """The schedule in an algorithm's config: section ``pretrain`` (or ``train``), clips as ``model`` says.
+    """The schedule in an algorithm's config: section ``pretrain`` (or ``train``).
 
-    A config without ``model.context_frames`` learns from single frames.
+    Clips have the frames that ``model`` asks for (context and future), or those of the section's ``length``; a config
+    with neither learns from single frames.
     """
     section = getattr(config, stage, None) or config.train
     model = getattr(config, "model", None)
-    clip = hasattr(model, "context_frames")
-    return Schedule(
-        steps=section.steps, batch=section.batch, validate_every=section.validate_every,
-        validation_clips=section.validation_clips,
-        frames=model.context_frames + model.future_frames if clip else 1,  # type: ignore[union-attr]
-        stride=model.frame_stride if clip else 1)  # type: ignore[union-attr]
+    frames, stride = getattr(section, "length", 1), getattr(section, "frame_stride", 1)
+    if hasattr(model, "context_frames"):
+        frames, stride = model.context_frames + model.future_frames, model.frame_stride  # type: ignore[union-attr]
+    return Schedule(steps=section.steps, batch=section.batch, validate_every=section.validate_every,
+                    validation_clips=section.validation_clips, frames=frames, stride=stride)
 
 
 def as_tensor(batch: NDArray[Any]) -> Tensor:

@@ -27,7 +27,7 @@ from pvdr_bench.runs.files import content_hash
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
-from pvdr_bench.training.offline import MixedClips, run_offline, schedule_of
+from pvdr_bench.training.offline import ClipSource, MixedClips, run_offline, schedule_of
 from pvdr_bench.training.online import Pieces, Stop
 from pvdr_bench.videos.generate import corpus_path, generate, recipe_of
 from pvdr_bench.videos.sources import source
@@ -97,25 +97,28 @@ class Stages:
             "config": config.value.model_dump(mode="json"), "seed": 0,
             "corpora": {name: self._corpus_recipe(name) for name in TOKENIZER_CORPORA}})
 
-    def pretrain_plan(self, tokenizer: Artefact) -> StagePlan:
-        """What the pre-trained model is made of."""
+    def pretrain_plan(self, tokenizer: Artefact | None) -> StagePlan:
+        """What the pre-trained model is made of; ``tokenizer`` where it learns from tokens."""
         spec, config = self.spec, self.spec.config
         assert spec.corpus is not None
+        tokens = {"tokenizer": tokenizer.weights_sha256} if tokenizer is not None else {}
         return StagePlan("pretrain", f"{spec.algorithm}-{spec.corpus}-{spec.scale}", {
             "stage": "pretrain", "algorithm": spec.algorithm, "version": spec.algorithm_version,
             "config": {name: config[name] for name in ("model", "pretrain") if name in config},
-            "image_size": self.image_size, "corpus": self._corpus_recipe(spec.corpus),
-            "tokenizer": tokenizer.weights_sha256, "seed": spec.pretrain_seed})
+            "image_size": self.image_size, "corpus": self._corpus_recipe(spec.corpus), **tokens,
+            "seed": spec.pretrain_seed})
 
     def missing(self) -> list[str]:
         """Names of the stages that would have to be built now, for a cost preview."""
-        if self.spec.tokenizer is None:
-            return []
-        plan = self.tokenize_plan()
-        found = self._find(plan)
-        if found is None:
-            return ["tokenize"] + (["pretrain"] if self.needs_pretrain else [])
-        return ["pretrain"] if self.needs_pretrain and self._find(self.pretrain_plan(found)) is None else []
+        found, missing = None, []
+        if self.spec.tokenizer is not None:
+            found = self._find(self.tokenize_plan())
+            missing = ["tokenize"] if found is None else []
+        if self.needs_pretrain:
+            waits = self.spec.info.needs_tokenizer and found is None
+            if waits or self._find(self.pretrain_plan(found if self.spec.info.needs_tokenizer else None)) is None:
+                missing.append("pretrain")
+        return missing
 
     def _find(self, plan: StagePlan) -> Artefact | None:
         return None if self.fresh else self.store.find(plan.stage, plan.name, plan.recipe)
@@ -156,7 +159,8 @@ class Stages:
 
     def pretrained(self) -> Artefact:
         """The pre-trained model's artefact."""
-        return self._get(self.pretrain_plan(self.tokenizer()), self._make_pretrained)
+        tokenizer = self.tokenizer() if self.spec.info.needs_tokenizer else None
+        return self._get(self.pretrain_plan(tokenizer), self._make_pretrained)
 
     def build(self) -> dict[str, Artefact]:
         """All artefacts of the run by stage; what is missing is made.
@@ -164,9 +168,7 @@ class Stages:
         Raises:
             Interrupted: a signal came; the same command continues.
         """
-        if self.spec.tokenizer is None:
-            return {}
-        artefacts = {"tokenize": self.tokenizer()}
+        artefacts = {"tokenize": self.tokenizer()} if self.spec.tokenizer is not None else {}
         if self.needs_pretrain:
             artefacts["pretrain"] = self.pretrained()
         return artefacts
@@ -188,17 +190,21 @@ class Stages:
         return {**metrics, "corpora": {store.path.parent.name: store.hash for store in stores}}
 
     def _make_pretrained(self, folder: Path) -> dict[str, Any]:
-        assert self.spec.corpus is not None
-        artefact, clips = self.tokenizer(), self.clips(self.spec.corpus)
-        tokenizer = self.load_tokenizer(artefact)
-        tokens = TokenStore.build(clips, tokenizer, artefact.weights_sha256[:12],
-                                  progress=lambda done, total: self._progress("tokens", done, total))
-        learner = _offline_class(self.spec.algorithm, "pretrain")(
-            self.config, seed=self.spec.pretrain_seed, device=self.device, codebook_size=tokenizer.codebook_size,
-            grid=tokenizer.grid)
-        metrics = run_offline(learner, tokens, schedule_of(self.config, "pretrain"), folder, self.spec.pretrain_seed,
+        spec = self.spec
+        assert spec.corpus is not None
+        clips, sizes = self.clips(spec.corpus), {}
+        data: ClipSource = clips
+        if spec.info.needs_tokenizer:
+            artefact = self.tokenizer()
+            tokenizer = self.load_tokenizer(artefact)
+            data = TokenStore.build(clips, tokenizer, artefact.weights_sha256[:12],
+                                    progress=lambda done, total: self._progress("tokens", done, total))
+            sizes = {"codebook_size": tokenizer.codebook_size, "grid": tokenizer.grid}
+        learner = _offline_class(spec.algorithm, "pretrain")(self.config, seed=spec.pretrain_seed, device=self.device,
+                                                             **sizes)
+        metrics = run_offline(learner, data, schedule_of(self.config, "pretrain"), folder, spec.pretrain_seed,
                               self.stop, lambda step, steps, _: self._progress("pretrain", step, steps))
-        return {**metrics, "corpora": {self.spec.corpus: clips.hash}}
+        return {**metrics, "corpora": {spec.corpus: clips.hash}}
 
     def load_tokenizer(self, artefact: Artefact) -> Tokenizer:
         """The frozen tokenizer on the run's device."""

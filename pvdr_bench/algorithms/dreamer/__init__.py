@@ -1,0 +1,1 @@
+"""DreamerV2, and APV, which stacks a world model with actions on one pre-trained from videos."""

@@ -1,0 +1,62 @@
+"""APV's video-based intrinsic bonus (arXiv 2203.13880, section 3.3, as its code has it).
+
+Shapes: B sequences, T steps, W = T - tau + 1 forward windows, F feature width, P projection, Q queue.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pvdr_bench.algorithms.dreamer.config import BonusConfig
+
+
+class VideoBonus(nn.Module):
+    """Distance of a window's mean feature to its neighbours among recent windows, over a running scale.
+
+    Projection, queue, its filling and the scale are buffers: they belong to a checkpoint.
+    """
+
+    projection: Tensor
+    queue: Tensor
+    filled: Tensor
+    scale: Tensor
+
+    def __init__(self, config: BonusConfig, feature_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        # N(0, (1/P)^2), P the projection's width
+        self.register_buffer("projection", torch.randn(feature_dim, config.projection) / config.projection)
+        self.register_buffer("queue", torch.zeros(config.queue, config.projection))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Bonuses [B, W] of features [B, T, F], and their mean before scaling. Changes queue and scale."""
+        config = self.config
+        means = feature.float().unfold(1, config.window, 1).mean(-1)  # [B, W, F]
+        points = (means @ self.projection).flatten(0, 1)
+        self._push(points)
+        bonus = neighbour_distance(points, self.queue[:int(self.filled)], config.neighbours, config.distance)
+        raw = bonus.mean()
+        self.scale.mul_(config.momentum).add_((1 - config.momentum) * bonus.abs().mean())
+        return (bonus / (self.scale + 1e-8)).unflatten(0, means.shape[:2]), raw
+
+    def _push(self, points: Tensor) -> None:
+        """Put points [M, P] in front; the oldest fall out."""
+        size = len(self.queue)
+        kept = torch.cat([points, self.queue[:int(self.filled)]])[:size]
+        self.queue[:len(kept)] = kept
+        self.filled.fill_(len(kept))
+
+
+def neighbour_distance(points: Tensor, among: Tensor, neighbours: int, form: str) -> Tensor:
+    """Mean distance [M] of points [M, P] to their k nearest ``among`` [Q, P], or (``kth``) to the k-th.
+
+    Where fewer than k are there, all of them are taken.
+    """
+    # Without matrix products: those lose the small distances, and a point's distance to itself would not be zero.
+    distances = torch.cdist(points, among, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distances.topk(min(neighbours, len(among)), largest=False, sorted=True).values
+    return nearest.mean(-1) if form == "mean" else nearest[:, -1]

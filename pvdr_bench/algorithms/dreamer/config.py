@@ -1,0 +1,145 @@
+"""Every hyperparameter of DreamerV2 and APV with its meaning and source. Imports no torch.
+
+Defaults are those of APV's released configuration for Meta-World (``apv_finetuning/configs.yaml``, which is
+DreamerV2's with other sizes), or, where it is silent, DreamerV2's; "adaptation" marks what PVDR's protocol needs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from pvdr_bench.algorithms.schema import Section, key
+
+APV = "APV code, metaworld"
+V2 = "DreamerV2 code"
+
+
+class ModelConfig(Section):
+    """Networks of the world model."""
+
+    input_size: int = key(64, "side of the pictures that the networks see; larger observations are averaged down",
+                          "APV, DreamerV2: 64", ge=16)
+    deter: int = key(1024, "width of the deterministic state", APV, ge=8)
+    hidden: int = key(1024, "units of the RSSM's dense layers", APV, ge=8)
+    stoch: int = key(32, "latent categoricals", APV, ge=1)
+    classes: int = key(32, "classes of each", APV, ge=2)
+    cnn_depth: int = key(48, "channels of the first convolution; doubled at each", APV, ge=4)
+    encoder_kernels: tuple[int, ...] = key((4, 4, 4, 4), "kernels of the encoder, stride 2", APV, min_length=1)
+    decoder_kernels: tuple[int, ...] = key((5, 5, 6, 6), "kernels of the decoder, stride 2", APV, min_length=2)
+    head_layers: int = key(4, "dense layers of reward, discount, actor and critic", APV, ge=1)
+    head_units: int = key(400, "units of each", APV, ge=8)
+    action_width: int = key(50, "width that actions are padded to with zeros; videos are all zeros", APV, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelConfig:
+        size, pixels = self.input_size, 1
+        for kernel in self.encoder_kernels:
+            size = (size - kernel) // 2 + 1
+        for kernel in self.decoder_kernels:
+            pixels = 2 * (pixels - 1) + kernel
+        if size < 1:
+            raise ValueError(f"encoder_kernels {self.encoder_kernels} leave nothing of {self.input_size} pixels")
+        if pixels != self.input_size:
+            raise ValueError(f"decoder_kernels {self.decoder_kernels} draw {pixels} pixels, not {self.input_size}")
+        return self
+
+
+class PretrainConfig(Section):
+    """Stage ``pretrain`` of APV: an action-free RSSM on videos."""
+
+    steps: int = key(600_000, "optimiser steps", "PreLAR's README for the same data; APV's default is 5e7", ge=1)
+    batch: int = key(16, "clips in a batch", "APV code, metaworld_pretrain", ge=1)
+    length: int = key(25, "frames of a clip", "APV code, metaworld_pretrain", ge=2)
+    frame_stride: int = key(1, "decisions between neighbouring frames of a clip", "APV code", ge=1)
+    lr: float = key(3e-4, "Adam's learning rate", "APV code, metaworld_pretrain", gt=0)
+    kl_weight: float = key(0.1, "weight of the balanced KL", "APV code, metaworld_pretrain", ge=0)
+    validate_every: int = key(5000, "steps between validations", "APV silent", ge=1)
+    validation_clips: int = key(64, "held-out clips in a validation", "APV silent", ge=1)
+
+
+class LossConfig(Section):
+    """World model losses of the online stage."""
+
+    kl_weight: float = key(1.0, "weight of the balanced KL of the RSSM with actions", APV, ge=0)
+    af_kl_weight: float = key(0.0, "weight of the KL of the action-free RSSM below it (stacked only)", APV, ge=0)
+    kl_balance: float = key(0.8, "share of the KL that moves the prior", APV, ge=0, le=1)
+    free_nats: float = key(0.0, "the mean KL costs nothing more below this", f"{APV}; DMC: 1", ge=0)
+    reward_head: Literal["auto", "mse", "two_hot"] = key(
+        "auto", "regression of rewards; auto: two_hot where the protocol adds a success bonus, else mse",
+        "APV: mse; adaptation: two_hot (DreamerV3), a squared error sees a rare bonus of 60 alone")
+    predict_discount: Literal["auto", "yes", "no"] = key(
+        "auto", "learn where episodes end; auto: where the protocol ends them on success",
+        "APV: no, its episodes never end; adaptation")
+    discount_weight: float = key(1.0, "weight of the discount head's cross-entropy", V2, ge=0)
+
+
+class TrainConfig(Section):
+    """Updates from replay, in decisions of all environments together."""
+
+    prefill: int = key(5000, "random decisions before the first update", APV, ge=1)
+    initial_updates: int = key(100, "updates on them", APV, ge=0)
+    every: int = key(5, "decisions per update from then on", APV, ge=1)
+    batch: int = key(50, "sequences in a batch", APV, ge=1)
+    length: int = key(50, "steps of a sequence", APV, ge=2)
+    capacity: int = key(2_000_000, "steps of replay that are sampled from, the newest", "DreamerV2 code: 2e6", ge=1)
+    model_lr: float = key(3e-4, "Adam's learning rate of the world model", APV, gt=0)
+    frozen_updates: int = key(100, "updates during which pre-trained modules keep their weights (learning rate 0)",
+                              "APV code, enc_lr_type no_pretrain", ge=0)
+    adam_eps: float = key(1e-5, "Adam's epsilon, all optimisers", APV, gt=0)
+    max_grad_norm: float = key(100.0, "clip of the global gradient norm of each optimiser", APV, ge=0)
+    weight_decay: float = key(1e-6, "weights are multiplied by one minus this before each step, whatever the learning "
+                              "rate", "APV code, tfutils.py", ge=0)
+    dtype: Literal["float32", "bfloat16"] = key("float32", "autocast precision; APV: float16", "hardware")
+    compile: bool = key(False, "torch.compile the scan over time", "hardware")
+
+
+class BehaviourConfig(Section):
+    """Actor and critic, learned in imagination."""
+
+    horizon: int = key(15, "H, imagined steps", APV, ge=2)
+    gamma: float = key(0.99, "discount per decision", APV, ge=0, le=1)
+    gae_lambda: float = key(0.95, "lambda of the returns", APV, ge=0, le=1)
+    entropy_coef: float = key(1e-4, "weight of the actor's entropy", APV, ge=0)
+    actor_lr: float = key(8e-5, "Adam's learning rate of the actor", APV, gt=0)
+    critic_lr: float = key(8e-5, "Adam's learning rate of the critic", APV, gt=0)
+    min_std: float = key(0.1, "least standard deviation of the actor", V2, gt=0)
+    slow_every: int = key(100, "updates between copies of the critic into the slow one", APV, ge=1)
+    mean_policy_in_eval: bool = key(False, "evaluate the actor's mean in place of a sampled action",
+                                    "APV: mean; benchmark: sampled, a frozen task under it is one episode repeated")
+
+
+class BonusConfig(Section):
+    """APV's video-based intrinsic bonus."""
+
+    weight: float = key(1.0, "beta, weight of the bonus in the regressed reward; 0: none", f"{APV}; DMC: 0.1", ge=0)
+    window: int = key(5, "tau, steps of a forward window whose features are averaged", APV, ge=1)
+    projection: int = key(128, "dimensions of the fixed random projection", APV, ge=1)
+    queue: int = key(4096, "newest windows that neighbours are looked for in, the batch's own included", APV, ge=1)
+    neighbours: int = key(16, "k", APV, ge=1)
+    distance: Literal["mean", "kth"] = key("mean", "mean distance to the k nearest, itself included, or distance to "
+                                           "the k-th", "APV code: mean; its slides print kth")
+    momentum: float = key(0.99, "of the running scale that bonuses are divided by", APV, ge=0, lt=1)
+
+
+class DreamerConfig(Section):
+    """DreamerV2 (arXiv 2010.02193); with ``stacked`` APV (arXiv 2203.13880)."""
+
+    pretrained: bool = key(False, "start from the stage pretrain", "APV: yes; DreamerV2: no")
+    stacked: bool = key(False, "an RSSM with actions on top of the action-free one; without it, pre-trained weights "
+                        "are the RSSM's own", "APV: yes; no: its naive fine-tuning")
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
+    bonus: BonusConfig = BonusConfig(weight=0.0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> DreamerConfig:
+        if self.bonus.weight and not self.stacked:
+            raise ValueError("bonus.weight needs stacked: the bonus is of the action-free RSSM's features")
+        if self.bonus.weight and self.bonus.window >= self.train.length:
+            raise ValueError(f"bonus.window {self.bonus.window} leaves no reward of train.length {self.train.length}")
+        return self

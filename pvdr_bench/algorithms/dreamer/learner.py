@@ -1,0 +1,179 @@
+"""The online stage of DreamerV2 and APV: act on filtered states, learn a world model and a behaviour from replay.
+
+Shapes: N environments, H = W image size, A action dimensions, B sequences of T steps, S latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
+from pvdr_bench.algorithms.dreamer.behaviour import Behaviour
+from pvdr_bench.algorithms.dreamer.config import DreamerConfig
+from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
+from pvdr_bench.errors import CatalogError, SetupError
+from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state
+from pvdr_bench.nets.rssm import RSSM, State
+
+LOG_EVERY = 20  # updates whose metrics make one row
+
+
+class DreamerLearner(Learner):
+    """One update per ``train.every`` decisions, after ``train.prefill`` random ones.
+
+    Raises:
+        SetupError: no replay, or the pre-trained artefact is missing.
+        CatalogError: more action dimensions than ``model.action_width``.
+    """
+
+    def __init__(self, context: LearnerContext) -> None:
+        config: DreamerConfig = context.config
+        if context.replay is None:
+            raise SetupError("Dreamer learns from replay and was given none")
+        if context.action_dim > config.model.action_width:
+            raise CatalogError(f"{context.action_dim} action dimensions do not fit model.action_width "
+                               f"{config.model.action_width}", where="key model.action_width")
+        self.config, self.device, self.replay = config, context.device, context.replay
+        self.replay.capacity = config.train.capacity
+        self.action_dim, self.num_envs = context.action_dim, context.num_envs
+        two_hot = config.loss.reward_head == "two_hot" or (config.loss.reward_head == "auto" and context.sparse_bonus)
+        discount = config.loss.predict_discount == "yes" or (
+            config.loss.predict_discount == "auto" and context.ends_on_success)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            self.model = WorldModel(config, context.action_dim, two_hot, discount)
+            self.behaviour = Behaviour(config, self.model.rssm.feature_dim, context.action_dim)
+        if config.pretrained:
+            self._load_pretrained(context)
+        self.model.to(self.device)
+        self.behaviour.to(self.device)
+        self._optimisers()
+        self.cpu_generator = torch.Generator().manual_seed(context.seed)  # of replay
+        self.generator = torch.Generator(self.device).manual_seed(context.seed)  # of latents and imagination
+        self.decisions = self.updates = 0
+        self.sums: dict[str, Tensor] = {}
+        self.summed = 0
+        self.scan_loss = torch.compile(self.model.loss) if config.train.compile else self.model.loss
+
+    def _load_pretrained(self, context: LearnerContext) -> None:
+        if "pretrain" not in context.artefacts:
+            raise SetupError("this method starts from a pre-trained video model (stage pretrain), and there is none",
+                             hint="run it with pvdr-bench run, which makes the stage first")
+        self.model.load_video_model(context.artefacts["pretrain"])
+
+    def _optimisers(self) -> None:
+        train, behaviour = self.config.train, self.config.behaviour
+        transferred = [p for module in self.model.transferred() for p in module.parameters()]
+        known = {id(p) for p in transferred}
+        rest = [p for p in self.model.parameters() if id(p) not in known]
+
+        def adam(groups: list[list[nn.Parameter]], lr: float) -> DecayedAdam:
+            return DecayedAdam([{"params": group} for group in groups], lr, train.adam_eps, train.weight_decay,
+                               train.max_grad_norm)
+
+        self.model_adam = adam([transferred, rest], train.model_lr)
+        self.actor_adam = adam([list(self.behaviour.actor.parameters())], behaviour.actor_lr)
+        self.critic_adam = adam([list(self.behaviour.critic.parameters())], behaviour.critic_lr)
+
+    # Acting -------------------------------------------------------------------------------------------------------
+
+    def initial(self, n: int) -> Carry:
+        """States of the RSSMs and the last action."""
+        return {"states": self.model.initial(n, self.device),
+                "action": torch.zeros(n, self.action_dim, device=self.device)}
+
+    @torch.no_grad()
+    def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
+            generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
+        """Filter the image and sample the actor; uniform actions until the replay is filled for the first time."""
+        n = len(image)
+        uniform = torch.rand(2, n, self.config.model.stoch, generator=generator).to(self.device)
+        noise = torch.rand(n, self.action_dim, generator=generator)
+        states = self.model.step(carry["states"], image.to(self.device), carry["action"], is_first.to(self.device),
+                                 uniform)
+        if mode == "train" and self.decisions < self.config.train.prefill:
+            action = 2 * noise - 1
+        else:
+            policy = self.behaviour.actor(RSSM.feature(states["rssm"]))
+            mean = mode == "eval" and self.config.behaviour.mean_policy_in_eval
+            action = (policy.mean if mean else policy.sample(noise.to(self.device))).cpu()
+        return action, {"states": states, "action": action.to(self.device)}, {}
+
+    def observe(self, transition: Transition) -> None:
+        """The loop has put the decision into the replay; count it."""
+        self.decisions += len(transition.action)
+
+    # Learning -----------------------------------------------------------------------------------------------------
+
+    def due(self) -> int:
+        """Updates that should have been made by now."""
+        train = self.config.train
+        if self.decisions < train.prefill:
+            return 0
+        return train.initial_updates + (self.decisions - train.prefill) // train.every
+
+    def learn(self) -> dict[str, float]:
+        """Make the updates that are due; metrics are means over :data:`LOG_EVERY` of them."""
+        out: dict[str, float] = {}
+        while self.updates < self.due():
+            for name, value in self.update().items():
+                self.sums[name] = self.sums.get(name, torch.zeros(())) + value
+            self.summed += 1
+            if self.summed >= LOG_EVERY:
+                out = {name: float(value) / self.summed for name, value in self.sums.items()}
+                out |= {"updates": float(self.updates), "replay_steps": float(len(self.replay))}
+                self.sums, self.summed = {}, 0
+        return out
+
+    def update(self) -> dict[str, Tensor]:
+        """One step of world model, actor and critic on a fresh batch."""
+        config, train = self.config, self.config.train
+        data = Sequences.from_replay(self.replay.sample(self.cpu_generator, train.batch, train.length), self.device)
+        frozen = config.pretrained and self.updates < train.frozen_updates
+        self.model_adam.adam.param_groups[0]["lr"] = 0.0 if frozen else train.model_lr
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
+            loss, post, metrics = self.scan_loss(data, self._uniform(2, train.batch, train.length, config.model.stoch))
+        norms = {"model_grad": self.model_adam.update(loss)}
+        start: State = {name: x.flatten(0, 1) for name, x in post.items()}
+        uniform = self._uniform(config.behaviour.horizon, train.batch * train.length,
+                                self.action_dim + config.model.stoch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
+            path = self.behaviour.imagine(self.model, start, data.is_terminal.flatten(), uniform)
+            actor_loss, critic_loss, more = self.behaviour.losses(path)
+        norms["actor_grad"] = self.actor_adam.update(actor_loss)
+        norms["critic_grad"] = self.critic_adam.update(critic_loss)
+        self.updates += 1
+        if self.updates % config.behaviour.slow_every == 0:
+            self.behaviour.copy_critic()
+        return {name: value.cpu() for name, value in {**metrics, **more}.items()} | {
+            name: torch.tensor(norm) for name, norm in norms.items()}
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self.generator, device=self.device)
+
+    # State --------------------------------------------------------------------------------------------------------
+
+    def _adams(self) -> Iterator[tuple[str, DecayedAdam]]:
+        yield from (("model", self.model_adam), ("actor", self.actor_adam), ("critic", self.critic_adam))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks (the bonus' queue included), optimisers, random states, counters, unfinished metrics."""
+        return {"model": self.model.state_dict(), "behaviour": self.behaviour.state_dict(),
+                "optimisers": {name: optimizer_state(one.adam) for name, one in self._adams()},
+                "cpu_generator": self.cpu_generator.get_state(), "generator": self.generator.get_state(),
+                "decisions": self.decisions, "updates": self.updates, "sums": self.sums, "summed": self.summed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.behaviour.load_state_dict(state["behaviour"])
+        for name, one in self._adams():
+            load_optimizer_state(one.adam, state["optimisers"][name])
+        self.cpu_generator.set_state(state["cpu_generator"].cpu())
+        self.generator.set_state(state["generator"].cpu())
+        self.decisions, self.updates = int(state["decisions"]), int(state["updates"])
+        self.sums, self.summed = {name: x.cpu() for name, x in state["sums"].items()}, int(state["summed"])

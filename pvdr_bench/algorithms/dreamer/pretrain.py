@@ -1,0 +1,101 @@
+"""Stage ``pretrain`` of APV: an action-free RSSM learns to filter and draw videos (arXiv 2203.13880, section 3.1).
+
+Shapes: B clips, T frames, H = W image size, S latents.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvdr_bench.algorithms.base import OfflineLearner
+from pvdr_bench.algorithms.dreamer.config import DreamerConfig
+from pvdr_bench.algorithms.dreamer.world_model import VideoModel, image_loss
+from pvdr_bench.errors import TrainingError
+from pvdr_bench.nets.conv import preprocess
+from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state
+from pvdr_bench.nets.rssm import RSSM, State, balanced_kl
+
+
+class VideoPretrainer(OfflineLearner):
+    """Trains encoder, action-free RSSM and decoder together on uint8 clips [B, T, H, W, 3]."""
+
+    def __init__(self, config: DreamerConfig, seed: int, device: torch.device) -> None:
+        self.config, self.device, train = config, device, config.train
+        self.generator = torch.Generator(device).manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = VideoModel(config.model).to(device)
+        self.optimiser = DecayedAdam([{"params": list(self.model.parameters())}], config.pretrain.lr, train.adam_eps,
+                                     train.weight_decay, train.max_grad_norm)
+        self.step = 0
+
+    def _terms(self, batch: Tensor, generator: torch.Generator) -> tuple[dict[str, Tensor], State, Tensor]:
+        """Losses, posterior states and images [B, T, 3, h, w] of clips."""
+        image = preprocess(batch.to(self.device), self.config.model.input_size)
+        count, length = image.shape[:2]
+        embed = self.model.encoder(image.flatten(0, 1)).unflatten(0, (count, length))
+        uniform = torch.rand(count, length, self.config.model.stoch, generator=generator, device=self.device)
+        first = torch.zeros(count, length, dtype=torch.bool, device=self.device)
+        first[:, 0] = True
+        post, prior = self.model.rssm.scan(embed, embed.new_zeros(count, length, 0), first, uniform)
+        drawn = self.model.decoder(RSSM.feature(post).flatten(0, 1))
+        kl_loss, kl = balanced_kl(post["logits"], prior, self.config.loss.kl_balance, 0.0)
+        image_term = image_loss(drawn, image.flatten(0, 1))
+        return ({"loss": image_term + self.config.pretrain.kl_weight * kl_loss, "image_loss": image_term, "kl": kl},
+                post, image)
+
+    def update(self, batch: Tensor) -> dict[str, float]:
+        """One optimiser step."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.dtype == "bfloat16"):
+            terms, _, _ = self._terms(batch, self.generator)
+        if not math.isfinite(float(terms["loss"])):
+            raise TrainingError(f"the pre-training loss is {float(terms['loss'])}", where=f"step {self.step}",
+                                hint="lower pretrain.lr, or use train.dtype=float32")
+        norm = self.optimiser.update(terms["loss"])
+        self.step += 1
+        return {**{name: float(x) for name, x in terms.items()}, "grad_norm": norm}
+
+    @torch.no_grad()
+    def validate(self, batch: Tensor) -> dict[str, float]:
+        """Losses and PSNR of held-out clips; then the second half imagined from the first, beside copying its last."""
+        generator = torch.Generator(self.device).manual_seed(0)
+        terms, post, image = self._terms(batch, generator)
+        half = image.shape[1] // 2
+        state = {name: x[:, half - 1] for name, x in post.items()}
+        still, drawn = image.new_zeros(len(image), 0), []
+        for _ in range(image.shape[1] - half):
+            uniform = torch.rand(len(image), self.config.model.stoch, generator=generator, device=self.device)
+            state = self.model.rssm.imagine(state, still, uniform)
+            drawn.append(self.model.decoder(RSSM.feature(state)))
+        filtered = self.model.decoder(RSSM.feature(post).flatten(0, 1)).unflatten(0, image.shape[:2])
+        usage = post["stoch"].flatten(0, 1).mean(0)  # [S, C]
+        perplexity = torch.exp(-(usage * usage.clamp_min(1e-9).log()).sum(-1)).mean()
+        return {**{name: float(x) for name, x in terms.items()}, "psnr": _psnr(filtered, image),
+                "psnr_imagined": _psnr(torch.stack(drawn, 1), image[:, half:]),
+                "psnr_copy_last": _psnr(image[:, half - 1:half].expand_as(image[:, half:]), image[:, half:]),
+                "latent_perplexity": float(perplexity)}
+
+    def export(self) -> dict[str, Tensor]:
+        """All weights: encoder, rssm, decoder."""
+        return {name: x.detach().cpu() for name, x in self.model.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser, random state, step."""
+        return {"model": self.model.state_dict(), "optimiser": optimizer_state(self.optimiser.adam),
+                "generator": self.generator.get_state(), "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        load_optimizer_state(self.optimiser.adam, state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        self.step = int(state["step"])
+
+
+def _psnr(drawn: Tensor, image: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of images in [-0.5, 0.5]."""
+    return float(-10 * torch.log10((drawn.float() - image).square().mean()))

@@ -1,0 +1,40 @@
+"""Symexp two-hot regression (DreamerV3, arXiv 2301.04104, section "Robust predictions").
+
+A scalar is a distribution over fixed bins, exponentially spaced around zero; its mean may be anything between them.
+One head then fits rewards of -0.01 and of 60 at once, where a squared error sees the 60 alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def two_hot_bins(count: int = 255, limit: float = 20.0) -> Tensor:
+    """Bin centres [count], symexp of an even grid on [-limit, limit]: sign(x) (exp|x| - 1); symmetric about zero."""
+    half = torch.linspace(-limit, 0.0, count // 2 + 1, dtype=torch.float64)
+    half = -(torch.expm1(-half))
+    return torch.cat([half, -half[:-1].flip(0)]).float()
+
+
+def two_hot(values: Tensor, bins: Tensor) -> Tensor:
+    """Weights [..., K] on the two neighbouring bins of values [...], whose mean is the value."""
+    values = values.clamp(bins[0], bins[-1])
+    above = torch.searchsorted(bins, values.contiguous()).clamp(1, len(bins) - 1)
+    low, high = bins[above - 1], bins[above]
+    share = (values - low) / (high - low)
+    out = torch.zeros(*values.shape, len(bins), device=values.device)
+    out.scatter_(-1, (above - 1)[..., None], (1 - share)[..., None])
+    return out.scatter_(-1, above[..., None], share[..., None])
+
+
+def two_hot_loss(logits: Tensor, values: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy [...] in nats of logits [..., K] against values [...]."""
+    return -(two_hot(values, bins) * logits.float().log_softmax(-1)).sum(-1)
+
+
+def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
+    """Means [...] of logits [..., K]. Opposite bins are added first, so that a flat distribution gives exactly zero."""
+    weighted = logits.float().softmax(-1) * bins
+    half = len(bins) // 2
+    return (weighted[..., :half] + weighted[..., half + 1:].flip(-1)).sum(-1) + weighted[..., half]
