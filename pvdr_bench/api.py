@@ -81,6 +81,7 @@ class Episode:
         actions: [T, A], as given to the simulator.
         rewards: [T] under the protocol.
         success: [T] whether the simulator reported success in this decision.
+        goal_image: [H, W, 3], or None in a protocol without one.
     """
 
     seed: int
@@ -89,7 +90,7 @@ class Episode:
     actions: NDArray[np.float32]
     rewards: NDArray[np.float32]
     success: NDArray[np.bool_]
-    goal_image: Images
+    goal_image: Images | None
 
 
 class Policy:
@@ -144,7 +145,7 @@ class Session:
     learner: Learner
     envs: VectorEnvLike
     reward: GoalReward
-    goal_image: Images
+    goal_image: Images | None
     needs_expert: bool
     env_steps: int  # of the checkpoint
 
@@ -220,7 +221,7 @@ class Run:
             ChangedError: an artefact the run stands on was made anew since.
         """
         from pvdr_bench.training.execute import ARTEFACTS, check_artefacts
-        from pvdr_bench.training.online import learner_context
+        from pvdr_bench.training.online import instance_images, learner_context
         from pvdr_bench.training.reward import GoalReward
         from pvdr_bench.training.stages import Stages
 
@@ -236,8 +237,8 @@ class Run:
             check_artefacts(self.dir, references)
         envs = pieces.make_envs(dataclasses.replace(self.spec.env_config(), terminate_on_success=False), 1)
         try:
-            start = np.array(envs.reset([self.spec.protocol.eval_seed_base])[0])
-            goal = np.array(envs.goal_image())
+            first = envs.reset([self.spec.protocol.eval_seed_base])
+            start, goal = instance_images(self.spec, envs, first)
             learner = pieces.make_learner(learner_context(self.spec, pieces, envs.action_dim, start, goal, None))
             learner.load_state_dict(found.state["learner"])
             reward = GoalReward(self.spec.protocol, goal, start, pieces.tokenizer, pieces.device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.base import Learner, LearnerContext, Mode, Transition
-from pvdr_bench.catalog.protocol import Protocol
+from pvdr_bench.catalog.protocol import GOAL_KEYS, Protocol
 from pvdr_bench.catalog.specs import RunSpec, TaskSpec
 from pvdr_bench.errors import BenchError, TrainingError
 from pvdr_bench.launch import worker
@@ -157,12 +157,12 @@ class DummySpec(RunSpec):
         protocol = self.protocol
         return EnvConfig(suite="dummy", env_id=self.task.env_id, camera=CAMERA, image_size=protocol.image_size,
                          action_repeat=protocol.action_repeat, episode_steps=protocol.episode_steps,
-                         frozen_instance=protocol.frozen_instance, instance_seed=protocol.instance_seed,
+                         frozen_instance=protocol.frozen_instance, instance_seed=protocol.instance_seed or 0,
                          terminate_on_success=protocol.terminate_on_success)
 
 
 def make_protocol(env_steps: int = 2 * SYNC, **changes: Any) -> Protocol:
-    """A protocol of a few decisions."""
+    """A protocol of a few decisions; keys that nothing reads in it are null."""
     keys: dict[str, Any] = {
         "name": "dummy", "scale": "smoke", "suite_version": "1", "image_size": IMAGE, "renderer": "lean",
         "camera": "none", "action_repeat": REPEAT, "episode_steps": EPISODE, "frozen_instance": True,
@@ -171,7 +171,10 @@ def make_protocol(env_steps: int = 2 * SYNC, **changes: Any) -> Protocol:
         "success_rule": "any", "eval_every": SYNC, "eval_episodes": 3, "eval_final_episodes": 5,
         "eval_seed_base": 2**24, "train_seed_base": 0, "env_steps": env_steps, "num_envs": ENVS, "sync_every": SYNC,
     }
-    return Protocol(**(keys | changes))
+    keys |= changes
+    idle = (keys["reward"] == "dense", not keys["frozen_instance"])
+    keys |= {key: None for names, off in zip(GOAL_KEYS.values(), idle, strict=True) if off for key in names}
+    return Protocol(**keys)
 
 
 def make_spec(kind: str = "onpolicy", seed: int = 0, env_steps: int = 2 * SYNC, config: dict[str, Any] | None = None,

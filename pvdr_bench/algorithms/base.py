@@ -49,8 +49,8 @@ class LearnerContext:
     action_dim: int
     image_size: int
     num_envs: int
-    goal_image: NDArray[np.uint8]  # [H, W, 3]
-    start_image: NDArray[np.uint8]  # [H, W, 3], first image of the instance
+    goal_image: NDArray[np.uint8] | None  # [H, W, 3]; None in a protocol where each episode has its own goal
+    start_image: NDArray[np.uint8] | None  # [H, W, 3], first image of the frozen instance; None where there is none
     seed: int
     device: torch.device
     budget_decisions: int  # decisions of all environments together, for schedules

@@ -283,7 +283,7 @@ class Catalog:
         if videos is not None and corpus is None:
             self.corpus(videos)
         label = scale if protocol == DEFAULT_PROTOCOL else f"{protocol}-{scale}"
-        code_reward = chosen.reward == "goal_distance" and chosen.goal_metric.startswith("code")
+        code_reward = (chosen.goal_metric or "").startswith("code")
         return RunSpec(
             method=config.method.name, variant=config.variant, title=config.method.title, tuning=config.method.tuning,
             algorithm=info.name, algorithm_version=info.version, config=config.value.model_dump(mode="json"),

@@ -173,8 +173,8 @@ class RunSpec(_Spec):
             suite=task.suite, env_id=task.env_id, camera=camera_pose(task.camera or protocol.camera),
             image_size=protocol.image_size, renderer=protocol.renderer, action_repeat=protocol.action_repeat,
             episode_steps=protocol.episode_steps, frozen_instance=protocol.frozen_instance,
-            instance_seed=protocol.instance_seed, terminate_on_success=protocol.terminate_on_success,
-            goal_settle_steps=protocol.goal_settle_steps,
+            instance_seed=protocol.instance_seed or 0, terminate_on_success=protocol.terminate_on_success,
+            goal_settle_steps=protocol.goal_settle_steps or 0,  # without a goal image nobody asks for one
         )
 
     def path(self, results: str | Path) -> Path:

@@ -1,6 +1,8 @@
-"""Named free cameras. A protocol names one; the corpora in the same scenes are filmed with the same one."""
+"""Named free cameras. A protocol names one. The built-in corpora are filmed with ``metaworld`` and ``fetch``."""
 
 from __future__ import annotations
+
+import math
 
 from pvdr_bench.suites.base import CameraPose
 
@@ -10,4 +12,9 @@ CAMERAS: dict[str, CameraPose] = {
     "metaworld": CameraPose(lookat=(0.0, 0.62, 0.16), distance=1.35, azimuth=235.0, elevation=-28.0),
     # The Fetch robot's table, from its left front.
     "fetch": CameraPose(lookat=(1.25, 0.75, 0.55), distance=1.35, azimuth=145.0, elevation=-30.0),
+    # Meta-World's own ``corner`` (xyz_base.xml: pos -1.1 -0.4 0.6, looking along 1 1 -0.4, 45 degrees high as every
+    # free camera there), the camera of APV, ContextWM and PreLAR. Its up vector points down, so its own picture stands
+    # on its head; a free camera at the same pose is upright, which is that picture turned by 180 degrees.
+    "corner": CameraPose(lookat=(0.0, 0.7, 0.16), distance=1.1 * math.sqrt(2.16), azimuth=45.0,
+                         elevation=-math.degrees(math.atan2(0.4, math.sqrt(2.0)))),
 }

@@ -2,7 +2,8 @@
 
 A *frozen* instance is built once by ``set_task`` and its first reset is kept: every later reset restores that very
 state, so frames and physics are identical. (``gym.make`` with ``reset(seed)`` draws a new goal at every reset, and the
-raw class ignores seeds unless ``seeded_rand_vec`` is set.) The camera is a pose of ``suites/cameras.py``.
+raw class ignores seeds unless ``seeded_rand_vec`` is set.) Otherwise each reset draws goal and furniture from its seed
+alone: ``seeded_rand_vec`` and ``seed()`` before the suite's own reset. The camera is a pose of ``suites/cameras.py``.
 """
 
 from __future__ import annotations
@@ -68,13 +69,25 @@ def _benchmark(env_id: str, instance_seed: int) -> Any:
 
 @dataclass
 class _Snapshot:
-    """Everything that a simulator step or a reset can change."""
+    """Everything that a simulator step or a reset can change.
+
+    ``live`` are attributes that are windows into the simulator's memory (Meta-World keeps some, such as door-lock's
+    ``obj_init_pos``, and its rewards read them). They are kept as they are: a copy would stand still.
+    """
 
     physics: NDArray[np.float64]
     model: dict[str, NDArray[np.float64]]
     attributes: dict[str, Any]
+    live: dict[str, Any]
     observation: NDArray[np.float64]
     info: dict[str, float]
+
+
+def _is_window(value: Any) -> bool:
+    """Whether an array shows memory of the simulator: of something that is no array."""
+    while isinstance(value, np.ndarray) and isinstance(value.base, np.ndarray):
+        value = value.base
+    return isinstance(value, np.ndarray) and not value.flags.owndata
 
 
 class MetaWorldEnv(Env):
@@ -251,11 +264,13 @@ class MetaWorldEnv(Env):
 
     def _save(self) -> _Snapshot:
         env = self._env
-        own = {name: value for name, value in vars(env).items() if name not in _SHARED_ATTRIBUTES}
+        live = {name: value for name, value in vars(env).items() if _is_window(value)}
+        own = {name: value for name, value in vars(env).items() if name not in _SHARED_ATTRIBUTES | live.keys()}
         return _Snapshot(
             physics=self.physics_state(),
             model={name: getattr(env.model, name).copy() for name in _MODEL_ARRAYS},
             attributes=copy.deepcopy(own),
+            live=live,
             observation=self._observation.copy(),
             info=dict(self._info),
         )
@@ -269,5 +284,5 @@ class MetaWorldEnv(Env):
         mujoco.mj_setState(env.model, env.data, snapshot.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
         mujoco.mj_forward(env.model, env.data)  # positions that Meta-World reads; it also moves the warm start, so:
         mujoco.mj_setState(env.model, env.data, snapshot.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
-        vars(env).update(copy.deepcopy(snapshot.attributes))
+        vars(env).update(copy.deepcopy(snapshot.attributes), **snapshot.live)
         self._observation, self._info = snapshot.observation.copy(), dict(snapshot.info)

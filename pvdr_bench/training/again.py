@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import numpy as np
-
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import UsageError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.training.evaluation import EpisodeResult, Evaluator
 from pvdr_bench.training.execute import ARTEFACTS, check_artefacts, make_deterministic
-from pvdr_bench.training.online import Pieces, learner_context
+from pvdr_bench.training.online import Pieces, instance_images, learner_context
 from pvdr_bench.training.replay import EpisodeReplay
 from pvdr_bench.training.reward import GoalReward
 
@@ -41,8 +39,8 @@ def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], Pie
         check_artefacts(run_dir, references)
     envs = pieces.make_envs(dataclasses.replace(spec.env_config(), terminate_on_success=False), protocol.num_envs)
     try:
-        start = envs.reset([protocol.train_seed_base] * protocol.num_envs)[0].copy()
-        goal = np.array(envs.goal_image())
+        first = envs.reset([protocol.train_seed_base] * protocol.num_envs)
+        start, goal = instance_images(spec, envs, first)
         replay = None
         if not pieces.on_policy:
             replay = EpisodeReplay(run_dir.path / "replay", protocol.num_envs, protocol.image_size, envs.action_dim)

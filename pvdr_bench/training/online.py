@@ -57,7 +57,16 @@ class Pieces:
     on_policy: bool = True
 
 
-def learner_context(spec: RunSpec, pieces: Pieces, action_dim: int, start: Image, goal: Image,
+def instance_images(spec: RunSpec, envs: VectorEnvLike, first: Image) -> tuple[Image | None, Image | None]:
+    """(start, goal) images [H, W, 3] of the frozen instance; (None, None) where each episode has its own goal.
+
+    Args:
+        first: first images [N, H, W, 3] of the environments' episodes.
+    """
+    return (first[0].copy(), np.array(envs.goal_image())) if spec.protocol.has_goal_image else (None, None)
+
+
+def learner_context(spec: RunSpec, pieces: Pieces, action_dim: int, start: Image | None, goal: Image | None,
                     replay: EpisodeReplay | None = None) -> LearnerContext:
     """What a run's learner is built from."""
     protocol = spec.protocol
@@ -154,8 +163,7 @@ class OnlineLoop:
         if not pieces.on_policy:
             self.replay = EpisodeReplay(run_dir.path / "replay", self.n, protocol.image_size, self.envs.action_dim)
             stack.callback(self.replay.close)
-        start = self.envs.reset(self._seeds())[0].copy()
-        goal = np.array(self.envs.goal_image())
+        start, goal = instance_images(spec, self.envs, self.envs.reset(self._seeds()))
         self.reward = GoalReward(protocol, goal, start, pieces.tokenizer, pieces.device)
         self.evaluator = Evaluator(
             lambda: pieces.make_envs(dataclasses.replace(config, terminate_on_success=False), self.n), self.n,

@@ -1,4 +1,5 @@
-"""The protocol's reward: minus the distance to the goal under its one goal metric, plus the success bonus.
+"""The protocol's reward: minus the distance to the goal under its one goal metric, plus the success bonus; or the
+suite's own dense reward, which needs no goal image.
 
 Shapes: N environments, H = W image size in pixels, h = w token grid, n_q code embedding width.
 Every method is trained and judged with this reward; it never sees the simulator's ground truth.
@@ -44,43 +45,48 @@ class GoalReward:
 
     Args:
         protocol: reward, goal_metric, goal_blur, normalise_distance and success_bonus are read.
-        goal_image: [H, W, 3], the instance solved. start_image: [H, W, 3], its first image.
+        goal_image: [H, W, 3], the instance solved. start_image: [H, W, 3], its first image. None for the dense reward.
         tokenizer: needed by the code metrics only.
 
     Raises:
-        CatalogError: the metric needs a tokenizer and there is none.
+        CatalogError: the metric needs a tokenizer or a goal image, and there is none.
         TrainingError: the metric cannot tell the start from the goal, so that normalising would divide by zero.
     """
 
-    def __init__(self, protocol: Protocol, goal_image: Image, start_image: Image,
+    def __init__(self, protocol: Protocol, goal_image: Image | None, start_image: Image | None,
                  tokenizer: TokenizerLike | None, device: torch.device) -> None:
         self.protocol, self.tokenizer, self.device = protocol, tokenizer, device
+        self.metric, self.blur = protocol.goal_metric or "", protocol.goal_blur or 1
+        self.bonus = protocol.success_bonus or 0.0
         self.dense = protocol.reward == "dense"
-        if protocol.goal_metric.startswith("code") and tokenizer is None and not self.dense:
-            raise CatalogError(f"goal_metric {protocol.goal_metric} needs a tokenizer",
-                               hint="use pixel_l1, or a method and scale with a tokenizer")
         self.succeeded: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self.scale = 1.0
         if self.dense:
             return
+        if self.metric.startswith("code") and tokenizer is None:
+            raise CatalogError(f"goal_metric {self.metric} needs a tokenizer",
+                               hint="use pixel_l1, or a method and scale with a tokenizer")
+        if goal_image is None or start_image is None:
+            raise CatalogError("reward goal_distance needs one goal image, so a frozen instance",
+                               where="protocol.frozen_instance", hint="frozen_instance: true, or reward: dense")
         self.goal = self._features(goal_image[None])
         if protocol.normalise_distance:
             start = float(self.distance(start_image[None])[0])
             if start <= 0:
-                raise TrainingError(f"{protocol.goal_metric} sees no difference between the start and the goal image",
+                raise TrainingError(f"{self.metric} sees no difference between the start and the goal image",
                                     hint="use a larger image_size or goal_metric=pixel_l1")
             self.scale = start
 
     @torch.no_grad()
     def _features(self, images: Image) -> Tensor:
         """What is compared: pixels in [0, 1] or code embeddings, blurred if asked; [N, h, w, C]."""
-        pixels, metric = torch.from_numpy(np.ascontiguousarray(images)).to(self.device), self.protocol.goal_metric
-        if metric.startswith("code"):
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        if self.metric.startswith("code"):
             assert self.tokenizer is not None
             features = self.tokenizer.embed(self.tokenizer.encode(pixels)).float()
         else:
             features = pixels.float() / 255
-        return box_blur(features, self.protocol.goal_blur) if metric.endswith("blur") else features
+        return box_blur(features, self.blur) if self.metric.endswith("blur") else features
 
     def distance(self, images: Image) -> NDArray[np.float32]:
         """Mean absolute difference to the goal for images uint8 [N, H, W, 3] (in units of the start's); [N]."""
@@ -102,7 +108,7 @@ class GoalReward:
         if self.dense:
             return step.dense_reward.astype(np.float32), None
         distances = self.distance(step.final_image)
-        rewards: NDArray[np.float32] = (first * self.protocol.success_bonus - distances).astype(np.float32)
+        rewards: NDArray[np.float32] = (first * self.bonus - distances).astype(np.float32)
         return rewards, distances
 
     def fork(self) -> GoalReward:

@@ -85,16 +85,17 @@ class PPOLearner(Learner):
         return load_tokenizer(context.artefacts["tokenize"], context.artefact_config["tokenize"], context.device)
 
     def _networks(self, context: LearnerContext) -> tuple[Actor, Critic]:
-        """Actor and critic; the goal's code vectors are their further grid (reading 26)."""
+        """Actor and critic; a goal image's code vectors are their further grid (reading 26)."""
         config, tokenizer = self.config, self.tokenizer
         network = NetworkConfig(
             grid=tokenizer.grid, codebook_size=tokenizer.codebook_size, context_frames=config.context_frames,
-            extra_dim=tokenizer.code_dim, d_model=config.d_model, heads=config.heads, ff=config.ff, depth=config.depth,
-            window=config.window, token_dim=config.token_dim, readout=config.readout,
-            readout_channels=config.readout_channels)
+            extra_dim=0 if context.goal_image is None else tokenizer.code_dim, d_model=config.d_model,
+            heads=config.heads, ff=config.ff, depth=config.depth, window=config.window, token_dim=config.token_dim,
+            readout=config.readout, readout_channels=config.readout_channels)
         codes = torch.arange(tokenizer.codebook_size, device=self.device)
         table = standardised(tokenizer.embed(codes.view(-1, 1, 1)).flatten(0, 2))
-        goal = table[self.encode(torch.as_tensor(context.goal_image)[None])[0]]
+        image = context.goal_image
+        goal = None if image is None else table[self.encode(torch.as_tensor(image)[None])[0]]
         frozen = table if config.embedding == "codes" else None
         actor = Actor(network, context.action_dim, config.log_std_init, frozen, goal)
         return actor, Critic(network, frozen, goal, config.value_scale)

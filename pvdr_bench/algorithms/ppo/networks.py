@@ -1,7 +1,7 @@
 """Actor and critic on frame tokens (paper sec. 4.2, Fig. 8): an ST Transformer over m context grids and one more grid.
 
-The further grid is z* for PVDR and the encoded goal for PPO (reading 26). Both networks have the same structure; only
-the last layer differs.
+The further grid is z* for PVDR and the encoded goal for PPO (reading 26); a protocol without a goal image has none.
+Both networks have the same structure; only the last layer differs.
 
 Shapes: B batch, m context frames, h x w token grid, K codebook size, s x s x c the further grid, A action dimensions.
 """
@@ -31,7 +31,7 @@ class NetworkConfig:
         grid: side h = w of the token grid.
         codebook_size: K.
         context_frames: m.
-        extra_dim: channels c of the further grid.
+        extra_dim: channels c of the further grid; 0: there is none.
         token_dim: width of the learned token embedding (without a ``code_table``).
         readout: mean over all tokens, or ``readout_channels`` per token, flattened.
     """
@@ -71,8 +71,8 @@ def standardised(table: Tensor) -> Tensor:
 class StateNetwork(nn.Module):
     """State -> [B, outputs].
 
-    A state has ``tokens`` (integer [B, m, h, w]) and, unless ``constant_extra`` is given, ``extra`` (float
-    [B, s, s, c], s a divisor of h).
+    A state has ``tokens`` (integer [B, m, h, w]) and, unless ``constant_extra`` is given or ``extra_dim`` is 0,
+    ``extra`` (float [B, s, s, c], s a divisor of h).
 
     Args:
         config: sizes.
@@ -95,25 +95,27 @@ class StateNetwork(nn.Module):
         self.embed = nn.Embedding(config.codebook_size, config.token_dim) if code_table is None else None
         token_dim = config.token_dim if code_table is None else code_table.shape[1]
         self.project = nn.Linear(token_dim, config.d_model)
-        self.extra = nn.Linear(config.extra_dim, config.d_model)
+        self.extra = nn.Linear(config.extra_dim, config.d_model) if config.extra_dim else None
+        slots = config.context_frames + (self.extra is not None)
         self.body = STTransformer(config.d_model, config.heads, config.ff, config.depth, config.grid, config.window,
-                                  config.context_frames + 1, causal=False)
+                                  slots, causal=False)
         flat = config.readout == "flatten"
         self.channels = nn.Linear(config.d_model, config.readout_channels) if flat else None
-        tokens = (config.context_frames + 1) * config.grid**2
+        tokens = slots * config.grid**2
         self.head = nn.Linear(tokens * config.readout_channels if flat else config.d_model, outputs)
         orthogonal_(self)
         nn.init.normal_(self.project.weight, std=INPUT_STD * token_dim**-0.5)
-        nn.init.normal_(self.extra.weight, std=INPUT_STD * config.extra_dim**-0.5)
+        if self.extra is not None:
+            nn.init.normal_(self.extra.weight, std=INPUT_STD * config.extra_dim**-0.5)
         nn.init.orthogonal_(self.head.weight, gain)
         self.register_buffer("code_table", code_table, persistent=False)
         self.register_buffer("constant_extra", constant_extra, persistent=False)
 
-    def _extra(self, state: dict[str, Tensor], batch: int) -> Tensor:
+    def _extra(self, extra: nn.Linear, state: dict[str, Tensor], batch: int) -> Tensor:
         constant = self.constant_extra
         grid = state["extra"] if constant is None else constant.expand(batch, -1, -1, -1)
         factor = self.config.grid // grid.shape[1]
-        spread: Tensor = repeat(self.extra(grid), "b i j d -> b 1 (i p) (j q) d", p=factor, q=factor)
+        spread: Tensor = repeat(extra(grid), "b i j d -> b 1 (i p) (j q) d", p=factor, q=factor)
         return spread
 
     def _embedded(self, tokens: Tensor) -> Tensor:
@@ -128,8 +130,9 @@ class StateNetwork(nn.Module):
         """[B, outputs], float32."""
         tokens = state["tokens"].long()
         frames = self.project(self._embedded(tokens))
-        # the further grid comes first, as the prompt does in PVDR's decoder
-        hidden = self.body(torch.cat([self._extra(state, len(tokens)).to(frames.dtype), frames], 1))
+        if self.extra is not None:  # the further grid comes first, as the prompt does in PVDR's decoder
+            frames = torch.cat([self._extra(self.extra, state, len(tokens)).to(frames.dtype), frames], 1)
+        hidden = self.body(frames)
         if self.channels is None:
             features = hidden.mean((1, 2, 3))
         else:

@@ -30,6 +30,7 @@ from pvdr_bench.algorithms.pvdr.rounds import (
     prior_finetuning_loss,
     reconstruction_loss,
 )
+from pvdr_bench.errors import CatalogError
 from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.nets.vqgan import Tokenizer, load_tokenizer
 
@@ -41,6 +42,9 @@ class PVDRLearner(Learner):
 
     def __init__(self, context: LearnerContext, tokenizer: Tokenizer | None = None) -> None:
         config: PVDRConfig = context.config
+        goal_image, start_image = context.goal_image, context.start_image
+        if goal_image is None or start_image is None:
+            raise CatalogError("PVDR plans towards a goal image, and this protocol has none", hint="--protocol pvdr")
         self.config, self.device, self.num_envs = config, context.device, context.num_envs
         self.action_dim = context.action_dim
         self.tokenizer = tokenizer or load_tokenizer(
@@ -51,8 +55,8 @@ class PVDRLearner(Learner):
             torch.manual_seed(context.seed)
             self._build(context)
         goal, start = (self.encode(torch.as_tensor(image)[None])[0]
-                       for image in (context.goal_image, context.start_image))
-        self.goal_pixels = torch.as_tensor(context.goal_image).to(self.device).float()
+                       for image in (goal_image, start_image))
+        self.goal_pixels = torch.as_tensor(goal_image).to(self.device).float()
         self.distance = GoalDistance(config.planner, self.tokenizer, goal)
         self.code_table = self.tokenizer.embed(torch.arange(self.tokenizer.codebook_size, device=self.device))
         self.planner = Planner(self.model, config.planner, self.distance)
