@@ -31,9 +31,10 @@ Overrides = Annotated[list[str] | None, typer.Option(
 Metric = Annotated[str, typer.Option("--metric", help="success, success_any, success_end or return.")]
 Confidence = Annotated[float, typer.Option("--confidence", help="Level of the intervals.")]
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Show several protocols, each in rows of its own.")]
-Reported = Annotated[str | None, typer.Option("--reported", help="Also show the numbers that PVDR's paper reports for "
-                                              "these methods, A,B; drawn apart, in no statistic.")]
-Paper = Annotated[bool, typer.Option("--paper", help="The same for every method that the paper has numbers of.")]
+Reported = Annotated[str | None, typer.Option("--reported", help="Also show the numbers published for these methods, "
+                                              "A,B, that belong to the rows' protocol (pvdr: PVDR's tables; apv: APV's "
+                                              "curves); drawn apart, in no statistic.")]
+Paper = Annotated[bool, typer.Option("--paper", help="The same for every method that has published numbers.")]
 
 
 class Kind(StrEnum):
@@ -118,22 +119,35 @@ def _hashes(found: Results, overrides: list[str]) -> list[str] | None:
     return kept
 
 
-def _reported(names: str | None, every: bool, results: Results) -> pd.DataFrame | None:
-    """Published numbers to be drawn apart: of the methods named, or of all that the paper has."""
+def _reported(names: str | None, every: bool, results: Results, curves: bool = False) -> pd.DataFrame | None:
+    """Published numbers to be drawn apart: of the methods named, or of all that belong to the rows' protocol.
+
+    Args:
+        curves: whole published curves, not their last points.
+
+    Raises:
+        UsageError: rows of several protocols, or nothing is published for these rows.
+    """
     if names is None and not every:
         return None
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
-    from pvdr_bench.results.paper import published, reported
+    from pvdr_bench.results.paper import beside, reported
 
-    tasks = sorted(map(str, results.runs["task"].unique()))
+    results.require_runs()
+    tasks, protocols = (sorted(map(str, results.runs[column].unique())) for column in ("task", "protocol"))
+    if len(protocols) > 1:
+        raise UsageError("published numbers stand beside rows of one protocol, and these are of "
+                         + ", ".join(protocols),
+                         hint=f"add --protocol {protocols[0]}")
     methods = None if every else list(split_names(names))
-    found = reported(tasks, methods)
+    found = reported(tasks, methods, protocol=protocols[0], curves=curves)
     if found.empty:
-        known = published()
-        raise UsageError(f"no number is reported for {', '.join(methods or ['any method'])} on {', '.join(tasks)}",
-                         hint=f"there is: {', '.join(sorted(known['method'].unique()))} on "
-                              f"{', '.join(sorted(known['task'].unique()))}")
+        known = beside(protocols[0])
+        there = "nothing" if known.empty else (f"{', '.join(sorted(known['method'].unique()))} on "
+                                               f"{', '.join(sorted(known['task'].unique()))}")
+        raise UsageError(f"no number is reported for {', '.join(methods or ['any method'])} on {', '.join(tasks)} "
+                         f"under a protocol like {protocols[0]}", hint=f"there is: {there}")
     return found
 
 
@@ -207,7 +221,7 @@ def plot(
 
     found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
     common = {"metric": metric, "confidence": confidence, "allow_mixed": allow_mixed, "width": width.value}
-    printed = _reported(reported, paper, found)
+    printed = _reported(reported, paper, found, curves=kind is Kind.curves)
     figure = _draw(found, kind, common, axis=axis, key=key, threshold=threshold, individual=individual,
                    reported=printed)
     stem = out or found.root / "figures" / (metric if kind is Kind.curves else f"{kind.value}-{metric}")

@@ -30,6 +30,7 @@ COLUMNS: dict[str, str] = {
     "table": "table or figure",
     "source": "publication",
     "protocol": "how it was measured",
+    "beside": "our protocol that is modelled on it, beside whose rows the number may be shown; empty: none",
     "standing": "primary: the authors' own number; secondary, disputed: not to be checked against",
     "note": "what a reader must know",
 }
@@ -90,11 +91,27 @@ def _read(path: Path) -> pd.DataFrame:
     return frame
 
 
-def reported(tasks: list[str], methods: list[str] | None = None, folder: Path | None = None) -> pd.DataFrame:
-    """PVDR's published numbers of these tasks (and methods), each once, though several of its tables repeat it."""
-    frame = published(folder)
+def beside(protocol: str, folder: Path | None = None) -> pd.DataFrame:
+    """The published success rates that may be shown beside rows of our protocol; empty where there is none."""
+    frame = published(folder, paper=None)
+    return frame[frame["beside"].eq(protocol) & frame["success"].notna()].reset_index(drop=True)
+
+
+def reported(tasks: list[str], methods: list[str] | None = None, folder: Path | None = None, *,
+             protocol: str = "pvdr", curves: bool = False) -> pd.DataFrame:
+    """Published numbers of these tasks (and methods), each once, though several tables of a paper repeat it.
+
+    Args:
+        protocol: ours; only numbers that may stand beside its rows.
+        curves: all points of published curves, by env_steps, in place of their last ones.
+    """
+    frame = beside(protocol, folder)
     frame = frame[frame["task"].isin(tasks)]
     if methods is not None:
         frame = frame[frame["method"].isin(methods)]
-    frame = frame.sort_values(["task", "method", "corpus", "horizon", "table"], kind="stable")
-    return frame.drop_duplicates(["task", "method", "corpus", "horizon", "success"]).reset_index(drop=True)
+    row = ["task", "method", "corpus", "horizon"]
+    if not curves:
+        last = frame.groupby(row)["env_steps"].transform("max")
+        frame = frame[frame["env_steps"].isna() | frame["env_steps"].eq(last)]
+    frame = frame.sort_values([*row, "env_steps", "table"], kind="stable")
+    return frame.drop_duplicates([*row, "env_steps", "success"]).reset_index(drop=True)

@@ -184,8 +184,9 @@ def _text(cell: Cell | None, unit: str) -> tuple[str, str, str]:
 
 def _reported_line(record: dict[str, object]) -> str:
     details = ", ".join(str(record[key]) for key in ("corpus", "horizon") if record[key])
+    after = "" if pd.isna(record["env_steps"]) else f", after {record['env_steps']:,} env_steps"
     return (f"{record['method']} ({details}), {record['task']}: {record['success']:.1f} +- {record['spread']:.1f}, "
-            f"{record['seeds']} seeds, {record['table']}")
+            f"{record['seeds']} seeds, {record['table']}{after}")
 
 
 def _reported_head(table: Table) -> str:
@@ -235,7 +236,8 @@ def to_frame(table: Table) -> pd.DataFrame:
             "kind": "reported", "variant": record["method"], "corpus": record["corpus"], "scale": "",
             "protocol_hash": "", "task": record["task"], "metric": "success", "statistic": "mean",
             "value": record["success"] / 100.0,
-            "low": None, "high": None, "n": record["seeds"], "interval": "", "env_steps": 0, "episodes": "",
+            "low": None, "high": None, "n": record["seeds"], "interval": "",
+            "env_steps": 0 if pd.isna(record["env_steps"]) else record["env_steps"], "episodes": "",
             "bold": False, "source": f"{record['source']}, {record['table']}; {record['protocol']}",
         })
     return pd.DataFrame(records)

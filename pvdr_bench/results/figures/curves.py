@@ -24,6 +24,7 @@ from pvdr_bench.results.figures.style import (
     looks_of,
     make_panels,
     metric_label,
+    printed_curves,
     printed_numbers,
     rate_axis,
     require,
@@ -122,7 +123,7 @@ def plot_curves(results: Results, metric: str = "success", *, axis: Literal["env
         axis: a key of :data:`AXES`; times are means over seeds of what was measured up to each evaluation, the
             evaluations themselves left out.
         individual: draw each seed as a thin line too.
-        reported: published numbers, drawn dashed, grey and labelled.
+        reported: published numbers, drawn dashed, grey and labelled: curves where there are, else levels.
 
     Raises:
         UsageError: protocols are mixed, no run has an evaluation, or no run recorded the times that are asked for.
@@ -139,7 +140,9 @@ def plot_curves(results: Results, metric: str = "success", *, axis: Literal["env
         for name, ax in zip(names, panels, strict=True):
             _panel(ax, name, tasks, rows, looks, results, options, marks)
             if reported is not None and name != ALL:
-                _draw_reported(ax, printed[name], figure.get_figheight() / -(-len(names) // columns))
+                drawn = printed_curves(reported, name) if axis == "env_steps" else {}
+                _draw_reported(ax, printed[name], drawn, figure.get_figheight() / -(-len(names) // columns))
+                marks.last = max([marks.last, *(float(x[-1]) for x, _ in drawn.values())])
         if axis != "env_steps" and not marks.last:
             raise UsageError(f"no run shown recorded {AXES[axis]}", where=str(results.root),
                              hint="older runs have none, and runs on a CPU no GPU-hours; "
@@ -232,13 +235,24 @@ def _draw_reference(ax: Axes, row: Row, panel: str, tasks: list[str], results: R
                    linestyle=[(0, (1, 1.5)), (0, (4, 1.5, 1, 1.5))][index % 2], clip_on=False)
 
 
-def _draw_reported(ax: Axes, printed: list[tuple[str, float]], height: float) -> None:
-    """Published numbers: dashed and grey, numbered in the right margin; they are of another protocol. ``height``: of
-    the panel with its labels, inches."""
+def _draw_reported(ax: Axes, printed: list[tuple[str, float]], drawn: dict[str, tuple[list[int], list[float]]],
+                   height: float) -> None:
+    """Published numbers: dashed and grey, numbered in the right margin; they are of another protocol.
+
+    Args:
+        printed: names and (last) levels.
+        drawn: names of those that are curves, with their points; all others are levels from side to side.
+        height: of the panel with its labels, inches.
+    """
     apart = 6.0 / (0.62 * 72 * height)  # points of a number, of the axes' height
     place = -1.0
     for name, level in printed:
-        ax.axhline(level, color=REPORTED_COLOR, linestyle=(0, (5, 3)), linewidth=0.6, zorder=1, label=REPORTED)
+        look: dict[str, Any] = {"color": REPORTED_COLOR, "linestyle": (0, (5, 3)), "linewidth": 0.6, "zorder": 1,
+                                "label": REPORTED}
+        if name in drawn:
+            ax.plot(*drawn[name], marker=".", markersize=2.5, clip_on=False, **look)
+        else:
+            ax.axhline(level, **look)
         place = max(place + apart, level)  # numbers must not cover each other
         ax.annotate(name, (1.01, place), xycoords=("axes fraction", "data"), ha="left", va="center", fontsize=5.0,
                     color=REFERENCE_COLOR, annotation_clip=False)

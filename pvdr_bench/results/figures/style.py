@@ -150,16 +150,27 @@ def draw_legend(figure: Figure, panels: Sequence[Axes]) -> None:
 
 
 def printed_numbers(reported: pd.DataFrame | None, tasks: Sequence[str]) -> dict[str, list[tuple[str, float]]]:
-    """Published success rates by task as (name, value in [0, 1]), by value.
+    """Published success rates by task as (name, value in [0, 1]), by value; of a curve its last point.
 
     Names are numbers, explained by :func:`printed_key`: a dozen labels cover the curves that they stand beside.
     """
     if reported is None or reported.empty:
         return {task: [] for task in tasks}
-    known = list(printed_labels(reported))
-    return {task: sorted(((str(known.index(_printed_label(record)) + 1), record["success"] / 100.0)
-                          for record in reported[reported["task"].eq(task)].to_dict("records")),
+    rows = list(enumerate(printed_labels(reported).values(), start=1))
+    return {task: sorted(((str(number), values[task] / 100.0) for number, values in rows if task in values),
                          key=lambda pair: pair[1]) for task in tasks}
+
+
+def printed_curves(reported: pd.DataFrame, task: str) -> dict[str, tuple[list[int], list[float]]]:
+    """Published curves of a task: name -> env_steps, values in [0, 1]; names as in :func:`printed_numbers`."""
+    known = list(printed_labels(reported))
+    out: dict[str, tuple[list[int], list[float]]] = {}
+    shown = reported[reported["task"].eq(task) & reported["env_steps"].notna()].sort_values("env_steps")
+    for record in shown.to_dict("records"):
+        x, y = out.setdefault(str(known.index(_printed_label(record)) + 1), ([], []))
+        x.append(int(record["env_steps"]))
+        y.append(float(record["success"]) / 100.0)
+    return out
 
 
 def _printed_label(record: dict[str, Any]) -> str:
@@ -168,9 +179,9 @@ def _printed_label(record: dict[str, Any]) -> str:
 
 
 def printed_labels(reported: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Every published row of a figure with its success in percent by task; its place is its number."""
+    """Every published row of a figure with its (last) success in percent by task; its place is its number."""
     out: dict[str, dict[str, float]] = {}
-    for record in reported.sort_values(["method", "corpus", "horizon"], kind="stable").to_dict("records"):
+    for record in reported.sort_values(["method", "corpus", "horizon", "env_steps"], kind="stable").to_dict("records"):
         out.setdefault(_printed_label(record), {})[str(record["task"])] = float(record["success"])
     return out
 
@@ -179,7 +190,9 @@ def printed_key(reported: pd.DataFrame) -> str:
     """What the numbers in the figure stand for."""
     rows = [f"{number} {label} {', '.join(f'{value:.1f} ({task})' for task, value in values.items())}"
             for number, (label, values) in enumerate(printed_labels(reported).items(), start=1)]
-    return "Reported, in percent: " + "; ".join(rows) + "."
+    last = reported["env_steps"].max()
+    at = "" if pd.isna(last) else f", at the last published point ({int(last):,} env_steps)"
+    return f"Reported, in percent{at}: " + "; ".join(rows) + "."
 
 
 def close_caption(sentences: list[str], results: Results, reported: pd.DataFrame | None = None) -> str:
