@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pvdr_bench.algorithms.base import Transition
-from pvdr_bench.algorithms.dreamer.behaviour import Behaviour, Path as Imagined, lambda_returns
+from pvdr_bench.algorithms.dreamer.behaviour import Behaviour, lambda_returns
+from pvdr_bench.algorithms.dreamer.behaviour import Path as Imagined
 from pvdr_bench.algorithms.dreamer.bonus import VideoBonus, neighbour_distance
 from pvdr_bench.algorithms.dreamer.config import BonusConfig, DreamerConfig
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
@@ -204,7 +205,8 @@ def test_kth_neighbour_is_the_slides_form() -> None:
 
 
 def test_lambda_returns_by_hand() -> None:
-    reward, value, discount = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 30.0]), torch.tensor([0.9, 0.5, 0.8])
+    reward, value = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 30.0])
+    discount = torch.tensor([0.9, 0.5, 0.8])
     v3 = 40.0
     r2 = 3 + 0.8 * (0.05 * v3 + 0.95 * v3)
     r1 = 2 + 0.5 * (0.05 * 30 + 0.95 * r2)

@@ -63,12 +63,13 @@ def test_bins_are_symexp_of_an_even_grid() -> None:
 
 
 def test_two_hot_keeps_the_value_on_two_neighbours() -> None:
-    bins, values = two_hot_bins(), torch.tensor([-3.0, -1e-3, 0.0, 0.02, 1.0, 60.0, 1e12])  # a bonus, and what no bin reaches
+    bins, beyond = two_hot_bins(), 1e12
+    values = torch.tensor([-3.0, -1e-3, 0.0, 0.02, 1.0, 60.0, beyond])
     weights = two_hot(values, bins)
     assert weights.sum(-1).tolist() == pytest.approx([1.0] * 7)
     assert ((weights > 0).sum(-1) <= 2).all()
     assert (weights[:-1] @ bins).tolist() == pytest.approx(values[:-1].tolist(), rel=1e-4, abs=1e-6)
-    assert (weights[-1] @ bins).item() == pytest.approx(float(bins[-1]))  # beyond the last bin
+    assert (weights[-1] @ bins).item() == pytest.approx(float(bins[-1]))
 
 
 def test_two_hot_loss_is_cross_entropy_and_a_flat_head_says_zero() -> None:

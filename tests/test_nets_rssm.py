@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, OneHotCategorical, kl_divergence
 
-from pvdr_bench.nets.rssm import RSSM, NormedGRU, balanced_kl, categorical_kl, sample_one_hot
+from pvdr_bench.nets.rssm import RSSM, NormedGRU, balanced_kl, categorical_entropy, categorical_kl, sample_one_hot
 
 
 def logits_pair(requires_grad: bool = False) -> tuple[Tensor, Tensor]:
@@ -39,6 +39,7 @@ def test_kl_equals_torch_distributions() -> None:
     q, p = logits_pair()
     expected = kl_divergence(Independent(OneHotCategorical(logits=q), 1), Independent(OneHotCategorical(logits=p), 1))
     torch.testing.assert_close(categorical_kl(q, p), expected)
+    torch.testing.assert_close(categorical_entropy(q), Independent(OneHotCategorical(logits=q), 1).entropy())
 
 
 def test_kl_balance_and_its_two_stop_gradients() -> None:

@@ -1,4 +1,4 @@
-"""Convolutional encoder and decoder, and dense heads, of DreamerV2 (arXiv 2010.02193, appendix; its code's ``common/nets.py``).
+"""Convolutional encoder and decoder, and dense heads, of DreamerV2 (arXiv 2010.02193; its ``common/nets.py``).
 
 Shapes: N images, H = W image size, E embedding width. Images are floats [N, 3, H, W] in [-0.5, 0.5].
 """
@@ -25,7 +25,8 @@ def preprocess(images: Tensor, size: int) -> Tensor:
         raise TypeError(f"images must be uint8, not {images.dtype}")
     planes = images.movedim(-1, -3).float()
     if planes.shape[-1] != size:
-        planes = F.adaptive_avg_pool2d(planes.flatten(0, -4), size).unflatten(0, planes.shape[:-3])
+        small = F.adaptive_avg_pool2d(planes.flatten(0, -4), size)
+        planes = small.view(*planes.shape[:-2], size, size)
     return planes / 255 - 0.5
 
 

@@ -74,7 +74,7 @@ class TruncatedNormal:
         """The sample [..., A] that standard uniform numbers [..., A] in [0, 1) stand for, with gradient."""
         low, mass = self._mass()
         probability = (low + uniform * mass).clamp(1e-7, 1 - 1e-7)
-        inside = self.mean + self.std * torch.special.ndtri(probability)
+        inside: Tensor = self.mean + self.std * torch.special.ndtri(probability)
         # Clipped in value, not in gradient: an edge must not switch off learning.
         return inside + (inside.clamp(-1 + _EDGE, 1 - _EDGE) - inside).detach()
 

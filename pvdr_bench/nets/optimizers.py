@@ -37,7 +37,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
                 entry[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale gradients to a global norm of at most ``max_norm`` (0: leave them) and return the norm before, a scalar."""
     return nn.utils.clip_grad_norm_(list(parameters), max_norm or float("inf"))
 
@@ -63,7 +63,7 @@ class DecayedAdam:
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float, decay: float, max_norm: float) -> None:
         self.adam = torch.optim.Adam(groups, lr=lr, eps=eps)
-        self.parameters: list[nn.Parameter] = [p for group in self.adam.param_groups for p in group["params"]]
+        self.parameters: list[Tensor] = [p for group in self.adam.param_groups for p in group["params"]]
         self.decay, self.max_norm = decay, max_norm
 
     def update(self, loss: Tensor, retain_graph: bool = False) -> float:

@@ -63,6 +63,12 @@ def categorical_kl(p: Tensor, q: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum((-2, -1))
 
 
+def categorical_entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of S independent categoricals with logits [..., S, C]; [...]."""
+    logits = logits.log_softmax(-1)
+    return -(logits.exp() * logits).sum((-2, -1))
+
+
 def balanced_kl(posterior: Tensor, prior: Tensor, balance: float, free_nats: float) -> tuple[Tensor, Tensor]:
     """KL balancing (DreamerV2, Algorithm 2) of logits [..., S, C]; (loss, KL without stop-gradients), both scalars.
 

@@ -41,7 +41,7 @@ class VideoBonus(nn.Module):
         bonus = neighbour_distance(points, self.queue[:int(self.filled)], config.neighbours, config.distance)
         raw = bonus.mean()
         self.scale.mul_(config.momentum).add_((1 - config.momentum) * bonus.abs().mean())
-        return (bonus / (self.scale + 1e-8)).unflatten(0, means.shape[:2]), raw
+        return (bonus / (self.scale + 1e-8)).view(means.shape[:2]), raw
 
     def _push(self, points: Tensor) -> None:
         """Put points [M, P] in front; the oldest fall out."""

@@ -20,7 +20,7 @@ class ModelConfig(Section):
     """Networks of the world model."""
 
     input_size: int = key(64, "side of the pictures that the networks see; larger observations are averaged down",
-                          "APV, DreamerV2: 64", ge=16)
+                          "APV, DreamerV2: 64", ge=8)
     deter: int = key(1024, "width of the deterministic state", APV, ge=8)
     hidden: int = key(1024, "units of the RSSM's dense layers", APV, ge=8)
     stoch: int = key(32, "latent categoricals", APV, ge=1)

@@ -27,7 +27,7 @@ class DreamerLearner(Learner):
 
     Raises:
         SetupError: no replay, or the pre-trained artefact is missing.
-        CatalogError: more action dimensions than ``model.action_width``.
+        CatalogError: more action dimensions than ``model.action_width``, or too small a prefill.
     """
 
     def __init__(self, context: LearnerContext) -> None:
@@ -37,6 +37,10 @@ class DreamerLearner(Learner):
         if context.action_dim > config.model.action_width:
             raise CatalogError(f"{context.action_dim} action dimensions do not fit model.action_width "
                                f"{config.model.action_width}", where="key model.action_width")
+        if config.train.prefill < config.train.length * context.num_envs:
+            raise CatalogError(f"train.prefill {config.train.prefill} in {context.num_envs} environments holds no "
+                               f"sequence of train.length {config.train.length}", where="key train.prefill",
+                               hint=f"at least {config.train.length * context.num_envs}")
         self.config, self.device, self.replay = config, context.device, context.replay
         self.replay.capacity = config.train.capacity
         self.action_dim, self.num_envs = context.action_dim, context.num_envs

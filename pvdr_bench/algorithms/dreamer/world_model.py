@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pvdr_bench.algorithms.dreamer.bonus import VideoBonus
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig, ModelConfig
 from pvdr_bench.nets.conv import MLP, ConvDecoder, ConvEncoder, preprocess
-from pvdr_bench.nets.rssm import RSSM, State, balanced_kl
+from pvdr_bench.nets.rssm import RSSM, State, balanced_kl, categorical_entropy
 from pvdr_bench.nets.twohot import two_hot_bins, two_hot_loss, two_hot_mean
 
 
@@ -153,8 +153,7 @@ class WorldModel(nn.Module):
             total = total + loss_config.discount_weight * term
             metrics["discount_loss"] = term.detach()
         metrics |= {"loss": total.detach(), "image_loss": image_term.detach(), "reward_loss": reward_term.detach(),
-                    "posterior_entropy": torch.distributions.Categorical(logits=post["logits"].detach()).entropy()
-                    .sum(-1).mean()}
+                    "posterior_entropy": categorical_entropy(post["logits"].detach()).mean()}
         return total, {name: x.detach() for name, x in post.items()}, metrics
 
     def _reward_loss(self, feature: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,234 @@
+"""Dreamer as a learner: it solves a grid of pixels, keeps to its schedule, and continues exactly in the real loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pvdr_bench.algorithms.base import LearnerContext, Transition
+from pvdr_bench.algorithms.dreamer.config import (
+    BehaviourConfig,
+    BonusConfig,
+    DreamerConfig,
+    LossConfig,
+    ModelConfig,
+    PretrainConfig,
+    TrainConfig,
+)
+from pvdr_bench.algorithms.dreamer.learner import LOG_EVERY, DreamerLearner
+from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
+from pvdr_bench.errors import CatalogError, SetupError
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.training.execute import execute
+from pvdr_bench.training.online import Pieces
+from pvdr_bench.training.replay import EpisodeReplay
+from tests.dummies import IMAGE, SYNC, make_envs, make_spec
+from tests.test_ppo_learner import assert_equal
+from tests.test_ppo_loop import written
+
+CELLS, CELL, MARGIN = 5, 2, 2
+SIZE = CELLS * CELL + 2 * MARGIN  # 14 pixels
+
+
+class Grid:
+    """A square walks on 5 x 5 cells by the signs of its two actions; it earns 1 at the far corner and starts again."""
+
+    limit = 12
+
+    def __init__(self, n: int) -> None:
+        self.n, self.position, self.age = n, np.zeros((n, 2), int), np.zeros(n, int)
+
+    def images(self) -> Tensor:
+        out = torch.zeros(self.n, SIZE, SIZE, 3, dtype=torch.uint8)
+        for i, (row, column) in enumerate(self.position):
+            y, x = MARGIN + CELL * row, MARGIN + CELL * column
+            out[i, y:y + CELL, x:x + CELL] = 255
+        return out
+
+    def step(self, action: np.ndarray) -> tuple[Tensor, ...]:
+        """(reward, success, truncated, final images)."""
+        move = np.where(action > 0.33, 1, np.where(action < -0.33, -1, 0))
+        self.position = np.clip(self.position + move, 0, CELLS - 1)
+        self.age += 1
+        success = (self.position == CELLS - 1).all(1)
+        truncated = (self.age >= self.limit) & ~success
+        final = self.images()
+        self.position[success | truncated], self.age[success | truncated] = 0, 0
+        return tuple(map(torch.from_numpy, (success.astype(np.float32), success, truncated))) + (final,)
+
+
+def config(**changes: Any) -> DreamerConfig:
+    small = {
+        "model": {"input_size": SIZE, "deter": 32, "hidden": 32, "stoch": 4, "classes": 6, "cnn_depth": 8,
+                  "encoder_kernels": (4, 4), "decoder_kernels": (5, 6), "head_layers": 2, "head_units": 48,
+                  "action_width": 2},
+        "train": {"batch": 12, "length": 12, "prefill": 300, "initial_updates": 60, "every": 4, "model_lr": 2e-3},
+        "behaviour": {"actor_lr": 1e-3, "critic_lr": 1e-3, "horizon": 8, "slow_every": 20, "gamma": 0.9,
+                      "entropy_coef": 1e-3}}
+    return DreamerConfig.model_validate({**small, **changes})
+
+
+def context(cfg: DreamerConfig, folder: Path, n: int = 4, seed: int = 0) -> LearnerContext:
+    replay = EpisodeReplay(folder, n, cfg.model.input_size, 2)
+    return LearnerContext(cfg, action_dim=2, image_size=SIZE, num_envs=n, goal_image=None, start_image=None, seed=seed,
+                          device=torch.device("cpu"), budget_decisions=1000, replay=replay, ends_on_success=True)
+
+
+class Player:
+    """A minimal loop with the replay filled as the real one does."""
+
+    def __init__(self, learner: DreamerLearner, n: int = 4) -> None:
+        self.learner, self.env = learner, Grid(n)
+        self.carry, self.first = learner.initial(n), torch.ones(n, dtype=torch.bool)
+        self.generator = torch.Generator().manual_seed(0)
+        self.successes: list[bool] = []
+        self.metrics: list[dict[str, float]] = []
+
+    def decide(self) -> None:
+        image = self.env.images()
+        action, self.carry, extras = self.learner.act(image, self.first, self.carry, "train", self.generator)
+        reward, success, truncated, final = self.env.step(action.numpy())
+        transition = Transition(image, self.first, action, reward, success, truncated, final, extras)
+        self.learner.replay.add(transition)
+        self.learner.observe(transition)
+        if metrics := self.learner.learn():
+            self.metrics.append(metrics)
+        self.first = success | truncated
+        self.successes += success[self.first].tolist()
+
+
+def test_it_solves_a_grid_of_pixels(tmp_path: Path) -> None:
+    player = Player(DreamerLearner(context(config(), tmp_path)))
+    while player.learner.decisions < 300:
+        player.decide()
+    early = np.mean(player.successes)  # of random actions
+    for _ in range(130):
+        player.decide()
+    late = np.mean(player.successes[-40:])
+    assert early < 0.3 and late > 0.9, (early, late)
+    assert player.metrics[-1]["reward_error"] < 0.2 and player.metrics[-1]["kl"] > 0.1
+
+
+def test_prefill_initial_updates_and_pace(tmp_path: Path) -> None:
+    learner = DreamerLearner(context(config(train={"batch": 2, "length": 4, "prefill": 20, "initial_updates": 3,
+                                                   "every": 5}), tmp_path))
+    player, counts = Player(learner), []
+    for _ in range(10):
+        player.decide()
+        counts.append(learner.updates)
+    assert counts == [0, 0, 0, 0, 3, 3, 4, 5, 6, 7]  # 4 decisions each; every 5 from decision 20 on
+    assert learner.due() == 3 + (40 - 20) // 5
+
+
+def test_pretrained_modules_stand_still_at_first(tmp_path: Path) -> None:
+    cfg = config(pretrained=True, stacked=True, train={"batch": 2, "length": 4, "prefill": 20, "frozen_updates": 2,
+                                                       "weight_decay": 0.0})
+    weights = VideoPretrainer(cfg, 3, torch.device("cpu")).export()
+    ctx = context(cfg, tmp_path)
+    with pytest.raises(SetupError, match="pretrain"):
+        DreamerLearner(ctx)
+    ctx.artefacts["pretrain"] = weights
+    learner = DreamerLearner(ctx)
+    player = Player(learner)
+    while learner.decisions < 16:
+        player.decide()
+    for expected in (True, True, False):
+        learner.update()
+        assert torch.equal(learner.model.encoder.state_dict()["layers.0.weight"],
+                           weights["encoder.layers.0.weight"]) is expected
+    assert not torch.equal(learner.model.decoder.dense.weight, weights["decoder.dense.weight"])
+
+
+def test_resume_is_exact_in_the_middle_of_everything(tmp_path: Path) -> None:
+    cfg = config(stacked=True, train={"batch": 2, "length": 5, "prefill": 20, "initial_updates": 3, "every": 5},
+                 bonus={"weight": 1.0, "window": 2, "projection": 4, "queue": 30, "neighbours": 3})
+    through = Player(DreamerLearner(context(cfg, tmp_path / "a")))
+    first = Player(DreamerLearner(context(cfg, tmp_path / "b")))
+    for _ in range(30):
+        through.decide()
+    for _ in range(14):
+        first.decide()
+    ctx = context(cfg, tmp_path / "b", seed=9)  # another seed: everything has to come from the state
+    ctx.replay.load_state_dict(first.learner.replay.state_dict())  # type: ignore[union-attr]
+    restored = DreamerLearner(ctx)
+    restored.load_state_dict(first.learner.state_dict())
+    first.learner = restored
+    for _ in range(16):
+        first.decide()
+    state = through.learner.state_dict()
+    assert_equal(state, first.learner.state_dict())
+    assert 0 < state["summed"] < LOG_EVERY and int(state["model"]["bonus.filled"]) == 30
+
+
+def test_evaluation_draws_only_from_its_generator(tmp_path: Path) -> None:
+    learner = DreamerLearner(context(config(), tmp_path))
+    image, first = Grid(6).images(), torch.ones(6, dtype=torch.bool)
+    before = learner.generator.get_state()
+    a, b = (learner.act(image, first, learner.initial(6), "eval", torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(a[0], b[0]) and a[0].shape == (6, 2) and a[2] == {}
+    assert torch.equal(before, learner.generator.get_state())
+    assert not torch.equal(a[0][0], a[0][1])  # sampled, not the mean
+    random, _, _ = learner.act(image, first, learner.initial(6), "train", torch.Generator().manual_seed(1))
+    assert not torch.equal(random, a[0])  # uniform until the replay is filled
+    mean = DreamerLearner(context(config(behaviour={"mean_policy_in_eval": True}), tmp_path / "mean"))
+    out = mean.act(image, first, mean.initial(6), "eval", torch.Generator().manual_seed(1))[0]
+    assert out.abs().max() < 1
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("ends", [True, False])
+def test_heads_follow_the_protocol(tmp_path: Path, sparse: bool, ends: bool) -> None:
+    ctx = dataclasses.replace(context(config(), tmp_path), sparse_bonus=sparse, ends_on_success=ends)
+    model = DreamerLearner(ctx).model
+    assert model.two_hot is sparse and (model.discount is not None) is ends
+    fixed = config(loss={"reward_head": "mse", "predict_discount": "no"})
+    model = DreamerLearner(dataclasses.replace(ctx, config=fixed)).model
+    assert not model.two_hot and model.discount is None
+
+
+@pytest.mark.parametrize("changes", [{}, {"stacked": True, "bonus": {"weight": 1.0, "window": 2, "projection": 4,
+                                                                     "queue": 32, "neighbours": 3}}])
+def test_in_the_loop_it_extends_to_the_same_bytes(tmp_path: Path, changes: dict[str, Any]) -> None:
+    cfg = config(model={"input_size": IMAGE, "deter": 8, "hidden": 8, "stoch": 2, "classes": 3, "cnn_depth": 4,
+                        "encoder_kernels": (4, 4), "decoder_kernels": (6, 6), "head_layers": 1, "head_units": 8,
+                        "action_width": 4},
+                 train={"batch": 2, "length": 4, "prefill": 12, "initial_updates": 2, "every": 1}, **changes)
+
+    def do_run(results: Path, env_steps: int) -> RunDir:
+        spec = make_spec("dreamer", env_steps=env_steps, config=cfg.model_dump(mode="json"))
+        pieces = Pieces(make_envs=make_envs, make_learner=DreamerLearner, config=cfg, device=torch.device("cpu"),
+                        on_policy=False)
+        assert execute(spec, results, lambda: (pieces, {}), lambda: False)
+        return RunDir(spec.path(results))
+
+    whole = do_run(tmp_path / "whole", 2 * SYNC)
+    do_run(tmp_path / "parts", SYNC)
+    parts = do_run(tmp_path / "parts", 2 * SYNC)
+    assert written(parts) == written(whole)
+    assert any("model_grad" in row for row in whole.read_train())
+
+
+def test_bad_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="draw 14 pixels, not 64"):
+        ModelConfig(decoder_kernels=(5, 6))
+    with pytest.raises(ValueError, match="leave nothing"):
+        ModelConfig(input_size=16, decoder_kernels=(6, 6))
+    with pytest.raises(ValueError, match="needs stacked"):
+        DreamerConfig(bonus=BonusConfig(weight=1.0))
+    narrow = config(model={**config().model.model_dump(), "action_width": 1})
+    with pytest.raises(CatalogError, match="2 action dimensions"):
+        DreamerLearner(context(narrow, tmp_path))
+    with pytest.raises(CatalogError, match=r"train.prefill 300 in 4 environments.*train.length 80"):
+        DreamerLearner(context(config(train={**config().train.model_dump(), "length": 80}), tmp_path))
+
+
+@pytest.mark.parametrize("schema", [ModelConfig, PretrainConfig, LossConfig, TrainConfig, BehaviourConfig, BonusConfig])
+def test_every_key_has_description_and_source(schema: Any) -> None:
+    for name, field in schema.model_fields.items():
+        assert field.description and field.json_schema_extra["source"], name
