@@ -74,7 +74,8 @@ def learner_context(spec: RunSpec, pieces: Pieces, action_dim: int, start: Image
         config=pieces.config, action_dim=action_dim, image_size=protocol.image_size, num_envs=protocol.num_envs,
         goal_image=goal, start_image=start, seed=spec.seed, device=pieces.device, replay=replay,
         budget_decisions=protocol.env_steps // protocol.action_repeat, artefacts=pieces.artefacts,
-        artefact_config=pieces.artefact_config)
+        artefact_config=pieces.artefact_config, ends_on_success=protocol.terminate_on_success,
+        sparse_bonus=protocol.reward == "goal_distance" and (protocol.success_bonus or 0) > 0)
 
 
 class TrainLog:
