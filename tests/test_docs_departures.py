@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.ppo.config import PPOConfig
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.vqgan.config import VQGANConfig
@@ -23,7 +24,7 @@ def departures(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-@pytest.mark.parametrize("model", [PVDRConfig, VQGANConfig, PPOConfig])
+@pytest.mark.parametrize("model", [PVDRConfig, VQGANConfig, PPOConfig, DreamerConfig])
 def test_every_departure_is_in_the_table(model: type[BaseModel]) -> None:
     names = list(departures(model))
     assert names

@@ -23,6 +23,8 @@ class Name(StrEnum):
     dynamics = "dynamics"
     coverage = "coverage"
     aggregate = "aggregate"
+    replay = "replay"
+    dreamer = "dreamer"
 
 
 HELP = {
@@ -33,6 +35,8 @@ HELP = {
     Name.dynamics: "the pre-trained model on held-out videos: roll-outs, inverse dynamics of z, does planning help",
     Name.coverage: "how often the intervals over seeds hold the truth, simulated",
     Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",
+    Name.replay: "experience on disk: appending, sampling, and its share of an update",
+    Name.dreamer: "an update of DreamerV2 or APV: seconds by part, memory, and the compiled scan against the plain one",
 }
 
 

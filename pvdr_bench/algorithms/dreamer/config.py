@@ -1,7 +1,7 @@
 """Every hyperparameter of DreamerV2 and APV with its meaning and source. Imports no torch.
 
 Defaults are those of APV's released configuration for Meta-World (``apv_finetuning/configs.yaml``, which is
-DreamerV2's with other sizes), or, where it is silent, DreamerV2's; "adaptation" marks what PVDR's protocol needs.
+DreamerV2's with other sizes), or, where it is silent, DreamerV2's; "departure" marks what PVDR's protocol needs.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class LossConfig(Section):
     free_nats: float = key(0.0, "the mean KL costs nothing more below this", f"{APV}; DMC: 1", ge=0)
     reward_head: Literal["auto", "mse", "two_hot"] = key(
         "auto", "regression of rewards; auto: two_hot where the protocol adds a success bonus, else mse",
-        "APV: mse; adaptation: two_hot (DreamerV3), a squared error sees a rare bonus of 60 alone")
+        "APV: mse; departure: two_hot (DreamerV3), whose bins resolve distances of 0.01 beside a bonus of 60")
     predict_discount: Literal["auto", "yes", "no"] = key(
         "auto", "learn where episodes end; auto: where the protocol ends them on success",
-        "APV: no, its episodes never end; adaptation")
+        "APV: no, its episodes never end; departure: a discount head (DreamerV2's)")
     discount_weight: float = key(1.0, "weight of the discount head's cross-entropy", V2, ge=0)
 
 
