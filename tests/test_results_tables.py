@@ -285,3 +285,22 @@ def test_aggregates_equal_hand_computed_ones(tmp_path: Path) -> None:
 def test_latex_is_escaped() -> None:
     assert escape_latex("a_b & 5 % {x}") == r"a\_b \& 5 \% \{x\}"
     assert not re.search(r"(?<!\\)[&%#_]", escape_latex("a&b%c#d_e"))
+
+
+def test_rows_of_different_budgets_are_compared_at_one(tmp_path: Path) -> None:
+    """PPO ends at 16,000 env_steps with a final evaluation there; PVDR goes on, and its grid point counts."""
+    make_run(tmp_path, [0.1, 0.3], final=0.5, variant="ppo", env_steps=16000)
+    make_run(tmp_path, [0.2, 0.4, 0.9], final=1.0, variant="pvdr", env_steps=24000)
+    make_run(tmp_path, [0.2], final=0.6, variant="random", env_steps=8000)
+    found = collect(tmp_path)
+    assert "the budgets differ" in build_table(found).caption
+    cut = found.cut_at(16000)
+    table = build_table(cut)
+    shown = to_frame(table).set_index("variant")["value"].dropna().to_dict()
+    assert shown == pytest.approx({"ppo": 0.5, "pvdr": 0.4})
+    assert "Success rate in percent after 16000 env_steps" in table.caption and "budgets differ" not in table.caption
+    assert "20 to 100 at the point shown" in table.caption
+    assert cut.points["env_steps"].max() == 16000 and len(found.points) == 9
+    with pytest.raises(UsageError, match="no run was evaluated after 9000") as caught:
+        found.cut_at(9000)
+    assert "8000, 16000, 24000" in str(caught.value.hint)

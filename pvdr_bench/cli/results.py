@@ -30,6 +30,8 @@ Overrides = Annotated[list[str] | None, typer.Option(
     "-o", "--override", metavar="KEY=VALUE", help="As given to run: the methods' variants with these changes.")]
 Metric = Annotated[str, typer.Option("--metric", help="success, success_any, success_end or return.")]
 Confidence = Annotated[float, typer.Option("--confidence", help="Level of the intervals.")]
+At = Annotated[int | None, typer.Option("--env-steps", metavar="N", min=1, help="As if every run had ended there; "
+                                       "default: each at its end.")]
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Show several protocols, each in rows of its own.")]
 Reported = Annotated[str | None, typer.Option("--reported", help="Also show the numbers published for these methods, "
                                               "A,B, that belong to the rows' protocol (pvdr: PVDR's tables; apv: APV's "
@@ -82,6 +84,11 @@ def _select(results: Path | None, methods: str | None, tasks: str | None, seeds:
         variant=_variants(names, split_names(scale), overrides or []), task=split_names(tasks),
         seed=parse_seeds(seeds) if seeds else None, scale=split_names(scale), corpus=corpora,
         protocol=split_names(protocol), protocol_hash=_hashes(found, overrides or []))
+
+
+def _cut(found: Results, env_steps: int | None) -> Results:
+    """All of it, or all of it up to ``env_steps``."""
+    return found if env_steps is None else found.cut_at(env_steps)
 
 
 def _variants(names: Sequence[str], scales: Sequence[str], overrides: list[str]) -> list[str]:
@@ -214,12 +221,13 @@ def plot(
                                                            "(of curves: METRIC).")] = None,
     individual: Annotated[bool, typer.Option("--individual", help="Curves: draw every seed as a thin line "
                                                                   "too.")] = False,
-    reported: Reported = None, paper: Paper = False, allow_mixed: Mixed = False, json_: Json = False,
+    env_steps: At = None, reported: Reported = None, paper: Paper = False,
+    allow_mixed: Mixed = False, json_: Json = False,
 ) -> None:
     """Draw figures as PDF, SVG and PNG, with the caption that belongs to them."""
     from pvdr_bench.results.figures import save
 
-    found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
+    found = _cut(_select(results, methods, tasks, seeds, scale, videos, protocol, override), env_steps)
     common = {"metric": metric, "confidence": confidence, "allow_mixed": allow_mixed, "width": width.value}
     printed = _reported(reported, paper, found, curves=kind is Kind.curves)
     figure = _draw(found, kind, common, axis=axis, key=key, threshold=threshold, individual=individual,
@@ -273,7 +281,8 @@ def table(
                                                                   "tasks.")] = False,
     threshold: Annotated[float, typer.Option("--threshold", help="Of --aggregates: the score to reach.")] = 0.5,
     out: Annotated[Path | None, typer.Option("--out", help="File; default: the terminal.")] = None,
-    reported: Reported = None, paper: Paper = False, allow_mixed: Mixed = False, json_: Json = False,
+    env_steps: At = None, reported: Reported = None, paper: Paper = False,
+    allow_mixed: Mixed = False, json_: Json = False,
 ) -> None:
     """Print or write the final evaluations with intervals; bold only where the intervals say so."""
     from pvdr_bench.errors import UsageError
@@ -284,7 +293,7 @@ def table(
     if format_ not in FORMATS:
         raise UsageError(f"there is no table format {format_!r}", where="--format",
                          hint=f"there is: {', '.join(FORMATS)}")
-    found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
+    found = _cut(_select(results, methods, tasks, seeds, scale, videos, protocol, override), env_steps)
     printed = _reported(reported, paper, found)
     if aggregates:
         if printed is not None:

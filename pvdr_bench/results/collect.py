@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ class Results:
         runs: a row per run, with those of :data:`RUN_COLUMNS`.
         protocols: protocol hash -> its meaning, as the run directories say.
         read: run folders that were read; the others' content was known from an earlier time. Says nothing of results.
+        at: env_steps that everything was cut at, see :meth:`cut_at`; None: as the runs are.
     """
 
     root: Path
@@ -91,6 +92,7 @@ class Results:
     problems: list[Problem]
     protocols: dict[str, dict[str, Any]]
     read: int = field(default=0, compare=False)
+    at: int | None = None
 
     def select(self, **chosen: Sequence[str | int] | None) -> Results:
         """Keep rows whose column is in the given list; None and an empty list keep all.
@@ -114,7 +116,28 @@ class Results:
                     if p.run in kept or (p.run not in everything and self._concerns(p, chosen))]
         hashes = set(runs["protocol_hash"])
         return Results(self.root, points.reset_index(drop=True), runs.reset_index(drop=True), problems,
-                       {key: value for key, value in self.protocols.items() if key in hashes}, self.read)
+                       {key: value for key, value in self.protocols.items() if key in hashes}, self.read,
+                       self.at)
+
+    def cut_at(self, env_steps: int) -> Results:
+        """All runs as if their budget had been ``env_steps``: rows of different budgets, compared at one.
+
+        The evaluation there counts as the final one (the real one if the budget was just this, else the grid's, which
+        has fewer episodes); what came later is gone. Runs that were not evaluated there have no final evaluation.
+
+        Raises:
+            UsageError: no run was evaluated there; names where they were.
+        """
+        points = self.points[self.points["env_steps"] <= env_steps]
+        there = points[points["env_steps"].eq(env_steps) & points["complete"].astype(bool)]
+        if there.empty:
+            known = ", ".join(str(n) for n in sorted(set(self.points["env_steps"])))
+            raise UsageError(f"no run was evaluated after {env_steps} env_steps", where=str(self.root),
+                             hint=f"there is: {known or 'nothing'}")
+        there = there.sort_values(["path", "point"]).drop_duplicates("path")  # "final" before "grid"
+        earlier = points[points["point"].eq("grid") & points["env_steps"].lt(env_steps)]
+        cut = pd.concat([earlier, there.assign(point="final")]).sort_index().reset_index(drop=True)
+        return replace(self, points=cut, at=env_steps)
 
     @staticmethod
     def _concerns(problem: Problem, chosen: dict[str, Sequence[str | int] | None]) -> bool:

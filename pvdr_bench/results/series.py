@@ -161,7 +161,8 @@ def caption_facts(results: Results) -> list[str]:
     episodes = {point: spread_of([int(n) for n in group["episodes"]]) for point, group in whole.groupby("point")}
     if episodes:
         parts = [f"{episodes[key]} {text}" for key, text in (("grid", "at a point of the curve"),
-                                                             ("final", "at the end")) if key in episodes]
+                                                             ("final", "at the end" if results.at is None else
+                                                              "at the point shown")) if key in episodes]
         sentences.append(f"Evaluation episodes per seed: {', '.join(parts)}; sampled actions, full length.")
     for key, protocol in results.protocols.items():
         rule = "at its end" if protocol.get("success_rule") == "end" else "at any step of an episode"

@@ -152,7 +152,9 @@ def _caption(results: Results, metric: str, confidence: float, over: str | None,
     percent = "" if metric == "return" else " in percent"
     clipped = "" if bounds_of(metric) is None else ", clipped to [0, 100]"
     level = f"{100 * confidence:g} %"
-    sentences = [f"Final {METRICS[metric]}{percent} of the last policy: mean over seeds [{level} Student t interval "
+    what = f"Final {METRICS[metric]}{percent} of the last policy" if results.at is None else (
+        f"{METRICS[metric].capitalize()}{percent} after {results.at} env_steps")
+    sentences = [f"{what}: mean over seeds [{level} Student t interval "
                  f"over seeds{clipped}], n seeds."]
     if over:
         name = "mean of the tasks' means" if over == "mean" else "interquartile mean of all seeds of all tasks"
