@@ -120,6 +120,14 @@ def test_published_sizes() -> None:
     assert encoder(torch.randn(2, 3, 64, 64)).shape == (2, 1536)
 
 
+def test_the_first_layer_is_the_transposed_convolution_it_stands_for() -> None:
+    torch.manual_seed(0)
+    decoder = ConvDecoder(6, 4, (5, 6))
+    nn.init.normal_(decoder.layers[0].bias)  # type: ignore[arg-type]
+    features = torch.randn(3, 6)
+    torch.testing.assert_close(decoder(features), decoder.layers(decoder.dense(features)[..., None, None]))
+
+
 def test_images_are_normalised_once_whatever_the_leading_shape() -> None:
     image = torch.randint(0, 256, (2, 3, 8, 8, 3), dtype=torch.uint8)
     out = preprocess(image, 8)
