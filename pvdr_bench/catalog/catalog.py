@@ -14,9 +14,11 @@ from pydantic import BaseModel
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog import corpora as corpus_table
 from pvdr_bench.catalog.document import Document, Path_, read_document
-from pvdr_bench.catalog.folders import search_roots, yaml_files
+from pvdr_bench.catalog.experiment import Experiment
+from pvdr_bench.catalog.folders import KINDS, search_roots, yaml_files
 from pvdr_bench.catalog.layers import Layers, unknown, validate_document
 from pvdr_bench.catalog.metaworld_names import NAMES as METAWORLD
+from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.resolve import (
     PROTOCOL_PREFIX,
@@ -89,7 +91,7 @@ class Catalog:
 
     @cached_property
     def _files(self) -> dict[str, dict[str, Path]]:
-        return {kind: yaml_files(self.roots, kind) for kind in ("methods", "tasks", "protocols")}
+        return {kind: yaml_files(self.roots, kind) for kind in KINDS}
 
     def methods(self) -> list[str]:
         """Names of all methods, tokenizers included."""
@@ -144,6 +146,36 @@ class Catalog:
         if name not in known:
             raise unknown("corpus", name, known)
         return known[name]
+
+    def profiles(self) -> list[str]:
+        """Names of all cluster profiles."""
+        return sorted(self._files["profiles"])
+
+    def profile(self, name: str) -> Profile:
+        """A cluster profile by its name.
+
+        Raises:
+            CatalogError: no such profile, or its file is wrong.
+        """
+        if name not in self._files["profiles"]:
+            raise unknown("profile", name, self.profiles())
+        profile: Profile = self._spec("profiles", name, Profile)[0]
+        return profile
+
+    def experiments(self) -> list[str]:
+        """Names of all experiments."""
+        return sorted(self._files["experiments"])
+
+    def experiment(self, name: str) -> Experiment:
+        """An experiment by its name.
+
+        Raises:
+            CatalogError: no such experiment, or its file is wrong.
+        """
+        if name not in self._files["experiments"]:
+            raise unknown("experiment", name, self.experiments())
+        experiment: Experiment = self._spec("experiments", name, Experiment)[0]
+        return experiment
 
     def protocol_file(self, name: str) -> ProtocolFile:
         """A protocol's file; titles and scales.

@@ -10,7 +10,8 @@ from pvdr_bench.catalog.plugins import plugins
 from pvdr_bench.errors import CatalogError
 
 PATH_VARIABLE = "PVDR_BENCH_PATH"
-KINDS = {"methods": "methods", "tasks": "tasks", "protocols": "tasks/protocols"}
+KINDS = {"methods": "methods", "tasks": "tasks", "protocols": "tasks/protocols", "profiles": "slurm",
+         "experiments": "experiments"}
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 

@@ -26,11 +26,15 @@ DEFAULT_PROTOCOL = "pvdr"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
-class _Spec(BaseModel):
+class PlainSpec(BaseModel):
+    """Frozen, without unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Named(_Spec):
+class NamedSpec(PlainSpec):
+    """Something with a file or an entry of its own name."""
+
     name: str = Field(description="name, the same as the file's")
 
     @field_validator("name")
@@ -41,7 +45,7 @@ class _Named(_Spec):
         return value
 
 
-class ScaleSection(_Spec):
+class ScaleSection(PlainSpec):
     """What a method changes at one scale, beside its config keys."""
 
     protocol: dict[str, Any] = Field(default={}, description="the protocol's env_steps, num_envs, sync_every")
@@ -49,7 +53,7 @@ class ScaleSection(_Spec):
     config: dict[str, Any] = Field(default={}, description="config keys at this scale")
 
 
-class MethodSpec(_Named):
+class MethodSpec(NamedSpec):
     """A method as its file has it, before ``extends`` and scales are applied.
 
     In the file, the config keys of a scale stand directly in its section, beside ``protocol`` and ``sets``.
@@ -83,7 +87,7 @@ def _section(section: Any) -> Any:
     return {**reserved, "config": {key: value for key, value in section.items() if key not in reserved}}
 
 
-class TaskSpec(_Named):
+class TaskSpec(NamedSpec):
     """One visual robot task."""
 
     title: str = Field(default="", description="name in figures and tables")
@@ -100,7 +104,7 @@ class TaskSpec(_Named):
         return {"name": self.name, "suite": self.suite, "env_id": self.env_id, "camera": self.camera}
 
 
-class CorpusSpec(_Named):
+class CorpusSpec(NamedSpec):
     """A set of action-free videos."""
 
     title: str = Field(default="", description="name in figures and tables")
@@ -110,7 +114,7 @@ class CorpusSpec(_Named):
     license: str = Field(default="", description="terms of the data")
 
 
-class RunSpec(_Spec):
+class RunSpec(PlainSpec):
     """Everything about one run: method x task x corpus x scale x seed, fully resolved."""
 
     method: str = Field(description="name of the method's file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,17 +17,18 @@ if TYPE_CHECKING:
     from pvdr_bench.catalog.catalog import Catalog
     from pvdr_bench.catalog.layers import Layers
 
-KINDS = ("method", "task", "protocol", "corpus", "scale")
+KINDS = ("method", "task", "protocol", "corpus", "scale", "profile", "experiment")
 
 
 def describe(
-    name: Annotated[str, typer.Argument(help="A method (also a variant, pvdr@lambda1=1e-2), task, protocol, corpus or "
-                                        "scale; method:pvdr and protocol:pvdr where a name is both.")],
+    name: Annotated[str, typer.Argument(help="A method (also a variant, pvdr@lambda1=1e-2), task, protocol, corpus, "
+                                        "scale, profile or experiment; method:pvdr and protocol:pvdr "
+                                        "where a name is both.")],
     scale: Annotated[str | None, typer.Option("--scale", help="Scale of the values; default: cpu.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Task whose hyperparameter set is applied.")] = None,
     override: Overrides = None, json_: Json = False,
 ) -> None:
-    """Explain every key of a method, task, protocol, corpus or scale: meaning, value, source, and where it was set."""
+    """Explain every key of anything that has a name: its meaning, value and source, and where it was set."""
     from pvdr_bench.catalog import load_catalog
 
     catalog = load_catalog()
@@ -50,7 +52,8 @@ def find(catalog: Catalog, name: str) -> list[tuple[str, str]]:
     from pvdr_bench.catalog.specs import SCALES
 
     names = {"method": catalog.methods(), "task": catalog.tasks(), "protocol": catalog.protocols(),
-             "corpus": catalog.corpora(), "scale": list(SCALES)}
+             "corpus": catalog.corpora(), "scale": list(SCALES), "profile": catalog.profiles(),
+             "experiment": catalog.experiments()}
     kind, colon, rest = name.partition(":")
     wanted, plain = ([kind], rest) if colon and kind in KINDS else (list(KINDS), name)
     stem = {"method": split_variant(plain)[0], "task": plain.removesuffix("-v3")}
@@ -71,8 +74,11 @@ def explain(catalog: Catalog, kind: str, name: str, scale: str, task: str | None
         from pvdr_bench.catalog.specs import SCALES
 
         return {"kind": kind, "name": name, "facts": {"description": SCALES[name]}, "keys": []}
-    spec: BaseModel = catalog.task(name) if kind == "task" else catalog.corpus(name)
-    keys = [{"key": key, "value": getattr(spec, key), "meaning": info.description, "source": "", "set_in": None}
+    find_spec: dict[str, Callable[[str], BaseModel]] = {
+        "task": catalog.task, "corpus": catalog.corpus, "profile": catalog.profile, "experiment": catalog.experiment}
+    spec = find_spec[kind](name)
+    data = spec.model_dump(mode="json")
+    keys = [{"key": key, "value": data[key], "meaning": info.description, "source": "", "set_in": None}
             for key, info in type(spec).model_fields.items()]
     return {"kind": kind, "name": name, "facts": {}, "keys": keys}
 

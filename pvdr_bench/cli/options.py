@@ -8,14 +8,21 @@ from typing import Annotated
 
 import typer
 
-Methods = Annotated[str, typer.Option("--methods", "--method", "-m", metavar="A,B", help="Methods, see: list methods.")]
-Tasks = Annotated[str, typer.Option("--tasks", "--task", "-t", metavar="X,Y", help="Tasks, see: list tasks.")]
-Seeds = Annotated[str, typer.Option("--seeds", "--seed", "-s", metavar="SEEDS",
-                                    help="5 means 0..4; 5, means seed 5; 3,7 those two.")]
+Methods = Annotated[str | None, typer.Option("--methods", "--method", "-m", metavar="A,B",
+                                             help="Methods, see: list methods.")]
+Tasks = Annotated[str | None, typer.Option("--tasks", "--task", "-t", metavar="X,Y", help="Tasks, see: list tasks.")]
+Experiment = Annotated[str | None, typer.Option("--experiment", "-e", metavar="E",
+                                                help="A named grid in place of methods and tasks, see: list "
+                                                     "experiments.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", "-s", metavar="SEEDS",
+                                           help="5 means 0..4; 5, means seed 5; 3,7 those two; default: 1, or the "
+                                                "experiment's.")]
 ScaleOption = Annotated[str | None, typer.Option("--scale", metavar="SCALE",
                                                  help="paper, gpu, cpu or smoke; default: what fits the device.")]
 Videos = Annotated[str | None, typer.Option("--videos", metavar="C", help="Corpus of pre-training, see: list corpora.")]
-ProtocolOption = Annotated[str, typer.Option("--protocol", metavar="P", help="Protocol, see: list protocols.")]
+ProtocolOption = Annotated[str | None, typer.Option("--protocol", metavar="P",
+                                                    help="Protocol, see: list protocols; default: pvdr, or the "
+                                                         "experiment's.")]
 Overrides = Annotated[list[str] | None, typer.Option(
     "-o", "--override", metavar="KEY=VALUE",
     help="Change a key of the method (a variant with its own name), or of the protocol: protocol.env_steps=16000. "

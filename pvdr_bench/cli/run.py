@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvdr_bench.cli.options import (
+    Choice,
     Device,
+    Experiment,
     Json,
     Methods,
     Overrides,
@@ -39,12 +41,13 @@ JobsOrCores = Annotated[int | None, typer.Option("--jobs", "-j", metavar="N", mi
 
 
 def run(
-    methods: Methods,
-    tasks: Tasks,
-    seeds: Seeds = "1",
+    methods: Methods = None,
+    tasks: Tasks = None,
+    experiment: Experiment = None,
+    seeds: Seeds = None,
     scale: ScaleOption = None,
     videos: Videos = None,
-    protocol: ProtocolOption = "pvdr",
+    protocol: ProtocolOption = None,
     override: Overrides = None,
     results: Results = None,
     jobs: JobsOrCores = None,
@@ -68,7 +71,11 @@ def run(
     console, root = Console(), results_root(results)
     chosen = choose_device(device)
     size = choose_scale(scale, chosen.value)
-    specs = planning.grid(load_catalog(), methods, tasks, seeds, size.value, protocol, videos, override or [])
+    specs = planning.asked_runs(load_catalog(), experiment=experiment, methods=methods, tasks=tasks, seeds=seeds,
+                                scale=scale, default_scale=size.value, protocol=protocol, videos=videos,
+                                overrides=override or [])
+    if scale is None and specs[0].scale != size.value:
+        size = Choice(specs[0].scale, f"of the experiment {experiment}; --scale chooses another")
     plans = planning.plan_runs(specs, root)
     console.print(f"device {chosen.value} ({chosen.reason}), scale {size.value} ({size.reason}), results in {root}",
                   highlight=False, soft_wrap=True)

@@ -27,6 +27,8 @@ class Kind(StrEnum):
     protocols = "protocols"
     corpora = "corpora"
     scales = "scales"
+    profiles = "profiles"
+    experiments = "experiments"
     runs = "runs"
 
 
@@ -34,7 +36,7 @@ def list_(
     kind: Annotated[Kind | None, typer.Argument(help="What to list; default: all but runs.")] = None,
     results: Results = None, json_: Json = False,
 ) -> None:
-    """List methods, tasks, protocols, corpora, scales or runs."""
+    """List methods, tasks, protocols, corpora, scales, cluster profiles, experiments or runs."""
     from pvdr_bench.catalog import load_catalog
 
     catalog = load_catalog()
@@ -57,7 +59,7 @@ def rows_of(kind: Kind, catalog: Catalog, results: Path | None = None) -> list[R
         return _runs(results)
     makers: dict[Kind, Callable[[Catalog], list[Row]]] = {
         Kind.methods: _methods, Kind.tasks: _tasks, Kind.protocols: _protocols, Kind.corpora: _corpora,
-        Kind.scales: _scales,
+        Kind.scales: _scales, Kind.profiles: _profiles, Kind.experiments: _experiments,
     }
     return makers[kind](catalog)
 
@@ -90,6 +92,17 @@ def _scales(catalog: Catalog) -> list[Row]:
     from pvdr_bench.catalog.specs import SCALES
 
     return [{"name": name, "description": text} for name, text in SCALES.items()]
+
+
+def _profiles(catalog: Catalog) -> list[Row]:
+    specs = [catalog.profile(name) for name in catalog.profiles()]
+    return [{"name": spec.name, "device": spec.device, "gpus": spec.gpus, "processes": spec.processes,
+             "title": spec.title} for spec in specs]
+
+
+def _experiments(catalog: Catalog) -> list[Row]:
+    specs = [catalog.experiment(name) for name in catalog.experiments()]
+    return [{"name": spec.name, "source": spec.source or "-", "title": spec.title} for spec in specs]
 
 
 def _runs(results: Path | None) -> list[Row]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.seeds import parse_seeds, split_names
-from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.runs.directory import RunDir, find_runs
+from pvdr_bench.catalog.specs import DEFAULT_PROTOCOL, RunSpec
+from pvdr_bench.errors import UsageError
+from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.training.checks import check_protocol
 
 
@@ -26,6 +28,32 @@ def grid(catalog: Catalog, methods: str, tasks: str, seeds: str, scale: str, pro
              for seed in parse_seeds(seeds)]
     unique = {str(spec.path("")): spec for spec in specs}  # a method without videos is one run, whatever the corpora
     return list(unique.values())
+
+
+def asked_runs(catalog: Catalog, *, experiment: str | None, methods: str | None, tasks: str | None,
+               seeds: str | None, scale: str | None, default_scale: str, protocol: str | None, videos: str | None,
+               overrides: Sequence[str]) -> list[RunSpec]:
+    """The runs of a command: methods x tasks, or a named experiment's grid with what the command changes in it.
+
+    Raises:
+        UsageError: neither or both were given. CatalogError: a name, key or value that does not exist.
+    """
+    if experiment is None:
+        missing = [name for name, value in (("--methods", methods), ("--tasks", tasks)) if value is None]
+        if missing or methods is None or tasks is None:
+            raise UsageError(f"{' and '.join(missing)} must be given, or --experiment",
+                             hint="for example --method pvdr --task reach --seeds 5, or --experiment fig4")
+        return grid(catalog, methods, tasks, seeds or "1", scale or default_scale, protocol or DEFAULT_PROTOCOL, videos,
+                    overrides)
+    if methods is not None or tasks is not None or videos is not None:
+        raise UsageError("an experiment names its methods, tasks and videos itself", where="--experiment",
+                         hint="leave the others out, or leave --experiment out")
+    named = catalog.experiment(experiment)
+    specs = [spec for part in named.grid for spec in grid(
+        catalog, ",".join(part.methods), ",".join(part.tasks), seeds or part.seeds or named.seeds,
+        scale or named.scale or default_scale, protocol or named.protocol, ",".join(part.videos) or None,
+        [*part.overrides, *overrides])]
+    return list({str(spec.path("")): spec for spec in specs}.values())
 
 
 @dataclass(frozen=True)
@@ -78,11 +106,25 @@ def plan_runs(specs: Sequence[RunSpec], results: Path) -> list[RunPlan]:
 
 def known_rate(specs: Sequence[RunSpec], results: Path) -> float | None:
     """Seconds per env_step of finished runs of the same methods and scale, evaluation included; None if unknown."""
-    wanted = {(spec.variant, spec.scale) for spec in specs}
     seconds = steps = 0.0
-    for run_dir in find_runs(results) if results.is_dir() else []:
-        done, scale_folder = run_dir.done(), run_dir.path.parent.name
-        variant = run_dir.path.relative_to(results).parts[0]
-        if done and any(variant == name and scale_folder.endswith(scale) for name, scale in wanted):
-            seconds, steps = seconds + float(done["wall_seconds"]), steps + float(done["env_steps"])
+    for run_dir, done in _finished(specs, results):
+        del run_dir
+        seconds, steps = seconds + float(done["wall_seconds"]), steps + float(done["env_steps"])
     return seconds / steps if steps else None
+
+
+def known_bytes(specs: Sequence[RunSpec], results: Path) -> float | None:
+    """Mean size in bytes of the folders of finished runs of the same methods and scale; None if unknown."""
+    sizes = [sum(path.stat().st_size for path in run_dir.path.rglob("*") if path.is_file())
+             for run_dir, _ in _finished(specs, results)]
+    return sum(sizes) / len(sizes) if sizes else None
+
+
+def _finished(specs: Sequence[RunSpec], results: Path) -> Iterator[tuple[RunDir, dict[str, Any]]]:
+    """Finished runs of the same methods and scale, whatever their tasks, corpora and seeds."""
+    wanted = {(spec.variant, spec.scale_label) for spec in specs}
+    for variant, label in sorted(wanted):
+        for path in sorted(results.glob(f"{variant}/*/*/{label}/seed-*/done.json")):
+            run_dir = RunDir(path.parent)
+            if done := run_dir.done():
+                yield run_dir, done

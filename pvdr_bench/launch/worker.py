@@ -25,10 +25,11 @@ GRACE_SECONDS = 120.0  # from the lifeline's end until the process ends itself, 
 
 
 class StopFlag:
-    """Set by SIGTERM, SIGINT, SIGUSR1 or by hand; asked by loops."""
+    """Set by SIGTERM, SIGINT, SIGUSR1, SIGUSR2 or by hand; asked by loops."""
 
     def __init__(self) -> None:
         self.is_set = False
+        self.signals: list[int] = []  # that came, in their order
 
     def __call__(self) -> bool:
         """Whether to stop."""
@@ -37,10 +38,12 @@ class StopFlag:
     def set(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """Ask for a stop."""
         self.is_set = True
+        if signum:
+            self.signals.append(signum)
 
     def install(self) -> StopFlag:
         """Let the usual signals set it."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self.set)
         return self
 

@@ -41,7 +41,7 @@ from pvdr_bench.runs.files import (
     storage_errors,
     write_json,
 )
-from pvdr_bench.runs.locks import STALE_MINUTES, FileLock
+from pvdr_bench.runs.locks import STALE_MINUTES, FileLock, place
 from pvdr_bench.runs.logs import JsonlLog, read_jsonl
 
 FORMAT = 1
@@ -201,7 +201,7 @@ class RunDir:
         """Tell watchers how far the run is, at most once in ``every_seconds``."""
         if time.monotonic() - self._last_beat >= every_seconds:
             self._last_beat = time.monotonic()
-            facts = {"time": time.time(), "pid": os.getpid(), **progress}
+            facts = {"time": time.time(), "pid": os.getpid(), **place(), **progress}
             write_json(self.path / "heartbeat.json", facts, durable=False)
 
     def mark_done(self, **facts: Any) -> None:

@@ -77,6 +77,12 @@ def job_id() -> str | None:
     return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
 
 
+def place() -> dict[str, Any]:
+    """Where this process is, for watchers: node, job and how often that job was started again."""
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    return {"node": node, "job": job_id(), "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0)}
+
+
 def identity() -> dict[str, Any]:
     """What a lock says about its holder."""
     return {

@@ -21,6 +21,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _SECRET = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 COMMAND = "PVDR_BENCH_COMMAND"  # a worker process learns here, as JSON, what the user typed
+SNAPSHOT = "snapshot.json"  # beside a package that was copied for queued jobs: its hash and git state
 _PERSONAL = ("host", "executable", "directory", "slurm", "pid")
 
 
@@ -34,7 +35,7 @@ def collect() -> dict[str, Any]:
         "command": redacted(json.loads(os.environ.get(COMMAND, "null")) or typed_command()),
         "directory": str(Path.cwd()),
         "pvdr_bench": _version("pvdr-bench"),
-        "git": dict(_git()),
+        "git": code(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "torch": _torch(),
@@ -103,9 +104,21 @@ def _git_output(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def code() -> dict[str, Any]:
+    """Commit of the code and whether tracked files differ from it; empty for a wheel."""
+    return dict(_git())
+
+
 @cache
 def _git() -> tuple[tuple[str, Any], ...]:
-    """Commit and whether tracked files differ from it; empty for a wheel (also one inside another repository)."""
+    """Commit and whether tracked files differ from it; empty for a wheel (also one inside another repository).
+
+    Code that was copied for a cluster's jobs says what it was copied from.
+    """
+    copied = Path(__file__).resolve().parents[2] / SNAPSHOT
+    if copied.is_file():
+        origin = json.loads(copied.read_text(encoding="utf-8"))
+        return tuple({**origin["git"], "snapshot": origin["hash"]}.items())
     if _git_output("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return ()
     commit, changes = _git_output("rev-parse", "HEAD"), _git_output("status", "--porcelain", "--untracked-files=no")

@@ -1,0 +1,46 @@
+"""An experiment as ``experiments/NAME.yaml`` has it: a named grid of runs, and what is drawn from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from pvdr_bench.catalog.seeds import parse_seeds
+from pvdr_bench.catalog.specs import NamedSpec, PlainSpec, Scale
+
+
+class GridPart(PlainSpec):
+    """Methods x tasks x corpora x seeds, as one ``run`` command has them."""
+
+    methods: tuple[str, ...] = Field(description="methods, variants too: pvdr@lambda1=1e-2", min_length=1)
+    tasks: tuple[str, ...] = Field(description="tasks", min_length=1)
+    videos: tuple[str, ...] = Field((), description="corpora of pre-training; empty: the default one")
+    seeds: str | None = Field(None, description="in place of the experiment's seeds")
+    overrides: tuple[str, ...] = Field((), description="as -o has them: key=value, protocol.key=value")
+
+
+class Experiment(NamedSpec):
+    """A named grid of runs."""
+
+    title: str = Field("", description="name for people")
+    description: str = Field("", description="what it shows")
+    source: str = Field("", description="figure or table of the paper that it follows")
+    protocol: str = Field("pvdr", description="protocol of all runs")
+    scale: Scale | None = Field(None, description="scale where --scale is not given; null: what fits the device")
+    seeds: str = Field("5", description="seeds of all runs, as --seeds has them")
+    grid: tuple[GridPart, ...] = Field(description="the runs; one that appears twice is one run", min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_as_text(cls, value: Any) -> Any:
+        """``seeds: 5`` is what one types in YAML."""
+        if isinstance(value, dict) and isinstance(value.get("seeds"), int):
+            return {**value, "seeds": str(value["seeds"])}
+        return value
+
+    @model_validator(mode="after")
+    def _valid_seeds(self) -> Experiment:
+        for text in (self.seeds, *(part.seeds for part in self.grid if part.seeds is not None)):
+            parse_seeds(text)
+        return self

@@ -1,0 +1,205 @@
+"""``pvdr-bench status``, ``logs`` and ``cancel``: watching and ending runs, wherever they are."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pvdr_bench.cli.options import Json, Results
+from pvdr_bench.cli.results import Methods, Tasks
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pvdr_bench.launch.watch import RunStatus
+
+States = Annotated[str | None, typer.Option("--state", metavar="A,B", help="Only these states: running,failed,...")]
+
+
+def status(
+    methods: Methods = None, tasks: Tasks = None, state: States = None, results: Results = None,
+    watch: Annotated[float | None, typer.Option("--watch", metavar="SECONDS", min=1,
+                                                help="Look again every so often, until all is done.")] = None,
+    json_: Json = False,
+) -> None:
+    """Show stage, step, rate, success, time left, node and heartbeat of all runs, from their files and one squeue.
+
+    States: done, running, stale (silent for more than three heartbeats), starting, queued, waiting (for an artefact),
+    failed, blocked (its stage failed), stopped, lost (its job is gone), new, broken.
+    """
+    from rich.console import Console
+
+    from pvdr_bench.runs.paths import results_root
+
+    console, root = Console(), results_root(results)
+    while True:
+        stages, runs, note = look(root, methods, tasks, state)
+        if json_:
+            typer.echo(json.dumps({"stages": [each.row() for each in stages], "runs": [each.row() for each in runs],
+                                   "note": note}))
+        else:
+            if watch is not None and console.is_terminal:
+                console.clear()
+            console.print(table_of([*stages, *runs]))
+            console.print(summary(runs) + (f"; {note}" if note else ""), highlight=False)
+        if watch is None or not any(each.state in LIVING for each in (*stages, *runs)):
+            return
+        time.sleep(watch)
+
+
+LIVING = ("running", "stale", "starting", "queued", "waiting")
+
+
+def look(root: Path, methods: str | None, tasks: str | None, state: str | None
+         ) -> tuple[list[RunStatus], list[RunStatus], str]:
+    """Stages and runs as they are now, and a word on what could not be asked.
+
+    Raises:
+        UsageError: a state that does not exist.
+    """
+    from pvdr_bench.catalog.layers import unknown
+    from pvdr_bench.catalog.seeds import split_names
+    from pvdr_bench.errors import SetupError, UsageError
+    from pvdr_bench.launch import watch
+    from pvdr_bench.launch.cluster import has_scheduler, queue
+
+    wanted = split_names(state)
+    for name in wanted:
+        if name not in watch.STATES:
+            error = unknown("state", name, watch.STATES)
+            raise UsageError(error.message, where="--state", hint=error.hint)
+    known, note = None, "no scheduler here: states are those of the files"
+    if has_scheduler():
+        try:
+            known, note = queue(), ""
+        except SetupError as error:
+            note = error.message
+    names = (split_names(methods), split_names(tasks))
+    folders = [run for run in watch.run_folders(root) if _asked(run.relative_to(root).parts, *names)]
+    runs = [each for each in watch.statuses(root, known, folders) if not wanted or each.state in wanted]
+    stages = [each for each in watch.stages_of(root, known) if not wanted or each.state in wanted]
+    return stages, runs, note
+
+
+def _asked(parts: Sequence[str], methods: Sequence[str], tasks: Sequence[str]) -> bool:
+    return (not methods or parts[0] in methods) and (not tasks or parts[1] in tasks)
+
+
+def summary(runs: Sequence[RunStatus]) -> str:
+    """``12 runs: 10 done, 2 running``."""
+    counts = Counter(run.state for run in runs)
+    return f"{len(runs)} runs: " + (", ".join(f"{count} {state}" for state, count in counts.most_common()) or "none")
+
+
+STYLES = {"failed": "red", "blocked": "red", "lost": "red", "broken": "red", "stale": "yellow", "stopped": "yellow",
+          "done": "green", "queued": "dim", "waiting": "dim", "new": "dim"}
+
+
+def table_of(rows: Sequence[RunStatus]) -> Table:
+    """One line per run."""
+    from rich.table import Table
+
+    from pvdr_bench.launch.progress import duration
+
+    table = Table(box=None, header_style="bold")
+    for name in ("run", "state", "phase", "env_steps", "steps/s", "success", "left", "node", "job", "starts", "silent",
+                 "note"):
+        right = name in ("env_steps", "steps/s", "success", "left", "starts", "silent")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        steps = f"{row.env_steps:,}" + (f"/{row.budget:,}" if row.budget else "")
+        table.add_row(
+            row.run, row.state, row.phase, steps, f"{row.rate:.0f}" if row.rate else "-",
+            "-" if row.success is None else f"{100 * row.success:.0f} %", duration(row.seconds_left), row.node or "-",
+            row.job or "-", str(row.restarts + 1), "-" if row.silent_seconds is None else f"{row.silent_seconds:.0f} s",
+            row.note, style=STYLES.get(row.state, ""))
+    return table
+
+
+def logs(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Of the end of each file.")] = 40,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is added.")] = False,
+) -> None:
+    """Print what a run's process and its job wrote: the end of each file, under its name."""
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.launch.control import log_files
+
+    if not (run / "run.yaml").exists():
+        raise UsageError("this is no run's folder", where=str(run), hint="RESULTS/method/task/corpus/scale/seed-N")
+    files = log_files(run)
+    if not files:
+        typer.echo("nothing has been printed yet")
+    seen: dict[Path, int] = {}
+    for path in files:
+        data = path.read_bytes()
+        seen[path] = len(data)
+        typer.echo(f"==> {path}")
+        typer.echo(b"\n".join(data.rstrip(b"\n").splitlines()[-lines:]).decode(errors="replace"))
+    while follow:
+        time.sleep(1)
+        for path in log_files(run):
+            _print_new(path, seen)
+
+
+def _print_new(path: Path, seen: dict[Path, int]) -> None:
+    with path.open("rb") as file:
+        file.seek(seen.get(path, 0))
+        data = file.read()
+    if data:
+        seen[path] = seen.get(path, 0) + len(data)
+        typer.echo(data.decode(errors="replace"), nl=False)
+
+
+def cancel(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...",
+                                                      help="Folders of runs; default: all.")] = None,
+    methods: Methods = None, tasks: Tasks = None, results: Results = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json_: Json = False,
+) -> None:
+    """Take jobs out of the queue, and let running ones save and leave; asks first. `submit` or `retry` goes on."""
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.launch.cluster import cancel as scancel
+    from pvdr_bench.launch.cluster import queue
+    from pvdr_bench.launch.records import RunRecord
+    from pvdr_bench.launch.watch import run_folders, stages_of
+    from pvdr_bench.runs.paths import results_root
+
+    root, known = results_root(results), queue()
+    if json_ and not yes:
+        raise UsageError("--json cannot ask", hint="add --yes")
+    names = _names(methods), _names(tasks)
+    folders = [run.resolve() for run in runs] if runs else [
+        run for run in run_folders(root) if _asked(run.relative_to(root).parts, *names)]
+    jobs: dict[str, list[str]] = {}
+    for run in folders:
+        record = RunRecord.read(run)
+        if record is not None and (entry := known.get((record.name, record.index))):
+            jobs.setdefault(entry.job_id, []).append(str(run))
+    if not (runs or methods or tasks):  # everything: the stages too
+        jobs |= {stage.job: [stage.run] for stage in stages_of(root, known) if stage.job is not None}
+    _confirm_and(scancel, jobs, yes, json_)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    from pvdr_bench.catalog.seeds import split_names
+
+    return split_names(text)
+
+
+def _confirm_and(scancel: Any, jobs: dict[str, list[str]], yes: bool, json_: bool) -> None:
+    if not json_:
+        for job, runs in jobs.items():
+            typer.echo(f"job {job}: {', '.join(runs)}")
+    if jobs and not yes and not typer.confirm(f"Cancel these {len(jobs)} jobs?"):
+        typer.echo("nothing was cancelled")
+        return
+    scancel(list(jobs))
+    typer.echo(json.dumps({"cancelled": list(jobs)}) if json_ else f"{len(jobs)} jobs cancelled")

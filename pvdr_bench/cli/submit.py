@@ -1,0 +1,206 @@
+"""``pvdr-bench submit`` and ``retry``: runs become jobs of a cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pvdr_bench.cli.options import (
+    Experiment,
+    Json,
+    Methods,
+    Overrides,
+    ProtocolOption,
+    Results,
+    ScaleOption,
+    Seeds,
+    Tasks,
+    Videos,
+)
+
+if TYPE_CHECKING:
+    from pvdr_bench.catalog.catalog import Catalog
+    from pvdr_bench.catalog.profile import Profile
+    from pvdr_bench.catalog.specs import RunSpec
+    from pvdr_bench.launch.submission import Plan
+    from pvdr_bench.launch.watch import RunStatus
+
+ProfileName = Annotated[str, typer.Option("--profile", metavar="P", help="The cluster, see: list profiles.")]
+PretrainProfile = Annotated[str | None, typer.Option(
+    "--pretrain-profile", metavar="P", help="Of the jobs that make artefacts; default: the same.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show jobs, cost and the sbatch script; submit nothing.")]
+
+
+def submit(
+    methods: Methods = None,
+    tasks: Tasks = None,
+    experiment: Experiment = None,
+    seeds: Seeds = None,
+    scale: ScaleOption = None,
+    videos: Videos = None,
+    protocol: ProtocolOption = None,
+    override: Overrides = None,
+    results: Results = None,
+    profile: ProfileName = "a100",
+    pretrain_profile: PretrainProfile = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Submit runs to SLURM and return at once: artefact stages first, the runs that need them after.
+
+    What is done, running or queued is skipped; the same command continues what was stopped. Watch it with `status`.
+    """
+    from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.launch.plan import asked_runs, plan_runs
+    from pvdr_bench.runs.paths import results_root
+
+    catalog, root = load_catalog(), results_root(results)
+    site, stages = _profiles(catalog, profile, pretrain_profile)
+    specs = asked_runs(catalog, experiment=experiment, methods=methods, tasks=tasks, seeds=seeds,
+                       scale=scale, default_scale=site.scale, protocol=protocol, videos=videos,
+                       overrides=override or [])
+    plan_runs(specs, root)  # refuses what was made with another recipe before anything is written
+    _go(specs, root, site, stages, dry_run, json_)
+
+
+def retry(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs; default: all that "
+                                                                               "need it.")] = None,
+    results: Results = None,
+    profile: Annotated[str | None, typer.Option("--profile", metavar="P", help="Default: each run's own.")] = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Submit again what failed, was stopped, or whose job is silent or gone; nothing else."""
+    from pvdr_bench.launch import watch
+    from pvdr_bench.launch.cluster import queue
+    from pvdr_bench.launch.control import cancel_and_wait
+    from pvdr_bench.runs.paths import results_root
+
+    root, known = results_root(results), queue()
+    found = [status for status in watch.statuses(root, known, [run.resolve() for run in runs] if runs else None)
+             if status.state in watch.RETRIED and (runs or watch.was_submitted(root / status.run))]
+    if not found:
+        typer.echo("[]" if json_ else "nothing to retry")
+        return
+    if not dry_run:
+        cancel_and_wait([status.job for status in found if status.state == "stale" and status.job is not None])
+    for site, stages, specs in _regroup(found, root, profile):
+        _go(specs, root, site, stages, dry_run, json_)
+
+
+def _regroup(found: Sequence[RunStatus], root: Path, profile: str | None
+             ) -> list[tuple[Profile, Profile, list[RunSpec]]]:
+    """Runs by the profiles they go to: the one named, or those they were last submitted with.
+
+    Raises:
+        UsageError: a run was never submitted, and no profile is named.
+    """
+    from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.launch.jobs import read_spec
+    from pvdr_bench.launch.records import RunRecord, Submission
+
+    groups: dict[str, tuple[Profile, Profile, list[RunSpec]]] = {}
+    for status in found:
+        record = RunRecord.read(root / status.run)
+        if profile is not None:
+            key, pair = profile, _profiles(load_catalog(), profile, None)
+        elif record is not None:
+            own = Submission.of(record)
+            key, pair = own.name, (own.profile("runs"), own.profile("stages"))
+        else:
+            raise UsageError(f"{status.run} was never submitted", hint="name a cluster with --profile")
+        groups.setdefault(key, (*pair, []))[2].append(read_spec(root / status.run))
+    return list(groups.values())
+
+
+def _profiles(catalog: Catalog, profile: str, pretrain_profile: str | None) -> tuple[Profile, Profile]:
+    """The profiles of runs and of stages.
+
+    Raises:
+        CatalogError: no such profile. UsageError: a run cannot be spread over several processes.
+    """
+    from pvdr_bench.errors import UsageError
+
+    site = catalog.profile(profile)
+    if site.processes > 1:
+        raise UsageError(f"profile {profile} has {site.processes} processes in a job, and a run is one process",
+                         hint=f"--pretrain-profile {profile} uses it for the artefacts; --profile names another")
+    return site, catalog.profile(pretrain_profile) if pretrain_profile else site
+
+
+def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dry_run: bool, json_: bool) -> None:
+    """Plan or submit, and tell."""
+    from pvdr_bench.launch.submission import make_plan
+    from pvdr_bench.launch.submission import submit as hand_over
+
+    if dry_run:
+        plan = make_plan(specs, root, site, stages)
+    else:
+        plan = hand_over(specs, root, site, stages, lambda text: None if json_ else typer.echo(text))
+    facts = facts_of(plan)
+    if json_:
+        typer.echo(json.dumps(facts | ({"script": _script(plan)} if dry_run else {})))
+        return
+    show(plan, facts, dry_run)
+
+
+def facts_of(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON types: jobs, what is skipped, and the cost as finished runs went."""
+    from pvdr_bench.launch.plan import known_bytes, known_rate
+
+    runs, profile = plan.runs, plan.profiles["runs"]
+    rate, size = known_rate(runs, plan.results), known_bytes(runs, plan.results)
+    steps = sum(spec.protocol.env_steps for spec in runs)
+    hours = None if rate is None else steps * rate / 3600
+    return {
+        "submission": plan.submission.name if runs else None, "profile": profile.name, "runs": len(runs),
+        "stages": [{"name": stage.name, "what": stage.need.label, "after": stage.after,
+                    "queued_as": stage.job_id} for stage in plan.stages],
+        "arrays": [{"name": array.name, "jobs": len(array.elements), "after": array.after} for array in plan.arrays],
+        "skipped": {state: len(specs) for state, specs in plan.skipped.items()},
+        "run_hours": hours,
+        "gpu_hours": None if hours is None else hours * profile.gpus / profile.runs_per_job,
+        "disk_bytes": None if size is None else size * len(runs)}
+
+
+def show(plan: Plan, facts: dict[str, Any], dry_run: bool) -> None:
+    """For people."""
+    skipped = ", ".join(f"{count} {state}" for state, count in facts["skipped"].items())
+    verb = "would be submitted" if dry_run else "submitted"
+    typer.echo(f"{facts['runs']} runs {verb} with profile {facts['profile']}"
+               + (f"; skipped: {skipped}" if skipped else ""))
+    for stage in facts["stages"]:
+        already = f", in the queue already as job {stage['queued_as']}" if stage["queued_as"] else ""
+        after = f", after {stage['after']}" if stage["after"] else ""
+        typer.echo(f"  {stage['name']}: {stage['what']}{after}{already}")
+    for array in facts["arrays"]:
+        after = f", after {array['after']}" if array["after"] else ""
+        typer.echo(f"  {array['name']}: {array['jobs']} jobs{after}")
+    if facts["runs"]:
+        typer.echo(_cost(facts))
+    if dry_run and plan.arrays:
+        typer.echo(f"\nthe script of {plan.arrays[0].name}:\n\n{_script(plan)}")
+    elif facts["runs"]:
+        typer.echo("watch them: pvdr-bench status")
+
+
+def _cost(facts: dict[str, Any]) -> str:
+    if facts["run_hours"] is None:
+        return "  cost: unknown, since no run of these methods and this scale has finished here"
+    text = f"  cost, as finished runs went: {facts['run_hours']:.1f} hours of runs"
+    if facts["gpu_hours"]:
+        text += f", {facts['gpu_hours']:.1f} GPU-hours"
+    return text + (f", {facts['disk_bytes'] / 2**30:.2f} GiB of disk" if facts["disk_bytes"] is not None else "")
+
+
+def _script(plan: Plan) -> str:
+    from pvdr_bench.launch.records import home
+    from pvdr_bench.launch.submission import script
+
+    return script(plan, plan.arrays[0], home(plan.results) / "snapshots" / "HASH") if plan.arrays else ""

@@ -1,0 +1,238 @@
+"""What a job does once it has started: ``RunJob`` some runs, ``StageJob`` one artefact.
+
+Submitit's pickle holds one of these, and they hold paths; everything else is read from the files at those paths, so a
+job that waited in the queue for a week is still understood. Nothing depends on a signal: every start looks for a
+checkpoint. SIGUSR2 (the time limit comes, or a preemption that warns) and the job's own clock make it save, leave and
+put itself back into the queue. SIGTERM (scancel, or a preemption that the scheduler itself requeues) makes it leave.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from pvdr_bench.catalog.profile import Profile
+from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.errors import BenchError, DataError, Interrupted, LockedError, TrainingError
+from pvdr_bench.launch.cluster import requeue
+from pvdr_bench.launch.local import Job, exit_code_of, run_local
+from pvdr_bench.launch.progress import PlainLines
+from pvdr_bench.launch.records import STAGE, RunRecord, Submission, write_end
+from pvdr_bench.launch.worker import StopFlag
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.files import read_json, write_json
+from pvdr_bench.runs.locks import job_id
+from pvdr_bench.runs.provenance import COMMAND
+
+RESTARTS = "SLURM_RESTART_COUNT"
+END_TIME = "SLURM_JOB_END_TIME"  # seconds since 1970; not every version of slurm sets it
+STOPPED = Interrupted.exit_code
+
+
+def restarts() -> int:
+    """How often this job has been started again."""
+    return int(os.environ.get(RESTARTS) or 0)
+
+
+class JobStop(StopFlag):
+    """Set by signals, as everywhere, and by the clock before the job's time is out."""
+
+    def __init__(self, profile: Profile) -> None:
+        super().__init__()
+        end = os.environ.get(END_TIME, "")
+        limit = float(end) if end.isdigit() else time.time() + 60 * profile.time_min
+        self.deadline = limit - profile.leave_s
+
+    def __call__(self) -> bool:
+        """Whether to save and leave."""
+        return self.is_set or time.time() >= self.deadline
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the job itself has to see to its next start: it was stopped by time, and nobody ended it."""
+        ended = {signal.SIGTERM, signal.SIGINT} & set(self.signals)
+        return self() and not ended
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """Does or continues some runs at the same time, and puts itself back into the queue when its time is out.
+
+    Args:
+        paths: the runs' folders; each has ``run.yaml`` and ``job.json``.
+    """
+
+    paths: tuple[str, ...]
+
+    def __call__(self) -> None:
+        """Called by submitit in the job.
+
+        Raises:
+            SystemExit: with the documented code, unless all runs are done.
+        """
+        runs = [Path(path) for path in self.paths]
+        record = RunRecord.read(runs[0])
+        if record is None:
+            raise DataError("this run has no job.json", where=str(runs[0]), hint="submit it again")
+        submission = Submission.of(record)
+        profile = submission.profile()
+        stop = JobStop(profile)
+        stop.install()
+        os.environ.setdefault(COMMAND, json.dumps(submission.read()["command"]))  # for the runs' provenance
+        say(f"job {job_id()}, start {restarts() + 1}, {len(os.sched_getaffinity(0))} cores")
+        # A run that failed in an earlier start of this very job would fail again; `retry` is for those.
+        todo = [run for run in runs if not (restarts() and RunDir(run).failed())]
+        before = {run: checkpoints(run) for run in todo}
+        with PlainLines(Console(width=200)) as watcher:
+            jobs = run_local([read_spec(run) for run in todo], Path(record.results), max(1, len(todo)), profile.device,
+                             stop, watcher)
+        stuck = [run for run in todo if before[run] == checkpoints(run)] if stop.goes_on else []
+        sys.exit(self._end(jobs, profile, stop, stuck))
+
+    @staticmethod
+    def _end(jobs: Sequence[Job], profile: Profile, stop: JobStop, stuck: Sequence[Path]) -> int:
+        """Write down how each run was left, put the job back if it goes on; returns its exit code."""
+        stopped = [job for job in jobs if job.state == "stopped"]
+        for job in (job for job in stopped if job.path in stuck):
+            fail_stuck(job, profile)
+        again = [job for job in stopped if job.state == "stopped"]
+        for job in jobs:
+            if job not in again:
+                write_end(job.path, "failed" if job.state == "failed" else "done", job.message, job_id())
+        if again:
+            leave([job.path for job in again], profile, stop)
+        return exit_code_of(jobs)
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """Makes one artefact, in one process or as one of several.
+
+    Args:
+        path: the stage's folder in its submission; has ``stage.json``: stage, spec, submission.
+    """
+
+    path: str
+
+    def __call__(self) -> None:
+        """Called by submitit in every process of the job.
+
+        Raises:
+            SystemExit: with the documented code, unless the artefact is there.
+        """
+        folder = Path(self.path)
+        order = read_json(folder / STAGE)
+        submission = Submission(folder.parent)
+        profile = submission.profile("stages")
+        os.environ.setdefault(COMMAND, json.dumps(submission.read()["command"]))  # for the artefact's provenance
+        stop = JobStop(profile)
+        stop.install()
+        say(f"job {job_id()}, start {restarts() + 1}: {order['stage']}")
+        try:
+            path = make_artefact(RunSpec.model_validate(order["spec"]), order["stage"], profile, stop, folder)
+        except Interrupted:
+            if leads():
+                leave([folder], profile, stop)
+            sys.exit(STOPPED)
+        except BenchError as error:
+            if leads():
+                end_stage(folder, "failed", str(error), error.exit_code)
+            raise
+        if leads():
+            end_stage(folder, "done", str(path), 0)
+
+
+def leads() -> bool:
+    """Whether this process speaks for the job."""
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, folder: Path) -> Path:
+    """Find or make an artefact, telling watchers how far it is."""
+    import torch
+
+    from pvdr_bench.training.stages import Stages
+
+    torch.set_num_threads(1)
+    told = [0.0]
+
+    def report(what: str, done: int, total: int) -> None:
+        if leads() and time.monotonic() - told[0] > 1:
+            told[0] = time.monotonic()
+            write_json(folder / "heartbeat.json", {"time": time.time(), "job": job_id(), "phase": what, "done": done,
+                                                   "total": total, "restarts": restarts()}, durable=False)
+
+    stages = Stages(spec, profile.device, stop, workers=len(os.sched_getaffinity(0)), report=report, say=say)
+    return (stages.tokenizer() if stage == "tokenize" else stages.pretrained()).path
+
+
+def end_stage(folder: Path, outcome: str, message: str, code: int) -> None:
+    """Write down how a stage ended."""
+    write_end(folder, outcome, message, job_id())
+    write_json(folder / f"{outcome}.json", {"time": time.time(), "message": message, "exit_code": code})
+
+
+def leave(folders: Sequence[Path], profile: Profile, stop: JobStop) -> None:
+    """Put the job back into the queue if it goes on, and write down what was done."""
+    job, outcome = job_id(), "stopped"
+    if not stop.goes_on:
+        message = "ended by a signal; the scheduler starts it again if it was preempted, else `retry` continues"
+    elif restarts() >= profile.max_restarts:
+        message = f"started {restarts() + 1} times, which is all that max_restarts allows; `retry` continues"
+    elif job is None:
+        message = "not in a job that could be put back; the same command continues"
+    else:
+        outcome, message = "requeued", "its time was out; it continues in its next start"
+    for folder in folders:  # before the requeue: the scheduler ends this process soon after
+        write_end(folder, outcome, message, job)
+    if outcome == "requeued" and job is not None:
+        try:
+            requeue(job)
+        except TrainingError as error:
+            say(str(error))
+            for folder in folders:
+                write_end(folder, "stopped", str(error), job)
+    say(f"left: {message}")
+
+
+def fail_stuck(job: Job, profile: Profile) -> None:
+    """A whole time limit without a checkpoint would repeat itself for ever."""
+    error = TrainingError(f"no checkpoint was published in a whole start of {profile.time_min} minutes",
+                          where=str(job.path), hint="raise time_min in the profile, or lower protocol.sync_every")
+    run_dir = RunDir(job.path)
+    try:
+        with run_dir.lock():
+            run_dir.mark_failed(error)
+    except LockedError:
+        return  # another process has taken it over, and it is theirs
+    job.state, job.exit_code, job.message = "failed", error.exit_code, str(error)
+
+
+def checkpoints(run: Path) -> list[int]:
+    """Steps of a run's checkpoints."""
+    return RunDir(run).checkpoints.steps()
+
+
+def read_spec(run: Path) -> RunSpec:
+    """A run's specification from its own ``run.yaml``.
+
+    Raises:
+        DataError: there is none, or it is broken.
+    """
+    found = RunDir(run).read_run()
+    if found is None:
+        raise DataError("this run has no run.yaml", where=str(run), hint="submit it again")
+    return RunSpec.model_validate(found["spec"])
+
+
+def say(text: str) -> None:
+    """A line for the job's log."""
+    print(text, flush=True)

@@ -1,0 +1,125 @@
+"""What is written down about jobs, so that files alone tell which run belongs to which.
+
+::
+
+    RESULTS/.slurm/lock                      one submitter at a time
+    RESULTS/.slurm/snapshots/HASH/           the code that jobs run
+    RESULTS/.slurm/SUBMISSION/submission.json
+                              logs/          of slurm and submitit
+                              stage-0/       stage.json, heartbeat.json, done.json or failed.json
+    RUN/job.json                             the job a run was last submitted with   } one writer each:
+    RUN/job_end.json                         how that job last left it               } submitter and job
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pvdr_bench.catalog.profile import Profile
+from pvdr_bench.launch.cluster import PREFIX
+from pvdr_bench.runs.files import read_json, write_json
+
+FOLDER = ".slurm"
+JOB, JOB_END, STAGE, SUBMISSION = "job.json", "job_end.json", "stage.json", "submission.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """``RUN/job.json``: the job that a run was last submitted with."""
+
+    submission: str
+    name: str  # the job's name, which squeue shows
+    index: int  # in its array
+    env_steps: int  # the budget asked for
+    results: str  # folder of all runs
+    after: str | None  # name of the stage job it waits for
+
+    def write(self, run: Path) -> None:
+        """Into the run's folder; an earlier job's end is forgotten."""
+        (run / JOB_END).unlink(missing_ok=True)
+        write_json(run / JOB, asdict(self), durable=False)
+
+    @classmethod
+    def read(cls, run: Path) -> RunRecord | None:
+        """Of a run; None where it was never submitted."""
+        try:
+            return cls(**read_json(run / JOB))
+        except FileNotFoundError:
+            return None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One submission's folder."""
+
+    path: Path
+
+    @classmethod
+    def new(cls, results: Path) -> Submission:
+        """A folder that no other submission has; made when it is first written to."""
+        return cls(home(results) / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Submission:
+        """The submission of a run's job."""
+        return cls(home(Path(record.results)) / record.submission)
+
+    @property
+    def name(self) -> str:
+        """Its name, which is part of its jobs' names."""
+        return self.path.name
+
+    @property
+    def logs(self) -> Path:
+        """Where slurm writes what its jobs print."""
+        return self.path / "logs"
+
+    def read(self) -> dict[str, Any]:
+        """``submission.json``."""
+        return read_json(self.path / SUBMISSION)
+
+    def write(self, facts: dict[str, Any]) -> None:
+        """Replace ``submission.json``."""
+        write_json(self.path / SUBMISSION, facts)
+
+    def profile(self, kind: str = "runs") -> Profile:
+        """The profile of its ``runs`` or ``stages``, as it was when they were submitted."""
+        return Profile.model_validate(self.read()["profiles"][kind])
+
+
+def home(results: Path) -> Path:
+    """The folder of all that belongs to jobs."""
+    return results / FOLDER
+
+
+def job_name(submission: Submission, kind: str, number: int) -> str:
+    """Name of a job, unique in the queue: kind ``s`` for stages, ``r`` for arrays of runs."""
+    return f"{PREFIX}{submission.name}-{kind}{number}"
+
+
+def stage_path(results: Path, name: str) -> Path:
+    """The folder of a stage by the name of its job, in whichever submission it is."""
+    submission, _, number = name.removeprefix(PREFIX).rpartition("-s")
+    return home(results) / submission / f"stage-{number}"
+
+
+def submissions(results: Path) -> list[Submission]:
+    """All submissions of a results folder, the oldest first."""
+    return [Submission(path.parent) for path in sorted(home(results).glob(f"*/{SUBMISSION}"))]
+
+
+def read_end(run: Path) -> dict[str, Any] | None:
+    """How the last job left a run (or a stage's folder): job, outcome, message; None while it has not."""
+    try:
+        return read_json(run / JOB_END)
+    except FileNotFoundError:
+        return None
+
+
+def write_end(run: Path, outcome: str, message: str, job: str | None) -> None:
+    """``requeued``, ``done``, ``failed`` or ``stopped``, with a word why."""
+    write_json(run / JOB_END, {"time": time.time(), "job": job, "outcome": outcome, "message": message}, durable=False)

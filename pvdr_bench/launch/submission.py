@@ -1,0 +1,278 @@
+"""From runs to jobs: who waits for whom, arrays of a site's size, and no run twice.
+
+A plan is made without touching anything; :func:`submit` then takes the results folder's lock, looks at the queue once
+more, and submits. Each job has a name of its own, written down before it is submitted.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvdr_bench.catalog.profile import Profile
+from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.errors import SetupError, StorageError
+from pvdr_bench.launch import snapshot as snapshots
+from pvdr_bench.launch.cluster import QueuedJob, clean_environment, has_scheduler, queue
+from pvdr_bench.launch.jobs import RunJob, StageJob
+from pvdr_bench.launch.needs import StageNeed, need_of, stage_needs
+from pvdr_bench.launch.records import STAGE, RunRecord, Submission, home, job_name, stage_path, submissions
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.files import storage_errors, write_json
+from pvdr_bench.runs.locks import FileLock
+from pvdr_bench.runs.provenance import redacted, typed_command
+from pvdr_bench.training.replay import SCRATCH
+
+Queue = Mapping[tuple[str, int], QueuedJob]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage job that will be submitted, or one of an earlier submission that is still in the queue."""
+
+    need: StageNeed
+    name: str
+    after: str | None  # name of the stage job it waits for
+    job_id: str | None = None  # of one that is in the queue already
+
+
+@dataclass(frozen=True)
+class ArrayPlan:
+    """An array of jobs, each of which does some runs."""
+
+    name: str
+    elements: tuple[tuple[RunSpec, ...], ...]
+    after: str | None
+
+
+@dataclass
+class Plan:
+    """What a submission would do."""
+
+    results: Path
+    submission: Submission
+    profiles: dict[str, Profile]  # runs and stages
+    stages: list[StagePlan] = field(default_factory=list)
+    arrays: list[ArrayPlan] = field(default_factory=list)
+    skipped: dict[str, list[RunSpec]] = field(default_factory=dict)  # by state: done, running, queued
+
+    @property
+    def runs(self) -> list[RunSpec]:
+        """All runs that will be submitted."""
+        return [spec for array in self.arrays for element in array.elements for spec in element]
+
+
+def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Profile) -> Plan:
+    """Which jobs are to be submitted for these runs, as files and queue are now.
+
+    Raises:
+        SetupError: no scheduler here.
+    """
+    known = queue() if has_scheduler() else {}
+    plan = Plan(results, Submission.new(results), {"runs": runs, "stages": stages})
+    todo = []
+    for spec in specs:
+        state = taken(spec, results, known)
+        if state is None:
+            todo.append(spec)
+        else:
+            plan.skipped.setdefault(state, []).append(spec)
+    needs = stage_needs(todo)
+    waiting = _waiting_stages(results, known)
+    for i, need in enumerate(needs.values()):
+        after = next((stage.name for stage in plan.stages if stage.need.key == need.after), None)
+        name, job_id = waiting.get(need.key, (job_name(plan.submission, "s", i), None))
+        plan.stages.append(StagePlan(need, name, after, job_id))
+    plan.arrays = _arrays(plan, todo, needs)
+    return plan
+
+
+def taken(spec: RunSpec, results: Path, known: Queue) -> str | None:
+    """``done``, ``running`` or ``queued`` where a run needs no job; None where it does."""
+    run_dir = RunDir(spec.path(results))
+    if run_dir.is_done(spec.protocol.env_steps) and run_dir.failed() is None:
+        return "done"
+    record = RunRecord.read(run_dir.path)
+    if record is not None and (record.name, record.index) in known:
+        return "queued" if known[record.name, record.index].waits else "running"
+    return "running" if run_dir.status() == "running" else None
+
+
+def _waiting_stages(results: Path, known: Queue) -> dict[str, tuple[str, str]]:
+    """Name and job of the stage jobs that earlier submissions still have in the queue, by the stage's key."""
+    return {key: (name, known[name, 0].job_id) for submission in submissions(results)
+            for name, key in submission.read()["stages"].items() if (name, 0) in known}
+
+
+def _arrays(plan: Plan, todo: Sequence[RunSpec], needs: Mapping[str, StageNeed]) -> list[ArrayPlan]:
+    """Runs that wait for the same stage, in jobs of ``runs_per_job`` and arrays of ``max_array``."""
+    profile, names = plan.profiles["runs"], {stage.need.key: stage.name for stage in plan.stages}
+    groups: dict[str | None, list[RunSpec]] = defaultdict(list)
+    for spec in todo:
+        key = need_of(spec, needs)
+        groups[names[key] if key else None].append(spec)
+    arrays: list[ArrayPlan] = []
+    for after, group in groups.items():
+        elements = [tuple(chunk) for chunk in _chunks(group, profile.runs_per_job)]
+        for chunk in _chunks(elements, profile.max_array):
+            arrays.append(ArrayPlan(job_name(plan.submission, "r", len(arrays)), tuple(chunk), after))
+    return arrays
+
+
+def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[i:i + size] for i in range(0, len(items), size)]
+
+
+# Submitting -----------------------------------------------------------------------------------------------------------
+
+
+def submit(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Profile,
+           say: Callable[[str], None] = lambda text: None) -> Plan:
+    """Plan and submit; returns what was submitted.
+
+    Raises:
+        LockedError: another submitter is at work in this results folder.
+        SetupError: there is no scheduler here, or it refuses a job; what was submitted before that stays.
+        ChangedError: a run was made with another recipe; nothing has been submitted.
+    """
+    if not has_scheduler():
+        raise SetupError("there is no squeue here, so this is no machine to submit from",
+                         hint="log in to the cluster's login node, or bring up slurm/sandbox; `run` needs no scheduler")
+    folder = home(results)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock", f"the queue of {results}"):
+        plan = make_plan(specs, results, runs, stages)
+        if plan.runs:
+            code = snapshots.take_snapshot(folder / "snapshots")
+            say(f"code: {code}")
+            _write(plan, code)
+            _Submitter(plan, code).submit()
+    return plan
+
+
+def _write(plan: Plan, code: Path) -> None:
+    """All files that jobs will read, before there is a job."""
+    submission = plan.submission
+    submission.logs.mkdir(parents=True, exist_ok=True)
+    for stage in (stage for stage in plan.stages if stage.job_id is None):
+        write_json(stage_path(plan.results, stage.name) / STAGE, {
+            "stage": stage.need.stage, "label": stage.need.label, "name": stage.name,
+            "spec": stage.need.spec.model_dump(mode="json")})
+    for array in plan.arrays:
+        for index, element in enumerate(array.elements):
+            for spec in element:
+                run_dir = RunDir(spec.path(plan.results))
+                run_dir.open(spec)
+                RunRecord(submission.name, array.name, index, spec.protocol.env_steps, str(plan.results),
+                          array.after).write(run_dir.path)
+    submission.write({
+        "command": redacted(typed_command()), "snapshot": str(code),
+        "profiles": {kind: profile.model_dump(mode="json") for kind, profile in plan.profiles.items()},
+        "stages": {stage.name: stage.need.key for stage in plan.stages if stage.job_id is None},
+        "arrays": {array.name: [[str(spec.path("")) for spec in element] for element in array.elements]
+                   for array in plan.arrays},
+        "jobs": {}})
+
+
+class _Submitter:
+    """Hands a plan's jobs to sbatch, by submitit."""
+
+    def __init__(self, plan: Plan, code: Path) -> None:
+        self.plan, self.code = plan, code
+        self.jobs = {stage.name: stage.job_id for stage in plan.stages if stage.job_id is not None}
+
+    def submit(self) -> None:
+        """All of them; each one's id is written down at once."""
+        with clean_environment():
+            for stage in (stage for stage in self.plan.stages if stage.job_id is None):
+                executor = make_executor(self.plan, "stages", stage.name, self.code, self._dependency(stage.after))
+                self._note(stage.name, _hand_over(executor, [StageJob(str(stage_path(self.plan.results, stage.name)))]))
+            for array in self.plan.arrays:
+                executor = make_executor(self.plan, "runs", array.name, self.code, self._dependency(array.after))
+                jobs = [RunJob(tuple(str(spec.path(self.plan.results)) for spec in element))
+                        for element in array.elements]
+                self._note(array.name, _hand_over(executor, jobs))
+
+    def _dependency(self, after: str | None) -> str | None:
+        return f"afterok:{self.jobs[after]}" if after else None
+
+    def _note(self, name: str, job_id: str) -> None:
+        self.jobs[name] = job_id
+        self.plan.submission.write({**self.plan.submission.read(), "jobs": self.jobs})
+
+
+def _hand_over(executor: Any, jobs: Sequence[RunJob | StageJob]) -> str:
+    """Submit jobs as one array (one alone is none); returns the id of all.
+
+    Raises:
+        SetupError: sbatch refused. StorageError: the disk is full.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    try:
+        with executor.batch():
+            handles = [executor.submit(job) for job in jobs]
+    except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+        raise SetupError(f"sbatch refused a job: {str(error).strip()}",
+                         hint="compare profile and site's rules; `submit --dry-run` shows the script") from error
+    except OSError as error:
+        raise StorageError(f"a job could not be written: {error}", where=str(executor.folder)) from error
+    return str(handles[0].job_id).partition("_")[0]
+
+
+def make_executor(plan: Plan, kind: str, name: str, code: Path, dependency: str | None) -> Any:
+    """Submitit's executor for the jobs of one name."""
+    import submitit
+
+    profile = plan.profiles[kind]
+    python = " ".join([*map(shlex.quote, profile.wrapper), shlex.quote(python_executable())])
+    executor = submitit.SlurmExecutor(folder=plan.submission.logs, max_num_timeout=profile.max_restarts, python=python)
+    executor.update_parameters(**parameters(profile, kind, name, code, dependency))
+    return executor
+
+
+def python_executable() -> str:
+    """The interpreter that jobs use: this one, so its packages must be on a file system that the nodes share."""
+    return sys.executable
+
+
+def parameters(profile: Profile, kind: str, name: str, code: Path, dependency: str | None) -> dict[str, Any]:
+    """Submitit's parameters of a profile; times are whole minutes, since a text breaks its clock."""
+    several = kind == "stages"
+    srun = profile.srun_args if profile.srun_args is not None else ("--cpus-per-task", str(profile.cpus_per_task))
+    variables = {**profile.env, **snapshots.environment(code)}
+    setup = [*(f"export {key}={shlex.quote(value)}" for key, value in variables.items()), *profile.setup]
+    if profile.scratch:
+        setup.append(f'export {SCRATCH}="{profile.scratch}"')
+    found = {
+        "job_name": name, "time": profile.time_min, "partition": profile.partition, "account": profile.account,
+        "qos": profile.qos, "constraint": profile.constraint, "exclude": ",".join(profile.exclude) or None,
+        "nodes": profile.nodes if several else 1, "ntasks_per_node": profile.tasks_per_node if several else 1,
+        "cpus_per_task": profile.cpus_per_task, **profile.gpu.flags(),
+        "mem": f"{round(1024 * profile.mem_gb)}M" if profile.mem_gb else None,
+        "mem_per_cpu": f"{round(1024 * profile.mem_per_cpu_gb)}M" if profile.mem_per_cpu_gb else None,
+        "signal_delay_s": max(5, profile.leave_s // 2), "array_parallelism": profile.array_parallelism,
+        "dependency": dependency, "setup": setup, "srun_args": list(srun),
+    }
+    more = {**profile.extra, **({"requeue": True} if profile.requeue else {"no-requeue": True}),
+            **({"kill-on-invalid-dep": "yes"} if dependency else {})}
+    # None leaves an option out; submitit's own default for wckey is a key that some sites refuse.
+    return {**{key: value for key, value in found.items() if value is not None}, "wckey": profile.wckey,
+            "additional_parameters": more}
+
+
+def script(plan: Plan, array: ArrayPlan, code: Path) -> str:
+    """The sbatch script of an array, as submitit writes it."""
+    executor = make_executor(plan, "runs", array.name, code, f"afterok:JOB-OF-{array.after}" if array.after else None)
+    executor.parameters["map_count"] = len(array.elements) if len(array.elements) > 1 else None
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
+    return text
+
+

@@ -1,0 +1,207 @@
+"""What became of runs: their files first, the scheduler's queue second. Reads no YAML and imports no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pvdr_bench.errors import BenchError
+from pvdr_bench.launch.cluster import QueuedJob
+from pvdr_bench.launch.records import JOB, STAGE, RunRecord, Submission, read_end, stage_path, submissions
+from pvdr_bench.runs.directory import COMMITTED, RunDir
+from pvdr_bench.runs.files import read_json
+from pvdr_bench.runs.locks import BEAT_SECONDS, FileLock, certainly_gone, identity
+
+State = Literal["done", "running", "stale", "starting", "queued", "waiting", "failed", "blocked", "stopped", "lost",
+                "new", "broken"]
+STATES: dict[State, str] = {
+    "done": "its budget is reached",
+    "running": "a process writes it",
+    "stale": "its job runs, but its process has been silent for more than three heartbeats",
+    "starting": "its job runs, and has not opened it yet",
+    "queued": "its job waits for the cluster",
+    "waiting": "its job waits for a stage's artefact",
+    "failed": "it failed; failed.json says why",
+    "blocked": "the stage that it waited for failed",
+    "stopped": "it was stopped, and can be continued",
+    "lost": "its job is gone without a word",
+    "new": "it has not started",
+    "broken": "a file of it cannot be read",
+}
+RETRIED: tuple[State, ...] = ("failed", "stale", "lost", "blocked", "stopped")
+STALE_SECONDS = 3 * BEAT_SECONDS
+Queue = Mapping[tuple[str, int], QueuedJob]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run, or one stage of a submission, as far as can be told."""
+
+    run: str  # path below the results folder; a stage: SUBMISSION/stage-N
+    state: State
+    phase: str = ""
+    env_steps: int = 0
+    budget: int | None = None
+    rate: float | None = None  # env_steps per second of this start
+    success: float | None = None  # of the last evaluation
+    seconds_left: float | None = None
+    node: str | None = None
+    job: str | None = None
+    restarts: int = 0
+    silent_seconds: float | None = None  # since its process was last heard of
+    note: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+def run_folders(results: Path) -> list[Path]:
+    """All run directories, by their place and not by a search: thousands are found in a moment."""
+    return [path.parent for path in sorted(results.glob("*/*/*/*/seed-*/run.yaml"))
+            if path.relative_to(results).parts[0] not in COMMITTED]
+
+
+def status_of(run: Path, results: Path, queue: Queue | None) -> RunStatus:
+    """One run's state.
+
+    Args:
+        queue: the scheduler's answer; None where there is no scheduler.
+    """
+    name = run.relative_to(results).as_posix()
+    try:
+        return _status(run, name, queue)
+    except BenchError as error:
+        return RunStatus(name, "broken", note=error.message)
+
+
+def _status(run: Path, name: str, queue: Queue | None) -> RunStatus:
+    directory, record = RunDir(run), RunRecord.read(run)
+    beat, done, failed = directory.read_heartbeat() or {}, directory.done(), directory.failed()
+    entry = queue.get((record.name, record.index)) if queue is not None and record is not None else None
+    budget = record.env_steps if record is not None else beat.get("budget")
+    holder, silent = _holder(run)
+    facts: dict[str, Any] = {
+        "phase": str(beat.get("phase", "")), "env_steps": int(beat.get("env_steps", 0)), "budget": budget,
+        "success": beat.get("success"), "node": beat.get("node"), "restarts": int(beat.get("restarts", 0)),
+        "job": entry.job_id if entry is not None else beat.get("job")}
+    if holder is not None:
+        return _held(name, run, holder, silent, entry, facts | {"rate": beat.get("rate"), "silent_seconds": silent})
+    if entry is not None:
+        return RunStatus(name, _queued(entry, record), **(facts | {"note": _why(entry), "node": entry.node or None}))
+    if done is not None and int(done.get("env_steps", 0)) >= int(budget or 0) and failed is None:
+        return RunStatus(name, "done", **(facts | {"phase": "done", "env_steps": int(done["env_steps"]),
+                                                   "success": done.get("success_any")}))
+    if failed is not None:
+        note = str(failed.get("message") or failed.get("error")).splitlines()[0]
+        return RunStatus(name, "failed", **facts, note=note)
+    state, note = _gone(run, record, queue, bool(beat))
+    return RunStatus(name, state, **facts, note=note)
+
+
+def _holder(run: Path) -> tuple[dict[str, Any] | None, float]:
+    """Who holds the run's lock, and for how many seconds it has been silent."""
+    lock = run / "lock"
+    try:
+        silent = max(0.0, time.time() - lock.stat().st_mtime)
+    except FileNotFoundError:
+        return None, 0.0
+    return FileLock(lock).holder(), silent
+
+
+def _held(name: str, run: Path, holder: Mapping[str, Any], silent: float, entry: QueuedJob | None,
+          facts: dict[str, Any]) -> RunStatus:
+    """A run with a lock: alive, silent, or left behind by a process that died."""
+    gone = certainly_gone(holder, identity())
+    if gone is True or (silent > STALE_SECONDS and gone is None and entry is None):
+        if entry is not None:
+            return RunStatus(name, _queued(entry, None), **(facts | {"note": _why(entry), "rate": None}))
+        if RunDir(run).failed() is not None:
+            return RunStatus(name, "failed", **facts, note="its process died while it wrote down why")
+        return RunStatus(name, "lost", **facts, note="its process is gone and left its lock; `retry` takes it over")
+    if silent > STALE_SECONDS and gone is None:
+        return RunStatus(name, "stale", **facts, note=f"silent for {silent:.0f} s")
+    rate, budget = facts.get("rate") or 0.0, facts.get("budget")
+    left = (budget - facts["env_steps"]) / rate if rate > 0 and budget else None
+    return RunStatus(name, "running", **facts, seconds_left=left)
+
+
+def _queued(entry: QueuedJob, record: RunRecord | None) -> State:
+    if not entry.waits:
+        return "starting"
+    return "waiting" if entry.reason.startswith("Dependency") or (record and record.after and entry.reason == "None") \
+        else "queued"
+
+
+def _why(entry: QueuedJob) -> str:
+    return f"{entry.state.lower()}: {entry.reason}" if entry.reason not in ("None", "") else entry.state.lower()
+
+
+def _gone(run: Path, record: RunRecord | None, queue: Queue | None, began: bool) -> tuple[State, str]:
+    """A run that nobody holds, no job waits for, and that is neither done nor failed."""
+    if record is None:
+        return ("stopped", "the same command continues") if began else ("new", "")
+    if end := read_end(run):
+        return "stopped", str(end["message"])
+    if note := _failed_stage(record):
+        return "blocked", note
+    if queue is None:
+        return "queued", "submitted; there is no scheduler here to ask"
+    return "lost", "its job is gone without a word (cancelled while it waited, or killed); `retry` submits it again"
+
+
+def _failed_stage(record: RunRecord) -> str | None:
+    """Why the stage that a run waits for will not come."""
+    if record.after is None:
+        return None
+    folder = stage_path(Path(record.results), record.after)
+    try:
+        failed = read_json(folder / "failed.json")
+    except FileNotFoundError:
+        return None
+    label = read_json(folder / STAGE).get("label", record.after)
+    return f"{label} failed: {str(failed['message']).splitlines()[0]}"
+
+
+def stages_of(results: Path, queue: Queue | None) -> list[RunStatus]:
+    """The stage jobs of all submissions that are not done yet, or failed."""
+    found = []
+    for submission in submissions(results):
+        for folder in sorted(submission.path.glob("stage-*")):
+            status = _stage(submission, folder, queue)
+            if status.state != "done":
+                found.append(status)
+    return found
+
+
+def _stage(submission: Submission, folder: Path, queue: Queue | None) -> RunStatus:
+    order, name = read_json(folder / STAGE), f"{submission.name}/{folder.name}"
+    beat = read_json(folder / "heartbeat.json") if (folder / "heartbeat.json").exists() else {}
+    phase = f"{beat['phase']} {beat['done']:,}/{beat['total']:,}" if beat else ""
+    entry = queue.get((order["name"], 0)) if queue is not None else None
+    facts: dict[str, Any] = {"phase": f"{order['label']} {phase}".strip(), "job": entry.job_id if entry else None}
+    if (folder / "done.json").exists():
+        return RunStatus(name, "done", **facts)
+    if entry is not None:
+        state: State = "running" if not entry.waits and beat else _queued(entry, None)
+        return RunStatus(name, state, **facts, note=_why(entry), node=entry.node or None)
+    if (folder / "failed.json").exists():
+        return RunStatus(name, "failed", **facts,
+                         note=str(read_json(folder / "failed.json")["message"]).splitlines()[0])
+    end = read_end(folder)
+    if end is not None:
+        return RunStatus(name, "stopped", **facts, note=str(end["message"]))
+    return RunStatus(name, "lost" if queue is not None else "queued", **facts, note="its job is not in the queue")
+
+
+def statuses(results: Path, queue: Queue | None, only: Sequence[Path] | None = None) -> list[RunStatus]:
+    """All runs of a results folder (or some of them)."""
+    return [status_of(run, results, queue) for run in (run_folders(results) if only is None else only)]
+
+
+def was_submitted(run: Path) -> bool:
+    """Whether a run was ever handed to a scheduler."""
+    return (run / JOB).exists()
