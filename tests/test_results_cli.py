@@ -92,6 +92,8 @@ def test_table_in_all_formats(grid: Path, tmp_path: Path) -> None:
     told = json.loads(run("table", "--results", str(grid), "--json", "--videos", "metaworld"))
     assert {record["corpus"] for record in told["rows"]} == {"metaworld", "none"}
     assert {record["variant"] for record in told["rows"]} == {"pvdr", "pvdr-scratch", "ppo", "random", "scripted"}
+    one = json.loads(run("table", "--results", str(grid), "--json", "--methods", "pvdr", "--videos", "metaworld"))
+    assert {record["corpus"] for record in one["rows"]} == {"metaworld"}  # no row without a corpus was asked for
     assert r"\toprule" in run("table", "--results", str(grid), "--format", "tex")
     run("table", "--results", str(grid), "--format", "csv", "--out", str(tmp_path / "a" / "t.csv"))
     shown = set(pd.read_csv(tmp_path / "a" / "t.csv")["variant"])

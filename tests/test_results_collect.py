@@ -180,6 +180,10 @@ def test_select_keeps_what_is_asked_for_and_names_what_there_is(tmp_path: Path) 
     assert set(selected.points["task"]) == {"drawer-open"}
     assert {problem.kind for problem in selected.problems} == {"short", "broken"}
     assert collect(tmp_path).select(task=["reach"]).problems == []
+    make_run(tmp_path, [0.5] * 5, seed=1)
+    make_run(tmp_path, [0.5] * 5, seed=0, variant="pvdr", corpus="metaworld")  # lacks seed 1
+    assert [problem.kind for problem in collect(tmp_path).select(task=["reach"]).problems] == ["missing"]
+    assert collect(tmp_path).select(task=["reach"], variant=["ppo"]).problems == []
     with pytest.raises(UsageError, match="there is: drawer-open, reach"):
         collect(tmp_path).select(task=["dial-turn"])
 

@@ -78,12 +78,13 @@ def _select(results: Path | None, methods: str | None, tasks: str | None, seeds:
     from pvdr_bench.runs.paths import results_root
 
     found, names, corpora = collect(results_root(results)), split_names(methods), split_names(videos)
-    if corpora and "none" in set(found.runs["corpus"]):  # methods without pre-training are on no corpus' side
-        corpora = (*corpora, "none")
-    return found.select(
+    rows = found.select(
         variant=_variants(names, split_names(scale), overrides or []), task=split_names(tasks),
-        seed=parse_seeds(seeds) if seeds else None, scale=split_names(scale), corpus=corpora,
-        protocol=split_names(protocol), protocol_hash=_hashes(found, overrides or []))
+        seed=parse_seeds(seeds) if seeds else None, scale=split_names(scale), protocol=split_names(protocol),
+        protocol_hash=_hashes(found, overrides or []))
+    if corpora and "none" in set(rows.runs["corpus"]):  # methods without pre-training are on no corpus' side
+        corpora = (*corpora, "none")
+    return rows.select(corpus=corpora)
 
 
 def _cut(found: Results, env_steps: int | None) -> Results:

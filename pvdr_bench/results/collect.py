@@ -141,10 +141,13 @@ class Results:
 
     @staticmethod
     def _concerns(problem: Problem, chosen: dict[str, Sequence[str | int] | None]) -> bool:
-        """Whether a run that could not be read may belong to the selection, judged by its path."""
+        """Whether what is missing or could not be read may belong to the selection, judged by its path.
+
+        The path is a run's, or a row's (variant/task/corpus/scale).
+        """
         parts = problem.run.split("/")
         place = {"variant": 0, "task": 1, "corpus": 2}
-        return all(not values or column not in place or len(parts) != 5 or parts[place[column]] in values
+        return all(not values or column not in place or len(parts) < 4 or parts[place[column]] in values
                    for column, values in chosen.items())
 
     def require_runs(self) -> None:
