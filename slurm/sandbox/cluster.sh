@@ -148,8 +148,9 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# cred_expire is also how long a requeued job waits before it may start again (120 by default).
-AuthInfo=socket=$dir/munge.socket,cred_expire=5
+# cred_expire is also how long a requeued job waits before it may start again (120 by default). It must be longer than
+# KillWait: a job that starts on a node where its last start still ends is held, and the node drained.
+AuthInfo=socket=$dir/munge.socket,cred_expire=8
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool-%n
 SlurmctldPidFile=$dir/run/slurmctld.pid
