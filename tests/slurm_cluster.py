@@ -64,6 +64,7 @@ class Cluster:
 
     def wait(self, number: str, *states: str, seconds: float = 60) -> dict[str, str]:
         """Fields of a job once it is in one of ``states``."""
+
         def look() -> dict[str, str]:
             job = self.job(number)
             return job if job["JobState"] in states else {}

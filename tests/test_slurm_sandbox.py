@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import submitit
 
-from tests.slurm_cluster import Cluster, eventually
+from tests.slurm_cluster import CANNOT, Cluster, eventually
 
 pytestmark = pytest.mark.slurm
 COUNT = "echo ${SLURM_RESTART_COUNT:-0} $(hostname)"  # which start this is, and where
@@ -197,12 +197,34 @@ def test_clusters_live_apart_and_leave_nothing(cluster: Cluster) -> None:
         shutil.rmtree(other.folder, ignore_errors=True)
 
 
+@pytest.mark.skipif(not shutil.which("slurmdbd"), reason="not installed: slurmdbd (cluster.sh install --accounting)")
+def test_accounting_keeps_what_the_controller_forgets(cluster: Cluster) -> None:
+    other = Cluster(Path(tempfile.mkdtemp(prefix="pvdr-slurm-", dir="/tmp")))
+    try:
+        up = other.control("up", "--nodes", "1", "--accounting")
+        if up.returncode == CANNOT:
+            pytest.skip(up.stderr.splitlines()[0])
+        assert up.returncode == 0, up.stderr
+        first = other.submit("exit 3", "--gres=gpu:a100:1")
+        other.wait(first, "FAILED")
+        assert other.control("down").returncode == 0
+        assert other.control("up", "--nodes", "1", "--accounting").returncode == 0
+        fields = ["--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode,AllocTRES"]
+        number, state, code, resources = other.run("sacct", *fields).split("|")
+        assert (number, state, code) == (first, "FAILED", "3:0")
+        assert "gres/gpu=1" in resources
+        assert int(other.submit("true")) > int(first)  # numbers go on
+    finally:
+        other.control("down")
+        shutil.rmtree(other.folder, ignore_errors=True)
+
+
 def test_bad_input_is_told(tmp_path: Path) -> None:
     here = Cluster(tmp_path)
     for arguments, message in [
         (("frob",), "no command frob"),
         (("up", "--nodes", "many"), "--nodes many: not a number"),
-        (("up", "--nodes", "99"), "1 to 15"),
+        (("up", "--nodes", "99"), "1 to 14"),
         (("up", "--frob", "1"), "no option --frob"),
         (("env",), "no cluster in"),
     ]:

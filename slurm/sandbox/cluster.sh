@@ -8,7 +8,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 uid=$(id -u)
 default_dir=${XDG_STATE_HOME:+$XDG_STATE_HOME/pvdr-bench/slurm}
-default_dir=${default_dir:-/tmp/pvdr-bench-slurm-$uid}
+default_dir=${default_dir:-/tmp/pvdr-bench-slurm-${SUDO_UID:-$uid}} # the same with and without sudo
 
 usage() {
     cat <<EOF
@@ -31,7 +31,8 @@ of \`up\`, read when the controller starts:
   --gpu-type TYPE  their type (a100)
   --max-array N    MaxArraySize (1001): indices of an array are below it
   --grace SECONDS  between SIGTERM and the end of a preempted job (5)
-  --port N         first of the ports, one for the controller and one for each node (searched)
+  --accounting     with slurmdbd and a MariaDB of its own, for sacct; also of \`install\`
+  --port N         first of the ports: the controller, each node, accounting (searched)
   --set KEY=VALUE  any line of slurm.conf; may be repeated, and stands over ours
 EOF
 }
@@ -46,10 +47,11 @@ need_root() { [ "$uid" = 0 ] || die "$1 needs root" "sudo $here/cluster.sh $1 ..
 
 need_programs() {
     local program missing=()
-    for program in slurmctld slurmd sbatch munged unshare; do
+    for program in slurmctld slurmd sbatch munged unshare ${accounting:+slurmdbd mariadbd my_print_defaults}; do
         command -v "$program" >/dev/null || missing+=("$program")
     done
-    [ ${#missing[@]} = 0 ] || die "not installed: ${missing[*]}" "$here/cluster.sh install" 4
+    [ ${#missing[@]} = 0 ] || die "not installed: ${missing[*]}" \
+        "$here/cluster.sh install${accounting:+ --accounting}" 4
     unshare --pid --fork --mount --uts true 2>/dev/null \
         || die "no namespaces here (a container without CAP_SYS_ADMIN?)" "docker run --privileged, or a VM" 4
 }
@@ -102,8 +104,8 @@ need_node() {
 
 taken() { (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-free() { # true when ports $1 .. $1+nodes are free; else `busy` is the first that is not
-    for ((busy = $1; busy <= $1 + node_count; busy++)); do
+free() { # true when ports from $1 are free: controller, nodes, accounting; else `busy` is the first that is not
+    for ((busy = $1; busy <= $1 + node_count + 1; busy++)); do
         if taken "$busy"; then return 1; fi
     done
 }
@@ -124,7 +126,7 @@ choose_port() {
 }
 
 configure() {
-    local i g line
+    local i g line storage='AccountingStorageType=accounting_storage/none'
     mkdir -p "$dir"/{run,log,state,gpu}
     chmod 755 "$dir" "$dir"/{run,log} # munge wants folders that only their owner writes; other users may submit
     [ -s "$dir/munge.key" ] || (umask 077 && head -c 128 /dev/urandom >"$dir/munge.key")
@@ -138,6 +140,29 @@ configure() {
         ln -sfn /dev/null "$dir/gpu/$g" # any device will do: SLURM reads the index at the end of the name
         echo "Name=gpu Type=$gpu_type File=$dir/gpu/$g" >>"$dir/gres.conf"
     done
+
+    rm -f "$dir/slurmdbd.conf"
+    if [ -n "$accounting" ]; then
+        storage="AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((port + node_count + 1))
+AccountingStoragePass=$dir/munge.socket
+AccountingStorageTRES=gres/gpu"
+        (umask 077 && cat >"$dir/slurmdbd.conf") <<EOF
+AuthType=auth/munge
+AuthInfo=socket=$dir/munge.socket
+DbdHost=controller
+DbdAddr=127.0.0.1
+DbdPort=$((port + node_count + 1))
+SlurmUser=root
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=slurm
+PidFile=$dir/run/slurmdbd.pid
+LogFile=$dir/log/slurmdbd.log
+EOF
+    fi
 
     cat >"$dir/slurm.conf" <<EOF
 # Written by cluster.sh up.
@@ -164,7 +189,7 @@ SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+$storage
 JobCompType=jobcomp/filetxt
 JobCompLoc=$dir/log/jobs.txt
 
@@ -212,11 +237,12 @@ ready() { # every node known, up and answering (a * says that it does not)
 }
 
 wait_until() { # seconds, what, command...
-    local end=$((SECONDS + $1)) what=$2
+    local begin=$SECONDS seconds=$1 what=$2
     shift 2
-    until "$@"; do
-        if [ "$SECONDS" -ge "$end" ] || ! runs controller; then
-            tail -n 5 "$dir"/log/*.out "$dir/log/slurmctld.log" 2>/dev/null >&2 || true
+    until "$@" >/dev/null 2>&1; do
+        # A machine that is just being started cannot be seen yet.
+        if [ $((SECONDS - begin)) -ge "$seconds" ] || { [ $((SECONDS - begin)) -ge 3 ] && ! runs controller; }; then
+            tail -n 5 "$dir"/log/*.out >&2 || true
             die "$what" "logs: $dir/log"
         fi
         sleep 0.2
@@ -228,6 +254,7 @@ up() {
     need_root up
     need_programs
     mkdir -p "$dir"
+    [ -O "$dir" ] || die "$dir belongs to someone else" "another --dir"
     exec 9>"$dir/lock"
     flock 9
     if runs controller; then
@@ -238,7 +265,7 @@ up() {
         configure
         start_machine controller
     fi
-    wait_until 60 "the controller does not answer" scontrol ping >/dev/null 2>&1
+    wait_until 150 "the controller does not answer" scontrol ping
     for machine in $(nodes); do
         runs "$machine" || start_machine "$machine"
     done
@@ -282,22 +309,25 @@ environment() { echo "export SLURM_CONF=$(printf %q "$dir/slurm.conf")"; }
 
 install() {
     need_root install
+    if (need_programs) 2>/dev/null; then return; fi
     command -v apt-get >/dev/null \
         || die "no apt-get here" "install what holds slurmctld, slurmd, sbatch and munged by hand" 4
     apt-get update -qq
+    # shellcheck disable=SC2086 # several packages
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        slurmctld slurmd slurm-client munge >/dev/null
+        slurmctld slurmd slurm-client munge ${accounting:+slurmdbd mariadb-server-core mariadb-client-core} >/dev/null
 }
 
 number() { [[ $2 =~ ^[0-9]+$ ]] || die "$1 $2: not a number" "" 2; }
 
 command=${1:-} dir=$default_dir port='' node_count=2 cpus=4 gpus=2 gpu_type=a100 max_array=1001 grace=5 name=''
-settings=() options=''
+settings=() options='' accounting=''
 case $command in '' | -h | --help | help) usage && exit 0 ;; esac
 shift
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage && exit 0 ;;
+        --accounting) accounting=1 options=given ;;
         -*)
             [ $# -gt 1 ] || die "$1 needs a value" "" 2
             case $1 in
@@ -322,7 +352,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-if [ "$node_count" -lt 1 ] || [ "$node_count" -gt 15 ]; then die "--nodes $node_count: 1 to 15" "" 2; fi
+if [ "$node_count" -lt 1 ] || [ "$node_count" -gt 14 ]; then die "--nodes $node_count: 1 to 14" "" 2; fi
 dir=$(realpath -m -- "$dir")
 [[ $dir != *[[:space:],=#]* ]] || die "$dir: slurm.conf cannot hold it" "a --dir without blanks, commas, = and #" 2
 [ ${#dir} -le 80 ] || die "$dir: too long for the path of a socket" "a --dir of at most 80 characters" 2
