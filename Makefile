@@ -1,5 +1,6 @@
 # make run        set up, and do the main job at the scale that fits this machine: curve and table at the end
 # make test       set up, and pass the tests          make test-long   what takes longer
+# make test-slurm what needs a SLURM cluster: brings one up on this machine (root), else says why it is skipped
 # make lint       ruff and mypy                       make setup       only the environment
 #
 # TORCH is any requirement that pip understands. It is installed first: without a GPU the CPU build saves gigabytes, as in the README:
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export MPLBACKEND ?= Agg
 
-.PHONY: run test test-long lint setup gl
+.PHONY: run test test-long test-slurm lint setup gl
 
 run: setup
 	$(BIN)/pvdr-bench run --method $(METHOD) --task $(TASK) --seeds $(SEEDS) $(ARGS)
@@ -29,6 +30,10 @@ test: setup
 
 test-long: setup
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -m 'long or hypothesis'
+
+test-slurm: setup
+	@[ "$$(id -u)" != 0 ] || slurm/sandbox/cluster.sh install || true
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs
 
 lint: setup
 	$(BIN)/ruff check pvdr_bench tests hatch_build.py

@@ -6,6 +6,8 @@ import os
 
 from hypothesis import settings
 
+from tests.slurm_cluster import cluster  # noqa: F401
+
 settings.register_profile("fixed", derandomize=True)
 settings.register_profile("search")
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
