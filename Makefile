@@ -33,7 +33,7 @@ test-long: setup
 
 test-slurm: setup
 	@[ "$$(id -u)" != 0 ] || slurm/sandbox/cluster.sh install || true
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slurm and not long" -rs
 
 lint: setup
 	$(BIN)/ruff check pvdr_bench tests hatch_build.py

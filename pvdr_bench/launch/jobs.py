@@ -3,7 +3,9 @@
 Submitit's pickle holds one of these, and they hold paths; everything else is read from the files at those paths, so a
 job that waited in the queue for a week is still understood. Nothing depends on a signal: every start looks for a
 checkpoint. SIGUSR2 (the time limit comes, or a preemption that warns) and the job's own clock make it save, leave and
-put itself back into the queue. SIGTERM (scancel, or a preemption that the scheduler itself requeues) makes it leave.
+put itself back into the queue. SIGTERM is scancel or a preemption, and a job cannot tell which: it stops its runs and
+waits for its end. Leaving by itself would cost a preempted job its place (slurm does not requeue a job that ends within
+the grace time), and putting itself back would undo a scancel.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from pvdr_bench.runs.provenance import COMMAND
 RESTARTS = "SLURM_RESTART_COUNT"
 END_TIME = "SLURM_JOB_END_TIME"  # seconds since 1970; not every version of slurm sets it
 STOPPED = Interrupted.exit_code
+END_SECONDS = 600.0  # that a job waits for its end after SIGTERM; longer than slurm's usual grace time and KillWait
 
 
 def restarts() -> int:
@@ -181,18 +184,11 @@ def end_stage(folder: Path, outcome: str, message: str, code: int) -> None:
 
 
 def leave(folders: Sequence[Path], profile: Profile, stop: JobStop) -> None:
-    """Put the job back into the queue if it goes on, and write down what was done."""
-    job, outcome = job_id(), "stopped"
-    if not stop.goes_on:
-        message = "ended by a signal; the scheduler starts it again if it was preempted, else `retry` continues"
-    elif restarts() >= profile.max_restarts:
-        message = f"started {restarts() + 1} times, which is all that max_restarts allows; `retry` continues"
-    elif job is None:
-        message = "not in a job that could be put back; the same command continues"
-    else:
-        outcome, message = "requeued", "its time was out; it continues in its next start"
+    """Put the job back into the queue if it goes on, and write down what was done; else wait for its end."""
+    job, (outcome, message) = job_id(), verdict(profile, stop)
     for folder in folders:  # before the requeue: the scheduler ends this process soon after
         write_end(folder, outcome, message, job)
+    say(message)
     if outcome == "requeued" and job is not None:
         try:
             requeue(job)
@@ -200,7 +196,19 @@ def leave(folders: Sequence[Path], profile: Profile, stop: JobStop) -> None:
             say(str(error))
             for folder in folders:
                 write_end(folder, "stopped", str(error), job)
-    say(f"left: {message}")
+    elif job is not None and not stop.goes_on:
+        time.sleep(END_SECONDS)
+
+
+def verdict(profile: Profile, stop: JobStop) -> tuple[str, str]:
+    """``requeued`` or ``stopped``, and why."""
+    if not stop.goes_on:
+        return "stopped", "ended by a signal; the scheduler starts it again if it was preempted, else `retry` continues"
+    if restarts() >= profile.max_restarts:
+        return "stopped", f"started {restarts() + 1} times, all that max_restarts allows; `retry` continues"
+    if job_id() is None:
+        return "stopped", "not in a job that could be put back; the same command continues"
+    return "requeued", "its time was out; it continues in its next start"
 
 
 def fail_stuck(job: Job, profile: Profile) -> None:
