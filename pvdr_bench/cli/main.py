@@ -17,6 +17,7 @@ class MainGroup(LazyGroup):
 
     table = {
         "run": Lazy("pvdr_bench.cli.run:run", "Train and evaluate methods in tasks."),
+        "pretrain": Lazy("pvdr_bench.cli.pretrain:pretrain", "Find or make what runs start from, on many GPUs too."),
         "evaluate": Lazy("pvdr_bench.cli.run:evaluate", "Play more evaluation episodes with a run's policy."),
         "aggregate": Lazy("pvdr_bench.cli.results:aggregate", "Write all results as one tidy frame."),
         "plot": Lazy("pvdr_bench.cli.results:plot", "Draw curves, bars, profiles and sweeps with intervals."),
