@@ -271,7 +271,7 @@ def start_world(size: int, function: Callable[..., Any], *arguments: Any) -> lis
             for rank in range(size)]
 
 
-def run_world(size: int, function: Callable[..., Any], *arguments: Any, seconds: float = 240) -> list[int | None]:
+def run_world(size: int, function: Callable[..., Any], *arguments: Any, seconds: float = 600) -> list[int | None]:
     """Exit codes by rank; None: it hangs (and is killed)."""
     started = start_world(size, function, *arguments)
     deadline = time.monotonic() + seconds
