@@ -208,9 +208,9 @@ class Clips:
         return np.arange(self.count if split == "train" else 4)
 
     def sample(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = "train",
-               ) -> Any:
+               part: slice = slice(None)) -> Any:
         starts = rng.integers(len(self.windows(split, frames, stride)), size=(batch, 1, 1, 1, 1))
-        return np.broadcast_to(starts * 2 + self.store, (batch, frames, 2, 2, 3)).astype(np.uint8)
+        return np.broadcast_to(starts * 2 + self.store, (batch, frames, 2, 2, 3)).astype(np.uint8)[part]
 
 
 class OfflineDummy(OfflineLearner):

@@ -145,7 +145,7 @@ def test_foreground_weight_favours_pixels_that_differ_from_the_mean_frame() -> N
     for strength in (0.0, 3.0):
         learner = VQGANLearner(config(loss={"foreground": strength, "disc_weight": 0.0, "l2": 0.0},
                                       net={"dropout": 0.0}), 0, CPU, 16)
-        sums = learner._accumulate([still[:, 0]], 4)
+        sums = learner._accumulate(learner._pieces(still[:, 0]), 4)
         recon = learner.net(learner._images(still[:, 0]))[0]
         difference = (learner._images(still[:, 0]) - learner._images(still[:, 0]).mean(0)).abs().mean(1, keepdim=True)
         weights = 1 + strength * (difference / difference.mean()).clamp_max(10)

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvdr_bench.training.distributed import ALONE, World
+
 if TYPE_CHECKING:
     from pvdr_bench.training.replay import EpisodeReplay
 
@@ -121,15 +123,26 @@ class FixedPolicy(Learner):
 
 
 class OfflineLearner(ABC):
-    """A stage before the online one: ``tokenize`` or ``pretrain``. The loop owns steps, logs, checkpoints."""
+    """A stage before the online one: ``tokenize`` or ``pretrain``. The loop owns steps, logs, checkpoints.
+
+    Attributes:
+        world: the processes that train it together, set by the loop. Weights, optimisers and random states are the
+            same on all of them, so a checkpoint knows nothing of their number.
+    """
+
+    world: World = ALONE
 
     @abstractmethod
     def update(self, batch: Tensor) -> dict[str, float]:
-        """One optimiser step on a batch (uint8 frames [B, T, H, W, 3] or int64 tokens [B, T, h, w])."""
+        """One optimiser step on a batch (uint8 frames [B, T, H, W, 3] or int64 tokens [B, T, h, w]).
+
+        With several processes ``batch`` is this rank's part, and the step is that of all parts together: noise is
+        drawn for the whole batch, gradients and statistics are summed over ``world``, and so are the metrics.
+        """
 
     @abstractmethod
     def validate(self, batch: Tensor) -> dict[str, float]:
-        """Metrics on a held-out batch; no state changes, its randomness is fixed."""
+        """Metrics on a held-out batch; no state changes, its randomness is fixed. Only rank 0 does it."""
 
     @abstractmethod
     def export(self) -> dict[str, Tensor]:

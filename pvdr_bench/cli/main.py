@@ -17,6 +17,7 @@ class MainGroup(LazyGroup):
 
     table = {
         "run": Lazy("pvdr_bench.cli.run:run", "Train and evaluate methods in tasks."),
+        "pretrain": Lazy("pvdr_bench.cli.pretrain:pretrain", "Find or make what runs start from, on many GPUs too."),
         "evaluate": Lazy("pvdr_bench.cli.run:evaluate", "Play more evaluation episodes with a run's policy."),
         "submit": Lazy("pvdr_bench.cli.submit:submit", "Submit runs to SLURM, artefact stages first."),
         "status": Lazy("pvdr_bench.cli.status:status", "Show how far all runs are, here and on the cluster."),

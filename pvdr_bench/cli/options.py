@@ -31,6 +31,7 @@ Results = Annotated[Path | None, typer.Option("--results", metavar="DIR",
                                               help="Folder of runs; else PVDR_BENCH_RESULTS, else ./results.")]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Runs at the same time.")]
 Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Make the artefacts anew, also the shipped ones.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +14,7 @@ from pvdr_bench.cli.options import (
     Choice,
     Device,
     Experiment,
+    Fresh,
     Json,
     Methods,
     Overrides,
@@ -27,13 +27,13 @@ from pvdr_bench.cli.options import (
     choose_device,
     choose_scale,
 )
+from pvdr_bench.cli.pretrain import cores, prepare
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pvdr_bench.launch.local import Job
     from pvdr_bench.launch.plan import RunPlan
-    from pvdr_bench.runs.artefacts import Artefact
     from pvdr_bench.runs.directory import RunDir
 
 JobsOrCores = Annotated[int | None, typer.Option("--jobs", "-j", metavar="N", min=1,
@@ -52,7 +52,7 @@ def run(
     results: Results = None,
     jobs: JobsOrCores = None,
     device: Device = "auto",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make the artefacts anew, also the shipped ones.")] = False,
+    fresh: Fresh = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and its cost.")] = False,
 ) -> None:
     """Train and evaluate methods in tasks; the same command continues.
@@ -80,20 +80,16 @@ def run(
     console.print(f"device {chosen.value} ({chosen.reason}), scale {size.value} ({size.reason}), results in {root}",
                   highlight=False, soft_wrap=True)
     todo = [plan.spec for plan in plans if plan.state != "done"]
-    count = jobs or max(1, min(len(todo), _cores() if chosen.value == "cpu" else 1))
+    count = jobs or max(1, min(len(todo), cores() if chosen.value == "cpu" else 1))
     show_plan(console, plans, planning.known_rate(todo, root), count)
     if dry_run or not todo:
         return
     stop = StopFlag().install()
-    _prepare(console, todo, chosen.value, fresh, stop)
+    prepare(console, todo, chosen.value, fresh, stop)
     with watcher_for(console) as watcher:
         done = run_local(specs, root, count, chosen.value, stop, watcher)
     show_outcome(console, done)
     raise typer.Exit(exit_code_of(done))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: float | None, jobs: int) -> None:
@@ -110,30 +106,6 @@ def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: floa
     if seconds_per_step is not None:
         cost += f", about {duration(train * seconds_per_step / jobs)} as finished runs went"
     console.print(cost, highlight=False, soft_wrap=True)
-
-
-def _prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, stop: Callable[[], bool]) -> None:
-    """Find or make the artefacts of all runs, before the runs share them.
-
-    On one torch thread, as the runs: weights depend on the number of threads, and threads that wait for a core which
-    another process has made a step ten times slower. Corpora are made on all cores, by processes of their own.
-
-    Raises:
-        Interrupted: a signal came.
-    """
-    import torch
-
-    from pvdr_bench.launch.progress import StageProgress
-    from pvdr_bench.training.stages import Stages
-
-    torch.set_num_threads(1)
-    made: dict[str, Artefact] = {}
-    with StageProgress(console) as progress:
-        for spec in specs:
-            Stages(spec, device, stop, fresh=fresh, workers=_cores(), made=made, report=progress.report,
-                   say=console.print).build()
-    for artefact in made.values():
-        console.print(f"{artefact.stage}: {artefact.path}", highlight=False, soft_wrap=True)
 
 
 def show_outcome(console: Console, jobs: Sequence[Job]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -66,9 +66,16 @@ class DecayedAdam:
         self.parameters: list[Tensor] = [p for group in self.adam.param_groups for p in group["params"]]
         self.decay, self.max_norm = decay, max_norm
 
-    def update(self, loss: Tensor, retain_graph: bool = False) -> float:
-        """One step down the gradient of ``loss``, to these parameters alone; returns the gradient's norm."""
+    def update(self, loss: Tensor, retain_graph: bool = False,
+               reduce: Callable[[list[Tensor]], None] | None = None) -> float:
+        """One step down the gradient of ``loss``, to these parameters alone; returns the gradient's norm.
+
+        Args:
+            reduce: adds up the gradients of several processes, in place.
+        """
         gradients = torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph, allow_unused=True)
+        if reduce is not None:
+            reduce([gradient for gradient in gradients if gradient is not None])
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         norm = clip_gradients(self.parameters, self.max_norm)

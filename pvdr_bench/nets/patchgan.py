@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvdr_bench.errors import DataError, SetupError
+from pvdr_bench.nets.shared import SharedBatchNorm
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -23,7 +24,7 @@ class PatchDiscriminator(nn.Sequential):
     def __init__(self, width: int, layers: int, norm: str) -> None:
         def normal(channels: int) -> nn.Module:
             if norm == "batch":  # always on the statistics at hand, so there is no running state
-                return nn.BatchNorm2d(channels, track_running_stats=False)
+                return SharedBatchNorm(channels)
             return nn.GroupNorm(math.gcd(32, channels), channels)
 
         stack: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pvdr_bench.errors import DataError
 from pvdr_bench.nets.quantizer import Quantised, VectorQuantizer
+from pvdr_bench.nets.shared import RowDropout
 
 if TYPE_CHECKING:
     from pvdr_bench.algorithms.vqgan.config import NetConfig, VQGANConfig
@@ -88,7 +89,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = normalisation(net.norm, inputs), conv(inputs, outputs, kernel)
         self.norm2, self.conv2 = normalisation(net.norm, outputs), conv(outputs, outputs, kernel)
-        self.dropout = nn.Dropout(net.dropout)
+        self.dropout = RowDropout(net.dropout)
         self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ class SeparableBlock(nn.Module):
         depthwise = nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs)
         self.mix = depthwise if kernel > 1 else nn.Identity()
         self.norm, self.conv1 = normalisation(net.norm, inputs), conv(inputs, outputs * net.expansion, 1)
-        self.dropout, self.conv2 = nn.Dropout(net.dropout), conv(outputs * net.expansion, outputs, 1)
+        self.dropout, self.conv2 = RowDropout(net.dropout), conv(outputs * net.expansion, outputs, 1)
         self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

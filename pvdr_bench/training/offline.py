@@ -1,6 +1,7 @@
 """The one loop of the stages before the online one: fixed steps, a validation grid, checkpoints, an artefact.
 
 Batches are drawn by a generator made of (seed, step), so a killed build goes on with the batches it would have had.
+Several processes share a batch (see :mod:`pvdr_bench.training.distributed`); rank 0 alone writes and validates.
 Work folder: ``train.jsonl``, ``checkpoints/`` and at the end ``model.safetensors``.
 """
 
@@ -21,9 +22,11 @@ from torch import Tensor
 from pvdr_bench.algorithms.base import OfflineLearner
 from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.runs.artefacts import MODEL
-from pvdr_bench.runs.checkpoints import CheckpointStore
+from pvdr_bench.runs.checkpoints import Checkpoint, CheckpointStore
 from pvdr_bench.runs.files import atomic_write
 from pvdr_bench.runs.logs import JsonlLog
+from pvdr_bench.training import distributed
+from pvdr_bench.training.distributed import World
 from pvdr_bench.videos.store import HELDOUT, TRAIN
 
 LOG_ROWS = 200  # rows of train.jsonl over a whole stage, besides those of validations
@@ -37,8 +40,8 @@ class ClipSource(Protocol):
         """First frames of all clips."""
 
     def sample(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1,
-               split: str | None = TRAIN) -> NDArray[Any]:
-        """A batch [batch, frames, ...]."""
+               split: str | None = TRAIN, part: slice = slice(None)) -> NDArray[Any]:
+        """A batch [batch, frames, ...]; with ``part`` the same batch is drawn and those clips of it are read."""
 
 
 class MixedClips:
@@ -52,12 +55,16 @@ class MixedClips:
         return np.concatenate([store.windows(split, frames, stride) for store in self.stores])
 
     def sample(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1,
-               split: str | None = TRAIN) -> NDArray[Any]:
+               split: str | None = TRAIN, part: slice = slice(None)) -> NDArray[Any]:
         """A batch [batch, frames, ...], grouped by store."""
         sizes = np.array([len(store.windows(split, frames, stride)) for store in self.stores], np.float64)
         counts = rng.multinomial(batch, sizes / sizes.sum())
-        return np.concatenate([store.sample(rng, int(count), frames, stride, split)
-                               for store, count in zip(self.stores, counts, strict=True) if count])
+        first, last, _ = part.indices(batch)
+        ends = np.cumsum(counts)
+        parts = [slice(max(0, first - end + count), max(0, min(count, last - end + count)))
+                 for end, count in zip(ends, counts, strict=True)]
+        return np.concatenate([store.sample(rng, int(count), frames, stride, split, own)
+                               for store, count, own in zip(self.stores, counts, parts, strict=True) if count])
 
 
 @dataclass(frozen=True)
@@ -93,26 +100,37 @@ def as_tensor(batch: NDArray[Any]) -> Tensor:
 
 
 def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, folder: Path, seed: int,
-                stop: Callable[[], bool] = lambda: False, progress: OfflineProgress | None = None) -> dict[str, Any]:
+                stop: Callable[[], bool] = lambda: False, progress: OfflineProgress | None = None,
+                world: World | None = None) -> dict[str, Any]:
     """Train, validate and leave ``model.safetensors`` in ``folder``; returns the last validation's metrics.
+
+    Args:
+        world: the processes that train together, each of which makes this call; default: those of the process group
+            around it. Rank 0 writes, validates and tells of progress. A stop on one rank stops all at the same step,
+            and another number of processes may go on.
 
     Raises:
         Interrupted: ``stop`` said so; the same call goes on from the last checkpoint.
         TrainingError: a metric is not finite.
+        UsageError: the batch does not divide by the number of processes.
     """
     from safetensors.torch import save
 
+    world = distributed.world() if world is None else world
+    part, learner.world = world.part(schedule.batch), world
     log, checkpoints = JsonlLog(folder / "train.jsonl"), CheckpointStore(folder / "checkpoints", keep=1)
-    found = checkpoints.latest()
-    log.truncate(found.extra["offset"] if found else 0)
-    step, last = 0, {}
+    found = world.led(lambda: _state_of(checkpoints.latest()))
+    extra = found["extra"] if found else {}
+    step, last = 0, dict(extra.get("validation", {}))
     if found is not None:
-        learner.load_state_dict(found.state)
-        step, last = found.step, dict(found.extra["validation"])
-    # Learners of single frames are validated on pairs of neighbours, which show what flickers.
-    held_out = as_tensor(data.sample(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
-                                     max(2, schedule.frames), schedule.stride, HELDOUT))
-    log_every, interval = max(1, schedule.steps // LOG_ROWS), Averages(found.extra["interval"] if found else None)
+        learner.load_state_dict(found["state"])
+        step = found["step"]
+    if world.leads:
+        log.truncate(extra.get("offset", 0))
+        # Learners of single frames are validated on pairs of neighbours, which show what flickers.
+        held_out = as_tensor(data.sample(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
+                                         max(2, schedule.frames), schedule.stride, HELDOUT))
+    log_every, interval = max(1, schedule.steps // LOG_ROWS), Averages(extra.get("interval"))
     saved = step
 
     def save_now() -> int:
@@ -122,14 +140,17 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
 
     try:
         while step < schedule.steps:
-            if stop():
-                if step > saved:
+            if world.agreed(stop()):
+                if world.leads and step > saved:
                     save_now()
+                world.barrier()  # nobody leaves before the checkpoint is there
                 raise Interrupted(f"stopped at step {step} of {schedule.steps}", hint="the same command continues")
             rng = np.random.default_rng([seed, step])
-            interval.add(learner.update(as_tensor(data.sample(rng, schedule.batch, schedule.frames, schedule.stride))),
-                         step)
+            batch = data.sample(rng, schedule.batch, schedule.frames, schedule.stride, part=part)
+            interval.add(learner.update(as_tensor(batch)), step)
             step += 1
+            if not world.leads:
+                continue
             due = step % schedule.validate_every == 0 or step == schedule.steps
             if due:
                 last = {f"val_{name}": value for name, value in finite(learner.validate(held_out), step).items()}
@@ -142,8 +163,16 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
                 saved = save_now()
     finally:
         log.close()
-    atomic_write(folder / MODEL, save({name: value.contiguous() for name, value in learner.export().items()}))
+    if world.leads:
+        atomic_write(folder / MODEL, save({name: value.contiguous() for name, value in learner.export().items()}))
     return {"steps": schedule.steps, **last}
+
+
+def _state_of(checkpoint: Checkpoint | None) -> dict[str, Any] | None:
+    """A checkpoint as plain data, which rank 0 can send to the others."""
+    if checkpoint is None:
+        return None
+    return {"step": checkpoint.step, "state": checkpoint.state, "extra": checkpoint.extra}
 
 
 class Averages:

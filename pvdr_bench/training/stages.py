@@ -22,11 +22,12 @@ from pvdr_bench.catalog.corpora import BUILTIN
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import DataError, Interrupted, LockedError
 from pvdr_bench.nets.vqgan import Tokenizer, load_tokenizer
-from pvdr_bench.runs.artefacts import Artefact, ArtefactStore
+from pvdr_bench.runs.artefacts import Artefact, ArtefactStore, read_artefact
 from pvdr_bench.runs.files import content_hash
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
+from pvdr_bench.training import distributed
 from pvdr_bench.training.offline import ClipSource, MixedClips, run_offline, schedule_of
 from pvdr_bench.training.online import Pieces, Stop
 from pvdr_bench.videos.generate import corpus_path, generate, recipe_of
@@ -62,6 +63,9 @@ class Stages:
         workers: processes that make videos. env_workers: processes that the environments are spread over.
         made: by stage and recipe, what was found or made in this process; share it between runs, so that ``fresh``
             makes an artefact once. report: told of progress. say: told what is waited for.
+
+    Within a :func:`pvdr_bench.training.distributed.process_group` all ranks make the same calls: rank 0 searches,
+    locks, makes videos and tokens and publishes, and the others take part in training and read what it published.
     """
 
     def __init__(self, spec: RunSpec, device: str = "cpu", stop: Stop = lambda: False, *, fresh: bool = False,
@@ -74,6 +78,7 @@ class Stages:
         self.store, self.image_size = ArtefactStore(), spec.protocol.image_size
         self.config = spec.config_object()
         self._made = {} if made is None else made
+        self.world = distributed.world()
 
     # Recipes ------------------------------------------------------------------------------------------------------
 
@@ -138,6 +143,9 @@ class Stages:
 
     def clips(self, name: str) -> ClipStore:
         """A corpus, made first if it is not there; waits where another process makes it."""
+        return self.world.shared(lambda: self._make_clips(name), ClipStore)
+
+    def _make_clips(self, name: str) -> ClipStore:
         path = corpus_path(name, self.image_size, data_root())
         while True:
             if path.exists():
@@ -174,11 +182,26 @@ class Stages:
         return artefacts
 
     def _get(self, plan: StagePlan, make: Callable[[Path], dict[str, Any]]) -> Artefact:
-        key = f"{plan.stage}/{plan.name}-{content_hash(plan.recipe)}"
+        key = self.world.broadcast(f"{plan.stage}/{plan.name}-{content_hash(plan.recipe)}")
         if key not in self._made:
-            self._made[key] = self.store.build(plan.stage, plan.name, plan.recipe, make, fresh=self.fresh,
-                                               on_wait=self.say)
+            self._made[key] = self._lead(plan, make) if self.world.leads else self._follow(make)
         return self._made[key]
+
+    def _lead(self, plan: StagePlan, make: Callable[[Path], dict[str, Any]]) -> Artefact:
+        """Find or build as the one that writes; the other ranks are told when their part begins and where it ends."""
+        def together(folder: Path) -> dict[str, Any]:
+            self.world.broadcast({"make": str(folder)})
+            return make(folder) | ({"processes": self.world.size} if self.world.size > 1 else {})
+
+        artefact = self.store.build(plan.stage, plan.name, plan.recipe, together, fresh=self.fresh, on_wait=self.say)
+        self.world.broadcast({"done": str(artefact.path)})
+        return artefact
+
+    def _follow(self, make: Callable[[Path], dict[str, Any]]) -> Artefact:
+        """Take part where rank 0 says so, and read what it published."""
+        while "done" not in (message := self.world.broadcast()):
+            make(Path(message["make"]))
+        return read_artefact(distributed.wait_for(Path(message["done"])))
 
     def _make_tokenizer(self, folder: Path) -> dict[str, Any]:
         config = self.tokenizer_config
@@ -186,7 +209,7 @@ class Stages:
         learner = _offline_class(config.method.algorithm, "tokenize")(
             config.value, seed=0, device=self.device, image_size=self.image_size)
         metrics = run_offline(learner, MixedClips(stores), schedule_of(config.value, "tokenize"), folder, 0, self.stop,
-                              lambda step, steps, _: self._progress("tokenize", step, steps))
+                              lambda step, steps, _: self.report("tokenize", step, steps))
         return {**metrics, "corpora": {store.path.parent.name: store.hash for store in stores}}
 
     def _make_pretrained(self, folder: Path) -> dict[str, Any]:
@@ -197,13 +220,15 @@ class Stages:
         if spec.info.needs_tokenizer:
             artefact = self.tokenizer()
             tokenizer = self.load_tokenizer(artefact)
-            data = TokenStore.build(clips, tokenizer, artefact.weights_sha256[:12],
-                                    progress=lambda done, total: self._progress("tokens", done, total))
+            data = self.world.shared(
+                lambda: TokenStore.build(clips, tokenizer, artefact.weights_sha256[:12],
+                                         progress=lambda done, total: self._progress("tokens", done, total)),
+                lambda path: TokenStore(path, clips))
             sizes = {"codebook_size": tokenizer.codebook_size, "grid": tokenizer.grid}
         learner = _offline_class(spec.algorithm, "pretrain")(self.config, seed=spec.pretrain_seed, device=self.device,
                                                              **sizes)
         metrics = run_offline(learner, data, schedule_of(self.config, "pretrain"), folder, spec.pretrain_seed,
-                              self.stop, lambda step, steps, _: self._progress("pretrain", step, steps))
+                              self.stop, lambda step, steps, _: self.report("pretrain", step, steps))
         return {**metrics, "corpora": {spec.corpus: clips.hash}}
 
     def load_tokenizer(self, artefact: Artefact) -> Tokenizer:

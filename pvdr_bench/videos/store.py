@@ -219,10 +219,14 @@ class ClipStore:
         return self._windows[key]
 
     def sample(
-        self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = TRAIN
+        self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = TRAIN,
+        part: slice = slice(None),
     ) -> Frames:
-        """A batch of clips, uniform over windows with replacement: uint8 [batch, frames, H, W, 3]."""
-        return self.take(sample_indices(rng, self.windows(split, frames, stride), batch, frames, stride))
+        """A batch of clips, uniform over windows with replacement: uint8 [batch, frames, H, W, 3].
+
+        With ``part`` the same batch is drawn, and only those clips of it are read.
+        """
+        return self.take(sample_indices(rng, self.windows(split, frames, stride), batch, frames, stride)[part])
 
     @cached_property
     def truth(self) -> dict[str, NDArray[np.float32]] | None:

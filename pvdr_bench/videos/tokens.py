@@ -137,10 +137,14 @@ class TokenStore:
         return self._windows[key]
 
     def sample(
-        self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = TRAIN
+        self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = TRAIN,
+        part: slice = slice(None),
     ) -> NDArray[np.uint16]:
-        """A batch of clips: uint16 [batch, frames, h, w]; equal generators draw the clips `ClipStore.sample` draws."""
-        return self.take(sample_indices(rng, self.windows(split, frames, stride), batch, frames, stride))
+        """A batch of clips: uint16 [batch, frames, h, w]; equal generators draw the clips `ClipStore.sample` draws.
+
+        With ``part`` the same batch is drawn, and only those clips of it are read.
+        """
+        return self.take(sample_indices(rng, self.windows(split, frames, stride), batch, frames, stride)[part])
 
 
 def _encode_all(

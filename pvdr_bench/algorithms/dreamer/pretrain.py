@@ -33,12 +33,19 @@ class VideoPretrainer(OfflineLearner):
                                      train.weight_decay, train.max_grad_norm)
         self.step = 0
 
-    def _terms(self, batch: Tensor, generator: torch.Generator) -> tuple[dict[str, Tensor], State, Tensor]:
-        """Losses, posterior states and images [B, T, 3, h, w] of clips."""
+    def _uniform(self, count: int, length: int, generator: torch.Generator) -> Tensor:
+        """Standard uniform numbers [count, length, S]."""
+        return torch.rand(count, length, self.config.model.stoch, generator=generator, device=self.device)
+
+    def _terms(self, batch: Tensor, uniform: Tensor) -> tuple[dict[str, Tensor], State, Tensor]:
+        """Losses, posterior states and images [B, T, 3, h, w] of clips; uniform [B, T, S].
+
+        All losses are means over the clips, so that those of equal parts average to that of the whole batch. (Free
+        nats would bound the mean of each part; there are none in this stage.)
+        """
         image = preprocess(batch.to(self.device), self.config.model.input_size)
         count, length = image.shape[:2]
         embed = self.model.encoder(image.flatten(0, 1)).unflatten(0, (count, length))
-        uniform = torch.rand(count, length, self.config.model.stoch, generator=generator, device=self.device)
         first = torch.zeros(count, length, dtype=torch.bool, device=self.device)
         first[:, 0] = True
         post, prior = self.model.rssm.scan(embed, embed.new_zeros(count, length, 0), first, uniform)
@@ -50,25 +57,28 @@ class VideoPretrainer(OfflineLearner):
 
     def update(self, batch: Tensor) -> dict[str, float]:
         """One optimiser step."""
+        share = 1 / self.world.size
+        uniform = self.world.mine(self._uniform(len(batch) * self.world.size, batch.shape[1], self.generator))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.dtype == "bfloat16"):
-            terms, _, _ = self._terms(batch, self.generator)
-        if not math.isfinite(float(terms["loss"])):
-            raise TrainingError(f"the pre-training loss is {float(terms['loss'])}", where=f"step {self.step}",
+            terms, _, _ = self._terms(batch, uniform)
+        metrics = self.world.sum_metrics({name: float(x.detach()) * share for name, x in terms.items()})
+        if not math.isfinite(metrics["loss"]):
+            raise TrainingError(f"the pre-training loss is {metrics['loss']}", where=f"step {self.step}",
                                 hint="lower pretrain.lr, or use train.dtype=float32")
-        norm = self.optimiser.update(terms["loss"])
+        norm = self.optimiser.update(terms["loss"] * share, reduce=self.world.sum_tensors)
         self.step += 1
-        return {**{name: float(x) for name, x in terms.items()}, "grad_norm": norm}
+        return {**metrics, "grad_norm": norm}
 
     @torch.no_grad()
     def validate(self, batch: Tensor) -> dict[str, float]:
         """Losses and PSNR of held-out clips; then the second half imagined from the first, beside copying its last."""
         generator = torch.Generator(self.device).manual_seed(0)
-        terms, post, image = self._terms(batch, generator)
+        terms, post, image = self._terms(batch, self._uniform(len(batch), batch.shape[1], generator))
         half = image.shape[1] // 2
         state = {name: x[:, half - 1] for name, x in post.items()}
         still, drawn = image.new_zeros(len(image), 0), []
         for _ in range(image.shape[1] - half):
-            uniform = torch.rand(len(image), self.config.model.stoch, generator=generator, device=self.device)
+            uniform = self._uniform(len(image), 1, generator)[:, 0]
             state = self.model.rssm.imagine(state, still, uniform)
             drawn.append(self.model.decoder(RSSM.feature(state)))
         filtered = self.model.decoder(RSSM.feature(post).flatten(0, 1)).unflatten(0, image.shape[:2])

@@ -88,15 +88,16 @@ class PVDRPretrainer(OfflineLearner):
         self.loss_fn = torch.compile(pretraining_loss) if self.config.compile else pretraining_loss
 
     def update(self, batch: Tensor) -> dict[str, float]:
-        """One optimiser step on tokens [B, m + l, h, w]; micro-batches give the gradient of the whole batch."""
-        config, total = self.config, len(batch)
+        """One optimiser step on tokens [B, m + l, h, w]; micro-batches give the gradient of the whole batch, and so do
+        the parts of several processes."""
+        config, total = self.config, len(batch) * self.world.size
         for group in self.optimiser.param_groups:
             group["lr"] = lr_at(config, self.step)
         lambda1 = lambda1_at(config, self.step)
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, float] = defaultdict(float)
-        noise = torch.randn((total, *self.model.z_shape), generator=self.generator)
-        size = config.micro_batch or total
+        noise = self.world.mine(torch.randn((total, *self.model.z_shape), generator=self.generator))
+        size = config.micro_batch or len(batch)
         for clips, eps in zip(torch.split(batch, size), torch.split(noise, size), strict=True):
             share = len(clips) / total
             with torch.autocast(self.device.type, DTYPES[config.dtype], enabled=config.dtype != "float32"):
@@ -105,9 +106,11 @@ class PVDRPretrainer(OfflineLearner):
             (loss * share).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": loss.detach(), **terms}.items():
                 sums[name] += float(value) * share
+        sums = self.world.sum_metrics(sums)
         if not math.isfinite(sums["loss"]):
             raise TrainingError(f"the pre-training loss is {sums['loss']}", where=f"step {self.step}",
                                 hint="lower pretrain.lr, or use pretrain.dtype=float32")
+        self.world.sum_tensors([p.grad for p in self.model.parameters() if p.grad is not None])
         for name in ("encoder", "prior", "decoder"):
             sums[f"grad_{name}"] = gradient_norm(getattr(self.model, name))
         if config.max_grad_norm:

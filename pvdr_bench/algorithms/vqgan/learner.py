@@ -19,7 +19,9 @@ from pvdr_bench.errors import TrainingError
 from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.nets.patchgan import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
 from pvdr_bench.nets.quantizer import perplexity
+from pvdr_bench.nets.shared import RowDropout, SharedBatchNorm
 from pvdr_bench.nets.vqgan import SIZE_KEY, VQGAN, to_float
+from pvdr_bench.training.distributed import ALONE
 
 STILL = 2  # a cell is still if none of its values changes by more than this, of 255
 PEAK = 4.0  # squared range of images in [-1, 1]
@@ -61,6 +63,16 @@ def add_gradients(sums: list[Tensor] | None, loss: Tensor, parameters: Sequence[
     return sums
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """This rank's rows of a micro-batch of the whole batch."""
+
+    frames: Tensor  # uint8 [n, H, W, 3]; one row that stands for none where ``empty``
+    before: int = 0  # rows of the micro-batch that other ranks have, before and after
+    after: int = 0
+    empty: bool = False
+
+
 @dataclass
 class _Sums:
     """What the micro-batches of one step add up to."""
@@ -86,6 +98,10 @@ class VQGANLearner(OfflineLearner):
     discriminator's batch norm. The adaptive weight is computed once per step from the summed gradients: this costs
     a second backward pass through the generator while the discriminator is on.
 
+    Several processes cut the batch as one does, and each takes its rows of every micro-batch: the masks of dropout are
+    those of one process. The discriminator's batch norm sees the whole batch of all ranks where it is one micro-batch;
+    else it sees a rank's rows of one, and a micro-batch that lies on two ranks is normalised in two.
+
     Args:
         config: the algorithm's config. image_size: H.
     """
@@ -106,6 +122,8 @@ class VQGANLearner(OfflineLearner):
         if self.disc is not None:
             self._place(self.disc)
             self.disc_optimiser = self._adam(list(self.disc.parameters()))
+        self.dropouts = [m for m in self.net.modules() if isinstance(m, RowDropout) and m.p]
+        self.norms = [m for m in self.disc.modules() if isinstance(m, SharedBatchNorm)] if self.disc is not None else []
         self.perceptual = PerceptualLoss(loss.perceptual_weights).to(device) if loss.perceptual_weights else None
         self.forward: Callable[[Tensor], Any] = self.net
         if train.compile:
@@ -134,14 +152,14 @@ class VQGANLearner(OfflineLearner):
         Raises:
             TrainingError: a loss is not finite.
         """
-        frames = batch.reshape(-1, *batch.shape[-3:])
-        parts = torch.split(frames, self.config.train.micro_batch or len(frames))
+        pieces = self._pieces(batch.reshape(-1, *batch.shape[-3:]))
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # for dropout
             torch.manual_seed(self.seed * 1_000_003 + self.step)
             if self.step == 0 and self.config.codebook.data_init:
-                self._initialise_codes(parts)
-            sums = self._accumulate(parts, len(frames))
+                self._initialise_codes(pieces)
+            sums = self._accumulate(pieces, batch.shape[:-3].numel() * self.world.size)
+        self._add_ranks(sums)
         require_finite({name: sums.terms[name] for name in ("loss", "commitment")}, f"tokenizer, step {self.step}")
         metrics = {**sums.terms, **self._apply(sums)}
         names = sorted(metrics)
@@ -150,20 +168,61 @@ class VQGANLearner(OfflineLearner):
         found = dict(zip(names, values, strict=True))
         return {**found, "psnr": psnr(found.pop("mse")), "lr": lr_at(self.config.train, self.step - 1)}
 
-    def _initialise_codes(self, parts: Sequence[Tensor]) -> None:
-        """Start the codes at random encodings of the batch."""
-        quantizer = self.net.quantizer
-        with torch.no_grad():
-            vectors = torch.cat([self.net.features(self._images(part)).reshape(-1, quantizer.dim) for part in parts])
-        order = torch.randint(len(vectors), (quantizer.size,), generator=self._generator()).to(self.device)
-        quantizer.set_codes(torch.arange(quantizer.size, device=self.device), vectors[order].float())
+    def _pieces(self, frames: Tensor) -> list[_Piece]:
+        """Micro-batches of this rank's frames uint8 [N, H, W, 3], cut where one process would cut the whole batch.
 
-    def _accumulate(self, parts: Sequence[Tensor], total: int) -> _Sums:
+        Micro-batches that are all with other ranks are among them only for dropout, whose random numbers they use up.
+        """
+        own, total = len(frames), len(frames) * self.world.size
+        size, start = self.config.train.micro_batch or total, self.world.rank * len(frames)
+        for norm in self.norms:
+            norm.world = self.world if size >= total else ALONE
+        pieces = []
+        for first in range(0, total, size):
+            last = min(first + size, total)
+            a, b = max(first - start, 0), min(last - start, own)
+            if a < b:
+                pieces.append(_Piece(frames[a:b], a + start - first, last - b - start))
+            elif self.dropouts:
+                pieces.append(_Piece(frames[:1], last - first - 1, 0, empty=True))
+        return pieces
+
+    def _place_rows(self, piece: _Piece) -> None:
+        """Tell dropout what the piece is a part of."""
+        for dropout in self.dropouts:
+            dropout.around = (piece.before, piece.after)
+
+    @torch.no_grad()
+    def _use_up(self, images: Tensor) -> None:
+        """Draw the masks of a micro-batch that other ranks have."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.dtype == "bfloat16"):
+            self.forward(images)
+
+    def _initialise_codes(self, pieces: Sequence[_Piece]) -> None:
+        """Start the codes at random encodings of the batch."""
+        quantizer, found = self.net.quantizer, []
+        with torch.no_grad():
+            for piece in pieces:
+                self._place_rows(piece)
+                z = self.net.features(self._images(piece.frames)).reshape(-1, quantizer.dim)
+                if not piece.empty:
+                    found.append(z)
+        vectors = torch.cat(found)
+        order = torch.randint(len(vectors) * self.world.size, (quantizer.size,), generator=self._generator())
+        chosen = self.world.pick(vectors, order.to(self.device))
+        quantizer.set_codes(torch.arange(quantizer.size, device=self.device), chosen.float())
+
+    def _accumulate(self, pieces: Sequence[_Piece], total: int) -> _Sums:
         """Gradients and statistics of all micro-batches, each weighted by its share of the frames."""
         train, loss, quantizer = self.config.train, self.config.loss, self.net.quantizer
-        sums, foreground = _Sums(), self._background(parts, total) if loss.foreground else None
-        for part in parts:
-            share, images = len(part) / total, self._images(part)
+        own = [piece.frames for piece in pieces if not piece.empty]
+        sums, foreground = _Sums(), self._background(own, total) if loss.foreground else None
+        for piece in pieces:
+            self._place_rows(piece)
+            share, images = len(piece.frames) / total, self._images(piece.frames)
+            if piece.empty:
+                self._use_up(images)
+                continue
             with torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
                 recon, z, quantised = self.forward(images)
                 adversarial = -self.disc(recon).float().mean() if self.disc is not None and self._gan_on() else None
@@ -184,10 +243,19 @@ class VQGANLearner(OfflineLearner):
                 sums.vectors.append(z.detach().float().reshape(-1, quantizer.dim))
         return sums
 
+    def _add_ranks(self, sums: _Sums) -> None:
+        """Make the sums those of all ranks."""
+        assert sums.main is not None and sums.count is not None and sums.total is not None
+        self.world.sum_tensors([*sums.main, *(sums.gan or []), *(sums.disc or []), *sums.terms.values(), sums.count,
+                                sums.total])
+
     def _background(self, parts: Sequence[Tensor], total: int) -> tuple[Tensor, Tensor]:
-        """Mean frame [3, H, W] of the batch and the mean absolute difference from it (scalar)."""
-        mean = torch.stack([self._images(part).sum(0) for part in parts]).sum(0) / total
+        """Mean frame [3, H, W] of the whole batch and the mean absolute difference from it (scalar)."""
+        mean = torch.stack([self._images(part).sum(0) for part in parts]).sum(0)
+        self.world.sum_tensors([mean])
+        mean = mean / total
         spread = torch.stack([(self._images(part) - mean).abs().mean() * (len(part) / total) for part in parts]).sum()
+        self.world.sum_tensors([spread])
         return mean, spread
 
     def _loss(self, images: Tensor, recon: Tensor,
@@ -247,11 +315,11 @@ class VQGANLearner(OfflineLearner):
         return metrics
 
     def _restart(self, vectors: Tensor) -> Tensor:
-        """Put random encodings [M, q] in place of dead codes; returns how many."""
+        """Put random encodings of all ranks' [M, q] in place of dead codes; returns how many."""
         quantizer = self.net.quantizer
         dead = quantizer.dead(self.config.codebook.restart_below)
-        chosen = torch.randint(len(vectors), (len(dead),), generator=self._generator()).to(self.device)
-        quantizer.set_codes(dead, vectors[chosen])
+        chosen = torch.randint(len(vectors) * self.world.size, (len(dead),), generator=self._generator())
+        quantizer.set_codes(dead, self.world.pick(vectors, chosen.to(self.device)))
         return torch.tensor(float(len(dead)))
 
     @torch.no_grad()

@@ -1,0 +1,99 @@
+"""``pvdr-bench pretrain``, and the making of artefacts that other commands begin with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pvdr_bench.cli.options import (
+    Device,
+    Experiment,
+    Fresh,
+    Json,
+    Methods,
+    Overrides,
+    ProtocolOption,
+    ScaleOption,
+    Tasks,
+    Videos,
+    choose_device,
+    choose_scale,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pvdr_bench.runs.artefacts import Artefact
+
+
+def pretrain(
+    methods: Methods = None,
+    tasks: Tasks = None,
+    experiment: Experiment = None,
+    scale: ScaleOption = None,
+    videos: Videos = None,
+    protocol: ProtocolOption = None,
+    override: Overrides = None,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    json_: Json = False,
+) -> None:
+    """Find or make the artefacts that runs start from: tokenizer and pre-trained models; the same command continues.
+
+    Started by torchrun or srun, its processes train together: torchrun --nproc-per-node 8 -m pvdr_bench pretrain ...
+    """
+    from rich.console import Console
+
+    from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.launch.plan import asked_runs
+    from pvdr_bench.launch.worker import StopFlag
+    from pvdr_bench.training.distributed import process_group
+
+    chosen = choose_device(device)
+    size = choose_scale(scale, chosen.value)
+    specs = asked_runs(load_catalog(), experiment=experiment, methods=methods, tasks=tasks, seeds=None, scale=scale,
+                       default_scale=size.value, protocol=protocol, videos=videos, overrides=override or [])
+    stop = StopFlag().install()
+    with process_group(chosen.value) as world:
+        console = Console(stderr=json_, quiet=not world.leads)
+        together = f", {world.size} processes" if world.size > 1 else ""
+        console.print(f"device {chosen.value} ({chosen.reason}){together}, scale {specs[0].scale}",
+                      highlight=False, soft_wrap=True)
+        made = prepare(console, specs, str(world.device), fresh, stop)
+    if json_ and world.leads:
+        typer.echo(json.dumps([{**artefact.reference, "path": str(artefact.path)} for artefact in made]))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, stop: Callable[[], bool]
+            ) -> list[Artefact]:
+    """Find or make the artefacts of all runs, before the runs share them; each once, its path is printed.
+
+    On one torch thread, as the runs: weights depend on the number of threads, and threads that wait for a core which
+    another process has made a step ten times slower. Corpora are made on all cores, by processes of their own.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    import torch
+
+    from pvdr_bench.launch.progress import StageProgress
+    from pvdr_bench.training.stages import Stages
+
+    torch.set_num_threads(1)
+    made: dict[str, Artefact] = {}
+    with StageProgress(console) as progress:
+        for spec in specs:
+            Stages(spec, device, stop, fresh=fresh, workers=cores(), made=made, report=progress.report,
+                   say=console.print).build()
+    for artefact in made.values():
+        console.print(f"{artefact.stage}: {artefact.path}", highlight=False, soft_wrap=True)
+    return list(made.values())

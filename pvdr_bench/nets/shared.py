@@ -1,0 +1,79 @@
+"""Layers that see more than their own rows: parts of one batch that several processes (or passes) share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvdr_bench.training.distributed import ALONE, World
+
+
+class RowDropout(nn.Dropout):
+    """Dropout whose input is some rows of a larger tensor: it draws the masks of all rows and takes its own.
+
+    Attributes:
+        around: how many rows of the larger tensor come before and after the input's; (0, 0): plain dropout.
+    """
+
+    around: tuple[int, int] = (0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, ...] -> the same."""
+        before, after = self.around
+        if not (self.training and self.p and before + after):
+            return super().forward(x)
+        layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        # Random numbers are used in the order of memory, so the larger tensor is laid out like the input.
+        whole = torch.empty((before + len(x) + after, *x.shape[1:]), dtype=x.dtype, device=x.device,
+                            memory_format=layout)
+        return x * F.dropout(whole.fill_(1), self.p)[before:before + len(x)]
+
+
+class _Sum(torch.autograd.Function):
+    """A tensor summed over the world, with the gradient that reaches it on every rank."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        total = x.clone()
+        world.sum_tensors([total])
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.clone()
+        ctx.world.sum_tensors([total])
+        return total, None
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation on the statistics at hand, with no running state.
+
+    Attributes:
+        world: the processes whose inputs (of one shape) are one batch. All must call it in the same order, forwards
+            and backwards.
+    """
+
+    world: World = ALONE
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, h, w] -> the same."""
+        if self.world.size == 1:
+            return super().forward(x)
+        wide = x.float()
+        count = wide.numel() // wide.shape[1] * self.world.size
+        mean = self._total(wide) / count
+        centred = wide - mean
+        scale = torch.rsqrt(self._total(centred.square()) / count + self.eps) * self.weight[:, None, None]
+        return (centred * scale + self.bias[:, None, None]).to(x.dtype)
+
+    def _total(self, x: Tensor) -> Tensor:
+        """Sums [C, 1, 1] over all rows and positions of all ranks."""
+        total: Tensor = _Sum.apply(x.sum((0, 2, 3)), self.world)  # type: ignore[no-untyped-call]
+        return total[:, None, None]
