@@ -25,7 +25,7 @@ from pvdr_bench.errors import BenchError, DataError, Interrupted, LockedError, T
 from pvdr_bench.launch.cluster import requeue
 from pvdr_bench.launch.local import Job, exit_code_of, run_local
 from pvdr_bench.launch.progress import PlainLines
-from pvdr_bench.launch.records import STAGE, RunRecord, Submission, write_end
+from pvdr_bench.launch.records import STAGE, RunRecord, Submission, failed_in_job, write_end
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import read_json, write_json
@@ -35,6 +35,7 @@ from pvdr_bench.runs.provenance import COMMAND
 RESTARTS = "SLURM_RESTART_COUNT"
 END_TIME = "SLURM_JOB_END_TIME"  # seconds since 1970; not every version of slurm sets it
 STOPPED = Interrupted.exit_code
+WHOLE = 0.8  # of the time until the deadline; slurm's warning may come a minute early
 
 
 def restarts() -> int:
@@ -49,7 +50,7 @@ class JobStop(StopFlag):
         super().__init__()
         end = os.environ.get(END_TIME, "")
         limit = float(end) if end.isdigit() else time.time() + 60 * profile.time_min
-        self.deadline = limit - profile.leave_s
+        self.began, self.deadline = time.time(), limit - profile.leave_s
 
     def __call__(self) -> bool:
         """Whether to save and leave."""
@@ -60,6 +61,11 @@ class JobStop(StopFlag):
         """Whether the job itself has to see to its next start: it was stopped by time, and nobody ended it."""
         ended = {signal.SIGTERM, signal.SIGINT} & set(self.signals)
         return self() and not ended
+
+    @property
+    def was_whole(self) -> bool:
+        """Whether this start had about all the time that one can have; a preemption may cut it short."""
+        return time.time() - self.began >= WHOLE * (self.deadline - self.began)
 
 
 @dataclass(frozen=True)
@@ -89,13 +95,14 @@ class RunJob:
         os.environ.setdefault(COMMAND, json.dumps(submission.read()["command"]))  # for the runs' provenance
         say(f"job {job_id()}, start {restarts() + 1}, {len(os.sched_getaffinity(0))} cores")
         # A run that failed in an earlier start of this very job would fail again; `retry` is for those.
-        todo = [run for run in runs if not (restarts() and RunDir(run).failed())]
+        todo = [run for run in runs if not failed_in_job(run)]
         before = {run: checkpoints(run) for run in todo}
         with PlainLines(Console(width=200)) as watcher:
             jobs = run_local([read_spec(run) for run in todo], Path(record.results), max(1, len(todo)), profile.device,
                              stop, watcher)
-        stuck = [run for run in todo if before[run] == checkpoints(run)] if stop.goes_on else []
-        sys.exit(self._end(jobs, profile, stop, stuck))
+        whole = stop.goes_on and stop.was_whole
+        stuck = [run for run in todo if before[run] == checkpoints(run)] if whole else []
+        sys.exit(self._end([*jobs, *(failed_before(run) for run in runs if run not in todo)], profile, stop, stuck))
 
     @staticmethod
     def _end(jobs: Sequence[Job], profile: Profile, stop: JobStop, stuck: Sequence[Path]) -> int:
@@ -145,6 +152,10 @@ class StageJob:
         except BenchError as error:
             if leads():
                 end_stage(folder, "failed", str(error), error.exit_code)
+            raise
+        except Exception as error:
+            if leads():
+                end_stage(folder, "failed", f"{type(error).__name__}: {error}", 1)
             raise
         if leads():
             end_stage(folder, "done", str(path), 0)
@@ -214,6 +225,12 @@ def fail_stuck(job: Job, profile: Profile) -> None:
     except LockedError:
         return  # another process has taken it over, and it is theirs
     job.state, job.exit_code, job.message = "failed", error.exit_code, str(error)
+
+
+def failed_before(run: Path) -> Job:
+    """A run that failed in an earlier start of this job."""
+    failed = RunDir(run).failed() or {}
+    return Job(read_spec(run), run, "failed", int(failed.get("exit_code", 1)), str(failed.get("message", "")))
 
 
 def checkpoints(run: Path) -> list[int]:
