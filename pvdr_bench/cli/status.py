@@ -31,7 +31,7 @@ def status(
     """Show stage, step, rate, success, time left, node and heartbeat of all runs, from their files and one squeue.
 
     States: done, running, stale (silent for more than three heartbeats), starting, queued, waiting (for an artefact),
-    failed, blocked (its stage failed), stopped, lost (its job is gone), new, broken.
+    failed, blocked (its stage failed or was stopped), stopped, lost (its job is gone), new, broken.
     """
     from rich.console import Console
 
@@ -169,15 +169,16 @@ def cancel(
     from pvdr_bench.launch.cluster import cancel as scancel
     from pvdr_bench.launch.cluster import queue
     from pvdr_bench.launch.records import RunRecord
-    from pvdr_bench.launch.watch import run_folders, stages_of
+    from pvdr_bench.launch.watch import named_folders, run_folders, stages_of
     from pvdr_bench.runs.paths import results_root
 
-    root, known = results_root(results), queue()
+    root = results_root(results)
     if json_ and not yes:
         raise UsageError("--json cannot ask", hint="add --yes")
     names = _names(methods), _names(tasks)
-    folders = [run.resolve() for run in runs] if runs else [
+    folders = named_folders(runs, root) if runs else [
         run for run in run_folders(root) if _asked(run.relative_to(root).parts, *names)]
+    known = queue()
     jobs: dict[str, list[str]] = {}
     for run in folders:
         record = RunRecord.read(run)

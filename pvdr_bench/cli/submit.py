@@ -81,8 +81,10 @@ def retry(
     from pvdr_bench.launch.control import cancel_and_wait
     from pvdr_bench.runs.paths import results_root
 
-    root, known = results_root(results), queue()
-    found = [status for status in watch.statuses(root, known, [run.resolve() for run in runs] if runs else None)
+    root = results_root(results)
+    named = watch.named_folders(runs, root) if runs else None
+    known = queue()
+    found = [status for status in watch.statuses(root, known, named)
              if status.state in watch.RETRIED and (runs or watch.was_submitted(root / status.run))]
     if not found:
         typer.echo("[]" if json_ else "nothing to retry")
