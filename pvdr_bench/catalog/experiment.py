@@ -50,7 +50,8 @@ class Experiment(NamedSpec):
     protocol: str = Field("pvdr", description="protocol of all runs")
     scale: Scale | None = Field(None, description="scale where --scale is not given; null: what fits the device")
     seeds: str = Field("5", description="seeds of all runs, as --seeds has them")
-    grid: tuple[GridPart, ...] = Field(description="the runs; one that appears twice is one run", min_length=1)
+    grid: tuple[GridPart, ...] = Field(
+        description="the runs; one that appears twice is one run, as the last part has it", min_length=1)
 
     @field_validator("seeds", mode="before")
     @classmethod
