@@ -157,8 +157,8 @@ def _held(name: str, run: Path, holder: Mapping[str, Any], entry: QueuedJob | No
 def _queued(entry: QueuedJob, record: RunRecord | None) -> State:
     if not entry.waits:
         return "starting"
-    return "waiting" if entry.reason.startswith("Dependency") or (record and record.after and entry.reason == "None") \
-        else "queued"
+    unasked = entry.state == "PENDING" and entry.reason == "None"  # the scheduler has not looked at it yet
+    return "waiting" if entry.reason.startswith("Dependency") or (unasked and record and record.after) else "queued"
 
 
 def _why(entry: QueuedJob) -> str:
