@@ -279,6 +279,13 @@ def test_status_lists_filters_and_sums(mixture: Path, slurm: FakeSlurm, monkeypa
     assert code == 0 and "\n11 runs: 1 done, 1 running, 1 " in out
     (line,) = (line for line in out.splitlines() if "seed-7 " in line)
     assert "blocked" in line and "tokenize t failed: why" in line and "0/64" in line
+    assert "steps/s" not in out and out.index("seed-2 ") < out.index("seed-10 ")
+    monkeypatch.setenv("COLUMNS", "100")
+    code, out, _ = cli(capsys, "status", "--results", str(mixture))
+    assert all(any(f" {state} " in line for line in out.splitlines()) for state in STATES if state != "new")
+    monkeypatch.delenv("COLUMNS")
+    code, out, _ = cli(capsys, "status", "--results", str(mixture))  # into a pipe: a line per run
+    assert len(out.splitlines()) == 1 + 1 + 11 + 1
     code, _, err = cli(capsys, "status", "--results", str(mixture), "--state", "runing")
     assert code == 2 and "did you mean 'running'" in err
 

@@ -70,8 +70,9 @@ class RunStatus:
 
 def run_folders(results: Path) -> list[Path]:
     """All run directories, by their place and not by a search: thousands are found in a moment."""
-    return [path.parent for path in sorted(results.glob("*/*/*/*/seed-*/run.yaml"))
-            if path.relative_to(results).parts[0] not in COMMITTED]
+    found = [path.parent for path in results.glob("*/*/*/*/seed-*/run.yaml")
+             if path.relative_to(results).parts[0] not in COMMITTED]
+    return sorted(found, key=lambda run: (run.parent, len(run.name), run.name))  # seed-2 before seed-10
 
 
 def named_folders(runs: Sequence[Path], results: Path) -> list[Path]:
