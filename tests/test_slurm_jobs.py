@@ -21,6 +21,7 @@ from pvdr_bench.launch.jobs import JobStop, RunJob, StageJob
 from pvdr_bench.launch.local import run_local
 from pvdr_bench.launch.records import RunRecord, read_end
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.faults import FULL_AT
 from pvdr_bench.runs.files import read_json, write_json
 from pvdr_bench.runs.provenance import COMMAND
 from pvdr_bench.training.replay import SCRATCH
@@ -218,6 +219,14 @@ def test_without_scontrol_nothing_is_lost(slurm: FakeSlurm, tmp_path: Path) -> N
     assert end_of(missing)[0] == "stopped" and "command scontrol is not here" in end_of(missing)[1]
     assert RunDir(broken).failed() is None and RunDir(missing).failed() is None
     assert ended(begin([broken])) == 0
+
+
+def test_a_full_disk_does_not_keep_a_job_from_going_on(slurm: FakeSlurm, tmp_path: Path,
+                                                       capfd: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path)
+    path = run(tmp_path, "wait")
+    assert interrupted([path], signal.SIGUSR2, **{FULL_AT: "write/job_end.json/done"}) == 75
+    assert requeues(slurm) == [["requeue", "101_0"]] and "disk is full" in capfd.readouterr().out
 
 
 def test_a_failed_run_gives_its_code_and_is_not_done_again_by_its_job(slurm: FakeSlurm, tmp_path: Path) -> None:

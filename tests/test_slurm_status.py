@@ -198,6 +198,12 @@ def test_what_a_running_run_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.silent_seconds == pytest.approx(3, abs=2)
 
 
+def test_the_documentation_has_these_states() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "slurm.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    assert dict(row for row in rows if row[0] in STATES) == STATES
+
+
 # Stages ---------------------------------------------------------------------------------------------------------------
 
 

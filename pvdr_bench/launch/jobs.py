@@ -21,7 +21,7 @@ from rich.console import Console
 
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import BenchError, DataError, Interrupted, LockedError, TrainingError
+from pvdr_bench.errors import BenchError, DataError, Interrupted, LockedError, StorageError, TrainingError
 from pvdr_bench.launch.cluster import requeue
 from pvdr_bench.launch.local import Job, exit_code_of, run_local
 from pvdr_bench.launch.progress import PlainLines
@@ -113,7 +113,7 @@ class RunJob:
         again = [job for job in stopped if job.state == "stopped"]
         for job in jobs:
             if job not in again:
-                write_end(job.path, "failed" if job.state == "failed" else "done", job.message, job_id())
+                note_end(job.path, "failed" if job.state == "failed" else "done", job.message)
         if again:
             leave([job.path for job in again], profile, stop)
         return exit_code_of(jobs)
@@ -203,15 +203,23 @@ def leave(folders: Sequence[Path], profile: Profile, stop: JobStop) -> None:
     else:
         outcome, message = "requeued", "its time was out; it continues in its next start"
     for folder in folders:  # before the requeue: the scheduler ends this process soon after
-        write_end(folder, outcome, message, job)
+        note_end(folder, outcome, message)
     if outcome == "requeued" and job is not None:
         try:
             requeue(job)
         except TrainingError as error:
             say(str(error))
             for folder in folders:
-                write_end(folder, "stopped", str(error), job)
+                note_end(folder, "stopped", str(error))
     say(f"left: {message}")
+
+
+def note_end(folder: Path, outcome: str, message: str) -> None:
+    """Write down how this job left a run; a full disk must not keep it from going on."""
+    try:
+        write_end(folder, outcome, message, job_id())
+    except StorageError as error:
+        say(str(error))
 
 
 def fail_stuck(job: Job, profile: Profile) -> None:

@@ -96,7 +96,7 @@ class Submission:
             return read_json(self.path / SUBMISSION)
         except FileNotFoundError as error:
             raise DataError("this submission's folder was removed", where=str(self.path / SUBMISSION),
-                            hint="submit its runs again") from error
+                            hint="submit its runs again, or name a --profile") from error
 
     def jobs(self) -> dict[str, str]:
         """Numbers of its jobs by their names; without those whose submitter died before it wrote them down."""
