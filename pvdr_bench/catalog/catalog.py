@@ -81,13 +81,14 @@ class ProtocolFile:
 
 @dataclass
 class Catalog:
-    """Methods, tasks, protocols and corpora by name; files are read when they are asked for.
+    """Methods, tasks, protocols and corpora by name; files are read when they are first asked for.
 
     Args:
         roots: folders with ``methods/`` and ``tasks/``; a name is taken from the first that has it.
     """
 
     roots: list[Path] = field(default_factory=search_roots)
+    _documents: dict[tuple[str, str], Document] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def _files(self) -> dict[str, dict[str, Path]]:
@@ -111,7 +112,9 @@ class Catalog:
         return sorted(corpus_table.corpora())
 
     def _document(self, kind: str, name: str) -> Document:
-        return read_document(self._files[kind][name])
+        if (kind, name) not in self._documents:  # a grid of a thousand runs asks for the same few files
+            self._documents[kind, name] = read_document(self._files[kind][name])
+        return self._documents[kind, name]
 
     def _spec(self, kind: str, name: str, model: type[BaseModel]) -> tuple[Any, Document]:
         document = self._document(kind, name)

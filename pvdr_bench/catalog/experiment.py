@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from pvdr_bench.catalog.seeds import parse_seeds
 from pvdr_bench.catalog.specs import NamedSpec, PlainSpec, Scale
+from pvdr_bench.errors import UsageError
+
+
+def seeds_text(value: Any) -> Any:
+    """Seeds as --seeds has them; ``seeds: 5`` is what one types in YAML.
+
+    Raises:
+        ValueError: they name no seeds.
+    """
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(text, str):
+        try:
+            parse_seeds(text)
+        except UsageError as error:
+            raise ValueError(f"{error.message}; {error.hint}") from error
+    return text
 
 
 class GridPart(PlainSpec):
@@ -19,6 +35,11 @@ class GridPart(PlainSpec):
     seeds: str | None = Field(None, description="in place of the experiment's seeds")
     overrides: tuple[str, ...] = Field((), description="as -o has them: key=value, protocol.key=value")
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, value: Any) -> Any:
+        return seeds_text(value)
+
 
 class Experiment(NamedSpec):
     """A named grid of runs."""
@@ -29,18 +50,10 @@ class Experiment(NamedSpec):
     protocol: str = Field("pvdr", description="protocol of all runs")
     scale: Scale | None = Field(None, description="scale where --scale is not given; null: what fits the device")
     seeds: str = Field("5", description="seeds of all runs, as --seeds has them")
-    grid: tuple[GridPart, ...] = Field(description="the runs; one that appears twice is one run", min_length=1)
+    grid: tuple[GridPart, ...] = Field(
+        description="the runs; one that appears twice is one run, as the last part has it", min_length=1)
 
-    @model_validator(mode="before")
+    @field_validator("seeds", mode="before")
     @classmethod
-    def _seeds_as_text(cls, value: Any) -> Any:
-        """``seeds: 5`` is what one types in YAML."""
-        if isinstance(value, dict) and isinstance(value.get("seeds"), int):
-            return {**value, "seeds": str(value["seeds"])}
-        return value
-
-    @model_validator(mode="after")
-    def _valid_seeds(self) -> Experiment:
-        for text in (self.seeds, *(part.seeds for part in self.grid if part.seeds is not None)):
-            parse_seeds(text)
-        return self
+    def _seeds(cls, value: Any) -> Any:
+        return seeds_text(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -31,13 +32,15 @@ def status(
     """Show stage, step, rate, success, time left, node and heartbeat of all runs, from their files and one squeue.
 
     States: done, running, stale (silent for more than three heartbeats), starting, queued, waiting (for an artefact),
-    failed, blocked (its stage failed), stopped, lost (its job is gone), new, broken.
+    failed, blocked (its stage failed or was stopped), stopped, lost (its job is gone), new, broken.
     """
     from rich.console import Console
 
     from pvdr_bench.runs.paths import results_root
 
     console, root = Console(), results_root(results)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=250)  # a line per run for grep
     while True:
         stages, runs, note = look(root, methods, tasks, state)
         if json_:
@@ -97,28 +100,34 @@ def summary(runs: Sequence[RunStatus]) -> str:
     return f"{len(runs)} runs: " + (", ".join(f"{count} {state}" for state, count in counts.most_common()) or "none")
 
 
+FOLDED = {"run": 16, "note": 12}  # columns that may take several lines, and their least width
 STYLES = {"failed": "red", "blocked": "red", "lost": "red", "broken": "red", "stale": "yellow", "stopped": "yellow",
           "done": "green", "queued": "dim", "waiting": "dim", "new": "dim"}
 
 
 def table_of(rows: Sequence[RunStatus]) -> Table:
-    """One line per run."""
+    """One line per run; columns in which nothing stands are left out."""
+    from rich.markup import escape
     from rich.table import Table
 
     from pvdr_bench.launch.progress import duration
 
     table = Table(box=None, header_style="bold")
-    for name in ("run", "state", "phase", "env_steps", "steps/s", "success", "left", "node", "job", "starts", "silent",
-                 "note"):
+    cells = [{
+        "run": row.run, "state": row.state, "phase": row.phase or "-",
+        "env_steps": f"{row.env_steps:,}" + (f"/{row.budget:,}" if row.budget else ""),
+        "steps/s": f"{row.rate:.0f}" if row.rate else "-",
+        "success": "-" if row.success is None else f"{100 * row.success:.0f} %", "left": duration(row.seconds_left),
+        "node": row.node or "-", "job": row.job or "-", "starts": str(row.restarts + 1) if row.restarts else "-",
+        "silent": "-" if row.silent_seconds is None else f"{row.silent_seconds:.0f} s", "note": row.note or "-",
+    } for row in rows]
+    shown = [name for name in (cells[0] if cells else ()) if any(row[name] != "-" for row in cells)]
+    for name in shown:
         right = name in ("env_steps", "steps/s", "success", "left", "starts", "silent")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        steps = f"{row.env_steps:,}" + (f"/{row.budget:,}" if row.budget else "")
-        table.add_row(
-            row.run, row.state, row.phase, steps, f"{row.rate:.0f}" if row.rate else "-",
-            "-" if row.success is None else f"{100 * row.success:.0f} %", duration(row.seconds_left), row.node or "-",
-            row.job or "-", str(row.restarts + 1), "-" if row.silent_seconds is None else f"{row.silent_seconds:.0f} s",
-            row.note, style=STYLES.get(row.state, ""))
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name not in FOLDED,
+                         min_width=FOLDED.get(name))
+    for row, texts in zip(rows, cells, strict=True):
+        table.add_row(*(escape(texts[name]) for name in shown), style=STYLES.get(row.state, ""))
     return table
 
 
@@ -169,15 +178,16 @@ def cancel(
     from pvdr_bench.launch.cluster import cancel as scancel
     from pvdr_bench.launch.cluster import queue
     from pvdr_bench.launch.records import RunRecord
-    from pvdr_bench.launch.watch import run_folders, stages_of
+    from pvdr_bench.launch.watch import named_folders, run_folders, stages_of
     from pvdr_bench.runs.paths import results_root
 
-    root, known = results_root(results), queue()
+    root = results_root(results)
     if json_ and not yes:
         raise UsageError("--json cannot ask", hint="add --yes")
     names = _names(methods), _names(tasks)
-    folders = [run.resolve() for run in runs] if runs else [
+    folders = named_folders(runs, root) if runs else [
         run for run in run_folders(root) if _asked(run.relative_to(root).parts, *names)]
+    known = queue()
     jobs: dict[str, list[str]] = {}
     for run in folders:
         record = RunRecord.read(run)

@@ -64,7 +64,9 @@ def submit(
                        scale=scale, default_scale=site.scale, protocol=protocol, videos=videos,
                        overrides=override or [])
     plan_runs(specs, root)  # refuses what was made with another recipe before anything is written
-    _go(specs, root, site, stages, dry_run, json_)
+    facts = _go(specs, root, site, stages, dry_run, json_)
+    if json_:
+        typer.echo(json.dumps(facts))
 
 
 def retry(
@@ -81,16 +83,19 @@ def retry(
     from pvdr_bench.launch.control import cancel_and_wait
     from pvdr_bench.runs.paths import results_root
 
-    root, known = results_root(results), queue()
-    found = [status for status in watch.statuses(root, known, [run.resolve() for run in runs] if runs else None)
+    root = results_root(results)
+    named = watch.named_folders(runs, root) if runs else None
+    known = queue()
+    found = [status for status in watch.statuses(root, known, named)
              if status.state in watch.RETRIED and (runs or watch.was_submitted(root / status.run))]
     if not found:
         typer.echo("[]" if json_ else "nothing to retry")
         return
     if not dry_run:
         cancel_and_wait([status.job for status in found if status.state == "stale" and status.job is not None])
-    for site, stages, specs in _regroup(found, root, profile):
-        _go(specs, root, site, stages, dry_run, json_)
+    facts = [_go(specs, root, site, stages, dry_run, json_) for site, stages, specs in _regroup(found, root, profile)]
+    if json_:
+        typer.echo(json.dumps(facts))
 
 
 def _regroup(found: Sequence[RunStatus], root: Path, profile: str | None
@@ -134,20 +139,20 @@ def _profiles(catalog: Catalog, profile: str, pretrain_profile: str | None) -> t
     return site, catalog.profile(pretrain_profile) if pretrain_profile else site
 
 
-def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dry_run: bool, json_: bool) -> None:
-    """Plan or submit, and tell."""
+def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dry_run: bool, quiet: bool
+        ) -> dict[str, Any]:
+    """Plan or submit, and tell people unless ``quiet``; returns the facts."""
     from pvdr_bench.launch.submission import make_plan
     from pvdr_bench.launch.submission import submit as hand_over
 
     if dry_run:
         plan = make_plan(specs, root, site, stages)
     else:
-        plan = hand_over(specs, root, site, stages, lambda text: None if json_ else typer.echo(text))
+        plan = hand_over(specs, root, site, stages, lambda text: None if quiet else typer.echo(text))
     facts = facts_of(plan)
-    if json_:
-        typer.echo(json.dumps(facts | ({"script": _script(plan)} if dry_run else {})))
-        return
-    show(plan, facts, dry_run)
+    if not quiet:
+        show(plan, facts, dry_run)
+    return facts | ({"script": _script(plan)} if dry_run else {})
 
 
 def facts_of(plan: Plan) -> dict[str, Any]:

@@ -6,7 +6,6 @@ a submitter that dies between ``sbatch`` and writing the job's number loses noth
 
 from __future__ import annotations
 
-import getpass
 import os
 import shutil
 import subprocess
@@ -19,7 +18,8 @@ from pvdr_bench.errors import SetupError, TrainingError
 PREFIX = "pvdr-"
 _FIELDS = "%j|%A|%F|%K|%T|%N|%r|%L"  # name, job, array job, array index, state, nodes, reason, time left
 _SECONDS = 60.0
-_INHERITED = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_", "PMI_", "PMIX_")
+# SQUEUE_PARTITION or SQUEUE_STATES of a user's shell would hide jobs, which would then be submitted again.
+_INHERITED = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_", "PMI_", "PMIX_", "SQUEUE_", "SCANCEL_")
 _DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _KEPT = ("SLURM_CONF",)  # without it no command of a site that sets it works
 
@@ -81,8 +81,8 @@ def has_scheduler() -> bool:
 
 def queue() -> dict[tuple[str, int], QueuedJob]:
     """All of this user's jobs that pvdr-bench submitted, by name and array index; one call, whatever their number."""
-    user = os.environ.get("USER") or getpass.getuser()
-    text = command(["squeue", "--noheader", "--array", "--user", user, "--format", _FIELDS])
+    # By number: USER is another one's after `sudo -E` or in some containers, and that one has no jobs.
+    text = command(["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", _FIELDS])
     jobs = [job for line in text.splitlines() if (job := _parse(line)) is not None]
     return {(job.name, job.index): job for job in jobs}
 

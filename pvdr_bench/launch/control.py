@@ -36,7 +36,7 @@ def log_files(run: Path) -> list[Path]:
     record = RunRecord.read(run)
     if record is not None:
         submission = Submission.of(record)
-        job = submission.read()["jobs"].get(record.name)
+        job = submission.jobs().get(record.name)
         if job is not None:
             names = (f"{job}_{record.index}_0_log", f"{job}_0_log")  # of an array; of a job alone
             files += [submission.logs / f"{name}.{kind}" for name in names for kind in ("out", "err")]

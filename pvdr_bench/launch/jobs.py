@@ -23,11 +23,11 @@ from rich.console import Console
 
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import BenchError, DataError, Interrupted, LockedError, TrainingError
+from pvdr_bench.errors import BenchError, DataError, Interrupted, LockedError, StorageError, TrainingError
 from pvdr_bench.launch.cluster import requeue
 from pvdr_bench.launch.local import Job, exit_code_of, run_local
 from pvdr_bench.launch.progress import PlainLines
-from pvdr_bench.launch.records import STAGE, RunRecord, Submission, write_end
+from pvdr_bench.launch.records import STAGE, RunRecord, Submission, failed_in_job, write_end
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import read_json, write_json
@@ -38,6 +38,7 @@ RESTARTS = "SLURM_RESTART_COUNT"
 END_TIME = "SLURM_JOB_END_TIME"  # seconds since 1970; not every version of slurm sets it
 STOPPED = Interrupted.exit_code
 END_SECONDS = 600.0  # that a job waits for its end after SIGTERM; longer than slurm's usual grace time and KillWait
+WHOLE = 0.8  # of the time until the deadline; slurm's warning may come a minute early
 
 
 def restarts() -> int:
@@ -52,7 +53,7 @@ class JobStop(StopFlag):
         super().__init__()
         end = os.environ.get(END_TIME, "")
         limit = float(end) if end.isdigit() else time.time() + 60 * profile.time_min
-        self.deadline = limit - profile.leave_s
+        self.began, self.deadline = time.time(), limit - profile.leave_s
 
     def __call__(self) -> bool:
         """Whether to save and leave."""
@@ -63,6 +64,11 @@ class JobStop(StopFlag):
         """Whether the job itself has to see to its next start: it was stopped by time, and nobody ended it."""
         ended = {signal.SIGTERM, signal.SIGINT} & set(self.signals)
         return self() and not ended
+
+    @property
+    def was_whole(self) -> bool:
+        """Whether this start had about all the time that one can have; a preemption may cut it short."""
+        return time.time() - self.began >= WHOLE * (self.deadline - self.began)
 
 
 @dataclass(frozen=True)
@@ -92,13 +98,14 @@ class RunJob:
         os.environ.setdefault(COMMAND, json.dumps(submission.read()["command"]))  # for the runs' provenance
         say(f"job {job_id()}, start {restarts() + 1}, {len(os.sched_getaffinity(0))} cores")
         # A run that failed in an earlier start of this very job would fail again; `retry` is for those.
-        todo = [run for run in runs if not (restarts() and RunDir(run).failed())]
+        todo = [run for run in runs if not failed_in_job(run)]
         before = {run: checkpoints(run) for run in todo}
         with PlainLines(Console(width=200)) as watcher:
             jobs = run_local([read_spec(run) for run in todo], Path(record.results), max(1, len(todo)), profile.device,
                              stop, watcher)
-        stuck = [run for run in todo if before[run] == checkpoints(run)] if stop.goes_on else []
-        sys.exit(self._end(jobs, profile, stop, stuck))
+        whole = stop.goes_on and stop.was_whole
+        stuck = [run for run in todo if before[run] == checkpoints(run)] if whole else []
+        sys.exit(self._end([*jobs, *(failed_before(run) for run in runs if run not in todo)], profile, stop, stuck))
 
     @staticmethod
     def _end(jobs: Sequence[Job], profile: Profile, stop: JobStop, stuck: Sequence[Path]) -> int:
@@ -109,7 +116,7 @@ class RunJob:
         again = [job for job in stopped if job.state == "stopped"]
         for job in jobs:
             if job not in again:
-                write_end(job.path, "failed" if job.state == "failed" else "done", job.message, job_id())
+                note_end(job.path, "failed" if job.state == "failed" else "done", job.message)
         if again:
             leave([job.path for job in again], profile, stop)
         return exit_code_of(jobs)
@@ -144,10 +151,16 @@ class StageJob:
         except Interrupted:
             if leads():
                 leave([folder], profile, stop)
+            else:
+                time.sleep(END_SECONDS)  # the first process ends the job; one that left before would end it too soon
             sys.exit(STOPPED)
         except BenchError as error:
             if leads():
                 end_stage(folder, "failed", str(error), error.exit_code)
+            raise
+        except Exception as error:
+            if leads():
+                end_stage(folder, "failed", f"{type(error).__name__}: {error}", 1)
             raise
         if leads():
             end_stage(folder, "done", str(path), 0)
@@ -159,9 +172,10 @@ def leads() -> bool:
 
 
 def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, folder: Path) -> Path:
-    """Find or make an artefact, telling watchers how far it is."""
+    """Find or make an artefact, together with the job's other processes, telling watchers how far it is."""
     import torch
 
+    from pvdr_bench.training.distributed import process_group
     from pvdr_bench.training.stages import Stages
 
     torch.set_num_threads(1)
@@ -173,8 +187,9 @@ def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, fo
             write_json(folder / "heartbeat.json", {"time": time.time(), "job": job_id(), "phase": what, "done": done,
                                                    "total": total, "restarts": restarts()}, durable=False)
 
-    stages = Stages(spec, profile.device, stop, workers=len(os.sched_getaffinity(0)), report=report, say=say)
-    return (stages.tokenizer() if stage == "tokenize" else stages.pretrained()).path
+    with process_group(profile.device) as world:
+        stages = Stages(spec, str(world.device), stop, workers=len(os.sched_getaffinity(0)), report=report, say=say)
+        return (stages.tokenizer() if stage == "tokenize" else stages.pretrained()).path
 
 
 def end_stage(folder: Path, outcome: str, message: str, code: int) -> None:
@@ -187,15 +202,15 @@ def leave(folders: Sequence[Path], profile: Profile, stop: JobStop) -> None:
     """Put the job back into the queue if it goes on, and write down what was done; else wait for its end."""
     job, (outcome, message) = job_id(), verdict(profile, stop)
     for folder in folders:  # before the requeue: the scheduler ends this process soon after
-        write_end(folder, outcome, message, job)
-    say(message)
+        note_end(folder, outcome, message)
+    say(f"left: {message}")
     if outcome == "requeued" and job is not None:
         try:
             requeue(job)
         except TrainingError as error:
             say(str(error))
             for folder in folders:
-                write_end(folder, "stopped", str(error), job)
+                note_end(folder, "stopped", str(error))
     elif job is not None and not stop.goes_on:
         time.sleep(END_SECONDS)
 
@@ -211,6 +226,14 @@ def verdict(profile: Profile, stop: JobStop) -> tuple[str, str]:
     return "requeued", "its time was out; it continues in its next start"
 
 
+def note_end(folder: Path, outcome: str, message: str) -> None:
+    """Write down how this job left a run; a full disk must not keep it from going on."""
+    try:
+        write_end(folder, outcome, message, job_id())
+    except StorageError as error:
+        say(str(error))
+
+
 def fail_stuck(job: Job, profile: Profile) -> None:
     """A whole time limit without a checkpoint would repeat itself for ever."""
     error = TrainingError(f"no checkpoint was published in a whole start of {profile.time_min} minutes",
@@ -222,6 +245,12 @@ def fail_stuck(job: Job, profile: Profile) -> None:
     except LockedError:
         return  # another process has taken it over, and it is theirs
     job.state, job.exit_code, job.message = "failed", error.exit_code, str(error)
+
+
+def failed_before(run: Path) -> Job:
+    """A run that failed in an earlier start of this job."""
+    failed = RunDir(run).failed() or {}
+    return Job(read_spec(run), run, "failed", int(failed.get("exit_code", 1)), str(failed.get("message", "")))
 
 
 def checkpoints(run: Path) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ class Job:
     exit_code: int | None = None
     message: str = ""
     process: subprocess.Popen[bytes] | None = None
+    told: bool = False  # to stop
     log: IO[bytes] | None = None  # standard error, RUN/worker.log
     output: IO[bytes] | None = None  # standard output; a file, since a pipe would wait for grandchildren
 
@@ -66,7 +68,7 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
         run_dir = RunDir(job.path)
         if run_dir.is_done(job.spec.protocol.env_steps) and run_dir.failed() is None:
             job.state, job.exit_code = "skipped", 0
-    told, cores = False, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     env_workers = max(1, cores // max(1, min(jobs, len(todo))))
     try:
         while any(job.state in ("waiting", "running") for job in todo):
@@ -77,9 +79,9 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
                 for job in todo:
                     if job.state == "waiting":
                         job.state, job.exit_code, job.message = "stopped", 75, "not started"
-                    elif job.state == "running" and not told and job.process is not None:
+                    elif job.state == "running" and not job.told and job.process is not None:
+                        job.told = True
                         job.process.terminate()
-                told = True
             waiting = [job for job in todo if job.state == "waiting"]
             free = jobs - sum(job.state == "running" for job in todo)
             for job in waiting[:max(0, free)]:
@@ -125,7 +127,9 @@ def _collect(job: Job) -> None:
     for file in (job.output, job.log):
         if file is not None:
             file.close()
-    if outcome is None:
+    if outcome is None and job.told and code == -signal.SIGTERM:
+        job.exit_code, job.message = 75, "stopped before it began"  # it was not yet ready to hear of it
+    elif outcome is None:
         job.exit_code, job.message = _died(job, code)
     else:
         job.exit_code, job.message = int(outcome["exit_code"]), str(outcome["message"])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pvdr_bench.catalog.profile import Profile
+from pvdr_bench.errors import DataError
 from pvdr_bench.launch.cluster import PREFIX
 from pvdr_bench.runs.files import read_json, write_json
 
@@ -45,11 +46,18 @@ class RunRecord:
 
     @classmethod
     def read(cls, run: Path) -> RunRecord | None:
-        """Of a run; None where it was never submitted."""
+        """Of a run; None where it was never submitted.
+
+        Raises:
+            DataError: another version wrote it, or it is broken.
+        """
         try:
             return cls(**read_json(run / JOB))
         except FileNotFoundError:
             return None
+        except TypeError as error:
+            raise DataError(f"not a job's description: {error}", where=str(run / JOB), hint="submit the run again"
+                            ) from error
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,24 @@ class Submission:
         return self.path / "logs"
 
     def read(self) -> dict[str, Any]:
-        """``submission.json``."""
-        return read_json(self.path / SUBMISSION)
+        """``submission.json``.
+
+        Raises:
+            DataError: it was removed, or is broken.
+        """
+        try:
+            return read_json(self.path / SUBMISSION)
+        except FileNotFoundError as error:
+            raise DataError("this submission's folder was removed", where=str(self.path / SUBMISSION),
+                            hint="submit its runs again, or name a --profile") from error
+
+    def jobs(self) -> dict[str, str]:
+        """Numbers of its jobs by their names; without those whose submitter died before it wrote them down."""
+        try:
+            found: dict[str, str] = self.read()["jobs"]
+        except DataError:
+            return {}
+        return found
 
     def write(self, facts: dict[str, Any]) -> None:
         """Replace ``submission.json``."""
@@ -110,6 +134,14 @@ def stage_path(results: Path, name: str) -> Path:
 def submissions(results: Path) -> list[Submission]:
     """All submissions of a results folder, the oldest first."""
     return [Submission(path.parent) for path in sorted(home(results).glob(f"*/{SUBMISSION}"))]
+
+
+def failed_in_job(run: Path) -> bool:
+    """Whether a run failed after it was last submitted; an older failure is what the job is there to mend."""
+    try:
+        return (run / "failed.json").stat().st_mtime_ns > (run / JOB).stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
 
 
 def read_end(run: Path) -> dict[str, Any] | None:

@@ -7,8 +7,10 @@ more, and submits. Each job has a name of its own, written down before it is sub
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from pvdr_bench.launch.needs import StageNeed, need_of, stage_needs
 from pvdr_bench.launch.records import STAGE, RunRecord, Submission, home, job_name, stage_path, submissions
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import storage_errors, write_json
-from pvdr_bench.runs.locks import FileLock
+from pvdr_bench.runs.locks import BEAT_SECONDS, FileLock
 from pvdr_bench.runs.provenance import redacted, typed_command
 from pvdr_bench.training.replay import SCRATCH
 
@@ -61,6 +63,7 @@ class Plan:
     stages: list[StagePlan] = field(default_factory=list)
     arrays: list[ArrayPlan] = field(default_factory=list)
     skipped: dict[str, list[RunSpec]] = field(default_factory=dict)  # by state: done, running, queued
+    dead: dict[Path, dict[str, Any]] = field(default_factory=dict)  # runs with a lock whose holder's job has ended
 
     @property
     def runs(self) -> list[RunSpec]:
@@ -78,7 +81,10 @@ def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Pr
     plan = Plan(results, Submission.new(results), {"runs": runs, "stages": stages})
     todo = []
     for spec in specs:
-        state = taken(spec, results, known)
+        path = spec.path(results)
+        if holder := dead_holder(path, known):
+            plan.dead[path] = holder
+        state = taken(spec, results, known, dead=holder is not None)
         if state is None:
             todo.append(spec)
         else:
@@ -93,15 +99,36 @@ def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Pr
     return plan
 
 
-def taken(spec: RunSpec, results: Path, known: Queue) -> str | None:
-    """``done``, ``running`` or ``queued`` where a run needs no job; None where it does."""
+def taken(spec: RunSpec, results: Path, known: Queue, *, dead: bool = False) -> str | None:
+    """``done``, ``running`` or ``queued`` where a run needs no job; None where it does.
+
+    Args:
+        dead: whether the holder of its lock is known to be dead.
+    """
     run_dir = RunDir(spec.path(results))
     if run_dir.is_done(spec.protocol.env_steps) and run_dir.failed() is None:
         return "done"
     record = RunRecord.read(run_dir.path)
     if record is not None and (record.name, record.index) in known:
         return "queued" if known[record.name, record.index].waits else "running"
-    return "running" if run_dir.status() == "running" else None
+    return "running" if not dead and run_dir.status() == "running" else None
+
+
+def dead_holder(run: Path, known: Queue) -> dict[str, Any] | None:
+    """The holder of a run's lock, if it is silent, and was the run's own job, which has left the queue.
+
+    Without this question nothing tells that a process on another node is dead until its lock opens ten minutes later.
+    """
+    lock = FileLock(run / "lock")
+    try:
+        silent = time.time() - lock.path.stat().st_mtime > 3 * BEAT_SECONDS
+    except FileNotFoundError:
+        return None
+    record, holder = RunRecord.read(run), lock.holder()
+    if not silent or record is None or holder is None or (record.name, record.index) in known:
+        return None
+    number = Submission.of(record).jobs().get(record.name)
+    return holder if number and holder.get("job") in (number, f"{number}_{record.index}") else None
 
 
 def _waiting_stages(results: Path, known: Queue) -> dict[str, tuple[str, str]]:
@@ -141,8 +168,8 @@ def submit(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Profi
         SetupError: there is no scheduler here, or it refuses a job; what was submitted before that stays.
         ChangedError: a run was made with another recipe; nothing has been submitted.
     """
-    if not has_scheduler():
-        raise SetupError("there is no squeue here, so this is no machine to submit from",
+    if missing := [name for name in ("squeue", "sbatch", "srun") if shutil.which(name) is None]:
+        raise SetupError(f"there is no {' and no '.join(missing)} here, so this is no machine to submit from",
                          hint="log in to the cluster's login node, or bring up slurm/sandbox; `run` needs no scheduler")
     folder = home(results)
     with storage_errors(folder):
@@ -158,20 +185,14 @@ def submit(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Profi
 
 
 def _write(plan: Plan, code: Path) -> None:
-    """All files that jobs will read, before there is a job."""
+    """All files that jobs will read, before there is a job; what is pointed to before what points to it."""
     submission = plan.submission
-    submission.logs.mkdir(parents=True, exist_ok=True)
+    with storage_errors(submission.logs):
+        submission.logs.mkdir(parents=True, exist_ok=True)
     for stage in (stage for stage in plan.stages if stage.job_id is None):
         write_json(stage_path(plan.results, stage.name) / STAGE, {
             "stage": stage.need.stage, "label": stage.need.label, "name": stage.name,
             "spec": stage.need.spec.model_dump(mode="json")})
-    for array in plan.arrays:
-        for index, element in enumerate(array.elements):
-            for spec in element:
-                run_dir = RunDir(spec.path(plan.results))
-                run_dir.open(spec)
-                RunRecord(submission.name, array.name, index, spec.protocol.env_steps, str(plan.results),
-                          array.after).write(run_dir.path)
     submission.write({
         "command": redacted(typed_command()), "snapshot": str(code),
         "profiles": {kind: profile.model_dump(mode="json") for kind, profile in plan.profiles.items()},
@@ -179,6 +200,15 @@ def _write(plan: Plan, code: Path) -> None:
         "arrays": {array.name: [[str(spec.path("")) for spec in element] for element in array.elements]
                    for array in plan.arrays},
         "jobs": {}})
+    for path, holder in plan.dead.items():
+        FileLock(path / "lock").remove_dead(holder)
+    for array in plan.arrays:
+        for index, element in enumerate(array.elements):
+            for spec in element:
+                run_dir = RunDir(spec.path(plan.results))
+                run_dir.open(spec)
+                RunRecord(submission.name, array.name, index, spec.protocol.env_steps, str(plan.results),
+                          array.after).write(run_dir.path)
 
 
 class _Submitter:
@@ -232,21 +262,23 @@ def make_executor(plan: Plan, kind: str, name: str, code: Path, dependency: str 
     import submitit
 
     profile = plan.profiles[kind]
-    python = " ".join([*map(shlex.quote, profile.wrapper), shlex.quote(python_executable())])
-    executor = submitit.SlurmExecutor(folder=plan.submission.logs, max_num_timeout=profile.max_restarts, python=python)
+    executor = submitit.SlurmExecutor(folder=plan.submission.logs, max_num_timeout=profile.max_restarts,
+                                      python=python_command(profile))
     executor.update_parameters(**parameters(profile, kind, name, code, dependency))
     return executor
 
 
-def python_executable() -> str:
-    """The interpreter that jobs use: this one, so its packages must be on a file system that the nodes share."""
-    return sys.executable
+def python_command(profile: Profile) -> str:
+    """What starts python in a job: this interpreter, so its packages must be on a file system that the nodes share."""
+    return " ".join(map(shlex.quote, (*profile.wrapper, sys.executable)))
 
 
 def parameters(profile: Profile, kind: str, name: str, code: Path, dependency: str | None) -> dict[str, Any]:
     """Submitit's parameters of a profile; times are whole minutes, since a text breaks its clock."""
     several = kind == "stages"
-    srun = profile.srun_args if profile.srun_args is not None else ("--cpus-per-task", str(profile.cpus_per_task))
+    srun = profile.srun_args if profile.srun_args is not None else (
+        "--cpus-per-task", str(profile.cpus_per_task),
+        *(("--kill-on-bad-exit=1",) if several and profile.processes > 1 else ()))  # a dead process is not waited for
     variables = {**profile.env, **snapshots.environment(code)}
     setup = [*(f"export {key}={shlex.quote(value)}" for key, value in variables.items()), *profile.setup]
     if profile.scratch:
@@ -269,10 +301,15 @@ def parameters(profile: Profile, kind: str, name: str, code: Path, dependency: s
 
 
 def script(plan: Plan, array: ArrayPlan, code: Path) -> str:
-    """The sbatch script of an array, as submitit writes it."""
-    executor = make_executor(plan, "runs", array.name, code, f"afterok:JOB-OF-{array.after}" if array.after else None)
-    executor.parameters["map_count"] = len(array.elements) if len(array.elements) > 1 else None
-    text: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
+    """The sbatch script of an array, as submitit writes it; also where there is no scheduler."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    profile, logs = plan.profiles["runs"], plan.submission.logs
+    dependency = f"afterok:JOB-OF-{array.after}" if array.after else None
+    text: str = _make_sbatch_string(
+        command=f"{python_command(profile)} -u -m submitit.core._submit {shlex.quote(str(logs))}", folder=logs,
+        map_count=len(array.elements) if len(array.elements) > 1 else None,
+        **parameters(profile, "runs", array.name, code, dependency))
     return text
 
 

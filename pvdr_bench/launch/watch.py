@@ -8,9 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pvdr_bench.errors import BenchError
+from pvdr_bench.errors import BenchError, UsageError
 from pvdr_bench.launch.cluster import QueuedJob
-from pvdr_bench.launch.records import JOB, STAGE, RunRecord, Submission, read_end, stage_path, submissions
+from pvdr_bench.launch.records import (
+    JOB,
+    STAGE,
+    RunRecord,
+    Submission,
+    failed_in_job,
+    read_end,
+    stage_path,
+    submissions,
+)
 from pvdr_bench.runs.directory import COMMITTED, RunDir
 from pvdr_bench.runs.files import read_json
 from pvdr_bench.runs.locks import BEAT_SECONDS, FileLock, certainly_gone, identity
@@ -20,12 +29,12 @@ State = Literal["done", "running", "stale", "starting", "queued", "waiting", "fa
 STATES: dict[State, str] = {
     "done": "its budget is reached",
     "running": "a process writes it",
-    "stale": "its job runs, but its process has been silent for more than three heartbeats",
+    "stale": "its process has been silent for more than three heartbeats, and may live",
     "starting": "its job runs, and has not opened it yet",
     "queued": "its job waits for the cluster",
     "waiting": "its job waits for a stage's artefact",
-    "failed": "it failed; failed.json says why",
-    "blocked": "the stage that it waited for failed",
+    "failed": "it failed; failed.json, or the job's log, says why",
+    "blocked": "the stage that it waited for failed or was stopped",
     "stopped": "it was stopped, and can be continued",
     "lost": "its job is gone without a word",
     "new": "it has not started",
@@ -61,8 +70,23 @@ class RunStatus:
 
 def run_folders(results: Path) -> list[Path]:
     """All run directories, by their place and not by a search: thousands are found in a moment."""
-    return [path.parent for path in sorted(results.glob("*/*/*/*/seed-*/run.yaml"))
-            if path.relative_to(results).parts[0] not in COMMITTED]
+    found = [path.parent for path in results.glob("*/*/*/*/seed-*/run.yaml")
+             if path.relative_to(results).parts[0] not in COMMITTED]
+    return sorted(found, key=lambda run: (run.parent, len(run.name), run.name))  # seed-2 before seed-10
+
+
+def named_folders(runs: Sequence[Path], results: Path) -> list[Path]:
+    """The folders of runs that somebody names.
+
+    Raises:
+        UsageError: one is no run of this results folder.
+    """
+    found = [run.expanduser().resolve() for run in runs]
+    for run in found:
+        if results not in run.parents or not (run / "run.yaml").exists():
+            raise UsageError(f"this is no run below {results}", where=str(run),
+                             hint="RESULTS/method/task/corpus/scale/seed-N; --results names another RESULTS")
+    return found
 
 
 def status_of(run: Path, results: Path, queue: Queue | None) -> RunStatus:
@@ -89,12 +113,14 @@ def _status(run: Path, name: str, queue: Queue | None) -> RunStatus:
         "success": beat.get("success"), "node": beat.get("node"), "restarts": int(beat.get("restarts", 0)),
         "job": entry.job_id if entry is not None else beat.get("job")}
     if holder is not None:
-        return _held(name, run, holder, silent, entry, facts | {"rate": beat.get("rate"), "silent_seconds": silent})
-    if entry is not None:
-        return RunStatus(name, _queued(entry, record), **(facts | {"note": _why(entry), "node": entry.node or None}))
+        return _held(name, run, holder, entry, record, queue,
+                     facts | {"rate": beat.get("rate"), "silent_seconds": silent})
+    # Before the queue: other runs of its job may go on.
     if done is not None and int(done.get("env_steps", 0)) >= int(budget or 0) and failed is None:
         return RunStatus(name, "done", **(facts | {"phase": "done", "env_steps": int(done["env_steps"]),
                                                    "success": done.get("success_any")}))
+    if entry is not None and not failed_in_job(run):
+        return RunStatus(name, _queued(entry, record), **(facts | {"note": _why(entry), "node": entry.node or None}))
     if failed is not None:
         note = str(failed.get("message") or failed.get("error")).splitlines()[0]
         return RunStatus(name, "failed", **facts, note=note)
@@ -112,18 +138,18 @@ def _holder(run: Path) -> tuple[dict[str, Any] | None, float]:
     return FileLock(lock).holder(), silent
 
 
-def _held(name: str, run: Path, holder: Mapping[str, Any], silent: float, entry: QueuedJob | None,
-          facts: dict[str, Any]) -> RunStatus:
+def _held(name: str, run: Path, holder: Mapping[str, Any], entry: QueuedJob | None, record: RunRecord | None,
+          queue: Queue | None, facts: dict[str, Any]) -> RunStatus:
     """A run with a lock: alive, silent, or left behind by a process that died."""
-    gone = certainly_gone(holder, identity())
-    if gone is True or (silent > STALE_SECONDS and gone is None and entry is None):
-        if entry is not None:
-            return RunStatus(name, _queued(entry, None), **(facts | {"note": _why(entry), "rate": None}))
+    gone, silent = certainly_gone(holder, identity()), facts["silent_seconds"]
+    if gone is True or (gone is None and silent > STALE_SECONDS):
+        if entry is not None and (gone or entry.waits):  # such as a job whose node failed, back in the queue
+            return RunStatus(name, _queued(entry, record), **(facts | {"note": _why(entry), "rate": None}))
+        if not gone and (entry is not None or queue is None or record is None):
+            return RunStatus(name, "stale", **facts, note=f"silent for {silent:.0f} s")
         if RunDir(run).failed() is not None:
             return RunStatus(name, "failed", **facts, note="its process died while it wrote down why")
         return RunStatus(name, "lost", **facts, note="its process is gone and left its lock; `retry` takes it over")
-    if silent > STALE_SECONDS and gone is None:
-        return RunStatus(name, "stale", **facts, note=f"silent for {silent:.0f} s")
     rate, budget = facts.get("rate") or 0.0, facts.get("budget")
     left = (budget - facts["env_steps"]) / rate if rate > 0 and budget else None
     return RunStatus(name, "running", **facts, seconds_left=left)
@@ -132,8 +158,8 @@ def _held(name: str, run: Path, holder: Mapping[str, Any], silent: float, entry:
 def _queued(entry: QueuedJob, record: RunRecord | None) -> State:
     if not entry.waits:
         return "starting"
-    return "waiting" if entry.reason.startswith("Dependency") or (record and record.after and entry.reason == "None") \
-        else "queued"
+    unasked = entry.state == "PENDING" and entry.reason == "None"  # the scheduler has not looked at it yet
+    return "waiting" if entry.reason.startswith("Dependency") or (unasked and record and record.after) else "queued"
 
 
 def _why(entry: QueuedJob) -> str:
@@ -145,6 +171,11 @@ def _gone(run: Path, record: RunRecord | None, queue: Queue | None, began: bool)
     if record is None:
         return ("stopped", "the same command continues") if began else ("new", "")
     if end := read_end(run):
+        if end["outcome"] == "failed":  # before it was the run's writer, so there is no failed.json
+            return "failed", str(end["message"]).splitlines()[0]
+        if end["outcome"] == "requeued":
+            return ("stopped", "it left the queue before its next start (cancelled?); `retry` continues") \
+                if queue is not None else ("queued", "put back into the queue; there is no scheduler here to ask")
         return "stopped", str(end["message"])
     if note := _failed_stage(record):
         return "blocked", note
@@ -154,27 +185,25 @@ def _gone(run: Path, record: RunRecord | None, queue: Queue | None, began: bool)
 
 
 def _failed_stage(record: RunRecord) -> str | None:
-    """Why the stage that a run waits for will not come."""
+    """Why the stage that a run waited for will not come; its job has left the queue, or the run's would be there."""
     if record.after is None:
         return None
     folder = stage_path(Path(record.results), record.after)
-    try:
-        failed = read_json(folder / "failed.json")
-    except FileNotFoundError:
+    end = read_end(folder)
+    if end is None or end["outcome"] not in ("failed", "stopped"):
         return None
     label = read_json(folder / STAGE).get("label", record.after)
-    return f"{label} failed: {str(failed['message']).splitlines()[0]}"
+    return f"{label} {'failed' if end['outcome'] == 'failed' else 'was stopped'}: {str(end['message']).splitlines()[0]}"
 
 
 def stages_of(results: Path, queue: Queue | None) -> list[RunStatus]:
-    """The stage jobs of all submissions that are not done yet, or failed."""
-    found = []
+    """The newest job of each stage that is not done; what came before is made good by it."""
+    found: dict[str, RunStatus] = {}
     for submission in submissions(results):
-        for folder in sorted(submission.path.glob("stage-*")):
-            status = _stage(submission, folder, queue)
-            if status.state != "done":
-                found.append(status)
-    return found
+        for name, key in submission.read()["stages"].items():
+            found.pop(key, None)
+            found[key] = _stage(submission, stage_path(results, name), queue)
+    return [status for status in found.values() if status.state != "done"]
 
 
 def _stage(submission: Submission, folder: Path, queue: Queue | None) -> RunStatus:
@@ -185,12 +214,12 @@ def _stage(submission: Submission, folder: Path, queue: Queue | None) -> RunStat
     facts: dict[str, Any] = {"phase": f"{order['label']} {phase}".strip(), "job": entry.job_id if entry else None}
     if (folder / "done.json").exists():
         return RunStatus(name, "done", **facts)
-    if entry is not None:
-        state: State = "running" if not entry.waits and beat else _queued(entry, None)
-        return RunStatus(name, state, **facts, note=_why(entry), node=entry.node or None)
     if (folder / "failed.json").exists():
         return RunStatus(name, "failed", **facts,
                          note=str(read_json(folder / "failed.json")["message"]).splitlines()[0])
+    if entry is not None:
+        state: State = "running" if not entry.waits and beat else _queued(entry, None)
+        return RunStatus(name, state, **facts, note=_why(entry), node=entry.node or None)
     end = read_end(folder)
     if end is not None:
         return RunStatus(name, "stopped", **facts, note=str(end["message"]))

@@ -48,6 +48,8 @@ FORMAT = 1
 Status = Literal["new", "running", "stopped", "failed", "done"]
 COMMITTED = ("reference", "paper")  # folders of a results folder that are part of the repository
 _MISSING = "(absent)"
+# libyaml's, where PyYAML has it: ten times faster, which a thousand planned runs feel.
+_LOADER, _DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class Spec(Protocol):
@@ -135,7 +137,7 @@ class RunDir:
             with self.lock():
                 self.open(spec)
             return
-        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True, width=120)
+        text = yaml.dump(wanted, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=120)
         atomic_write(self.path / "run.yaml", encode(text))
 
     def check(self, spec: Spec) -> None:
@@ -234,7 +236,7 @@ class RunDir:
         """
         path = self.path / "run.yaml"
         try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8"))
+            value = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
         except FileNotFoundError:
             return None
         except (yaml.YAMLError, UnicodeDecodeError) as error:

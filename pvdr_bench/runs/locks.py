@@ -194,6 +194,12 @@ class FileLock:
             if (holder := self.holder()) and holder.get("token") == me["token"]:
                 self.path.unlink(missing_ok=True)
 
+    def remove_dead(self, holder: Mapping[str, Any]) -> bool:
+        """Take away the lock of a holder that is known to be dead in a way that this room cannot know; False if it
+        has changed hands."""
+        with self._guard():
+            return self._remove(holder)
+
     def check(self) -> None:
         """Call before publishing something.
 
