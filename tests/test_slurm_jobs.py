@@ -41,6 +41,7 @@ def _worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Jobs start the light worker, and leave this process's signals and variables alone."""
     monkeypatch.chdir(Path(__file__).parents[1])
     monkeypatch.setattr(jobs, "run_local", functools.partial(run_local, command=LIGHT))
+    monkeypatch.setattr(jobs, "END_SECONDS", 0.2)
     monkeypatch.setenv(COMMAND, "[]")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1,
                                                                 signal.SIGUSR2)}
@@ -127,6 +128,22 @@ def test_a_signal_of_the_scheduler_ends_it(slurm: FakeSlurm, tmp_path: Path) -> 
     assert interrupted([path], signal.SIGTERM) == 75
     assert end_of(path)[0] == "stopped" and "ended by a signal" in end_of(path)[1] and not requeues(slurm)
     assert RunDir(path).failed() is None and RunDir(path).holder() is None
+
+
+def test_after_sigterm_it_waits_for_its_end(slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preempted job that left by itself within the grace time would not be requeued."""
+    monkeypatch.setattr(jobs, "END_SECONDS", 60.0)
+    submission(tmp_path)
+    path = run(tmp_path, "wait")
+    process = begin([path])
+    until((tmp_path / "ready-0").exists)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    until(lambda: read_end(path) is not None)
+    process.join(1)
+    assert process.is_alive() and RunDir(path).holder() is None  # the run itself is over
+    process.kill()
+    process.join()
 
 
 def test_a_warning_makes_it_leave_and_go_on(slurm: FakeSlurm, tmp_path: Path) -> None:
