@@ -83,17 +83,30 @@ def assert_equal_to_local(bench: Bench, local: Path, runs: list[str]) -> None:
             assert (bench.results / run / name).read_bytes() == (local / run / name).read_bytes(), f"{run}/{name}"
 
 
-def test_preempted_runs_give_the_bytes_of_a_local_run(bench: Bench, tmp_path: Path) -> None:
+def write_profile(bench: Bench, folder: Path, name: str, text: str) -> None:
+    """A profile of the user's own."""
+    (folder / "slurm").mkdir(parents=True)
+    (folder / "slurm" / f"{name}.yaml").write_text(
+        f"partition: low\ndevice: cpu\nscale: smoke\ncpus_per_task: 1\nsetup: [export MUJOCO_GL=osmesa]\n"
+        f"env: {{OMP_NUM_THREADS: '1'}}\n{text}\n")
+    bench.env["PVDR_BENCH_PATH"] = str(folder)
+
+
+def test_preempted_runs_give_the_bytes_of_a_local_run(bench: Bench, tmp_path: Path, data: Path) -> None:
+    """The artefact they need is made by two processes on two nodes."""
+    write_profile(bench, tmp_path / "site", "two", "nodes: 2\ntime_min: 30\nleave_s: 60")
     grid = ("--methods", "random", "--tasks", "reach", "--seeds", "2", "--scale", "smoke",
             "-o", "protocol.env_steps=1600")
-    told = json.loads(bench("submit", *grid, "--profile", "local-sandbox", "--json"))
+    told = json.loads(bench("submit", *grid, "--profile", "local-sandbox", "--pretrain-profile", "two", "--json"))
     assert told["runs"] == 2 and told["arrays"][0]["jobs"] == 2
     assert [stage["what"].split()[0] for stage in told["stages"]] == ["tokenize"]  # rewards are distances of codes
     again = json.loads(bench("submit", *grid, "--profile", "local-sandbox", "--json"))
     assert again["runs"] == 0 and sum(again["skipped"].values()) == 2  # no run twice
 
     runs = [bench.results / run for run in bench.states()]
-    eventually(lambda: all(RunDir(run).checkpoints.steps() for run in runs), 240, "a checkpoint of each run")
+    eventually(lambda: all(RunDir(run).checkpoints.steps() for run in runs), 400, "a checkpoint of each run")
+    (metrics,) = data.glob("artefacts/tokenize/*/metrics.json")
+    assert read_json(metrics)["processes"] == 2
     bench.preempt()
     eventually(lambda: all(row["state"] == "done" for row in bench.states().values()), 400, "all runs done")
     assert all(starts(run) >= 2 for run in runs)
@@ -123,12 +136,7 @@ def test_cancelled_runs_stop_and_retry_continues_them(bench: Bench) -> None:
 
 def test_time_limit_saves_leaves_and_is_requeued(bench: Bench, tmp_path: Path) -> None:
     """The job's own clock: two minutes' limit, of which it uses forty seconds."""
-    profiles = tmp_path / "site" / "slurm"
-    profiles.mkdir(parents=True)
-    (profiles / "short.yaml").write_text(
-        "partition: low\ndevice: cpu\nscale: smoke\ncpus_per_task: 1\ntime_min: 2\nleave_s: 80\n"
-        "setup: [export MUJOCO_GL=osmesa]\nenv: {OMP_NUM_THREADS: '1'}\n")
-    bench.env["PVDR_BENCH_PATH"] = str(tmp_path / "site")
+    write_profile(bench, tmp_path / "site", "short", "time_min: 2\nleave_s: 80")
     bench("submit", "--methods", "random", "--tasks", "reach", "--seeds", "0,", "--scale", "smoke",
           "-o", "protocol.env_steps=200000", "--profile", "short")
     (name,) = bench.states()
