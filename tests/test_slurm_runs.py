@@ -135,12 +135,12 @@ def test_cancelled_runs_stop_and_retry_continues_them(bench: Bench) -> None:
 
 
 def test_time_limit_saves_leaves_and_is_requeued(bench: Bench, tmp_path: Path) -> None:
-    """The job's own clock: two minutes' limit, of which it uses forty seconds."""
-    write_profile(bench, tmp_path / "site", "short", "time_min: 2\nleave_s: 80")
+    """The job's own clock: of three minutes it uses two."""
+    write_profile(bench, tmp_path / "site", "short", "time_min: 3\nleave_s: 60")
     bench("submit", "--methods", "random", "--tasks", "reach", "--seeds", "0,", "--scale", "smoke",
           "-o", "protocol.env_steps=200000", "--profile", "short")
     (name,) = bench.states()
-    eventually(lambda: bench.states()[name]["restarts"] >= 1, 240, "the second start")
+    eventually(lambda: bench.states()[name]["restarts"] >= 1, 300, "the second start")
     record = RunRecord.read(bench.results / name)
     assert record is not None
     assert "its time was out" in (Submission.of(record).logs / f"{bench.states()[name]['job']}_0_log.out").read_text()
