@@ -105,8 +105,20 @@ def test_a_stage_that_leaves_no_model_or_fails_publishes_nothing(tmp_path):
 
 def _build(root, calls, fresh, results):
     waits: list[str] = []
-    artefact = ArtefactStore(root, []).build("tokenize", "tok", RECIPE, maker(1.0, calls, 0.3), fresh=fresh,
-                                             on_wait=waits.append, poll_seconds=0.02)
+
+    def wait(text):
+        waits.append(text)
+        calls.with_name(f"waits-{os.getpid()}").touch()
+
+    def make(work):  # until the other three wait: one that came later would rightly make it anew
+        deadline = time.monotonic() + 60
+        while len(list(calls.parent.glob("waits-*"))) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return maker(1.0, calls)(work)
+
+    artefact = ArtefactStore(root, []).build("tokenize", "tok", RECIPE, make, fresh=fresh, on_wait=wait,
+                                             poll_seconds=0.02)
     results.put((artefact.weights_sha256, waits))
 
 
@@ -122,7 +134,7 @@ def test_one_builds_while_the_others_wait(tmp_path, fresh):
     assert calls.read_text() == "x"
     assert len({digest for digest, _ in answers}) == 1
     waits = [wait for _, waits in answers for wait in waits]
-    assert 1 <= len(waits) <= 3 and all("waiting for tokenize artefact tok-" in wait for wait in waits)
+    assert len(waits) == 3 and all("waiting for tokenize artefact tok-" in wait for wait in waits)
 
 
 def test_a_killed_builder_is_replaced_at_every_write(tmp_path):
