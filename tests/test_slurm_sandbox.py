@@ -207,9 +207,10 @@ def test_accounting_keeps_what_the_controller_forgets(cluster: Cluster) -> None:
         assert up.returncode == 0, up.stderr
         first = other.submit("exit 3", "--gres=gpu:a100:1")
         other.wait(first, "FAILED")
+        fields = ["--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode,AllocTRES"]
+        eventually(lambda: "FAILED" in other.run("sacct", *fields), 60, "the job's record")  # sent in its own time
         assert other.control("down").returncode == 0
         assert other.control("up", "--nodes", "1", "--accounting").returncode == 0
-        fields = ["--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode,AllocTRES"]
         number, state, code, resources = other.run("sacct", *fields).split("|")
         assert (number, state, code) == (first, "FAILED", "3:0")
         assert "gres/gpu=1" in resources
