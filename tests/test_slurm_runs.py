@@ -163,11 +163,11 @@ def test_ten_runs_two_methods_all_preempted_and_a_node_killed(cluster: Cluster, 
         fresh = [run for run in runs if starts(run) == 1 and RunDir(run).status() == "running"]
         if fresh:
             bench.preempt()
-            if not killed:
-                node = bench.states()[fresh[0].relative_to(bench.results).as_posix()]["node"]
-                killed = bool(node) and bench.cluster.control("kill-node", node).returncode == 0
-                time.sleep(20)
-                bench.cluster.control("start-node", node)
+        nodes = [row["node"] for row in bench.states().values() if row["state"] == "running" and row["node"]]
+        if nodes and not killed:
+            killed = bench.cluster.control("kill-node", nodes[0]).returncode == 0
+            time.sleep(20)
+            bench.cluster.control("start-node", nodes[0])
         time.sleep(10)
     assert killed and all(starts(run) >= 2 for run in runs)
     bench("run", *grid, "--jobs", "2", results=tmp_path / "local")
