@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +143,21 @@ def test_workers_leave_a_signal_to_the_parent() -> None:
         np.testing.assert_array_equal(envs.reset([0, 1]), before)
         pids = envs.worker_pids
     assert wait_gone(pids) == []
+
+
+def test_a_signal_does_not_kill_a_worker_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster signals the whole tree, at any moment."""
+    real = subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        process = real(*arguments, **options)
+        process.send_signal(signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr("pvdr_bench.suites.vector.subprocess.Popen", start)
+    with VectorEnv(POINT, 2, workers=2) as envs:
+        assert len(envs.reset([0, 1])) == 2
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # this process hears them still
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -36,6 +36,8 @@ from pvdr_bench.suites.base import Env, EnvConfig, EnvStep, Image, VectorStep
 
 START_TIMEOUT = 300.0  # seconds for a worker to import the simulator and build its environments
 STEP_TIMEOUT = 300.0  # seconds for a worker's answer to anything else
+# The parent decides when to stop, also where a terminal or a cluster signals the whole process group.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "LP_NUM_THREADS",
 )
@@ -320,7 +322,12 @@ def _spawn(index: int, part: slice, memory: int) -> _Worker:
         # The kernel ends a worker with the *thread* that started it, so only the main thread may ask for that.
         tied = threading.current_thread() is threading.main_thread()
         command = [sys.executable, "-m", "pvdr_bench.suites.worker", str(theirs.fileno()), str(memory), str(int(tied))]
-        process = subprocess.Popen(
-            command, pass_fds=(theirs.fileno(), memory), env=environment, stdin=subprocess.DEVNULL
-        )
+        # A cluster signals the whole tree. What comes before the worker ignores it would kill it while python starts:
+        # blocked signals stay blocked across exec.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            process = subprocess.Popen(command, pass_fds=(theirs.fileno(), memory), env=environment,
+                                       stdin=subprocess.DEVNULL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return _Worker(index, process, Connection(ours.detach()), part)

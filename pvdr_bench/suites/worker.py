@@ -18,20 +18,17 @@ from typing import Any
 import numpy as np
 
 from pvdr_bench.errors import BenchError
-from pvdr_bench.suites.vector import EnvGroup
+from pvdr_bench.suites.vector import STOPPING, EnvGroup
 
 _PR_SET_PDEATHSIG = 1
-# The parent decides when to stop, also where a terminal or a cluster signals the whole process group.
-_IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
 
 
 def main(arguments: list[str]) -> None:
     """Serve until the end; arguments are two inherited descriptors and whether to die with the parent's thread."""
     descriptor, memory, tied = (int(argument) for argument in arguments)
     parent = os.getppid()
-    for name in _IGNORED:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     if tied and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before we asked

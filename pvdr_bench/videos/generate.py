@@ -160,6 +160,8 @@ def _run(parts: list[_Part], workers: int, total: int, progress: Progress | None
                 if progress:
                     progress(_episodes_done(parts), total)
         except BrokenProcessPool as error:
+            if progress:  # it raises where we were told to stop: a cluster tells workers too, and they die of it
+                progress(_episodes_done(parts), total)
             raise TrainingError(
                 "a worker died while making the corpus (killed, or out of memory)",
                 hint="the same command continues; use fewer --jobs if memory is short",
