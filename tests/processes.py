@@ -1,4 +1,4 @@
-"""Run a function in a child process that has torch imported already (a fork server), with environment variables set."""
+"""Run a function in a child with environment variables set: of a server that has imported torch, or of this process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkProcess, ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+from pvdr_bench.errors import BenchError
 
 # The fork server imports its preloads before it gets this process's sys.path.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
@@ -31,6 +33,20 @@ def _child(function: Callable[..., Any], arguments: tuple[Any, ...], environment
 def start(function: Callable[..., Any], *arguments: Any, **environment: str) -> ForkServerProcess:
     """Start ``function(*arguments)``; its integer result is the exit code (99 after an exception)."""
     process = _context.Process(target=_child, args=(function, arguments, environment))
+    process.start()
+    return process
+
+
+def forked(function: Callable[[], Any], **environment: str) -> ForkProcess:
+    """Start ``function()`` in a fork, which has all that the test has replaced; the exit code is that of its error."""
+    def work() -> None:
+        os.environ.update(environment)
+        try:
+            function()
+        except BenchError as error:
+            sys.exit(error.exit_code)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     return process
 

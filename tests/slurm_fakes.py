@@ -129,13 +129,14 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # Runs in states -------------------------------------------------------------------------------------------------------
 
 PROFILE = {"name": "test", "device": "cpu", "scale": "smoke", "cpus_per_task": 1, "time_min": 30, "leave_s": 60}
-NAME = "pvdr-20260101-000000-abcd-r0"
+ID = "20260101-000000-abcd"  # of a submission
+NAME = f"pvdr-{ID}-r0"
 
 
 def submission(results: Path, stages: dict[str, str] | None = None, jobs: dict[str, str] | None = None,
                **profile: Any) -> Submission:
     """A submission's folder as ``submit`` leaves it; ``stages``: key by name."""
-    found = Submission(results / ".slurm" / "20260101-000000-abcd")
+    found = Submission(results / ".slurm" / ID)
     found.logs.mkdir(parents=True)
     facts = PROFILE | profile
     found.write({"command": ["pvdr-bench", "submit"], "snapshot": "", "profiles": {"runs": facts, "stages": facts},
@@ -148,7 +149,7 @@ def submitted_run(results: Path, index: int = 0, after: str | None = None, spec:
     chosen = spec or make_spec(seed=index)
     run_dir = RunDir(chosen.path(results))
     run_dir.open(chosen)
-    RunRecord("20260101-000000-abcd", NAME, index, chosen.protocol.env_steps, str(results), after).write(run_dir.path)
+    RunRecord(ID, NAME, index, chosen.protocol.env_steps, str(results), after).write(run_dir.path)
     return run_dir.path
 
 

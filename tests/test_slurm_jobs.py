@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ from pvdr_bench.runs.provenance import COMMAND
 from pvdr_bench.training.replay import SCRATCH
 from tests import dummies
 from tests.dummies import SYNC, make_spec
+from tests.processes import forked
 from tests.slurm_fakes import PROFILE, FakeSlurm, lock, nowhere, slurm, submission, submitted_run
 from tests.test_training_exact import results_of
 
@@ -68,16 +68,10 @@ def run(results: Path, act: str, seed: int = 0) -> Path:
 def begin(paths: list[Path], **environment: str) -> ForkProcess:
     """Start a job; its exit code is what slurm would see."""
     def work() -> None:
-        os.environ.update(ENVIRONMENT | environment)
-        try:
-            RunJob(tuple(map(str, paths)))()
-        except SystemExit as end:
-            os._exit(int(end.code or 0))
-        os._exit(99)
+        RunJob(tuple(map(str, paths)))()
+        sys.exit(99)
 
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    return process
+    return forked(work, **(ENVIRONMENT | environment))
 
 
 def ended(process: ForkProcess) -> int | None:
