@@ -221,7 +221,7 @@ def test_nothing_of_the_machine_leaves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dirty", "clean"), [
     ("/data/jane/results/x/y.json: broken", "RESULTS/x/y.json: broken"),
     ("see /scratch/u12/a/b.txt.", "see …/b.txt."), ("in '/etc/very/deep'", "in '…/deep'"),
-    ("/home/jane is full", "~ is full"), ("~/work/secret/file.py", "…/file.py"),
+    ("/home/jane is full", "~ is full"), ("~/code/secret/file.py", "…/file.py"),
     ("on node-7.cluster: dead", "on HOST: dead"), ("node-77 is another", "node-77 is another"),
     ("https://arxiv.org/abs/2411.03169", "https://arxiv.org/abs/2411.03169"), ("1/2 of 3/4 a/s", "1/2 of 3/4 a/s"),
     ("pvdr/reach/none/cpu/seed-0", "pvdr/reach/none/cpu/seed-0"), ("--out=/mnt/a/b.html", "--out=…/b.html"),

@@ -16,17 +16,17 @@ from pvdr_bench.launch import control, watch
 from pvdr_bench.launch.cluster import QueuedJob
 from pvdr_bench.launch.control import cancel_and_wait, log_files
 from pvdr_bench.launch.records import RunRecord, read_end, stage_path, write_end
-from pvdr_bench.launch.watch import RETRIED, STALE_SECONDS, STATES, stages_of, status_of
+from pvdr_bench.launch.watch import RETRIED, STATES, stages_of, status_of
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import write_json
-from pvdr_bench.runs.locks import identity
+from pvdr_bench.runs.locks import SILENT_SECONDS, identity
 from tests.dummies import make_spec
 from tests.slurm_fakes import NAME, FakeSlurm, entry, lock, nowhere, slurm, submission, submitted_run
 from tests.test_cli_run import cli
 
 __all__ = ["nowhere", "slurm"]
 STAGE = "pvdr-20260101-000000-abcd-s0"
-OLD = STALE_SECONDS + 30
+OLD = SILENT_SECONDS + 30
 
 
 def job(state: str, reason: str = "None") -> QueuedJob:
@@ -109,7 +109,7 @@ TABLE: list[tuple[str, Callable[[Path], None], QueuedJob | None, str, str]] = [
     ("an old lock of a living process here", both(here, lambda run: os.utime(run / "lock", (0, 0))), RUNNING, "running",
      ""),
     ("silent, its job runs", locked(OLD), RUNNING, "stale", "silent for 90 s"),
-    ("not yet silent for long enough", locked(STALE_SECONDS - 10), RUNNING, "running", ""),
+    ("not yet silent for long enough", locked(SILENT_SECONDS - 10), RUNNING, "running", ""),
     ("silent since its node died, its job waits again", locked(OLD), PENDING, "queued", "pending: Priority"),
     ("silent, its job is gone", locked(OLD), None, "lost", "`retry` takes it over"),
     ("died here, its job waits again", dead_here, PENDING, "queued", ""),

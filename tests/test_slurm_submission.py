@@ -39,7 +39,7 @@ def test_arrays_of_the_sites_size_and_several_runs_in_a_job(slurm: FakeSlurm, no
 
 
 def test_shipped_artefacts_need_no_stage_job(slurm: FakeSlurm, tmp_path: Path) -> None:
-    plan = make_plan([*resolved("ppo", "cpu"), *resolved("pvdr", "cpu")], tmp_path, SMALL, SMALL)
+    plan = make_plan([*resolved("ppo", "cpu"), *resolved("pvdr", "cpu")], tmp_path, SMALL, SMALL, queue())
     assert not plan.stages and len(plan.arrays) == 1 and plan.arrays[0].after is None
 
 
@@ -56,7 +56,7 @@ def test_a_stage_in_the_queue_is_waited_for_and_not_made_twice(slurm: FakeSlurm,
     assert record is not None and record.after == names(slurm)[0].replace(plan.submission.name, "X").replace(
         "pvdr-X-s1", plan.stages[0].name)
     slurm.set_rows([])  # the stage has left the queue, and its artefact is not there: it has to be made again
-    assert [stage.job_id for stage in make_plan(resolved("ppo"), tmp_path, SMALL, SMALL).stages] == [None]
+    assert [stage.job_id for stage in make_plan(resolved("ppo"), tmp_path, SMALL, SMALL, queue()).stages] == [None]
 
 
 def test_no_run_twice(slurm: FakeSlurm, no_stages: None, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_silent_lock_of_a_job_that_is_gone_is_taken_over(slurm: FakeSlurm, no_
     lock(path, job="101", age=30)
     assert go(specs, tmp_path).skipped == {"running": specs}  # it was heard of a moment ago
     lock(path, job="101", age=90)
-    assert make_plan(specs, tmp_path, SMALL, SMALL).runs == specs and (path / "lock").exists()
+    assert make_plan(specs, tmp_path, SMALL, SMALL, queue()).runs == specs and (path / "lock").exists()
     assert go(specs, tmp_path).runs == specs and not (path / "lock").exists()
 
 

@@ -28,8 +28,9 @@ from pvdr_bench.algorithms.vqgan.learner import VQGANLearner
 from pvdr_bench.errors import BenchError, DataError, Interrupted, SetupError, TrainingError, UsageError
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.training import distributed
-from pvdr_bench.training.distributed import Place, World, device_of, find_place, process_group, wait_for
+from pvdr_bench.training.distributed import Place, device_of, find_place, process_group
 from pvdr_bench.training.offline import MixedClips, Schedule, run_offline
+from pvdr_bench.training.world import ALONE, World, current_world, wait_for
 from tests import processes
 from tests.test_training_stages import resolve, write_corpora
 from tests.test_vqgan_learner import config as vqgan_config
@@ -93,7 +94,7 @@ def test_parts_make_up_the_batch() -> None:
         parts = [data.sample(rng(3), 12, 2, part=World(rank, size).part(12)) for rank in range(size)]
         assert np.array_equal(np.concatenate(parts), whole)
     with process_group() as world:  # one process: nothing is started
-        assert world.size == 1 and not torch.distributed.is_initialized() and distributed.world().size == 1
+        assert world.size == 1 and not torch.distributed.is_initialized() and current_world().size == 1
 
 
 # What is trained ----------------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ RESUMED = ("tokenizer", "pvdr", "dreamer")
 
 def train(name: str, folder: Path, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """One case in this process; ranks other than 0 get a folder of their own, to see that they leave it alone."""
-    world = distributed.world()
+    world = current_world()
     schedule = Schedule(STEPS, BATCH, LENGTHS.get(name, 1), 1, 5, 4)
     own = folder if world.leads else folder.with_name(f"{folder.name}-rank-{world.rank}")
     own.mkdir(parents=True, exist_ok=True)
@@ -174,7 +175,7 @@ def signalled(rank: int, at: int) -> Callable[[], bool]:
     def stop() -> bool:
         nonlocal calls
         calls += 1
-        if distributed.world().rank == rank and calls == at:
+        if current_world().rank == rank and calls == at:
             os.kill(os.getpid(), signal.SIGTERM)
         return flag()
 
@@ -184,7 +185,7 @@ def signalled(rank: int, at: int) -> Callable[[], bool]:
 def cut(name: str, folder: Path) -> str:
     """A training that a signal to the last rank stops; what it said."""
     try:
-        train(name, folder, signalled(distributed.world().size - 1, CUT + 1))
+        train(name, folder, signalled(current_world().size - 1, CUT + 1))
     except Interrupted as error:
         return error.message
     finally:
@@ -236,7 +237,7 @@ def break_batch_norm() -> None:
     from pvdr_bench.nets.shared import SharedBatchNorm
 
     SharedBatchNorm.world = property(  # type: ignore[assignment]
-        lambda self: distributed.ALONE, lambda self, value: None)
+        lambda self: ALONE, lambda self, value: None)
 
 
 BROKEN = {"noise": (break_noise, "pvdr"), "noise-dreamer": (break_noise, "dreamer"),
@@ -345,7 +346,7 @@ def test_ranks_that_keep_to_themselves_are_noticed(trained: Path) -> None:
 
 def failing(root: Path, how: str) -> int:
     """Rank 1 fails in a training; what each rank says goes to a file, its exit code is the error's."""
-    distributed.GRACE_SECONDS = 1.0
+    distributed.GRACE_SECONDS = 1.0  # in this process, which was spawned for it
     try:
         with process_group() as world:
             if how == "asleep" and world.leads:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvdr_bench.training.distributed import ALONE, World
+from pvdr_bench.training.world import ALONE, World
 
 if TYPE_CHECKING:
     from pvdr_bench.training.replay import EpisodeReplay

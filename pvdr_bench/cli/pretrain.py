@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +67,6 @@ def pretrain(
         typer.echo(json.dumps([{**artefact.reference, "path": str(artefact.path)} for artefact in made]))
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, stop: Callable[[], bool]
             ) -> list[Artefact]:
     """Find or make the artefacts of all runs, before the runs share them; each once, its path is printed.
@@ -86,6 +80,7 @@ def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, st
     import torch
 
     from pvdr_bench.launch.progress import StageProgress
+    from pvdr_bench.runs.provenance import cores
     from pvdr_bench.training.stages import Stages
 
     torch.set_num_threads(1)

@@ -27,7 +27,7 @@ from pvdr_bench.cli.options import (
     choose_device,
     choose_scale,
 )
-from pvdr_bench.cli.pretrain import cores, prepare
+from pvdr_bench.cli.pretrain import prepare
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,6 +67,7 @@ def run(
     from pvdr_bench.launch.progress import watcher_for
     from pvdr_bench.launch.worker import StopFlag
     from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.provenance import cores
 
     console, root = Console(), results_root(results)
     chosen = choose_device(device)

@@ -68,21 +68,16 @@ def look(root: Path, methods: str | None, tasks: str | None, state: str | None
     """
     from pvdr_bench.catalog.layers import unknown
     from pvdr_bench.catalog.seeds import split_names
-    from pvdr_bench.errors import SetupError, UsageError
+    from pvdr_bench.errors import UsageError
     from pvdr_bench.launch import watch
-    from pvdr_bench.launch.cluster import has_scheduler, queue
+    from pvdr_bench.launch.cluster import queue_if_any
 
     wanted = split_names(state)
     for name in wanted:
         if name not in watch.STATES:
             error = unknown("state", name, watch.STATES)
             raise UsageError(error.message, where="--state", hint=error.hint)
-    known, note = None, "no scheduler here: states are those of the files"
-    if has_scheduler():
-        try:
-            known, note = queue(), ""
-        except SetupError as error:
-            note = error.message
+    known, note = queue_if_any()
     names = (split_names(methods), split_names(tasks))
     folders = [run for run in watch.run_folders(root) if _asked(run.relative_to(root).parts, *names)]
     runs = [each for each in watch.statuses(root, known, folders) if not wanted or each.state in wanted]

@@ -142,14 +142,17 @@ def _profiles(catalog: Catalog, profile: str, pretrain_profile: str | None) -> t
 def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dry_run: bool, quiet: bool
         ) -> dict[str, Any]:
     """Plan or submit, and tell people unless ``quiet``; returns the facts."""
+    from pvdr_bench.launch.cluster import queue_if_any
     from pvdr_bench.launch.submission import make_plan
     from pvdr_bench.launch.submission import submit as hand_over
 
+    note = ""
     if dry_run:
-        plan = make_plan(specs, root, site, stages)
+        known, note = queue_if_any()
+        plan = make_plan(specs, root, site, stages, known or {})
     else:
         plan = hand_over(specs, root, site, stages, lambda text: None if quiet else typer.echo(text))
-    facts = facts_of(plan)
+    facts = facts_of(plan) | {"note": note}
     if not quiet:
         show(plan, facts, dry_run)
     return facts | ({"script": _script(plan)} if dry_run else {})
@@ -180,6 +183,8 @@ def show(plan: Plan, facts: dict[str, Any], dry_run: bool) -> None:
     verb = "would be submitted" if dry_run else "submitted"
     typer.echo(f"{facts['runs']} runs {verb} with profile {facts['profile']}"
                + (f"; skipped: {skipped}" if skipped else ""))
+    if facts["note"]:
+        typer.echo(f"  {facts['note']}")
     for stage in facts["stages"]:
         already = f", in the queue already as job {stage['queued_as']}" if stage["queued_as"] else ""
         after = f", after {stage['after']}" if stage["after"] else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -42,6 +42,9 @@ class QueuedJob:
         return self.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "CONFIGURING")
 
 
+Queue = Mapping[tuple[str, int], QueuedJob]  # by name and array index
+
+
 @contextmanager
 def clean_environment() -> Iterator[None]:
     """Hide what an enclosing job put into the environment: sbatch would take it for the new job's wishes."""
@@ -69,7 +72,8 @@ def command(words: Sequence[str]) -> str:
         raise SetupError(f"{words[0]} did not answer within {_SECONDS:g} s", hint="is slurmctld up? try `sinfo`"
                          ) from error
     if done.returncode != 0:
-        raise SetupError(f"{words[0]} failed: {done.stderr.strip() or done.stdout.strip()}",
+        said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]  # the last one is the verdict
+        raise SetupError(f"{words[0]} failed: {said}",
                          where=" ".join(words[:3]), hint="is slurmctld up? try `sinfo`")
     return done.stdout
 
@@ -79,12 +83,22 @@ def has_scheduler() -> bool:
     return shutil.which("squeue") is not None
 
 
-def queue() -> dict[tuple[str, int], QueuedJob]:
+def queue() -> Queue:
     """All of this user's jobs that pvdr-bench submitted, by name and array index; one call, whatever their number."""
     # By number: USER is another one's after `sudo -E` or in some containers, and that one has no jobs.
     text = command(["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", _FIELDS])
     jobs = [job for line in text.splitlines() if (job := _parse(line)) is not None]
     return {(job.name, job.index): job for job in jobs}
+
+
+def queue_if_any() -> tuple[Queue | None, str]:
+    """The queue, or None and why it could not be asked: for commands that only look."""
+    if not has_scheduler():
+        return None, "no scheduler here: states are those of the files"
+    try:
+        return queue(), ""
+    except SetupError as error:
+        return None, f"{error.message}; states are those of the files"
 
 
 def _parse(line: str) -> QueuedJob | None:

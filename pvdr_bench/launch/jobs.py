@@ -31,19 +31,13 @@ from pvdr_bench.launch.records import STAGE, RunRecord, Submission, failed_in_jo
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import read_json, write_json
-from pvdr_bench.runs.locks import job_id
-from pvdr_bench.runs.provenance import COMMAND
+from pvdr_bench.runs.locks import job_id, restarts
+from pvdr_bench.runs.provenance import COMMAND, cores
 
-RESTARTS = "SLURM_RESTART_COUNT"
 END_TIME = "SLURM_JOB_END_TIME"  # seconds since 1970; not every version of slurm sets it
 STOPPED = Interrupted.exit_code
 END_SECONDS = 600.0  # that a job waits for its end after SIGTERM; longer than slurm's usual grace time and KillWait
 WHOLE = 0.8  # of the time until the deadline; slurm's warning may come a minute early
-
-
-def restarts() -> int:
-    """How often this job has been started again."""
-    return int(os.environ.get(RESTARTS) or 0)
 
 
 class JobStop(StopFlag):
@@ -96,7 +90,7 @@ class RunJob:
         stop = JobStop(profile)
         stop.install()
         os.environ.setdefault(COMMAND, json.dumps(submission.read()["command"]))  # for the runs' provenance
-        say(f"job {job_id()}, start {restarts() + 1}, {len(os.sched_getaffinity(0))} cores")
+        say(f"job {job_id()}, start {restarts() + 1}, {cores()} cores")
         # A run that failed in an earlier start of this very job would fail again; `retry` is for those.
         todo = [run for run in runs if not failed_in_job(run)]
         before = {run: checkpoints(run) for run in todo}
@@ -188,7 +182,7 @@ def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, fo
                                                    "total": total, "restarts": restarts()}, durable=False)
 
     with process_group(profile.device) as world:
-        stages = Stages(spec, str(world.device), stop, workers=len(os.sched_getaffinity(0)), report=report, say=say)
+        stages = Stages(spec, str(world.device), stop, workers=cores(), report=report, say=say)
         return (stages.tokenizer() if stage == "tokenize" else stages.pretrained()).path
 
 

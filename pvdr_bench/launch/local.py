@@ -22,7 +22,7 @@ from typing import IO, Any
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import LockedError, TrainingError
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.provenance import COMMAND, typed_command
+from pvdr_bench.runs.provenance import COMMAND, cores, typed_command
 
 POLL_SECONDS = 0.5
 WORKER = (sys.executable, "-m", "pvdr_bench.launch.worker")
@@ -68,8 +68,7 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
         run_dir = RunDir(job.path)
         if run_dir.is_done(job.spec.protocol.env_steps) and run_dir.failed() is None:
             job.state, job.exit_code = "skipped", 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    env_workers = max(1, cores // max(1, min(jobs, len(todo))))
+    env_workers = max(1, cores() // max(1, min(jobs, len(todo))))
     try:
         while any(job.state in ("waiting", "running") for job in todo):
             running = [job for job in todo if job.state == "running"]

@@ -16,7 +16,7 @@ class StageNeed:
     key: str  # the same for all runs that need it
     stage: str
     spec: RunSpec  # of one of the runs that need it
-    after: str | None  # key of the stage it stands on
+    after: str | None  # key of the stage before it; runs need both, and wait for the last of the chain
 
     @property
     def label(self) -> str:

@@ -107,8 +107,7 @@ def plan_runs(specs: Sequence[RunSpec], results: Path) -> list[RunPlan]:
 def known_rate(specs: Sequence[RunSpec], results: Path) -> float | None:
     """Seconds per env_step of finished runs of the same methods and scale, evaluation included; None if unknown."""
     seconds = steps = 0.0
-    for run_dir, done in _finished(specs, results):
-        del run_dir
+    for _, done in _finished(specs, results):
         seconds, steps = seconds + float(done["wall_seconds"]), steps + float(done["env_steps"])
     return seconds / steps if steps else None
 

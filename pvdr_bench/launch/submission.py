@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,17 +20,15 @@ from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import SetupError, StorageError
 from pvdr_bench.launch import snapshot as snapshots
-from pvdr_bench.launch.cluster import QueuedJob, clean_environment, has_scheduler, queue
+from pvdr_bench.launch.cluster import Queue, clean_environment, queue
 from pvdr_bench.launch.jobs import RunJob, StageJob
 from pvdr_bench.launch.needs import StageNeed, need_of, stage_needs
 from pvdr_bench.launch.records import STAGE, RunRecord, Submission, home, job_name, stage_path, submissions
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import storage_errors, write_json
-from pvdr_bench.runs.locks import BEAT_SECONDS, FileLock
+from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock
 from pvdr_bench.runs.provenance import redacted, typed_command
 from pvdr_bench.training.replay import SCRATCH
-
-Queue = Mapping[tuple[str, int], QueuedJob]
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,8 @@ class Plan:
         return [spec for array in self.arrays for element in array.elements for spec in element]
 
 
-def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Profile) -> Plan:
-    """Which jobs are to be submitted for these runs, as files and queue are now.
-
-    Raises:
-        SetupError: no scheduler here.
-    """
-    known = queue() if has_scheduler() else {}
+def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Profile, known: Queue) -> Plan:
+    """Which jobs are to be submitted for these runs, as files and queue are now."""
     plan = Plan(results, Submission.new(results), {"runs": runs, "stages": stages})
     todo = []
     for spec in specs:
@@ -120,12 +112,8 @@ def dead_holder(run: Path, known: Queue) -> dict[str, Any] | None:
     Without this question nothing tells that a process on another node is dead until its lock opens ten minutes later.
     """
     lock = FileLock(run / "lock")
-    try:
-        silent = time.time() - lock.path.stat().st_mtime > 3 * BEAT_SECONDS
-    except FileNotFoundError:
-        return None
     record, holder = RunRecord.read(run), lock.holder()
-    if not silent or record is None or holder is None or (record.name, record.index) in known:
+    if holder is None or lock.silence() <= SILENT_SECONDS or record is None or (record.name, record.index) in known:
         return None
     number = Submission.of(record).jobs().get(record.name)
     return holder if number and holder.get("job") in (number, f"{number}_{record.index}") else None
@@ -175,7 +163,7 @@ def submit(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Profi
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock", f"the queue of {results}"):
-        plan = make_plan(specs, results, runs, stages)
+        plan = make_plan(specs, results, runs, stages, queue())
         if plan.runs:
             code = snapshots.take_snapshot(folder / "snapshots")
             say(f"code: {code}")

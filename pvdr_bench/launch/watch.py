@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pvdr_bench.errors import BenchError, UsageError
-from pvdr_bench.launch.cluster import QueuedJob
+from pvdr_bench.launch.cluster import Queue, QueuedJob
 from pvdr_bench.launch.records import (
     JOB,
     STAGE,
@@ -22,7 +21,7 @@ from pvdr_bench.launch.records import (
 )
 from pvdr_bench.runs.directory import COMMITTED, RunDir
 from pvdr_bench.runs.files import read_json
-from pvdr_bench.runs.locks import BEAT_SECONDS, FileLock, certainly_gone, identity
+from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock, certainly_gone, identity
 
 State = Literal["done", "running", "stale", "starting", "queued", "waiting", "failed", "blocked", "stopped", "lost",
                 "new", "broken"]
@@ -41,8 +40,6 @@ STATES: dict[State, str] = {
     "broken": "a file of it cannot be read",
 }
 RETRIED: tuple[State, ...] = ("failed", "stale", "lost", "blocked", "stopped")
-STALE_SECONDS = 3 * BEAT_SECONDS
-Queue = Mapping[tuple[str, int], QueuedJob]
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,8 @@ def _status(run: Path, name: str, queue: Queue | None) -> RunStatus:
     beat, done, failed = directory.read_heartbeat() or {}, directory.done(), directory.failed()
     entry = queue.get((record.name, record.index)) if queue is not None and record is not None else None
     budget = record.env_steps if record is not None else beat.get("budget")
-    holder, silent = _holder(run)
+    lock = FileLock(run / "lock")
+    holder, silent = lock.holder(), lock.silence()
     facts: dict[str, Any] = {
         "phase": str(beat.get("phase", "")), "env_steps": int(beat.get("env_steps", 0)), "budget": budget,
         "success": beat.get("success"), "node": beat.get("node"), "restarts": int(beat.get("restarts", 0)),
@@ -128,21 +126,11 @@ def _status(run: Path, name: str, queue: Queue | None) -> RunStatus:
     return RunStatus(name, state, **facts, note=note)
 
 
-def _holder(run: Path) -> tuple[dict[str, Any] | None, float]:
-    """Who holds the run's lock, and for how many seconds it has been silent."""
-    lock = run / "lock"
-    try:
-        silent = max(0.0, time.time() - lock.stat().st_mtime)
-    except FileNotFoundError:
-        return None, 0.0
-    return FileLock(lock).holder(), silent
-
-
 def _held(name: str, run: Path, holder: Mapping[str, Any], entry: QueuedJob | None, record: RunRecord | None,
           queue: Queue | None, facts: dict[str, Any]) -> RunStatus:
     """A run with a lock: alive, silent, or left behind by a process that died."""
     gone, silent = certainly_gone(holder, identity()), facts["silent_seconds"]
-    if gone is True or (gone is None and silent > STALE_SECONDS):
+    if gone is True or (gone is None and silent > SILENT_SECONDS):
         if entry is not None and (gone or entry.waits):  # such as a job whose node failed, back in the queue
             return RunStatus(name, _queued(entry, record), **(facts | {"note": _why(entry), "rate": None}))
         if not gone and (entry is not None or queue is None or record is None):

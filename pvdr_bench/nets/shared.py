@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvdr_bench.training.distributed import ALONE, World
+from pvdr_bench.training.world import ALONE, World
 
 
 class RowDropout(nn.Dropout):
@@ -50,7 +50,7 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation on the statistics at hand, with no running state.
+    """Batch normalisation on the statistics at hand, with no running state; torch's SyncBatchNorm needs a GPU.
 
     Attributes:
         world: the processes whose inputs (of one shape) are one batch. All must call it in the same order, forwards

@@ -31,6 +31,7 @@ from pvdr_bench.runs.files import encode, read_json, storage_errors, to_json, wr
 
 STALE_MINUTES = 10.0
 BEAT_SECONDS = 20.0
+SILENT_SECONDS = 3 * BEAT_SECONDS  # after which watchers no longer call a holder alive
 _GUARD_SECONDS = 10.0
 
 
@@ -77,17 +78,22 @@ def job_id() -> str | None:
     return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
 
 
+def restarts() -> int:
+    """How often the SLURM job that this process belongs to has been started again."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
 def place() -> dict[str, Any]:
     """Where this process is, for watchers: node, job and how often that job was started again."""
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    return {"node": node, "job": job_id(), "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0)}
+    return {"node": node, "job": job_id(), "restarts": restarts()}
 
 
 def identity() -> dict[str, Any]:
     """What a lock says about its holder."""
     return {
         "host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid()), "scope": _scope(),
-        "job": job_id(), "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0),
+        "job": job_id(), "restarts": restarts(),
         "command": Path(sys.argv[0]).name if sys.argv else "", "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "token": uuid.uuid4().hex,
     }
@@ -146,6 +152,13 @@ class FileLock:
             return None
         except DataError:  # published whole, so this was damaged from outside; its heartbeat still counts
             return {"host": "unknown", "pid": 0, "token": "damaged"}
+
+    def silence(self) -> float:
+        """Seconds since the holder was last heard of, by this host's clock; 0 where nobody holds the lock."""
+        try:
+            return max(0.0, time.time() - self.path.stat().st_mtime)
+        except FileNotFoundError:
+            return 0.0
 
     def is_held_by_living(self) -> bool:
         """Whether some process, perhaps this one, holds the lock and lives as far as can be told."""

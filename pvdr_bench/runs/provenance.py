@@ -42,7 +42,7 @@ def collect() -> dict[str, Any]:
         "packages": dict(_packages()),
         "platform": platform.platform(),
         "cpu": _cpu(),
-        "cores": _cores(),
+        "cores": cores(),
         "threads": {name: os.environ[name] for name in _THREADS if name in os.environ},
         "gl": os.environ.get("MUJOCO_GL"),
         "host": socket.gethostname(),
@@ -148,6 +148,6 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -29,14 +29,19 @@ _MODEL_ARRAYS = ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "
 _SHARED_ATTRIBUTES = frozenset({"model", "data", "mujoco_renderer", "spec", "np_random", "_np_random"})
 
 
-def _import_metaworld() -> Any:
+def import_metaworld() -> Any:
+    """The package, once the GL backend is chosen.
+
+    Raises:
+        SetupError: it is not installed.
+    """
     choose_backend()  # MuJoCo reads MUJOCO_GL while it is imported
     try:
         import metaworld
     except ImportError as error:
         raise SetupError(
             f"the suite metaworld needs a package that is missing: {error.name or error}",
-            hint="pip install 'pvdr-bench[metaworld]' (metaworld, mujoco, gymnasium, packaging)",
+            hint="pip install metaworld==3.1.1 packaging (they come with pvdr-bench)",
         ) from error
     # Its own experts ask for more than an action can give, and warn about it in every step.
     warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
@@ -45,13 +50,13 @@ def _import_metaworld() -> Any:
 
 def env_ids() -> list[str]:
     """Names of all Meta-World v3 environments."""
-    return sorted(_import_metaworld().ALL_V3_ENVIRONMENTS)
+    return sorted(import_metaworld().ALL_V3_ENVIRONMENTS)
 
 
 @lru_cache(maxsize=64)
 def _benchmark(env_id: str, instance_seed: int) -> Any:
     """``MT1`` with the first of its 50 instances: drawing the others takes a second, and nobody asks for them."""
-    metaworld = _import_metaworld()
+    metaworld = import_metaworld()
     if env_id not in metaworld.ALL_V3_ENVIRONMENTS:
         import difflib
 
@@ -102,7 +107,7 @@ class MetaWorldEnv(Env):
     """
 
     def __init__(self, config: EnvConfig) -> None:
-        _import_metaworld()
+        import_metaworld()
         from metaworld.policies import ENV_POLICY_MAP
 
         self.config = config

@@ -1,7 +1,7 @@
 """The one loop of the stages before the online one: fixed steps, a validation grid, checkpoints, an artefact.
 
 Batches are drawn by a generator made of (seed, step), so a killed build goes on with the batches it would have had.
-Several processes share a batch (see :mod:`pvdr_bench.training.distributed`); rank 0 alone writes and validates.
+Several processes share a batch (see :mod:`pvdr_bench.training.world`); rank 0 alone writes and validates.
 Work folder: ``train.jsonl``, ``checkpoints/`` and at the end ``model.safetensors``.
 """
 
@@ -25,8 +25,7 @@ from pvdr_bench.runs.artefacts import MODEL
 from pvdr_bench.runs.checkpoints import Checkpoint, CheckpointStore
 from pvdr_bench.runs.files import atomic_write
 from pvdr_bench.runs.logs import JsonlLog
-from pvdr_bench.training import distributed
-from pvdr_bench.training.distributed import World
+from pvdr_bench.training.world import World, current_world
 from pvdr_bench.videos.store import HELDOUT, TRAIN
 
 LOG_ROWS = 200  # rows of train.jsonl over a whole stage, besides those of validations
@@ -116,7 +115,7 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
     """
     from safetensors.torch import save
 
-    world = distributed.world() if world is None else world
+    world = current_world() if world is None else world
     part, learner.world = world.part(schedule.batch), world
     log, checkpoints = JsonlLog(folder / "train.jsonl"), CheckpointStore(folder / "checkpoints", keep=1)
     found = world.led(lambda: _state_of(checkpoints.latest()))

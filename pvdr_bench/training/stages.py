@@ -27,9 +27,9 @@ from pvdr_bench.runs.files import content_hash
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
-from pvdr_bench.training import distributed
 from pvdr_bench.training.offline import ClipSource, MixedClips, run_offline, schedule_of
 from pvdr_bench.training.online import Pieces, Stop
+from pvdr_bench.training.world import current_world, wait_for
 from pvdr_bench.videos.generate import corpus_path, generate, recipe_of
 from pvdr_bench.videos.sources import source
 from pvdr_bench.videos.store import ClipStore
@@ -78,7 +78,7 @@ class Stages:
         self.store, self.image_size = ArtefactStore(), spec.protocol.image_size
         self.config = spec.config_object()
         self._made = {} if made is None else made
-        self.world = distributed.world()
+        self.world = current_world()
 
     # Recipes ------------------------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class Stages:
         """Take part where rank 0 says so, and read what it published."""
         while "done" not in (message := self.world.broadcast()):
             make(Path(message["make"]))
-        return read_artefact(distributed.wait_for(Path(message["done"])))
+        return read_artefact(wait_for(Path(message["done"])))
 
     def _make_tokenizer(self, folder: Path) -> dict[str, Any]:
         config = self.tokenizer_config

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.suites.cameras import CAMERAS
-from pvdr_bench.suites.gl import choose_backend
 from pvdr_bench.suites.lean import LeanRenderer
+from pvdr_bench.suites.metaworld import import_metaworld
 from pvdr_bench.videos.play import Box, OUNoise, Vector, WaypointPlay
 from pvdr_bench.videos.sources import Clip, Generator
 
@@ -79,12 +79,11 @@ class MetaWorldGenerator(Generator):
     packages = ("metaworld", "mujoco", "gymnasium", "numpy")
 
     def __init__(self, source: str, image_size: int) -> None:
-        choose_backend()  # MuJoCo reads MUJOCO_GL while it is imported
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+        environments = import_metaworld().ALL_V3_ENVIRONMENTS
         from metaworld.policies import ENV_POLICY_MAP
 
         env_id = f"{source}-v3"
-        self._env: Any = ALL_V3_ENVIRONMENTS[env_id]()
+        self._env: Any = environments[env_id]()
         expert: Any = ENV_POLICY_MAP[env_id]  # annotated as the abstract base there
         self._policy = expert()
         self._prepare()

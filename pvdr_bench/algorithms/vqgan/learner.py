@@ -21,7 +21,7 @@ from pvdr_bench.nets.patchgan import PatchDiscriminator, PerceptualLoss, adaptiv
 from pvdr_bench.nets.quantizer import perplexity
 from pvdr_bench.nets.shared import RowDropout, SharedBatchNorm
 from pvdr_bench.nets.vqgan import SIZE_KEY, VQGAN, to_float
-from pvdr_bench.training.distributed import ALONE
+from pvdr_bench.training.world import ALONE
 
 STILL = 2  # a cell is still if none of its values changes by more than this, of 255
 PEAK = 4.0  # squared range of images in [-1, 1]
