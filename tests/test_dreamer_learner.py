@@ -126,6 +126,20 @@ def test_prefill_initial_updates_and_pace(tmp_path: Path) -> None:
     assert learner.due() == 3 + (40 - 20) // 5
 
 
+def test_the_slow_critic_is_copied_every_so_many_updates(tmp_path: Path) -> None:
+    cfg = config(behaviour={"slow_every": 3}, train={"batch": 2, "length": 4, "prefill": 20})
+    learner = DreamerLearner(context(cfg, tmp_path))
+    player = Player(learner)
+    while learner.decisions < 16:
+        player.decide()
+    equal = []
+    for _ in range(7):
+        learner.update()
+        behaviour = learner.behaviour
+        equal.append(all(map(torch.equal, behaviour.critic.parameters(), behaviour.slow_critic.parameters())))
+    assert equal == [False, False, True, False, False, True, False]
+
+
 def test_pretrained_modules_stand_still_at_first(tmp_path: Path) -> None:
     cfg = config(pretrained=True, stacked=True, train={"batch": 2, "length": 4, "prefill": 20, "frozen_updates": 2,
                                                        "weight_decay": 0.0})
