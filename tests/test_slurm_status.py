@@ -213,8 +213,8 @@ def test_states_of_stages(tmp_path: Path) -> None:
     folders = [stage_path(tmp_path, name) for name in names]
     for name, folder in zip(names, folders, strict=True):
         write_json(folder / "stage.json", {"stage": "tokenize", "label": f"tokenize {name[-1]}", "name": name})
-    write_json(folders[0] / "done.json", {"message": "/made"})
-    write_json(folders[1] / "failed.json", {"message": "why\nmore"})
+    write_end(folders[0], "done", "/made", "7")
+    write_end(folders[1], "failed", "why\nmore", "8")
     write_end(folders[2], "stopped", "no scontrol", "9")
     write_json(folders[4] / "heartbeat.json", {"phase": "videos", "done": 3, "total": 1000})
     queue = {(names[i], 0): QueuedJob(names[i], 0, str(i), state, "n", reason, "")
@@ -252,7 +252,6 @@ def mixture(slurm: FakeSlurm, tmp_path: Path) -> Path:
     results = tmp_path / "results"
     submission(results, {STAGE: "key"})
     stage_end("failed")(results / "a/b/c/d/e")
-    write_json(stage_path(results, STAGE) / "failed.json", {"message": "why"})
     runs = [submitted_run(results, i, after=STAGE) for i in range(11)]
     states = [state for state in STATES if state != "new"]
     files = {"done": done, "running": locked(1), "stale": locked(OLD), "failed": failed, "stopped": end("stopped"),
@@ -340,14 +339,15 @@ def test_cancel(mixture: Path, slurm: FakeSlurm, capsys: pytest.CaptureFixture[s
     run = mixture / "onpolicy/point/none/smoke"
     code, out, _ = cli(capsys, "cancel", str(run / "seed-4"), str(run / "seed-0"), "--results", str(mixture), "--yes",
                        "--json")
-    assert code == 0 and json.loads(out) == {"cancelled": ["101_4"]} and len(slurm.rows()) == 4
+    assert code == 0 and len(slurm.rows()) == 4
+    assert json.loads(out) == {"cancelled": ["101_4"], "runs": {"101_4": [str(run / "seed-4")]}}
     code, _, err = cli(capsys, "cancel", "--results", str(mixture), "--json")
     assert code == 2 and "--yes" in err
     monkeypatch.setattr("typer.confirm", lambda text: False)
     code, out, _ = cli(capsys, "cancel", "--results", str(mixture))
     assert "nothing was cancelled" in out and len(slurm.rows()) == 4
     slurm.set_rows([*slurm.rows(), [STAGE, 90, 90, "N/A", "RUNNING", "n", "None", "1:00"]])
-    (stage_path(mixture, STAGE) / "failed.json").unlink()
+    (stage_path(mixture, STAGE) / "job_end.json").unlink()
     code, out, _ = cli(capsys, "cancel", "--results", str(mixture), "--yes")
     assert code == 0 and "5 jobs cancelled" in out and "stage-0" in out and slurm.rows() == []
     code, _, err = cli(capsys, "cancel", str(mixture / "ppo"), "--results", str(mixture), "--yes")

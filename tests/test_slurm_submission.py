@@ -180,6 +180,26 @@ def test_a_submitter_killed_at_any_write_leaves_nothing_that_points_nowhere(
         slurm.set_rows([])
 
 
+def test_retry_plans_as_if_silent_jobs_were_gone(slurm: FakeSlurm, no_stages: None, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    (spec,) = specs = dummies(1)
+    plan, path = go(specs, tmp_path), spec.path(tmp_path)
+    slurm.change(plan.arrays[0].name, None, "RUNNING")
+    lock(path, job="101", age=90)
+    code, out, _ = cli(capsys, "retry", "--results", str(tmp_path), "--dry-run", "--json")
+    assert code == 0 and json.loads(out)[0]["runs"] == 1
+    assert (path / "lock").exists() and len(slurm.rows()) == 1
+
+
+def test_cancelling_one_run_tells_of_all_that_its_job_does(slurm: FakeSlurm, no_stages: None, tmp_path: Path,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    specs = dummies(3)
+    go(specs, tmp_path, SMALL.model_copy(update={"runs_per_job": 2}))
+    first, second, _ = (str(spec.path(tmp_path)) for spec in specs)
+    code, out, _ = cli(capsys, "cancel", second, "--results", str(tmp_path), "--yes")
+    assert code == 0 and f": {first}, {second}\n" in out and len(slurm.rows()) == 1
+
+
 def test_a_silent_lock_of_a_job_that_is_gone_is_taken_over(slurm: FakeSlurm, no_stages: None, tmp_path: Path) -> None:
     (spec,) = specs = dummies(1)
     plan, path = go(specs, tmp_path), spec.path(tmp_path)

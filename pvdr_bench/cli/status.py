@@ -168,11 +168,14 @@ def cancel(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json_: Json = False,
 ) -> None:
-    """Take jobs out of the queue, and let running ones save and leave; asks first. `submit` or `retry` goes on."""
+    """Take jobs out of the queue, and let running ones save and leave; asks first. `submit` or `retry` goes on.
+
+    A job may do several runs (runs_per_job of its profile): all of them end with it, and are told before.
+    """
     from pvdr_bench.errors import UsageError
     from pvdr_bench.launch.cluster import cancel as scancel
     from pvdr_bench.launch.cluster import queue
-    from pvdr_bench.launch.records import RunRecord
+    from pvdr_bench.launch.records import RunRecord, Submission
     from pvdr_bench.launch.watch import named_folders, run_folders, stages_of
     from pvdr_bench.runs.paths import results_root
 
@@ -187,7 +190,7 @@ def cancel(
     for run in folders:
         record = RunRecord.read(run)
         if record is not None and (entry := known.get((record.name, record.index))):
-            jobs.setdefault(entry.job_id, []).append(str(run))
+            jobs[entry.job_id] = [str(each) for each in Submission.of(record).runs_of(record) or [run]]
     if not (runs or methods or tasks):  # everything: the stages too
         jobs |= {stage.job: [stage.run] for stage in stages_of(root, known) if stage.job is not None}
     _confirm_and(scancel, jobs, yes, json_)
@@ -207,4 +210,4 @@ def _confirm_and(scancel: Any, jobs: dict[str, list[str]], yes: bool, json_: boo
         typer.echo("nothing was cancelled")
         return
     scancel(list(jobs))
-    typer.echo(json.dumps({"cancelled": list(jobs)}) if json_ else f"{len(jobs)} jobs cancelled")
+    typer.echo(json.dumps({"cancelled": list(jobs), "runs": jobs}) if json_ else f"{len(jobs)} jobs cancelled")

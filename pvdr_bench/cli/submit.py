@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,9 +91,11 @@ def retry(
     if not found:
         typer.echo("[]" if json_ else "nothing to retry")
         return
+    silent = [status.job for status in found if status.state == "stale" and status.job is not None]
     if not dry_run:
-        cancel_and_wait([status.job for status in found if status.state == "stale" and status.job is not None])
-    facts = [_go(specs, root, site, stages, dry_run, json_) for site, stages, specs in _regroup(found, root, profile)]
+        cancel_and_wait(silent)
+    facts = [_go(specs, root, site, stages, dry_run, json_, silent)
+             for site, stages, specs in _regroup(found, root, profile)]
     if json_:
         typer.echo(json.dumps(facts))
 
@@ -139,9 +141,13 @@ def _profiles(catalog: Catalog, profile: str, pretrain_profile: str | None) -> t
     return site, catalog.profile(pretrain_profile) if pretrain_profile else site
 
 
-def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dry_run: bool, quiet: bool
-        ) -> dict[str, Any]:
-    """Plan or submit, and tell people unless ``quiet``; returns the facts."""
+def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dry_run: bool, quiet: bool,
+        ended: Collection[str] = ()) -> dict[str, Any]:
+    """Plan or submit, and tell people unless ``quiet``; returns the facts.
+
+    Args:
+        ended: jobs that are cancelled first; a plan is made as if they had been.
+    """
     from pvdr_bench.launch.cluster import queue_if_any
     from pvdr_bench.launch.submission import make_plan
     from pvdr_bench.launch.submission import submit as hand_over
@@ -149,7 +155,8 @@ def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dr
     note = ""
     if dry_run:
         known, note = queue_if_any()
-        plan = make_plan(specs, root, site, stages, known or {})
+        left = {key: job for key, job in (known or {}).items() if job.job_id not in ended}
+        plan = make_plan(specs, root, site, stages, left)
     else:
         plan = hand_over(specs, root, site, stages, lambda text: None if quiet else typer.echo(text))
     facts = facts_of(plan) | {"note": note}

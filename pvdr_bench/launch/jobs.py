@@ -148,16 +148,13 @@ class StageJob:
             else:
                 time.sleep(END_SECONDS)  # the first process ends the job; one that left before would end it too soon
             sys.exit(STOPPED)
-        except BenchError as error:
-            if leads():
-                end_stage(folder, "failed", str(error), error.exit_code)
-            raise
         except Exception as error:
             if leads():
-                end_stage(folder, "failed", f"{type(error).__name__}: {error}", 1)
+                kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
+                note_end(folder, "failed", f"{kind}{error}")
             raise
         if leads():
-            end_stage(folder, "done", str(path), 0)
+            note_end(folder, "done", str(path))
 
 
 def leads() -> bool:
@@ -184,12 +181,6 @@ def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, fo
     with process_group(profile.device) as world:
         stages = Stages(spec, str(world.device), stop, workers=cores(), report=report, say=say)
         return (stages.tokenizer() if stage == "tokenize" else stages.pretrained()).path
-
-
-def end_stage(folder: Path, outcome: str, message: str, code: int) -> None:
-    """Write down how a stage ended."""
-    write_end(folder, outcome, message, job_id())
-    write_json(folder / f"{outcome}.json", {"time": time.time(), "message": message, "exit_code": code})
 
 
 def leave(folders: Sequence[Path], profile: Profile, stop: JobStop) -> None:
@@ -221,7 +212,7 @@ def verdict(profile: Profile, stop: JobStop) -> tuple[str, str]:
 
 
 def note_end(folder: Path, outcome: str, message: str) -> None:
-    """Write down how this job left a run; a full disk must not keep it from going on."""
+    """Write down how this job left a run or a stage; a full disk must not keep it from going on."""
     try:
         write_end(folder, outcome, message, job_id())
     except StorageError as error:

@@ -6,7 +6,7 @@
     RESULTS/.slurm/snapshots/HASH/           the code that jobs run
     RESULTS/.slurm/SUBMISSION/submission.json
                               logs/          of slurm and submitit
-                              stage-0/       stage.json, heartbeat.json, done.json or failed.json
+                              stage-0/       stage.json, heartbeat.json, job_end.json
     RUN/job.json                             the job a run was last submitted with   } one writer each:
     RUN/job_end.json                         how that job last left it               } submitter and job
 """
@@ -109,6 +109,14 @@ class Submission:
     def write(self, facts: dict[str, Any]) -> None:
         """Replace ``submission.json``."""
         write_json(self.path / SUBMISSION, facts)
+
+    def runs_of(self, record: RunRecord) -> list[Path]:
+        """All runs of the job that does this one (with several in a job, none can be ended alone); empty if unknown."""
+        try:
+            elements: list[list[str]] = self.read()["arrays"][record.name]
+        except (DataError, KeyError):
+            return []
+        return [Path(record.results) / path for path in elements[record.index]]
 
     def profile(self, kind: str = "runs") -> Profile:
         """The profile of its ``runs`` or ``stages``, as it was when they were submitted."""

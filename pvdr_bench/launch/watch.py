@@ -200,17 +200,15 @@ def _stage(submission: Submission, folder: Path, queue: Queue | None) -> RunStat
     phase = f"{beat['phase']} {beat['done']:,}/{beat['total']:,}" if beat else ""
     entry = queue.get((order["name"], 0)) if queue is not None else None
     facts: dict[str, Any] = {"phase": f"{order['label']} {phase}".strip(), "job": entry.job_id if entry else None}
-    if (folder / "done.json").exists():
-        return RunStatus(name, "done", **facts)
-    if (folder / "failed.json").exists():
-        return RunStatus(name, "failed", **facts,
-                         note=str(read_json(folder / "failed.json")["message"]).splitlines()[0])
+    end = read_end(folder) or {"outcome": "", "message": ""}
+    said = str(end["message"]).partition("\n")[0]
+    if end["outcome"] in ("done", "failed"):
+        return RunStatus(name, end["outcome"], **facts, note=said)
     if entry is not None:
         state: State = "running" if not entry.waits and beat else _queued(entry, None)
         return RunStatus(name, state, **facts, note=_why(entry), node=entry.node or None)
-    end = read_end(folder)
-    if end is not None:
-        return RunStatus(name, "stopped", **facts, note=str(end["message"]))
+    if end["outcome"]:
+        return RunStatus(name, "stopped", **facts, note=said)
     return RunStatus(name, "lost" if queue is not None else "queued", **facts, note="its job is not in the queue")
 
 
