@@ -46,7 +46,8 @@ def test_windows_hold_the_context_action_and_a_goal_in_reach() -> None:
 class LineWorld(DynamicsModel):
     """A hand on a line of 16 cells, drawn as the code of a 1 x 1 grid; z is the step that the plan makes."""
 
-    def __init__(self) -> None:
+    def __init__(self, logvar: float = -10.0) -> None:
+        self.logvar = logvar
         config = ModelConfig(context_frames=1, future_frames=1, d_model=8, heads=1, ff=8, token_dim=8, encoder_depth=1,
                              prior_depth=1, decoder_depth=1, window=1, z_grid=1, z_dim=1)
         super().__init__(config, 16, 1)
@@ -57,7 +58,7 @@ class LineWorld(DynamicsModel):
 
     def infer(self, codes: Tensor) -> Gaussian:
         step = (codes[:, -1:] - codes[:, :1]).float().view(-1, 1, 1, 1) / 3
-        return Gaussian(step, torch.full_like(step, -10.0))
+        return Gaussian(step, torch.full_like(step, self.logvar))
 
     def move(self, context: Tensor, z: Tensor, cached: bool = True) -> tuple[Tensor, Tensor]:
         step = (3 * z.flatten()).round().long()
@@ -95,12 +96,17 @@ def test_planning_helps_where_plans_are_true() -> None:
     assert result["n_minus_one_low"] > 0.5 and result["states"] == sum(result["goals_by_octant"]) == 300
 
 
-def test_inverse_dynamics_tells_what_z_and_the_future_know_of_the_action() -> None:
+def steps_as_actions() -> tuple[Windows, Windows]:
+    """300 windows to learn from and 100 to test on, in which the action is a third of the step."""
     generator = torch.Generator().manual_seed(0)
     here, step = torch.randint(4, 12, (400,), generator=generator), torch.randint(-3, 4, (400,), generator=generator)
     clips, nowhere = torch.stack([here, here + step], 1).view(-1, 2, 1, 1), torch.zeros(400, 3)
     windows = Windows(clips, step[:, None].float() / 3, nowhere, clips[:, 0], nowhere)
-    train, test = windows.rows(torch.arange(300)), windows.rows(torch.arange(300, 400))
+    return windows.rows(torch.arange(300)), windows.rows(torch.arange(300, 400))
+
+
+def test_inverse_dynamics_tells_what_z_and_the_future_know_of_the_action() -> None:
+    train, test = steps_as_actions()
     align = fit_alignment(LineWorld(), train, 16, 200, seed=0)
     errors = inverse_dynamics(LineWorld(), align, train, test, 16, 200, few=(60,))
     assert errors["mean_action"] == pytest.approx(float(((test.action - train.action.mean(0)) ** 2).mean()))
@@ -111,6 +117,14 @@ def test_inverse_dynamics_tells_what_z_and_the_future_know_of_the_action() -> No
     assert few["z"] < 0.3 * errors["mean_action"] < few["context"] and few["z"] < few["true_future"]
     low, high = errors["z_minus_true_future_low"], errors["z_minus_true_future_high"]
     assert low < errors["z"] - errors["true_future"] < high < 0
+
+
+def test_the_probe_of_the_mean_reads_what_the_spread_hides() -> None:
+    (train, test), noisy = steps_as_actions(), LineWorld(logvar=2.0)
+    errors = inverse_dynamics(noisy, fit_alignment(noisy, train, 16, 200, seed=0), train, test, 16, 200)
+    assert errors["z_mean"] < 0.05 * errors["mean_action"] < 0.5 * errors["z"]
+    low, high = errors["z_mean_minus_true_future_low"], errors["z_mean_minus_true_future_high"]
+    assert low < errors["z_mean"] - errors["true_future"] < high < 0
 
 
 def test_a_probe_keeps_its_best_weights_on_labels_that_it_did_not_learn_from() -> None:
