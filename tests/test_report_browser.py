@@ -134,6 +134,12 @@ def test_toggles_change_the_plot_and_no_mean(browser: Any) -> None:
     assert lines() == 1 and means() == mean
 
 
+def test_bands_need_three_seeds(browser: Any) -> None:
+    bands = [band.get_attribute("d") for band in all_of(browser, ".panel .band")]
+    # PPO on push, on reach, and PVDR there with two seeds; PPO over both
+    assert [bool(band) for band in bands] == [True, True, False, True]
+
+
 def test_the_axis_changes(browser: Any) -> None:
     titles = [radio.get_attribute("value") for radio in all_of(browser, "#axis input")]
     assert titles == ["env_steps", "wall"]

@@ -126,6 +126,23 @@ def test_a_sweep_has_the_method_among_its_variants_in_order(tmp_path: Path) -> N
         key_value({"a": {"b": 1}, "c": {"b": 2}}, "b")
 
 
+def test_two_seeds_are_drawn_themselves_and_three_have_a_band(tmp_path: Path) -> None:
+    for seed, values in enumerate(([0.1, 0.5], [0.3, 0.9], [0.2, 0.7])):
+        make_run(tmp_path, values, final=0.6, variant="ppo", seed=seed)
+        if seed != 2:
+            make_run(tmp_path, values, final=0.6, variant="pvdr", corpus="metaworld", seed=seed)
+    plot = plot_curves(collect(tmp_path))
+    (ax,) = plot.figure.axes
+    bands = [band for band in ax.collections if band.get_paths() and len(band.get_paths()[0].vertices)]
+    thin = [line.get_ydata().tolist() for line in ax.lines if line.get_linewidth() == 0.5]
+    assert len(bands) == 1 and thin == [[0.1, 0.6], [0.3, 0.6]]  # the last points are the finals
+    assert "Two seeds make no band" in plot.caption
+    for seed in range(2):
+        make_run(tmp_path / "more", [0.1, 0.5], final=0.6, variant="ppo", seed=seed)
+    individual = plot_curves(collect(tmp_path / "more"), individual=True)
+    assert "Thin lines: single seeds." in individual.caption and "no band" not in individual.caption
+
+
 def timed(root: Path, seeds: int = 2, device: str = "cpu") -> None:
     """Runs whose seed k trains for (k + 1) hours per 8000 env_steps, and evaluates for ten hours between."""
     for seed in range(seeds):

@@ -129,7 +129,7 @@ def test_cancelled_runs_stop_and_retry_continues_them(bench: Bench) -> None:
     # "lost" where KillWait, short in the sandbox, was over before the process was.
     eventually(lambda: bench.states()[name]["state"] in ("stopped", "lost"), 150, "stopped")
     before = max(RunDir(run).checkpoints.steps())
-    assert "1 runs submitted" in bench("retry")
+    assert "1 run submitted" in bench("retry")
     eventually(lambda: max(RunDir(run).checkpoints.steps()) > before, 240, "it goes on")
     bench("cancel", "--yes")
 

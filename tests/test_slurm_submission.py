@@ -104,7 +104,7 @@ def test_sbatch_refuses(slurm: FakeSlurm, tmp_path: Path, capsys: pytest.Capture
     assert [status.state for status in statuses(tmp_path / "results", queue())] == ["lost"]
     slurm.mend("sbatch")
     code, out, _ = cli(capsys, *words)
-    assert code == 0 and "1 runs submitted" in out and len(slurm.rows()) == 1
+    assert code == 0 and "1 run submitted" in out and len(slurm.rows()) == 1
     code, out, _ = cli(capsys, *words)
     assert code == 0 and "skipped: 1 queued" in out and len(slurm.rows()) == 1
 

@@ -13,6 +13,7 @@ import typer
 from pvdr_bench.cli.options import Json
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.results import Confidence, Metric, Protocol, Scale, Seeds, Tasks
+from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
     from pvdr_bench.results.agreement import Agreement
@@ -143,7 +144,7 @@ def _alone(found: Comparison) -> list[str]:
         if own.reached is not None and own.steps is not None and own.threshold is not None:
             parts.append(f"{_value(own.threshold, found.metric)} reached by {_span(own.reached, found.metric)} of "
                          f"runs, median env_steps {_steps(own.steps)}")
-        lines.append(f"{row.label}, {own.mean.n} runs: {'; '.join(parts)} (bootstrap)")
+        lines.append(f"{row.label}, {counted(own.mean.n, 'run')}: {'; '.join(parts)} (bootstrap)")
     return lines
 
 

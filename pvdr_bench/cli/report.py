@@ -26,6 +26,7 @@ from pvdr_bench.cli.results import (
     _reported,
     _select,
 )
+from pvdr_bench.words import counted
 
 
 def report(
@@ -64,5 +65,5 @@ def report(
         typer.echo(f"{warned.title}: {warned.text}")
     for medium in left_out:
         typer.echo(f"left out: {medium['run']}/videos/{medium['name']}: {medium['why']}")
-    typer.echo(f"{made.title}: {made.runs} runs, {len(data) / 1e6:.2f} MB")
+    typer.echo(f"{made.title}: {counted(made.runs, 'run')}, {len(data) / 1e6:.2f} MB")
     typer.echo(str(path))

@@ -12,6 +12,7 @@ import typer
 
 from pvdr_bench.cli.options import Device, Json
 from pvdr_bench.cli.options import Results as Folder
+from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,7 +198,7 @@ def aggregate(
             "read": found.read, "points": len(found.points), "protocols": found.protocols, "problems": _problems(found),
             "published": [str(path) for path in copies]}))
         return
-    typer.echo(f"{len(found.points)} evaluation points of {len(found.runs)} runs; protocols (by hash): "
+    typer.echo(f"{len(found.points)} evaluation points of {counted(len(found.runs), 'run')}; protocols (by hash): "
                f"{', '.join(found.protocols) or 'none'}; new or changed since the last time: {found.read}")
     for path in files.values():
         typer.echo(str(path))

@@ -28,6 +28,7 @@ from pvdr_bench.cli.options import (
     choose_scale,
 )
 from pvdr_bench.cli.pretrain import prepare
+from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,8 +100,8 @@ def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: floa
 
     states = {name: sum(plan.state == name for plan in plans) for name in ("new", "continue", "extend", "done")}
     train, evaluation = sum(plan.env_steps for plan in plans), sum(plan.evaluation_steps for plan in plans)
-    console.print(f"{len(plans)} runs: " + ", ".join(f"{count} {name}" for name, count in states.items() if count),
-                  highlight=False)
+    found = ", ".join(f"{count} {name}" for name, count in states.items() if count)
+    console.print(f"{counted(len(plans), 'run')}: {found}", highlight=False)
     if not train + evaluation:
         return
     cost = f"to do: {train:,} env_steps of training and {evaluation:,} of evaluation, {jobs} at a time"

@@ -14,6 +14,7 @@ import typer
 
 from pvdr_bench.cli.options import Json, Results
 from pvdr_bench.cli.results import Methods, Tasks
+from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -92,7 +93,8 @@ def _asked(parts: Sequence[str], methods: Sequence[str], tasks: Sequence[str]) -
 def summary(runs: Sequence[RunStatus]) -> str:
     """``12 runs: 10 done, 2 running``."""
     counts = Counter(run.state for run in runs)
-    return f"{len(runs)} runs: " + (", ".join(f"{count} {state}" for state, count in counts.most_common()) or "none")
+    found = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    return f"{counted(len(runs), 'run')}: {found or 'none'}"
 
 
 FOLDED = {"run": 16, "note": 12}  # columns that may take several lines, and their least width
@@ -206,8 +208,9 @@ def _confirm_and(scancel: Any, jobs: dict[str, list[str]], yes: bool, json_: boo
     if not json_:
         for job, runs in jobs.items():
             typer.echo(f"job {job}: {', '.join(runs)}")
-    if jobs and not yes and not typer.confirm(f"Cancel these {len(jobs)} jobs?"):
+    if jobs and not yes and not typer.confirm(f"Cancel {counted(len(jobs), 'job')}?"):
         typer.echo("nothing was cancelled")
         return
     scancel(list(jobs))
-    typer.echo(json.dumps({"cancelled": list(jobs), "runs": jobs}) if json_ else f"{len(jobs)} jobs cancelled")
+    typer.echo(json.dumps({"cancelled": list(jobs), "runs": jobs}) if json_
+               else f"{counted(len(jobs), 'job')} cancelled")

@@ -21,6 +21,7 @@ from pvdr_bench.cli.options import (
     Tasks,
     Videos,
 )
+from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
     from pvdr_bench.catalog.catalog import Catalog
@@ -188,7 +189,7 @@ def show(plan: Plan, facts: dict[str, Any], dry_run: bool) -> None:
     """For people."""
     skipped = ", ".join(f"{count} {state}" for state, count in facts["skipped"].items())
     verb = "would be submitted" if dry_run else "submitted"
-    typer.echo(f"{facts['runs']} runs {verb} with profile {facts['profile']}"
+    typer.echo(f"{counted(facts['runs'], 'run')} {verb} with profile {facts['profile']}"
                + (f"; skipped: {skipped}" if skipped else ""))
     if facts["note"]:
         typer.echo(f"  {facts['note']}")

@@ -19,6 +19,7 @@ from pvdr_bench.results.aggregates import Aggregates, aggregates_of, probability
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.series import METRICS, Final, Row, rows_of
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, Values, stratified_bootstrap
+from pvdr_bench.words import counted
 
 FEW_SEEDS, FEW_PAIRS = 5, 8  # warned of below
 
@@ -292,7 +293,7 @@ def _size_warnings(tasks: Sequence[TaskDifference], paired: bool) -> list[str]:
     fewest = min(min(item.a.values.size, item.b.values.size) for item in tasks)
     warnings = []
     if fewest < FEW_SEEDS:
-        warnings.append(f"{fewest} seed{'s' * (fewest != 1)}: below {FEW_SEEDS} an interval says little more than that "
+        warnings.append(f"{counted(fewest, 'seed')}: below {FEW_SEEDS} an interval says little more than that "
                         "seeds are few")
     if paired and fewest < FEW_PAIRS:
         smallest = 2.0 ** (1 - fewest)

@@ -37,6 +37,7 @@ from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, bootstrap_curve, t
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+BAND_SEEDS = 3  # fewer make no band: with two, the t interval reaches nine standard deviations to each side
 AXES = {"env_steps": "env_steps", "time": "hours of training", "gpu": "GPU-hours of training"}
 
 
@@ -55,6 +56,11 @@ class Curve:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     n: NDArray[np.int64]
+
+    @property
+    def banded(self) -> NDArray[np.bool_]:
+        """Points [points] whose interval is drawn as a band; the others' intervals stand in tables alone."""
+        return np.isfinite(self.low) & (self.n >= BAND_SEEDS)
 
     @property
     def whole(self) -> int:
@@ -158,6 +164,7 @@ class _Marks:
 
     last: float = 0.0  # the largest x
     dashed: bool = False  # a line goes on where seeds are missing
+    bandless: bool = False  # a line has its seeds beside it in place of a band
     untimed: tuple[str, ...] = ()  # rows without the times that are asked for
 
 
@@ -181,7 +188,9 @@ def _panel(ax: Axes, panel: str, tasks: list[str], rows: list[Row], looks: dict[
         if not np.isfinite(x).any():
             marks.untimed = tuple(dict.fromkeys((*marks.untimed, row.label)))
             continue
-        if options.individual and panel != ALL:
+        bandless = panel != ALL and values[0].shape[1] in range(2, BAND_SEEDS)
+        marks.bandless |= bandless and not options.individual
+        if (options.individual or bandless) and panel != ALL:
             where = pd.Series(x, index=curve.x)
             for seed in values[0]:
                 ax.plot(where.reindex(values[0].index), values[0][seed], color=color, linewidth=0.5, alpha=0.5,
@@ -217,7 +226,7 @@ def _draw(ax: Axes, curve: Curve, x: NDArray[np.float64], label: str, color: Any
     if whole < curve.x.size:
         start = max(whole - 1, 0)
         ax.plot(x[start:], curve.y[start:], color=color, linestyle=(0, (3, 2)), zorder=3, clip_on=False)
-    known = np.isfinite(curve.low) & np.isfinite(x)
+    known = curve.banded & np.isfinite(x)
     ax.fill_between(x, curve.low, curve.high, where=known, color=color, alpha=0.16, linewidth=0.0, zorder=2)
     return whole < curve.x.size
 
@@ -290,6 +299,8 @@ def _caption(results: Results, options: CurveOptions, several: bool, marks: _Mar
                          "resampled within tasks), as far as every seed of every task has come.")
     if options.individual:
         sentences.append("Thin lines: single seeds.")
+    if marks.bandless:
+        sentences.append("Two seeds make no band: thin lines are the single seeds.")
     if marks.dashed:
         sentences.append("Dashed: not all seeds of the line have come so far.")
     if marks.untimed:

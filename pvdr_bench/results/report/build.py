@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from pvdr_bench.results.collect import Results
+from pvdr_bench.results.figures.curves import BAND_SEEDS
 from pvdr_bench.results.report import parts
 from pvdr_bench.results.report.clean import Cleaner
 from pvdr_bench.results.report.curves import PALETTE, curve_data
@@ -167,9 +168,10 @@ def _curve_notes(results: Results, options: Options, curves: dict[str, Any]) -> 
     """What a line and a band are."""
     level = f"{100 * options.confidence:g} %"
     clipped = ", clipped to [0, 1]" if options.metric != "return" else ""
-    sentences = [f"Lines are means over seeds, bands {level} Student t intervals over seeds{clipped}; nothing is "
-                 "smoothed. A line is dashed where not all its seeds have come so far. Thin lines are single seeds: "
-                 "hiding one hides its line and changes no mean."]
+    sentences = [f"Lines are means over seeds, bands {level} Student t intervals over seeds{clipped} (none for "
+                 f"fewer than {BAND_SEEDS} seeds: tables have theirs); nothing is smoothed. A line is dashed where not "
+                 "all its seeds have come so far. Thin lines are single seeds: hiding one hides its line and changes "
+                 "no mean."]
     if len(curves["panels"]) > 1:
         sentences.append(f"All tasks: mean of the tasks' means, with a {level} stratified bootstrap band (whole runs "
                          "resampled within tasks), as far as every seed of every task has come.")

@@ -107,7 +107,8 @@ class Panel {
     const height = Math.round(Math.min(430, Math.max(250, width * 0.5)));
     const all = this.panel.lines; // also hidden ones, so that a toggle moves no axis
     const right = Math.max(1e-9, ...all.flatMap((line) => line.x[state.axis]), ...all.flatMap((line) => line.seeds.flatMap((s) => s.x[state.axis])));
-    const ys = all.flatMap((line) => [...line.y, ...line.low, ...line.high, ...line.seeds.flatMap((s) => s.y)])
+    const drawn = (line, bounds) => bounds.filter((_, i) => line.n[i] >= data.curves.bandSeeds);
+    const ys = all.flatMap((line) => [...line.y, ...drawn(line, line.low), ...drawn(line, line.high), ...line.seeds.flatMap((s) => s.y)])
       .concat(this.panel.flats.map((flat) => flat.y)).filter((y) => y !== null);
     let [bottom, top] = data.curves.rate || !ys.length ? [0, 1] : [Math.min(...ys), Math.max(...ys)];
     if (bottom === top) [bottom, top] = [bottom - 1, top + 1];
@@ -152,7 +153,7 @@ class Panel {
     const xs = line.x[state.axis];
     const runs = [];
     line.low.forEach((low, i) => {
-      if (low === null || line.high[i] === null) return;
+      if (low === null || line.high[i] === null || line.n[i] < data.curves.bandSeeds) return;
       const last = runs[runs.length - 1];
       if (last && last[last.length - 1] === i - 1) last.push(i); else runs.push([i]);
     });

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.figures import ALL, Curve, all_tasks_curve, task_curve
+from pvdr_bench.results.figures.curves import BAND_SEEDS
 from pvdr_bench.results.series import METRICS, Row, bounds_of, curve_values, final_interval
 from pvdr_bench.results.stats import REPETITIONS
 
@@ -65,7 +66,8 @@ def curve_data(results: Results, rows: list[Row], clocks: dict[str, Clock], metr
         flats = [flat for row in rows if row.reference
                  if (flat := _flat(row, rows.index(row), shown, results, metric, confidence)) is not None]
         panels.append({"task": panel, "lines": lines, "flats": flats})
-    return {"axes": axes, "absent": absent, "panels": panels, "label": METRICS[metric], "rate": metric != "return"}
+    return {"axes": axes, "absent": absent, "panels": panels, "label": METRICS[metric], "rate": metric != "return",
+            "bandSeeds": BAND_SEEDS}
 
 
 def _axes(results: Results, learned: list[Row], clocks: dict[str, Clock]) -> tuple[list[dict[str, Any]], list[str]]:

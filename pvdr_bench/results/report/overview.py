@@ -8,6 +8,7 @@ from pvdr_bench.results.collect import Results
 from pvdr_bench.results.figures import FEW_SEEDS
 from pvdr_bench.results.series import METRICS, Row, spread_of
 from pvdr_bench.results.tables import ALL, Cell, Table
+from pvdr_bench.words import counted
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _of_column(table: Table, column: str) -> str:
 
 
 def _seeds(cell: Cell, column: str, metric: str) -> str:
-    n = f"{cell.interval.n} runs" if column == ALL else f"{cell.interval.n} seed{'s' * (cell.interval.n != 1)}"
+    n = counted(cell.interval.n, "run" if column == ALL else "seed")
     return f"({span(cell, metric)}, {n})"
 
 
