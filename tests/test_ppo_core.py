@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -153,7 +155,7 @@ def test_losses_equal_a_computation_in_plain_python() -> None:
     batch, (actor, critic) = make_batch(), networks()
     with torch.no_grad():
         policy, value = actor(batch.state), critic(batch.state)
-        out = ppo_losses(policy, value, batch, clip=0.2, value_clip=0.5)
+        out = ppo_losses(policy, value, batch.normalised(), clip=0.2, value_clip=0.5)
     std = [math.exp(s) for s in actor.log_std.tolist()]
     raw = batch.advantage.double()
     advantage = ((raw - raw.mean()) / (raw.var(correction=0).sqrt() + 1e-8)).tolist()
@@ -183,7 +185,7 @@ def test_no_gradient_beyond_the_clip_range() -> None:
     with torch.no_grad():
         now = actor(batch.state).log_prob(batch.action)
     batch.log_prob = now - torch.tensor([1.0, -1.0])  # already far up where good, far down where bad
-    ppo_losses(actor(batch.state), critic(batch.state), batch, 0.2, 0.5).policy.backward()
+    ppo_losses(actor(batch.state), critic(batch.state), batch.normalised(), 0.2, 0.5).policy.backward()
     assert actor.mean.weight.grad is not None and float(actor.mean.weight.grad.abs().max()) == 0
 
 
@@ -228,38 +230,50 @@ def test_an_auxiliary_loss_reaches_the_actor_alone_and_sees_positions() -> None:
     target = torch.tensor([3.0, -3.0])
     actor, critic = networks()
 
-    def auxiliary(part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def auxiliary(part: Batch) -> Callable[[Tensor], Tensor]:
         seen.append(part.index)
         assert torch.equal(part.state["x"], batch.state["x"][part.index])
-        loss = ((actor(part.state).mean - target) ** 2).mean()
-        return loss, {"l_act": loss}
+        return lambda rows: ((actor(part.state).mean[rows] - target) ** 2).mean() * len(rows) / len(part)
 
     _, lone_critic = networks()
     updater, alone = PPOUpdater(actor, critic, Settings(), 0), PPOUpdater(networks()[0], lone_critic, Settings(), 0)
-    metrics = [updater.update(batch, auxiliary, policy_weight=0.0) for _ in range(20)]
+    start = actor(batch.state).mean.detach()
     for _ in range(20):
+        updater.update(batch, auxiliary, policy_weight=0.0)
         alone.update(batch)
     assert torch.equal(torch.cat(seen[:3]).sort().values, torch.arange(24))
-    assert metrics[-1]["l_act"] < 0.5 * metrics[0]["l_act"]
+    end = actor(batch.state).mean.detach()
+    assert (end - target).square().mean() < 0.5 * (start - target).square().mean()
     assert torch.equal(actor.log_std, networks()[0].log_std)  # weight 0: surrogate and entropy leave it alone
     assert torch.equal(critic.value.weight, lone_critic.value.weight)
 
 
-def test_a_minibatch_without_a_case_for_the_auxiliary_loss_does_not_spoil_its_mean() -> None:
-    def sometimes(part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        present = bool((part.index == 0).any())
-        return torch.zeros(()), {"some": torch.tensor(2.0 if present else math.nan), "never": torch.tensor(math.nan)}
+@pytest.mark.parametrize("micro_batch", [1, 5, 7, 8, 100])
+def test_micro_batches_give_the_gradient_of_the_whole(micro_batch: int) -> None:
+    """A stochastic gradient step of size one shows the gradient itself; both networks' clips are off."""
+    batch, settings = make_batch(24), Settings(epochs=1, minibatch=8, max_grad_norm=0.0)
+    states, metrics = [], []
+    for size in (0, micro_batch):
+        updater = PPOUpdater(*networks(), settings, 0, micro_batch=size)
+        updater.actor_optimizer = torch.optim.SGD(updater.actor.parameters(), lr=1.0)  # type: ignore[assignment]
+        updater.critic_optimizer = torch.optim.SGD(updater.critic.parameters(), lr=1.0)  # type: ignore[assignment]
 
-    metrics = PPOUpdater(*networks(), Settings(), 0).update(make_batch(24), sometimes)
-    assert metrics["some"] == 2.0 and "never" not in metrics
+        def auxiliary(part: Batch, actor: Any = updater.actor) -> Callable[[Tensor], Tensor]:
+            return lambda rows: actor(part.select(rows).state).mean.square().sum() / len(part)
+
+        metrics.append(updater.update(batch, auxiliary, policy_weight=0.5))
+        states.append([*updater.actor.parameters(), *updater.critic.parameters()])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*states, strict=True))
+    assert metrics[0].keys() == metrics[1].keys()
+    assert all(metrics[1][name] == pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in metrics[0].items())
 
 
 def test_minibatches_are_even_and_cover_the_batch() -> None:
     sizes: list[int] = []
 
-    def spy(part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def spy(part: Batch) -> Callable[[Tensor], Tensor]:
         sizes.append(len(part))
-        return torch.zeros(()), {}
+        return lambda rows: torch.zeros(())
 
     PPOUpdater(*networks(), Settings(epochs=1, minibatch=10), 0).update(make_batch(24), spy)
     assert sizes == [12, 12]

@@ -120,6 +120,31 @@ def test_fine_tuning_leaves_the_encoder_body_and_moves_the_rest() -> None:
     assert player.metrics[0]["e1_clips"] > 0
 
 
+def test_micro_batches_change_nothing_but_rounding() -> None:
+    """Plain gradient steps show the gradients themselves; Adam would turn rounding errors into steps."""
+    found = []
+    for size in (0, 7):
+        cfg = config({"e1_decisions": 48, "e2_decisions": 64, "epochs": 1})
+        cfg = cfg.model_copy(update={"pretrain": cfg.pretrain.model_copy(update={"micro_batch": size})})
+        learner = build(cfg, 4)
+        model = learner.model
+        for owner, name, modules in ((learner, "dynamics_optimizer", [model.encoder.head, model.decoder]),
+                                     (learner, "prior_optimizer", [model.prior]),
+                                     (learner.ppo, "actor_optimizer", [learner.ppo.actor]),
+                                     (learner.ppo, "critic_optimizer", [learner.ppo.critic])):
+            setattr(owner, name, torch.optim.SGD([p for m in modules for p in m.parameters()], lr=1e-3))
+        player = Player(learner, 4)  # type: ignore[arg-type]
+        for _ in range(28):
+            player.decide()
+        networks = (learner.model, learner.ppo.actor, learner.ppo.critic)
+        found.append(([p for net in networks for p in net.parameters()], player.metrics))
+    (whole, told), (cut, told_cut) = found
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(whole, cut, strict=True))
+    assert len(told) == 2 and [m.keys() for m in told] == [m.keys() for m in told_cut]
+    assert all(m[name] == pytest.approx(value, rel=1e-3, abs=1e-5)
+               for n, m in zip(told, told_cut, strict=True) for name, value in n.items())
+
+
 @pytest.mark.parametrize(("phase", "mode", "rho"), [("e1", "train", 0.8), ("e2", "train", 0.3), ("e1", "eval", 0.0)])
 def test_action_noise_is_normal_with_the_asked_correlation(phase: str, mode: Any, rho: float) -> None:
     online = SimpleNamespace(e1_correlation=0.8, e2_correlation=0.3)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pvdr_bench.algorithms.pvdr.alignment import action_error
 from pvdr_bench.algorithms.pvdr.config import ModelConfig, PlannerConfig, PretrainConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, token_cross_entropy
-from pvdr_bench.algorithms.pvdr.online import action_error
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance
 from pvdr_bench.algorithms.pvdr.rounds import (
     future_frames,

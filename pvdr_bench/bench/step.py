@@ -59,7 +59,7 @@ def _measure(scale: str, device: torch.device, threads: int, seconds: float, see
     tokenizer = VQGANLearner(vqgan, seed, device, protocol.image_size)
     codes = load_tokenizer(tokenizer.export(), vqgan)
     pretrainer = PVDRPretrainer(pvdr, seed, device, codes.codebook_size, codes.grid)
-    context = _context(pvdr, protocol.image_size, protocol.num_envs, seed, device)
+    context = random_context(pvdr, protocol.image_size, protocol.num_envs, seed, device)
     context.artefacts.update(tokenize=tokenizer.export(), pretrain=pretrainer.export())
     context.artefact_config["tokenize"] = vqgan
     stages = {
@@ -123,10 +123,16 @@ def _whole_batch(timing: dict[str, float], batch: int, measured: int) -> dict[st
             "steps_per_second": timing["steps_per_second"] / factor, "batch": batch, "measured_batch": measured}
 
 
-def _tokenizer(learner: VQGANLearner, image_size: int, seconds: float, seed: int) -> dict[str, Any]:
-    """With the discriminator, if the configuration ever uses it."""
+def with_discriminator(learner: VQGANLearner) -> None:
+    """Move a tokenizer's learner to the step from which its discriminator is used, if it ever is."""
     train, loss = learner.config.train, learner.config.loss
     learner.step = max(1, loss.disc_start if learner.disc is not None and loss.disc_start < train.steps else 1)
+
+
+def _tokenizer(learner: VQGANLearner, image_size: int, seconds: float, seed: int) -> dict[str, Any]:
+    """With the discriminator, if the configuration ever uses it."""
+    train = learner.config.train
+    with_discriminator(learner)
     measured = min(train.batch, train.micro_batch or train.batch)
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randint(256, (measured, 1, image_size, image_size, 3), dtype=torch.uint8, generator=generator)
@@ -146,7 +152,8 @@ def _pretrain(learner: PVDRPretrainer, config: PVDRConfig, codebook: int, grid: 
             "dtype": pretrain.dtype}
 
 
-def _context(config: PVDRConfig, image_size: int, num_envs: int, seed: int, device: torch.device) -> LearnerContext:
+def random_context(config: PVDRConfig, image_size: int, num_envs: int, seed: int, device: torch.device
+                   ) -> LearnerContext:
     """A learner's context with random images."""
     images = np.random.default_rng(seed).integers(0, 256, (2, image_size, image_size, 3), dtype=np.uint8)
     pretrained = config.model_copy(update={"pretrained": True})

@@ -20,6 +20,7 @@ class Name(StrEnum):
     plan = "plan"
     env = "env"
     step = "step"
+    onestep = "onestep"
     dynamics = "dynamics"
     coverage = "coverage"
     aggregate = "aggregate"
@@ -32,6 +33,7 @@ HELP = {
     Name.plan: "planning with and without the key and value caches: ratio, and whether the plans are equal",
     Name.env: "env_steps per second by number of worker processes",
     Name.step: "training steps per second, FLOP/s and share of the matrix-product peak, by stage",
+    Name.onestep: "one whole optimiser step of each of PVDR's stages at the published sizes, and the memory it took",
     Name.dynamics: "the pre-trained model on held-out videos: roll-outs, inverse dynamics of z, does planning help",
     Name.coverage: "how often the intervals over seeds hold the truth, simulated",
     Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",

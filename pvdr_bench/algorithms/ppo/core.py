@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -121,6 +121,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.action)
 
+    def normalised(self) -> Batch:
+        """The same decisions with advantages of mean 0 and variance 1."""
+        advantage = (self.advantage - self.advantage.mean()) / (self.advantage.std(correction=0) + ADVANTAGE_EPS)
+        return replace(self, advantage=advantage)
+
     def select(self, rows: Tensor) -> Batch:
         """The decisions at ``rows`` int64 [b]."""
         return Batch({name: x[rows] for name, x in self.state.items()}, self.action[rows], self.log_prob[rows],
@@ -209,11 +214,10 @@ class PPOLosses:
 
 
 def ppo_losses(policy: DiagonalGaussian, value: Tensor, batch: Batch, clip: float, value_clip: float) -> PPOLosses:
-    """The clipped surrogate and the clipped value loss of a minibatch; advantages are normalised within it."""
-    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std(correction=0) + ADVANTAGE_EPS)
+    """The clipped surrogate and the clipped value loss, means over decisions whose advantages are normalised."""
     log_ratio = policy.log_prob(batch.action) - batch.log_prob
     ratio = log_ratio.exp()
-    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    surrogate = torch.minimum(ratio * batch.advantage, ratio.clamp(1 - clip, 1 + clip) * batch.advantage)
     moved = batch.value + (value - batch.value).clamp(-value_clip, value_clip)
     value_loss = 0.5 * torch.maximum((value - batch.returns) ** 2, (moved - batch.returns) ** 2).mean()
     with torch.no_grad():
@@ -233,14 +237,9 @@ def explained_variance(value: Tensor, returns: Tensor) -> float:
     return float(1 - (returns - value).var(correction=0) / variance)
 
 
-Auxiliary = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
-"""A loss added to the actor's, for one minibatch: (finite scalar with gradient, scalars to log; nan: no case in it)."""
-
-
-def _means(metrics: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Means over minibatches. An auxiliary loss says nan where a minibatch has no case for it: left out."""
-    columns = {name: torch.stack([m[name].detach().float() for m in metrics]) for name in metrics[0]}
-    return {name: float(x.nanmean()) for name, x in columns.items() if not x.isnan().all()}
+Auxiliary = Callable[[Batch], Callable[[Tensor], Tensor]]
+"""A loss added to the actor's. Called once for a minibatch, it gives a function from some of its rows, int64 [b], to
+their part of the loss (a finite scalar with gradient); the parts of all rows sum up to the minibatch's loss."""
 
 
 class PPOUpdater:
@@ -253,11 +252,13 @@ class PPOUpdater:
         adam_eps: Adam's epsilon.
         autocast: makes the context that networks run in, for lower precision; acting has to use it too, or the
             first ratios are not 1.
+        micro_batch: decisions at a time in memory, with the same gradients; 0: the whole minibatch.
     """
 
     def __init__(self, actor: nn.Module, critic: nn.Module, settings: PPOSettings, seed: int, adam_eps: float = 1e-5,
-                 autocast: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+                 autocast: Callable[[], AbstractContextManager[Any]] = nullcontext, micro_batch: int = 0) -> None:
         self.actor, self.critic, self.settings, self.autocast = actor, critic, settings, autocast
+        self.micro_batch = micro_batch
         self.actor_optimizer = torch.optim.Adam(actor.parameters(), lr=settings.actor_lr, eps=adam_eps)
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_lr, eps=adam_eps)
         self.generator = torch.Generator().manual_seed(seed)
@@ -277,7 +278,8 @@ class PPOUpdater:
         for _ in range(self.settings.epochs):
             order = torch.randperm(len(batch), generator=self.generator).to(batch.index.device)
             metrics += [self._step(batch.select(rows), auxiliary, policy_weight) for rows in order.tensor_split(count)]
-        return _means(metrics) | {
+        means = {name: float(torch.stack([one[name] for one in metrics]).mean()) for name in metrics[0]}
+        return means | {
             "explained_variance": explained_variance(batch.value, batch.returns),
             "value_mean": float(batch.value.mean()), "return_mean": float(batch.returns.mean()),
             "advantage_std": float(batch.advantage.std(correction=0)), "ppo_updates": float(self.updates),
@@ -302,25 +304,38 @@ class PPOUpdater:
         return ppo_losses(policy, value, batch, self.settings.clip, self.settings.value_clip)
 
     def _step(self, batch: Batch, auxiliary: Auxiliary | None, policy_weight: float) -> dict[str, Tensor]:
-        losses = self._forward(batch)
-        extra, logged = auxiliary(batch) if auxiliary else (torch.zeros_like(losses.policy), {})
-        actor_loss = policy_weight * (losses.policy - self.settings.entropy_coef * losses.entropy) + extra
-        critic_loss = self.settings.value_coef * losses.value
-        require_finite({"policy_loss": losses.policy, "value_loss": losses.value, "actor_loss": actor_loss},
-                       f"PPO update {self.updates}")
+        """One step of both optimisers on a minibatch."""
+        batch = batch.normalised()
+        part_of = auxiliary(batch) if auxiliary else None
         self.actor_optimizer.zero_grad(set_to_none=True)
         self.critic_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(actor_loss + critic_loss)
+        sums: dict[str, Tensor] = {}
+        rows_of_all = torch.arange(len(batch), device=batch.index.device)
+        for rows in torch.split(rows_of_all, self.micro_batch or len(batch)):
+            extra = part_of(rows) if part_of else None
+            for name, value in self._accumulate(batch, rows, extra, policy_weight).items():
+                sums[name] = sums[name] + value if name in sums else value
         # two optimisers, two clips: a large value error must not shrink the policy's step
-        actor_norm = clip_gradients(self.actor.parameters(), self.settings.max_grad_norm)
-        critic_norm = clip_gradients(self.critic.parameters(), self.settings.max_grad_norm)
+        sums["grad_norm_actor"] = clip_gradients(self.actor.parameters(), self.settings.max_grad_norm)
+        sums["grad_norm_critic"] = clip_gradients(self.critic.parameters(), self.settings.max_grad_norm)
         self.actor_optimizer.step()
         self.critic_optimizer.step()
         self.updates += 1
+        return sums
+
+    def _accumulate(self, batch: Batch, rows: Tensor, extra: Tensor | None, policy_weight: float) -> dict[str, Tensor]:
+        """Add the gradients of some rows of a minibatch; returns their share of its metrics."""
+        share = len(rows) / len(batch)
+        losses = self._forward(batch if share == 1 else batch.select(rows))
+        actor_loss = share * (policy_weight * (losses.policy - self.settings.entropy_coef * losses.entropy))
+        actor_loss = actor_loss if extra is None else actor_loss + extra
+        critic_loss = share * (self.settings.value_coef * losses.value)
+        require_finite({"policy_loss": losses.policy, "value_loss": losses.value, "actor_loss": actor_loss},
+                       f"PPO update {self.updates}")
+        torch.autograd.backward(actor_loss + critic_loss)
         own = {"policy_loss": losses.policy, "value_loss": losses.value, "entropy": losses.entropy,
-               "approx_kl": losses.approx_kl, "clip_fraction": losses.clip_fraction,
-               "grad_norm_actor": actor_norm, "grad_norm_critic": critic_norm}
-        return {name: x.detach() for name, x in (own | logged).items()}
+               "approx_kl": losses.approx_kl, "clip_fraction": losses.clip_fraction}
+        return {name: share * x.detach().float() for name, x in own.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimisers, the order's random state and the counter."""

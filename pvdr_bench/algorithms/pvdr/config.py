@@ -41,7 +41,8 @@ class PretrainConfig(Section):
 
     steps: int = key(350_000, "optimiser steps", "paper Table 2", ge=1)
     batch: int = key(128, "clips in a batch", "paper Table 2 prints 1025: read as 1024 frames (reading 3)", ge=1)
-    micro_batch: int = key(0, "clips at a time in memory; 0: the whole batch", "memory only, same gradients", ge=0)
+    micro_batch: int = key(0, "clips at a time in memory, online also decisions; 0: the whole batch",
+                           "memory only, same gradients", ge=0)
     lr: float = key(1e-4, "Adam's learning rate", "paper Table 2", gt=0)
     warmup_steps: int = key(0, "steps of linear warm-up of the learning rate", "paper silent: none", ge=0)
     lr_final: float = key(1.0, "learning rate at the end as a share of lr (cosine)", "paper silent: constant", ge=0)

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
-from pvdr_bench.algorithms.ppo.core import Batch, PPOUpdater, Rollout, RolloutBuffer, needs_bootstrap
+from pvdr_bench.algorithms.ppo.core import PPOUpdater, Rollout, RolloutBuffer, needs_bootstrap
 from pvdr_bench.algorithms.ppo.networks import Actor, Critic, NetworkConfig, standardised
+from pvdr_bench.algorithms.pvdr.alignment import Alignment
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, Plans
@@ -79,7 +79,7 @@ class PVDRLearner(Learner):
         codes = standardised(self.tokenizer.codebook) if online.embedding == "codes" else None
         actor = Actor(network, context.action_dim, online.log_std_init, codes).to(self.device)
         critic = Critic(network, codes, value_scale=online.value_scale).to(self.device)
-        self.ppo = PPOUpdater(actor, critic, online, context.seed)
+        self.ppo = PPOUpdater(actor, critic, online, context.seed, micro_batch=config.pretrain.micro_batch)
         self.dynamics_optimizer = torch.optim.Adam(
             [*self.model.encoder.head.parameters(), *self.model.decoder.parameters()], lr=online.finetune_lr)
         self.prior_optimizer = torch.optim.Adam(self.model.prior.parameters(), lr=online.finetune_lr)
@@ -88,7 +88,7 @@ class PVDRLearner(Learner):
     def _needs_e1(self) -> bool:
         return self.config.online.e1_decisions > 0
 
-    def _phase_length(self) -> int:
+    def phase_length(self) -> int:
         """Decisions in time of the current phase's buffer."""
         online = self.config.online
         first = max(online.e1_first, online.e1_decisions) if self.rounds == 0 else online.e1_decisions
@@ -149,7 +149,7 @@ class PVDRLearner(Learner):
     @torch.no_grad()
     def observe(self, transition: Transition) -> None:
         """Store a decision with the frame it led to, where that is not the next decision's frame anyway."""
-        extras, last = transition.extras, len(self.buffer) + 1 == self._phase_length()
+        extras, last = transition.extras, len(self.buffer) + 1 == self.phase_length()
         ended = transition.terminated | transition.truncated
         codes, rows = extras["tokens"][:, -1], torch.ones_like(ended) if last else ended
         next_codes = torch.zeros_like(codes)
@@ -179,7 +179,7 @@ class PVDRLearner(Learner):
 
     def learn(self) -> dict[str, float]:
         """Fine-tune after E1, update the policy after E2; nothing in between."""
-        if len(self.buffer) < self._phase_length():
+        if len(self.buffer) < self.phase_length():
             return {}
         rollout = self.buffer.rollout()
         self.buffer.clear()
@@ -224,19 +224,34 @@ class PVDRLearner(Learner):
                 sums[name] += float(value) / len(batches)
         return {"e1_clips": float(len(clips)), **sums}
 
+    def _pieces(self, count: int) -> list[slice]:
+        """Rows that fit into memory at a time, of ``count`` clips or decisions."""
+        size = self.config.pretrain.micro_batch or max(1, count)
+        return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
     def _finetune_step(self, clips: Tensor, reduction: str) -> dict[str, Tensor]:
+        """One step of both optimisers: Eq. 3, then Eq. 4 with the decoder that Eq. 3 left."""
         noise = torch.randn((2, len(clips), *self.model.z_shape), generator=self.generator).to(self.device)
-        reconstruction = reconstruction_loss(self.model, clips, noise[0], reduction)
+        pieces, sums = self._pieces(len(clips)), defaultdict[str, Tensor](lambda: torch.zeros((), device=self.device))
         self.dynamics_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(reconstruction)
+        for rows in pieces:
+            share = len(clips[rows]) / len(clips)
+            loss = share * reconstruction_loss(self.model, clips[rows], noise[0, rows], reduction)
+            torch.autograd.backward(loss)
+            sums["finetune_rec"] += loss.detach()
+        require_finite(sums, "fine-tuning on E1")
         self.dynamics_optimizer.step()
-        prior, terms = prior_finetuning_loss(self.model, self.distance, self.code_table, clips, noise[1],
-                                             self.config.online.lambda2 * self.scale, self.config.pretrain)
-        require_finite({"finetune_rec": reconstruction, "finetune_prior": prior}, "fine-tuning on E1")
         self.prior_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(prior, inputs=list(self.model.prior.parameters()))
+        for rows in pieces:
+            share = len(clips[rows]) / len(clips)
+            loss, terms = prior_finetuning_loss(self.model, self.distance, self.code_table, clips[rows], noise[1, rows],
+                                                self.config.online.lambda2 * self.scale, self.config.pretrain)
+            torch.autograd.backward(share * loss, inputs=list(self.model.prior.parameters()))
+            for name, value in terms.items():
+                sums[name] += share * value
+        require_finite(sums, "fine-tuning on E1")
         self.prior_optimizer.step()
-        return {"finetune_rec": reconstruction.detach(), **terms}
+        return dict(sums)
 
     def _align(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
         """L_act on E1, where the actions may be correlated in time and so leave a trace in the frames."""
@@ -255,7 +270,9 @@ class PVDRLearner(Learner):
         """Eq. 6 labels E2; PPO and L_act train the action module together."""
         online = self.config.online
         with torch.no_grad():
-            error = self.scale * plan_error(self.distance, rollout.state["plan"].long(), future)
+            plan = rollout.state["plan"].long()
+            error = self.scale * torch.cat([plan_error(self.distance, plan[rows], future[rows])
+                                            for rows in self._pieces(len(plan))])
         batch = rollout.batch(online.gamma, online.gae_lambda, rollout.reward - online.lambda3 * error)
         alignment = self._alignment(rollout, future, valid)
         metrics = self.ppo.update(batch, alignment.loss if len(alignment) else None, policy_weight=online.rl_weight)
@@ -265,13 +282,15 @@ class PVDRLearner(Learner):
     def _alignment(self, rollout: Rollout, future: Tensor, valid: Tensor) -> Alignment:
         """L_act's data of this round: z_t ~ E(x_t, y_t) and the action that was executed."""
         tokens = rollout.state["tokens"].long().flatten(0, 1)
+        clips, pieces = torch.cat([tokens, future.flatten(0, 1)], 1), self._pieces(len(tokens))
         with torch.no_grad():
-            posterior = self.model.encoder(torch.cat([tokens, future.flatten(0, 1)], 1))
+            parts = [self.model.encoder(clips[rows]) for rows in pieces]
+        posterior = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
         action = rollout.action.clamp(-1, 1)
         if self.config.online.lact_target == "stride_mean":
             action = mean_ahead(action, self.config.model.frame_stride)
         return Alignment(self.ppo.actor, tokens, posterior, action.flatten(0, 1), valid.flatten(),
-                         self.config.online.lact_weight, self.config.online.lact_form, self.generator)
+                         self.config.online.lact_weight, self.config.online.lact_form, self.generator, pieces)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue exactly."""
@@ -297,47 +316,3 @@ def varies(values: Tensor) -> bool:
     The standard deviation does not tell: of equal numbers it can be a rounding error above zero.
     """
     return bool(torch.isfinite(values).all() and (values != values[:1]).any())
-
-
-@dataclass
-class Alignment:
-    """L_act (Eq. 5) over a round's decisions; only those whose whole future was seen count (reading 29)."""
-
-    actor: nn.Module
-    tokens: Tensor  # int64 [T * N, m, h, w]
-    posterior: Gaussian  # [T * N, s, s, c]
-    action: Tensor  # [T * N, A], as executed, or the mean over the way to the first plan frame
-    valid: Tensor  # bool [T * N]
-    weight: float
-    form: str
-    generator: torch.Generator
-
-    def __len__(self) -> int:
-        return int(self.valid.sum())
-
-    def error(self, index: Tensor) -> Tensor:
-        """Eq. 5 for the decisions at ``index`` int64 [b], the mean over them."""
-        noise = torch.randn(self.posterior.mean[index].shape, generator=self.generator).to(index.device)
-        z = Gaussian(self.posterior.mean[index], self.posterior.logvar[index]).sample(noise)
-        predicted = self.actor({"tokens": self.tokens[index], "extra": z}).mean
-        return action_error(predicted, self.action[index], self.form).mean()
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss of a PPO minibatch."""
-        index = batch.index[self.valid[batch.index]]
-        return (self.weight * self.error(index) if len(index) else self.posterior.mean.new_zeros(())), {}
-
-    @torch.no_grad()
-    def metrics(self) -> dict[str, float]:
-        """L_act after the update, beside that of the best constant action in the same form's sense (the mean)."""
-        if not len(self):
-            return {}
-        index = self.valid.nonzero()[:, 0]
-        constant = action_error(self.action[index].mean(0), self.action[index], self.form).mean()
-        return {"l_act": float(self.error(index)), "l_act_constant": float(constant)}
-
-
-def action_error(predicted: Tensor, action: Tensor, form: str) -> Tensor:
-    """Eq. 5 per sample [B]: mean squared error over the action's dimensions, or the L2 norm of the difference."""
-    difference = predicted - action
-    return difference.norm(dim=-1) if form == "l2" else (difference**2).mean(-1)

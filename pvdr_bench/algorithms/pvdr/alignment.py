@@ -1,0 +1,79 @@
+"""Action alignment, L_act (Eq. 5): the action module learns which action makes a plan come true.
+
+Shapes: T decisions in time, N environments, m context frames, h x w token grid, s x s x c the latent z, A action
+dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pvdr_bench.algorithms.ppo.core import Batch
+from pvdr_bench.algorithms.pvdr.model import Gaussian
+
+
+@dataclass
+class Alignment:
+    """L_act (Eq. 5) over a round's decisions; only those whose whole future was seen count (reading 29)."""
+
+    actor: nn.Module
+    tokens: Tensor  # int64 [T * N, m, h, w]
+    posterior: Gaussian  # [T * N, s, s, c]
+    action: Tensor  # [T * N, A], as executed, or the mean over the way to the first plan frame
+    valid: Tensor  # bool [T * N]
+    weight: float
+    form: str
+    generator: torch.Generator
+    pieces: list[slice]  # of T * N: what fits into memory at a time
+
+    def __len__(self) -> int:
+        return int(self.valid.sum())
+
+    def error(self, index: Tensor) -> Tensor:
+        """Eq. 5 for the decisions at ``index`` int64 [b], the mean over them."""
+        return self._errors(index, self._noise(index)).mean()
+
+    def _noise(self, index: Tensor) -> Tensor:
+        return torch.randn(self.posterior.mean[index].shape, generator=self.generator).to(index.device)
+
+    def _errors(self, index: Tensor, noise: Tensor) -> Tensor:
+        """Eq. 5 of each decision at ``index`` int64 [b] with z drawn by ``noise`` [b, s, s, c]."""
+        z = Gaussian(self.posterior.mean[index], self.posterior.logvar[index]).sample(noise)
+        predicted = self.actor({"tokens": self.tokens[index], "extra": z}).mean
+        errors: Tensor = action_error(predicted, self.action[index], self.form)
+        return errors
+
+    def loss(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """The weighted loss of a PPO minibatch, by rows of it; z is drawn for all of them at once."""
+        valid = self.valid[batch.index]
+        index, place = batch.index[valid], valid.cumsum(0) - 1
+        noise = self._noise(index)
+
+        def part(rows: Tensor) -> Tensor:
+            mine = place[rows[valid[rows]]]
+            if not len(mine):
+                return self.posterior.mean.new_zeros(())
+            return self.weight * (len(mine) / len(index)) * self._errors(index[mine], noise[mine]).mean()
+
+        return part
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """L_act after the update, beside that of the best constant action in the same form's sense (the mean)."""
+        if not len(self):
+            return {}
+        index = self.valid.nonzero()[:, 0]
+        constant = action_error(self.action[index].mean(0), self.action[index], self.form).mean()
+        noise = self._noise(index)
+        errors = torch.cat([self._errors(index[rows], noise[rows]) for rows in self.pieces if len(index[rows])])
+        return {"l_act": float(errors.mean()), "l_act_constant": float(constant)}
+
+
+def action_error(predicted: Tensor, action: Tensor, form: str) -> Tensor:
+    """Eq. 5 per sample [B]: mean squared error over the action's dimensions, or the L2 norm of the difference."""
+    difference = predicted - action
+    return difference.norm(dim=-1) if form == "l2" else (difference**2).mean(-1)
