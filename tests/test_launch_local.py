@@ -16,7 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from pvdr_bench.launch.local import Job, Watcher, exit_code_of, run_local
+from pvdr_bench.launch.local import Job, Watcher, at_a_time, exit_code_of, run_local
 from pvdr_bench.launch.plan import known_rate, plan_runs
 from pvdr_bench.launch.progress import LiveTable, PlainLines, duration
 from pvdr_bench.runs.directory import RunDir
@@ -96,6 +96,14 @@ def test_runs_stop_when_the_pool_is_killed(tmp_path: Path) -> None:
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
     assert run_dir.status() == "stopped" and run_dir.failed() is None
+
+
+def test_runs_are_packed_onto_cores() -> None:
+    assert [at_a_time(runs, 2) for runs in range(8)] == [1, 1, 2, 3, 2, 3, 2, 2]
+    assert [at_a_time(runs, 4) for runs in range(3, 10)] == [3, 4, 5, 6, 4, 4, 5]
+    assert at_a_time(17, 3) == 3  # 4, 4, 4, 4 and 1 would take longer than 3, 3, 3, 3, 3 and 2
+    assert at_a_time(3, 1) == 1 and at_a_time(100, 64) == 64 and at_a_time(90, 64) == 90
+    assert all(at_a_time(runs, cores) <= min(runs, 1.5 * cores) for cores in (1, 3, 8) for runs in range(1, 60))
 
 
 def test_exit_codes_and_durations() -> None:

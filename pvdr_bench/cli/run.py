@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pvdr_bench.runs.directory import RunDir
 
 JobsOrCores = Annotated[int | None, typer.Option("--jobs", "-j", metavar="N", min=1,
-                                                 help="Runs at the same time; default: one per core.")]
+                                                 help="Runs at the same time; default: what keeps all cores busy.")]
 
 
 def run(
@@ -64,7 +64,7 @@ def run(
 
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch import plan as planning
-    from pvdr_bench.launch.local import exit_code_of, run_local
+    from pvdr_bench.launch.local import at_a_time, exit_code_of, run_local
     from pvdr_bench.launch.progress import watcher_for
     from pvdr_bench.launch.worker import StopFlag
     from pvdr_bench.runs.paths import results_root
@@ -82,8 +82,9 @@ def run(
     console.print(f"device {chosen.value} ({chosen.reason}), scale {size.value} ({size.reason}), results in {root}",
                   highlight=False, soft_wrap=True)
     todo = [plan.spec for plan in plans if plan.state != "done"]
-    count = jobs or max(1, min(len(todo), cores() if chosen.value == "cpu" else 1))
-    show_plan(console, plans, planning.known_rate(todo, root), count)
+    count = jobs or (at_a_time(len(todo), cores()) if chosen.value == "cpu" else 1)
+    rate = planning.known_rate(todo, root)
+    show_plan(console, plans, rate and rate / min(count, max(1, cores())), count)
     if dry_run or not todo:
         return
     stop = StopFlag().install()
@@ -95,7 +96,7 @@ def run(
 
 
 def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: float | None, jobs: int) -> None:
-    """The cost preview."""
+    """The cost preview; ``seconds_per_step`` of all jobs together."""
     from pvdr_bench.launch.progress import duration
 
     states = {name: sum(plan.state == name for plan in plans) for name in ("new", "continue", "extend", "done")}
@@ -106,7 +107,7 @@ def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: floa
         return
     cost = f"to do: {train:,} env_steps of training and {evaluation:,} of evaluation, {jobs} at a time"
     if seconds_per_step is not None:
-        cost += f", about {duration(train * seconds_per_step / jobs)} as finished runs went"
+        cost += f", about {duration(train * seconds_per_step)} as finished runs went"
     console.print(cost, highlight=False, soft_wrap=True)
 
 
