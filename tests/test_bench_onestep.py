@@ -31,6 +31,7 @@ def test_one_step_of_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_some_stages_alone() -> None:
-    assert {"tokenizer", "pretrain", "online"} & measure("smoke", stages=("pretrain",)).keys() == {"pretrain"}
+    found = measure("smoke", stages=("pretrain",), micro_batch=3)
+    assert {"tokenizer", "pretrain", "online"} & found.keys() == {"pretrain"} and found["pretrain"]["micro_batch"] == 3
     with pytest.raises(UsageError, match="no stage onlin"):
         measure("smoke", stages=("onlin",))

@@ -29,8 +29,11 @@ GIB = 2**30
 
 
 def measure(scale: str = "paper", device: str = "cpu", threads: int = 1, stages: tuple[str, ...] = STAGES,
-            seed: int = 0) -> dict[str, Any]:
+            micro_batch: int = 0, seed: int = 0) -> dict[str, Any]:
     """Make one step of each of ``stages``.
+
+    Args:
+        micro_batch: frames, clips or decisions at a time in memory; 0: as the scale has it.
 
     Returns:
         Per stage: parameters, batch, micro_batch (0: none), seconds of the step, its metrics, and the peaks of memory
@@ -47,6 +50,9 @@ def measure(scale: str = "paper", device: str = "cpu", threads: int = 1, stages:
     makers = {"tokenizer": _tokenizer, "pretrain": _pretrain, "online": _online}
     catalog = load_catalog()
     vqgan, pvdr = catalog.config("tokenizer", scale).value, catalog.config("pvdr", scale).value
+    if micro_batch:
+        vqgan = vqgan.model_copy(update={"train": vqgan.train.model_copy(update={"micro_batch": micro_batch})})
+        pvdr = pvdr.model_copy(update={"pretrain": pvdr.pretrain.model_copy(update={"micro_batch": micro_batch})})
     protocol = catalog.protocol(scale=scale)
     try:
         made = {stage: makers[stage](vqgan, pvdr, protocol, place, seed) for stage in STAGES if stage in stages}
