@@ -124,7 +124,7 @@ def test_micro_batches_change_nothing_but_rounding() -> None:
     """Plain gradient steps show the gradients themselves; Adam would turn rounding errors into steps."""
     found = []
     for size in (0, 7):
-        cfg = config({"e1_decisions": 48, "e2_decisions": 64, "epochs": 1})
+        cfg = config({"e1_decisions": 48, "e2_decisions": 64, "epochs": 1, "lact_e1_epochs": 1})
         cfg = cfg.model_copy(update={"pretrain": cfg.pretrain.model_copy(update={"micro_batch": size})})
         learner = build(cfg, 4)
         model = learner.model

@@ -57,17 +57,17 @@ class Watcher:
         """Called at every poll."""
 
 
-def at_a_time(runs: int, count: int) -> int:
-    """How many of ``runs`` equal runs of one thread each should share ``count`` cores to be done soonest.
+def at_a_time(runs: int, core_count: int) -> int:
+    """How many of ``runs`` equal runs of one thread each should share ``core_count`` cores to be done soonest.
 
     Five on two cores are three and then two, which takes 2.5 times as long as one; two, two and one take 3 times. At
     most half as many again as there are cores, for the sake of memory.
     """
     def length(jobs: int) -> float:
-        return sum(max(1.0, min(jobs, runs - first) / count) for first in range(0, runs, jobs))
+        return sum(max(1.0, min(jobs, runs - first) / core_count) for first in range(0, runs, jobs))
 
-    least = max(1, min(runs, count))
-    return min(range(least, max(least, min(runs, 3 * count // 2)) + 1), key=length)
+    least = max(1, min(runs, core_count))
+    return min(range(least, max(least, min(runs, 3 * core_count // 2)) + 1), key=length)
 
 
 def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, stop: Callable[[], bool],

@@ -8,7 +8,7 @@ Shapes: T decisions in time, N environments, B = a minibatch of the T * N decisi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -285,15 +285,16 @@ class PPOUpdater:
             "advantage_std": float(batch.advantage.std(correction=0)), "ppo_updates": float(self.updates),
         }
 
-    def step_actor(self, loss: Tensor) -> float:
-        """One step of the actor's optimiser on a loss of its own; returns the gradient's norm.
+    def step_actor(self, parts: Iterable[Tensor]) -> float:
+        """One step of the actor's optimiser on a loss of its own, the sum of ``parts``; returns the gradient's norm.
 
         Raises:
             TrainingError: the loss is not finite.
         """
-        require_finite({"actor_loss": loss}, f"the actor's own loss after PPO update {self.updates}")
         self.actor_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        for loss in parts:
+            require_finite({"actor_loss": loss}, f"the actor's own loss after PPO update {self.updates}")
+            torch.autograd.backward(loss)
         norm = clip_gradients(self.actor.parameters(), self.settings.max_grad_norm)
         self.actor_optimizer.step()
         return float(norm)

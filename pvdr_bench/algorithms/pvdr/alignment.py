@@ -6,7 +6,7 @@ dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +28,16 @@ class Alignment:
     weight: float
     form: str
     generator: torch.Generator
-    pieces: list[slice]  # of T * N: what fits into memory at a time
+    micro_batch: int  # decisions at a time in memory; 0: all
 
     def __len__(self) -> int:
         return int(self.valid.sum())
 
-    def error(self, index: Tensor) -> Tensor:
-        """Eq. 5 for the decisions at ``index`` int64 [b], the mean over them."""
-        return self._errors(index, self._noise(index)).mean()
+    def parts(self, index: Tensor) -> Iterator[Tensor]:
+        """Eq. 5's mean over the decisions at ``index`` int64 [b], in parts that sum up to it."""
+        size = self.micro_batch or max(1, len(index))
+        for rows, noise in zip(torch.split(index, size), torch.split(self._noise(index), size), strict=True):
+            yield len(rows) / len(index) * self._errors(rows, noise).mean()
 
     def _noise(self, index: Tensor) -> Tensor:
         return torch.randn(self.posterior.mean[index].shape, generator=self.generator).to(index.device)
@@ -68,9 +70,7 @@ class Alignment:
             return {}
         index = self.valid.nonzero()[:, 0]
         constant = action_error(self.action[index].mean(0), self.action[index], self.form).mean()
-        noise = self._noise(index)
-        errors = torch.cat([self._errors(index[rows], noise[rows]) for rows in self.pieces if len(index[rows])])
-        return {"l_act": float(errors.mean()), "l_act_constant": float(constant)}
+        return {"l_act": float(torch.stack(list(self.parts(index))).sum()), "l_act_constant": float(constant)}
 
 
 def action_error(predicted: Tensor, action: Tensor, form: str) -> Tensor:

@@ -263,16 +263,16 @@ class PVDRLearner(Learner):
         for _ in range(online.lact_e1_epochs):
             order = rows[torch.randperm(len(rows), generator=self.generator).to(rows.device)]
             for index in order.tensor_split(max(1, round(len(rows) / online.minibatch))):
-                self.ppo.step_actor(alignment.error(index))
+                self.ppo.step_actor(alignment.parts(index))
         return {f"e1_{name}": value for name, value in alignment.metrics().items()}
 
     def _update_policy(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
         """Eq. 6 labels E2; PPO and L_act train the action module together."""
         online = self.config.online
         with torch.no_grad():
-            plan = rollout.state["plan"].long()
-            error = self.scale * torch.cat([plan_error(self.distance, plan[rows], future[rows])
-                                            for rows in self._pieces(len(plan))])
+            plan, true = rollout.state["plan"].long().flatten(0, 1), future.flatten(0, 1)
+            parts = [plan_error(self.distance, plan[rows], true[rows]) for rows in self._pieces(len(plan))]
+            error = self.scale * torch.cat(parts).view_as(rollout.reward)
         batch = rollout.batch(online.gamma, online.gae_lambda, rollout.reward - online.lambda3 * error)
         alignment = self._alignment(rollout, future, valid)
         metrics = self.ppo.update(batch, alignment.loss if len(alignment) else None, policy_weight=online.rl_weight)
@@ -282,15 +282,16 @@ class PVDRLearner(Learner):
     def _alignment(self, rollout: Rollout, future: Tensor, valid: Tensor) -> Alignment:
         """L_act's data of this round: z_t ~ E(x_t, y_t) and the action that was executed."""
         tokens = rollout.state["tokens"].long().flatten(0, 1)
-        clips, pieces = torch.cat([tokens, future.flatten(0, 1)], 1), self._pieces(len(tokens))
+        clips = torch.cat([tokens, future.flatten(0, 1)], 1)
         with torch.no_grad():
-            parts = [self.model.encoder(clips[rows]) for rows in pieces]
+            parts = [self.model.encoder(clips[rows]) for rows in self._pieces(len(clips))]
         posterior = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
         action = rollout.action.clamp(-1, 1)
         if self.config.online.lact_target == "stride_mean":
             action = mean_ahead(action, self.config.model.frame_stride)
         return Alignment(self.ppo.actor, tokens, posterior, action.flatten(0, 1), valid.flatten(),
-                         self.config.online.lact_weight, self.config.online.lact_form, self.generator, pieces)
+                         self.config.online.lact_weight, self.config.online.lact_form, self.generator,
+                         self.config.pretrain.micro_batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue exactly."""

@@ -94,8 +94,8 @@ def prior_finetuning_loss(model: DynamicsModel, distance: GoalDistance, table: T
 
 
 def plan_error(distance: GoalDistance, plan: Tensor, future: Tensor) -> Tensor:
-    """1/l * |y - yhat*| of Eq. 6: mean absolute difference of features over frames, cells and channels, [T, N].
+    """1/l * |y - yhat*| of Eq. 6: mean absolute difference of features over frames, cells and channels, [...].
 
-    plan, future: int64 [T, N, l, h, w].
+    plan, future: int64 [..., l, h, w].
     """
     return (distance.features(plan) - distance.features(future)).abs().mean((-4, -3, -2, -1))
