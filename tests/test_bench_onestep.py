@@ -33,5 +33,17 @@ def test_one_step_of_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_some_stages_alone() -> None:
     found = measure("smoke", stages=("pretrain",), micro_batch=3)
     assert {"tokenizer", "pretrain", "online"} & found.keys() == {"pretrain"} and found["pretrain"]["micro_batch"] == 3
+    assert found["pretrain"]["batch"] > 3 and found["pretrain"]["dtype"] == "float32"
     with pytest.raises(UsageError, match="no stage onlin"):
         measure("smoke", stages=("onlin",))
+
+
+def test_another_batch_and_precision() -> None:
+    found = measure("smoke", batch=4, micro_batch=2, dtype="bfloat16")
+    for stage in ("tokenizer", "pretrain"):
+        assert (found[stage]["batch"], found[stage]["micro_batch"], found[stage]["dtype"]) == (4, 2, "bfloat16")
+    online = found["online"]
+    assert (online["finetune_batch"], online["minibatch"], online["dtype"]) == (4, 4, "bfloat16")
+    assert online["finetune"]["metrics"]["e1_clips"] == 4
+    with pytest.raises(UsageError, match="no dtype float8"):
+        measure("smoke", dtype="float8")

@@ -73,7 +73,7 @@ def test_the_published_numbers_of_the_protocol(catalog: Catalog) -> None:
             "dense", False, False, "any")
         assert (apv.eval_every, apv.eval_episodes, apv.eval_final_episodes) == (10_000, 10, 100)
     budgets = [catalog.protocol("apv", scale).env_steps for scale in SCALES]
-    assert budgets == [256_000, 150_000, 40_000, 320]
+    assert budgets == [256_000, 150_000, 45_000, 320]
     paper = catalog.protocol("apv", "paper")
     assert paper.num_envs == 1 and paper.sync_every % paper.episode_steps == 0, "episodes are whole at sync points"
     pvdr = catalog.protocol("pvdr", "smoke")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,41 +22,77 @@ from pvdr_bench.algorithms.vqgan.learner import VQGANLearner
 from pvdr_bench.bench.memory import device_peak_bytes, reset_peaks, resident_bytes
 from pvdr_bench.bench.step import random_context, with_discriminator
 from pvdr_bench.catalog import load_catalog
+from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import UsageError
-from pvdr_bench.nets.vqgan import load_tokenizer
+from pvdr_bench.nets.vqgan import Tokenizer, load_tokenizer
 
 STAGES = ("tokenizer", "pretrain", "online")
+DTYPES = ("float32", "bfloat16")
 GIB = 2**30
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What makes the steps, and where."""
+
+    vqgan: VQGANConfig
+    pvdr: PVDRConfig
+    protocol: Protocol
+    device: torch.device
+    seed: int
+
+    @classmethod
+    def of(cls, scale: str, batch: int, micro_batch: int, dtype: str, device: torch.device, seed: int) -> Subject:
+        """The scale's own, with another batch (0: its own), micro-batch (0) or precision ("")."""
+        catalog = load_catalog()
+        vqgan, pvdr = catalog.config("tokenizer", scale).value, catalog.config("pvdr", scale).value
+        step: dict[str, int | str] = {"batch": batch, "micro_batch": micro_batch, "dtype": dtype}
+        step = {name: value for name, value in step.items() if value}
+        decisions: dict[str, int | str] = {"finetune_batch": batch, "minibatch": batch} if batch else {}
+        if dtype:
+            decisions["dtype"] = dtype
+        return cls(vqgan.model_copy(update={"train": vqgan.train.model_copy(update=step)}),
+                   pvdr.model_copy(update={"pretrain": pvdr.pretrain.model_copy(update=step),
+                                           "online": pvdr.online.model_copy(update=decisions)}),
+                   catalog.protocol(scale=scale), device, seed)
+
+    def tokenizer(self) -> VQGANLearner:
+        """A new one, of random weights."""
+        return VQGANLearner(self.vqgan, self.seed, self.device, self.protocol.image_size)
+
+    def dynamics(self, codes: Tokenizer) -> PVDRPretrainer:
+        """A new model over the tokenizer's codes."""
+        return PVDRPretrainer(self.pvdr, self.seed, self.device, codes.codebook_size, codes.grid)
+
+
 def measure(scale: str = "paper", device: str = "cpu", threads: int = 1, stages: tuple[str, ...] = STAGES,
-            micro_batch: int = 0, seed: int = 0) -> dict[str, Any]:
+            batch: int = 0, micro_batch: int = 0, dtype: str = "", seed: int = 0) -> dict[str, Any]:
     """Make one step of each of ``stages``.
 
     Args:
+        batch: frames, clips or decisions in a step; 0: as the scale has it. Memory goes with the micro-batch and time
+            with the batch, so that a smaller one shows whether a scale fits where a whole step takes hours.
         micro_batch: frames, clips or decisions at a time in memory; 0: as the scale has it.
+        dtype: autocast precision, float32 or bfloat16; "": as the scale has it.
 
     Returns:
-        Per stage: parameters, batch, micro_batch (0: none), seconds of the step, its metrics, and the peaks of memory
-        while it was made: resident_gib of this process, device_gib on a GPU (None elsewhere). The online stage has a
-        decision of all environments (with all candidates), a fine-tuning step on E1 and a policy step on E2.
+        Per stage: parameters, batch, micro_batch (0: none), dtype, seconds of the step, its metrics, and the peaks of
+        memory while it was made: resident_gib of this process, device_gib on a GPU (None elsewhere). The online stage
+        has a decision of all environments (with all candidates), a fine-tuning step on E1 and a policy step on E2.
 
     Raises:
-        UsageError: no such stage.
+        UsageError: no such stage or dtype.
     """
     if unknown := set(stages) - set(STAGES):
         raise UsageError(f"there is no stage {', '.join(sorted(unknown))}", hint=f"there is: {', '.join(STAGES)}")
+    if dtype and dtype not in DTYPES:
+        raise UsageError(f"there is no dtype {dtype}", hint=f"there is: {', '.join(DTYPES)}")
     place, before = torch.device(device), torch.get_num_threads()
     torch.set_num_threads(threads)
     makers = {"tokenizer": _tokenizer, "pretrain": _pretrain, "online": _online}
-    catalog = load_catalog()
-    vqgan, pvdr = catalog.config("tokenizer", scale).value, catalog.config("pvdr", scale).value
-    if micro_batch:
-        vqgan = vqgan.model_copy(update={"train": vqgan.train.model_copy(update={"micro_batch": micro_batch})})
-        pvdr = pvdr.model_copy(update={"pretrain": pvdr.pretrain.model_copy(update={"micro_batch": micro_batch})})
-    protocol = catalog.protocol(scale=scale)
+    subject = Subject.of(scale, batch, micro_batch, dtype, place, seed)
     try:
-        made = {stage: makers[stage](vqgan, pvdr, protocol, place, seed) for stage in STAGES if stage in stages}
+        made = {stage: makers[stage](subject) for stage in STAGES if stage in stages}
     finally:
         torch.set_num_threads(before)
     return {"scale": scale, "device": str(place), "threads": threads, **made}
@@ -78,57 +115,55 @@ def _parameters(*modules: torch.nn.Module) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def _tokenizer(config: VQGANConfig, pvdr: PVDRConfig, protocol: Any, device: torch.device, seed: int
-               ) -> dict[str, Any]:
+def _tokenizer(subject: Subject) -> dict[str, Any]:
     """With the discriminator, if the configuration ever uses it."""
-    learner, train = VQGANLearner(config, seed, device, protocol.image_size), config.train
+    learner, train, size = subject.tokenizer(), subject.vqgan.train, subject.protocol.image_size
     with_discriminator(learner)
-    generator = torch.Generator().manual_seed(seed)
-    shape = (train.batch, 1, protocol.image_size, protocol.image_size, 3)
-    frames = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-    metrics, cost = _timed(lambda: learner.update(frames), device)
+    generator = torch.Generator().manual_seed(subject.seed)
+    frames = torch.randint(256, (train.batch, 1, size, size, 3), dtype=torch.uint8, generator=generator)
+    metrics, cost = _timed(lambda: learner.update(frames), subject.device)
     nets = [learner.net] + ([learner.disc] if learner.disc is not None else [])
-    return {"parameters": _parameters(*nets), "batch": train.batch, "micro_batch": train.micro_batch, **cost,
-            "metrics": metrics}
+    return {"parameters": _parameters(*nets), "batch": train.batch, "micro_batch": train.micro_batch,
+            "dtype": train.dtype, **cost, "metrics": metrics}
 
 
-def _pretrain(vqgan: VQGANConfig, config: PVDRConfig, protocol: Any, device: torch.device, seed: int
-              ) -> dict[str, Any]:
-    codes = load_tokenizer(VQGANLearner(vqgan, seed, device, protocol.image_size).export(), vqgan)
-    learner, pretrain = PVDRPretrainer(config, seed, device, codes.codebook_size, codes.grid), config.pretrain
-    shape = (pretrain.batch, config.model.context_frames + config.model.future_frames, codes.grid, codes.grid)
-    clips = torch.randint(codes.codebook_size, shape, generator=torch.Generator().manual_seed(seed))
-    metrics, cost = _timed(lambda: learner.update(clips), device)
+def _pretrain(subject: Subject) -> dict[str, Any]:
+    codes = load_tokenizer(subject.tokenizer().export(), subject.vqgan)
+    learner, pretrain, model = subject.dynamics(codes), subject.pvdr.pretrain, subject.pvdr.model
+    shape = (pretrain.batch, model.context_frames + model.future_frames, codes.grid, codes.grid)
+    clips = torch.randint(codes.codebook_size, shape, generator=torch.Generator().manual_seed(subject.seed))
+    metrics, cost = _timed(lambda: learner.update(clips), subject.device)
     return {"parameters": _parameters(learner.model), "batch": pretrain.batch, "micro_batch": pretrain.micro_batch,
-            **cost, "metrics": metrics}
+            "dtype": pretrain.dtype, **cost, "metrics": metrics}
 
 
-def _online(vqgan: VQGANConfig, config: PVDRConfig, protocol: Any, device: torch.device, seed: int) -> dict[str, Any]:
+def _online(subject: Subject) -> dict[str, Any]:
     """Buffers that hold just one batch each, filled with one decision again and again: planning them all is no part
     of a step."""
-    envs, online, model = protocol.num_envs, config.online, config.model
-    clips = -(-online.finetune_batch // envs) + model.frame_stride * model.future_frames - 1  # the last futures are cut
+    config, envs, online = subject.pvdr, subject.protocol.num_envs, subject.pvdr.online
+    ahead = config.model.frame_stride * config.model.future_frames
+    clips = -(-online.finetune_batch // envs) + ahead - 1  # the last futures are cut
     small = config.model_copy(update={"online": online.model_copy(update={
         "e1_decisions": envs * clips, "e1_first": 0, "e2_decisions": online.minibatch, "epochs": 1,
         "finetune_epochs": 1})})
-    context = random_context(small, protocol.image_size, envs, seed, device)
-    tokenizer = VQGANLearner(vqgan, seed, device, protocol.image_size)
-    codes = load_tokenizer(tokenizer.export(), vqgan)
-    dynamics = PVDRPretrainer(config, seed, device, codes.codebook_size, codes.grid)
-    context.artefacts.update(tokenize=tokenizer.export(), pretrain=dynamics.export())
-    context.artefact_config["tokenize"] = vqgan
-    del tokenizer, codes, dynamics
+    context = random_context(small, subject.protocol.image_size, envs, subject.seed, subject.device)
+    tokenizer = subject.tokenizer()
+    codes = load_tokenizer(tokenizer.export(), subject.vqgan)
+    context.artefacts.update(tokenize=tokenizer.export(), pretrain=subject.dynamics(codes).export())
+    context.artefact_config["tokenize"] = subject.vqgan
+    del tokenizer, codes
     learner = PVDRLearner(context)
-    transition, decision = _timed(lambda: _decision(learner, context, seed), device)
+    transition, decision = _timed(lambda: _decision(learner, context, subject.seed), subject.device)
     steps = {}
     for name in ("finetune", "policy"):
         for _ in range(learner.phase_length()):
             learner.observe(transition)
-        metrics, cost = _timed(learner.learn, device)
+        metrics, cost = _timed(learner.learn, subject.device)
         steps[name] = {**cost, "metrics": metrics}
     return {"parameters": _parameters(learner.model, learner.ppo.actor, learner.ppo.critic), "environments": envs,
             "candidates": config.planner.candidates, "finetune_batch": online.finetune_batch,
-            "minibatch": online.minibatch, "micro_batch": config.pretrain.micro_batch, "decision": decision, **steps}
+            "minibatch": online.minibatch, "micro_batch": config.pretrain.micro_batch, "dtype": online.dtype,
+            "decision": decision, **steps}
 
 
 def _decision(learner: PVDRLearner, context: LearnerContext, seed: int) -> Transition:

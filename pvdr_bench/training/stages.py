@@ -18,7 +18,6 @@ import torch
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog, load_catalog, wants_videos
-from pvdr_bench.catalog.corpora import BUILTIN
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import DataError, Interrupted, LockedError
 from pvdr_bench.nets.vqgan import Tokenizer, load_tokenizer
@@ -31,12 +30,12 @@ from pvdr_bench.training.offline import ClipSource, MixedClips, run_offline, sch
 from pvdr_bench.training.online import Pieces, Stop
 from pvdr_bench.training.world import current_world, wait_for
 from pvdr_bench.videos.generate import corpus_path, generate, recipe_of
-from pvdr_bench.videos.sources import source
+from pvdr_bench.videos.sources import BUILTIN, source
 from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.tokens import TokenStore
 
 CORPUS_EPISODES = {"smoke": 6}  # per scale, where it is not the corpus' own number; the 4th and 5th are held out
-TOKENIZER_CORPORA = tuple(BUILTIN)
+TOKENIZER_CORPORA = BUILTIN
 WAIT_SECONDS = 2.0
 Report = Callable[[str, int, int], None]  # what is being made, done, in all
 

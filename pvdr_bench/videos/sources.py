@@ -70,6 +70,9 @@ class CorpusSource:
         kind: ``generated`` (no download) or ``files``.
         generator: ``module:Class`` of a `Generator`.
         episodes: how many make the default corpus.
+        title: name in figures and tables; empty: ``name``.
+        origin: where the videos come from; empty: ``generator``.
+        license: terms of the data.
     """
 
     name: str
@@ -77,6 +80,9 @@ class CorpusSource:
     kind: str
     generator: str
     episodes: int
+    title: str = ""
+    origin: str = ""
+    license: str = ""
 
     def load(self) -> type[Generator]:
         """Import the generator's class."""
@@ -90,16 +96,20 @@ _SOURCES: dict[str, CorpusSource] = {
     for source in (
         CorpusSource(
             "metaworld",
-            "Meta-World's Sawyer at random task instances: random way-point play, noisy scripted experts (in-domain)",
-            "generated", "pvdr_bench.videos.metaworld:MetaWorldGenerator", 1440,
+            "the tasks' own robot and tables at random task instances, without actions: in-domain videos",
+            "generated", "pvdr_bench.videos.metaworld:MetaWorldGenerator", 1440, title="Meta-World",
+            origin="metaworld 3.1.1: scripted experts with time-correlated noise, and random play",
+            license="MIT (Meta-World)",
         ),
         CorpusSource(
             "fetch-push",
-            "the Fetch robot of gymnasium-robotics pushing a block at random (another robot and scene: a domain gap)",
-            "generated", "pvdr_bench.videos.fetch:FetchPushGenerator", 500,
+            "another robot pushing an object in another scene: a true domain gap",
+            "generated", "pvdr_bench.videos.fetch:FetchPushGenerator", 500, title="Fetch push",
+            origin="gymnasium-robotics FetchPush, random pushing", license="MIT (gymnasium-robotics)",
         ),
     )
 }
+BUILTIN = tuple(_SOURCES)
 
 
 def sources() -> list[CorpusSource]:
