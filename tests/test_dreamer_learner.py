@@ -23,7 +23,7 @@ from pvdr_bench.algorithms.dreamer.config import (
 )
 from pvdr_bench.algorithms.dreamer.learner import LOG_EVERY, DreamerLearner
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
-from pvdr_bench.errors import CatalogError, SetupError
+from pvdr_bench.errors import CatalogError, SetupError, TrainingError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
@@ -124,6 +124,56 @@ def test_prefill_initial_updates_and_pace(tmp_path: Path) -> None:
         counts.append(learner.updates)
     assert counts == [0, 0, 0, 0, 3, 3, 4, 5, 6, 7]  # 4 decisions each; every 5 from decision 20 on
     assert learner.due() == 3 + (40 - 20) // 5
+
+
+def test_a_row_of_metrics_is_the_mean_over_all_updates_since_the_last_row(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = DreamerLearner(context(config(train={"batch": 2, "length": 4, "prefill": 20, "initial_updates": 25,
+                                                   "every": 4}), tmp_path))
+    numbers = iter(range(1000))
+
+    def update() -> dict[str, torch.Tensor]:
+        learner.updates += 1
+        return {"number": torch.tensor(float(next(numbers)))}
+
+    monkeypatch.setattr(learner, "update", update)
+    player = Player(learner)
+    for _ in range(5 + LOG_EVERY):
+        player.decide()
+    assert [row["number"] for row in player.metrics] == [12.0, 25 + (LOG_EVERY - 1) / 2]  # 0-24, then 25-44
+
+
+@pytest.mark.parametrize("where", ["model", "imagination"])
+def test_a_loss_that_is_not_finite_stops_before_it_enters_the_weights(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    learner = DreamerLearner(context(config(train={"batch": 2, "length": 4, "prefill": 20}), tmp_path))
+    player = Player(learner)
+    while learner.decisions < 16:
+        player.decide()
+    if where == "model":
+        learner.replay.sample = lambda *a: {  # type: ignore[method-assign]
+            **EpisodeReplay.sample(learner.replay, *a), "reward": torch.full((2, 4), torch.nan)}
+    else:
+        monkeypatch.setattr(learner.behaviour.critic, "forward", lambda x: torch.full((*x.shape[:-1], 1), torch.nan))
+    before = {name: x.clone() for name, x in learner.behaviour.state_dict().items()}
+    with pytest.raises(TrainingError, match=where):
+        learner.update()
+    assert all(torch.equal(x, before[name]) for name, x in learner.behaviour.state_dict().items())
+    assert all(p.isfinite().all() for p in learner.model.parameters())
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_the_stack_clips_what_was_pretrained_apart_from_the_rest(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stacked: bool) -> None:
+    adam = DreamerLearner(context(config(stacked=stacked), tmp_path)).model_adam
+    large, small = (group["params"][0] for group in adam.adam.param_groups)
+    seen: list[float] = []
+    monkeypatch.setattr(adam.adam, "step", lambda: seen.extend([float(large.grad.norm()), float(small.grad.norm())]))
+    norm = adam.update((1e4 * torch.ones_like(large) * large).sum() + (0.1 * torch.ones_like(small) * small).sum())
+    alone = 0.1 * small.numel() ** 0.5
+    assert norm == pytest.approx((1e8 * large.numel() + alone**2) ** 0.5, rel=1e-4)
+    assert alone < 100, "its own clip would leave it alone"
+    assert seen == pytest.approx([100, alone if stacked else alone * 100 / norm], rel=1e-3)
 
 
 def test_the_slow_critic_is_copied_every_so_many_updates(tmp_path: Path) -> None:

@@ -147,8 +147,8 @@ def test_the_bonus_enters_the_reward_target_of_the_first_windows_only() -> None:
     embed = model.encoder((data.image.permute(0, 1, 4, 2, 3).float() / 255 - 0.5).flatten(0, 1)).unflatten(0, (3, 6))
     af, _ = model.af_rssm.scan(embed, torch.zeros(3, 6, 2), data.is_first, uniform[1])
     low = RSSM.feature(af)
-    bonus, _ = model.bonus(low.detach())
-    assert bonus.shape == (3, 4)
+    bonus, whole, _ = model.bonus(low.detach(), data.is_first)
+    assert whole.all() and bonus.shape == (3, 4)
     post, _ = model.rssm.scan(low, data.action, data.is_first, uniform[0])
     predicted = model.reward(RSSM.feature(post)[:, :4])[..., 0]
     expected = (0.5 * (predicted - data.reward[:, :4] - 2 * bonus) ** 2).mean()
@@ -156,6 +156,13 @@ def test_the_bonus_enters_the_reward_target_of_the_first_windows_only() -> None:
 
 
 # Bonus --------------------------------------------------------------------------------------------------------------
+
+
+def starts(batch: int, length: int) -> Tensor:
+    """Sequences within one episode each."""
+    first = torch.zeros(batch, length, dtype=torch.bool)
+    first[:, 0] = True
+    return first
 
 
 def brute_force(feature: np.ndarray, projection: np.ndarray, queue: np.ndarray, tau: int, k: int) -> np.ndarray:
@@ -176,23 +183,60 @@ def test_bonus_by_brute_force_with_and_without_a_full_queue(before: int) -> None
     bonus.filled.fill_(before)
     feature = torch.randn(2, 6, 7)
     expected = brute_force(feature.numpy(), bonus.projection.numpy(), old.numpy(), 3, 4)
-    got, raw = bonus(feature)
+    got, _, raw = bonus(feature, starts(2, 6))
     scale = 0.9 + 0.1 * expected.mean()
     assert float(raw) == pytest.approx(expected.mean(), rel=1e-5)
     np.testing.assert_allclose(got.flatten().numpy(), expected / scale, rtol=1e-5)
     assert int(bonus.filled) == min(24, before + 8)
-    bonus(torch.randn(2, 6, 7))
+    bonus(torch.randn(2, 6, 7), starts(2, 6))
     assert int(bonus.filled) == min(24, before + 16)
+
+
+def test_the_bonus_is_computed_in_full_precision_under_autocast() -> None:
+    torch.manual_seed(0)
+    bonus, feature = VideoBonus(BonusConfig(window=2, projection=5, queue=24, neighbours=4), 7), torch.randn(2, 6, 7)
+    state = {name: x.clone() for name, x in bonus.state_dict().items()}
+    expected, _, _ = bonus(feature, starts(2, 6))
+    bonus.load_state_dict(state)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(bonus(feature, starts(2, 6))[0], expected)
 
 
 def test_the_newest_windows_stay() -> None:
     bonus = VideoBonus(BonusConfig(window=1, projection=2, queue=3, neighbours=1), feature_dim=2)
     bonus.projection.copy_(torch.eye(2))
-    bonus(torch.tensor([[[1.0, 0.0], [2.0, 0.0]]]))
-    bonus(torch.tensor([[[3.0, 0.0], [4.0, 0.0]]]))
+    bonus(torch.tensor([[[1.0, 0.0], [2.0, 0.0]]]), starts(1, 2))
+    bonus(torch.tensor([[[3.0, 0.0], [4.0, 0.0]]]), starts(1, 2))
     assert bonus.queue[:, 0].tolist() == [3.0, 4.0, 1.0]
-    again, _ = bonus(torch.tensor([[[3.0, 0.0]]]))
+    again, _, _ = bonus(torch.tensor([[[3.0, 0.0]]]), starts(1, 1))
     assert float(again) == 0.0  # the nearest of one neighbour is itself
+
+
+def test_windows_across_episodes_have_no_bonus_no_place_in_the_queue_and_no_part_in_the_reward_loss() -> None:
+    changes = {"weight": 2.0, "window": 3, "projection": 4, "queue": 64, "neighbours": 2}
+    model, data = world_model(stacked=True, bonus=changes), sequences()
+    assert model.bonus is not None
+    data.is_first[1, 4] = True  # windows 2 and 3 of steps 2-4 and 3-5 have a start behind their first step
+    low = torch.randn(3, 6, RSSM.feature(model.rssm.initial(1, torch.device("cpu"))).shape[-1])
+    state = {name: x.clone() for name, x in model.bonus.state_dict().items()}
+    bonus, whole, raw = model.bonus(low, data.is_first)
+    assert (~whole).nonzero().tolist() == [[1, 2], [1, 3]] and int(model.bonus.filled) == 10
+    points = torch.stack([low[b, t:t + 3].mean(0) @ model.bonus.projection for b, t in whole.nonzero().tolist()])
+    expected = torch.stack([(points - p).norm(dim=1).sort().values[:2].mean() for p in points])
+    torch.testing.assert_close(bonus[whole] * model.bonus.scale, expected)
+    torch.testing.assert_close(raw, expected.mean())
+    assert (bonus[~whole] == 0).all()
+
+    uniform = torch.rand(2, 3, 6, 3)
+    losses = []
+    for reward in (0.0, 1e3):  # of the steps whose windows are broken
+        model.bonus.load_state_dict(state)
+        data.reward[1, 2:4] = reward
+        losses.append(float(model.loss(data, uniform)[2]["reward_loss"]))
+    assert losses[0] == losses[1]
+    data.reward[1, 1] += 1
+    model.bonus.load_state_dict(state)
+    assert float(model.loss(data, uniform)[2]["reward_loss"]) != losses[0]
 
 
 def test_kth_neighbour_is_the_slides_form() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,8 +28,8 @@ def tiny(config: ModelConfig = TINY) -> DynamicsModel:
     return DynamicsModel(config, CODES, 4)
 
 
-def goal_distance() -> GoalDistance:
-    config = PlannerConfig(metric="code_l1")
+def goal_distance(**changes: Any) -> GoalDistance:
+    config = PlannerConfig.model_validate({"metric": "code_l1", **changes})
     return GoalDistance(config, TableTokenizer(), clips(1, seed=9)[0, 0])  # type: ignore[arg-type]
 
 
@@ -84,6 +86,20 @@ def test_equation_4_by_hand_and_its_gradient_reaches_the_prior_through_the_plan(
     features = soft_plan_features(model, distance, table, batch[:, :2], model.prior(batch[:, :2]).sample(noise))
     grads = torch.autograd.grad(features.sum(), list(model.prior.head.parameters()))
     assert all(g.abs().sum() > 0 for g in grads)
+
+
+def test_equation_4_compares_the_frames_and_codes_that_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch, noise, table = tiny(), clips(2), torch.randn(2, 4, 4, 2), TableTokenizer().table
+    goal_codes = clips(1, seed=9)[0, 0]
+    with torch.no_grad():
+        _, logits = model.decoder.rollout(batch[:, :2], model.prior(batch[:, :2]).sample(noise))
+        error = (logits.softmax(-1) @ table - table[goal_codes]).abs()
+    monkeypatch.setattr(TableTokenizer, "decode", lambda self, codes: codes[..., None].expand(*codes.shape, 3),
+                        raising=False)
+    for changes, want in (({"goal_frames": "last"}, error[:, -1].mean()), ({"metric": "pixel_l1"}, error.mean())):
+        terms = prior_finetuning_loss(model, goal_distance(**changes), table, batch, noise, 0.8, PretrainConfig())[1]
+        torch.testing.assert_close(terms["finetune_goal"], want)
+    assert not torch.allclose(error[:, -1].mean(), error.mean())
 
 
 def test_plan_error_of_equation_6() -> None:

@@ -59,16 +59,21 @@ class DecayedAdam:
 
     The decay multiplies every weight by ``1 - decay`` before a step, whatever its learning rate
     (dreamerv2 ``common/tfutils.py``); torch's AdamW would multiply the decay by the learning rate.
+
+    Args:
+        clip_each: every group's norm is clipped on its own, as if it had an optimiser of its own.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float, decay: float, max_norm: float) -> None:
+    def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float, decay: float, max_norm: float,
+                 clip_each: bool = False) -> None:
         self.adam = torch.optim.Adam(groups, lr=lr, eps=eps)
         self.parameters: list[Tensor] = [p for group in self.adam.param_groups for p in group["params"]]
+        self.clipped = [group["params"] for group in self.adam.param_groups] if clip_each else [self.parameters]
         self.decay, self.max_norm = decay, max_norm
 
     def update(self, loss: Tensor, retain_graph: bool = False,
                reduce: Callable[[list[Tensor]], None] | None = None) -> float:
-        """One step down the gradient of ``loss``, to these parameters alone; returns the gradient's norm.
+        """One step down the gradient of ``loss``, to these parameters alone; returns the gradient's norm before clips.
 
         Args:
             reduce: adds up the gradients of several processes, in place.
@@ -78,7 +83,7 @@ class DecayedAdam:
             reduce([gradient for gradient in gradients if gradient is not None])
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        norm = clip_gradients(self.parameters, self.max_norm)
+        norm = torch.stack([clip_gradients(part, self.max_norm) for part in self.clipped]).norm()
         if self.decay:
             with torch.no_grad():
                 torch._foreach_mul_(self.parameters, 1 - self.decay)

@@ -32,16 +32,25 @@ class VideoBonus(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     @torch.no_grad()
-    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Bonuses [B, W] of features [B, T, F], and their mean before scaling. Changes queue and scale."""
+    def forward(self, feature: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bonuses of features [B, T, F] with the starts of episodes [B, T]. Changes queue and scale.
+
+        Returns:
+            bonuses [B, W]; which windows [B, W] lie in one episode, since the others have no bonus (zero) and do not
+            enter the queue; the mean bonus before scaling.
+        """
         config = self.config
+        whole = ~is_first.unfold(1, config.window, 1)[..., 1:].any(-1)  # an episode may start with a window
         means = feature.float().unfold(1, config.window, 1).mean(-1)  # [B, W, F]
-        points = (means @ self.projection).flatten(0, 1)
+        with torch.autocast(feature.device.type, enabled=False):  # half precision would lose the small distances
+            points = means[whole] @ self.projection
         self._push(points)
-        bonus = neighbour_distance(points, self.queue[:int(self.filled)], config.neighbours, config.distance)
-        raw = bonus.mean()
-        self.scale.mul_(config.momentum).add_((1 - config.momentum) * bonus.abs().mean())
-        return (bonus / (self.scale + 1e-8)).view(means.shape[:2]), raw
+        found = neighbour_distance(points, self.queue[:int(self.filled)], config.neighbours, config.distance)
+        if len(found):
+            self.scale.mul_(config.momentum).add_((1 - config.momentum) * found.mean())
+        bonus = torch.zeros(whole.shape, device=found.device)
+        bonus[whole] = found / (self.scale + 1e-8)
+        return bonus, whole, found.sum() / max(len(found), 1)
 
     def _push(self, points: Tensor) -> None:
         """Put points [M, P] in front; the oldest fall out."""

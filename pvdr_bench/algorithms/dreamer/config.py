@@ -54,7 +54,13 @@ class PretrainConfig(Section):
     length: int = key(25, "frames of a clip", "APV code, metaworld_pretrain", ge=2)
     frame_stride: int = key(1, "decisions between neighbouring frames of a clip", "APV code", ge=1)
     lr: float = key(3e-4, "Adam's learning rate", "APV code, metaworld_pretrain", gt=0)
+    adam_eps: float = key(1e-5, "Adam's epsilon", "APV code, metaworld_pretrain", gt=0)
+    max_grad_norm: float = key(100.0, "clip of the global gradient norm", "APV code, metaworld_pretrain", ge=0)
+    weight_decay: float = key(1e-6, "weights are multiplied by one minus this before each step, whatever the learning "
+                              "rate", "APV code, tfutils.py", ge=0)
     kl_weight: float = key(0.1, "weight of the balanced KL", "APV code, metaworld_pretrain", ge=0)
+    kl_balance: float = key(0.8, "share of the KL that moves the prior", "APV code, metaworld_pretrain", ge=0, le=1)
+    dtype: Literal["float32", "bfloat16"] = key("float32", "autocast precision; APV: float16", "hardware")
     validate_every: int = key(5000, "steps between validations", "APV silent", ge=1)
     validation_clips: int = key(64, "held-out clips in a validation", "APV silent", ge=1)
 
@@ -83,12 +89,15 @@ class TrainConfig(Section):
     every: int = key(5, "decisions per update from then on", APV, ge=1)
     batch: int = key(50, "sequences in a batch", APV, ge=1)
     length: int = key(50, "steps of a sequence", APV, ge=2)
-    capacity: int = key(2_000_000, "steps of replay that are sampled from, the newest", "DreamerV2 code: 2e6", ge=1)
+    capacity: int = key(1_000_000, "steps of replay that are sampled from, the newest", "APV code, fine-tuning: 1e6",
+                        ge=1)
     model_lr: float = key(3e-4, "Adam's learning rate of the world model", APV, gt=0)
     frozen_updates: int = key(100, "updates during which pre-trained modules keep their weights (learning rate 0)",
                               "APV code, enc_lr_type no_pretrain", ge=0)
     adam_eps: float = key(1e-5, "Adam's epsilon, all optimisers", APV, gt=0)
-    max_grad_norm: float = key(100.0, "clip of the global gradient norm of each optimiser", APV, ge=0)
+    max_grad_norm: float = key(100.0, "clip of the global gradient norm of each optimiser; where the RSSM is stacked, "
+                               "encoder and action-free RSSM are clipped apart from the rest of the world model", APV,
+                               ge=0)
     weight_decay: float = key(1e-6, "weights are multiplied by one minus this before each step, whatever the learning "
                               "rate", "APV code, tfutils.py", ge=0)
     dtype: Literal["float32", "bfloat16"] = key("float32", "autocast precision; APV: float16", "hardware")

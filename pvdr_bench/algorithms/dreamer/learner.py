@@ -16,7 +16,7 @@ from pvdr_bench.algorithms.dreamer.behaviour import Behaviour
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
 from pvdr_bench.errors import CatalogError, SetupError
-from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state
+from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.nets.rssm import RSSM, State
 
 LOG_EVERY = 20  # updates whose metrics make one row
@@ -75,11 +75,11 @@ class DreamerLearner(Learner):
         known = {id(p) for p in transferred}
         rest = [p for p in self.model.parameters() if id(p) not in known]
 
-        def adam(groups: list[list[nn.Parameter]], lr: float) -> DecayedAdam:
+        def adam(groups: list[list[nn.Parameter]], lr: float, clip_each: bool = False) -> DecayedAdam:
             return DecayedAdam([{"params": group} for group in groups], lr, train.adam_eps, train.weight_decay,
-                               train.max_grad_norm)
+                               train.max_grad_norm, clip_each)
 
-        self.model_adam = adam([transferred, rest], train.model_lr)
+        self.model_adam = adam([transferred, rest], train.model_lr, self.config.stacked)  # APV has two optimisers here
         self.actor_adam = adam([list(self.behaviour.actor.parameters())], behaviour.actor_lr)
         self.critic_adam = adam([list(self.behaviour.critic.parameters())], behaviour.critic_lr)
 
@@ -121,26 +121,30 @@ class DreamerLearner(Learner):
         return train.initial_updates + (self.decisions - train.prefill) // train.every
 
     def learn(self) -> dict[str, float]:
-        """Make the updates that are due; metrics are means over :data:`LOG_EVERY` of them."""
-        out: dict[str, float] = {}
+        """Make the updates that are due; metrics are means over at least :data:`LOG_EVERY` of them."""
         while self.updates < self.due():
             for name, value in self.update().items():
                 self.sums[name] = self.sums.get(name, torch.zeros(())) + value
             self.summed += 1
-            if self.summed >= LOG_EVERY:
-                out = {name: float(value) / self.summed for name, value in self.sums.items()}
-                out |= {"updates": float(self.updates), "replay_steps": float(len(self.replay))}
-                self.sums, self.summed = {}, 0
-        return out
+        if self.summed < LOG_EVERY:
+            return {}
+        out = {name: float(value) / self.summed for name, value in self.sums.items()}
+        self.sums, self.summed = {}, 0
+        return out | {"updates": float(self.updates), "replay_steps": float(len(self.replay))}
 
     def update(self) -> dict[str, Tensor]:
-        """One step of world model, actor and critic on a fresh batch."""
+        """One step of world model, actor and critic on a fresh batch.
+
+        Raises:
+            TrainingError: a loss is not finite. What follows it is not done; the last checkpoint stands.
+        """
         config, train = self.config, self.config.train
         data = Sequences.from_replay(self.replay.sample(self.cpu_generator, train.batch, train.length), self.device)
         frozen = config.pretrained and self.updates < train.frozen_updates
         self.model_adam.adam.param_groups[0]["lr"] = 0.0 if frozen else train.model_lr
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
             loss, post, metrics = self.scan_loss(data, self._uniform(2, train.batch, train.length, config.model.stoch))
+        require_finite({"model_loss": loss}, f"update {self.updates} of the world model")
         norms = {"model_grad": self.model_adam.update(loss)}
         start: State = {name: x.flatten(0, 1) for name, x in post.items()}
         uniform = self._uniform(config.behaviour.horizon, train.batch * train.length,
@@ -148,6 +152,7 @@ class DreamerLearner(Learner):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
             path = self.behaviour.imagine(self.model, start, data.is_terminal.flatten(), uniform)
             actor_loss, critic_loss, more = self.behaviour.losses(path)
+        require_finite({"actor_loss": actor_loss, "critic_loss": critic_loss}, f"update {self.updates} in imagination")
         norms["actor_grad"] = self.actor_adam.update(actor_loss)
         norms["critic_grad"] = self.critic_adam.update(critic_loss)
         self.updates += 1

@@ -24,13 +24,13 @@ class VideoPretrainer(OfflineLearner):
     """Trains encoder, action-free RSSM and decoder together on uint8 clips [B, T, H, W, 3]."""
 
     def __init__(self, config: DreamerConfig, seed: int, device: torch.device) -> None:
-        self.config, self.device, train = config, device, config.train
+        self.config, self.device, own = config, device, config.pretrain
         self.generator = torch.Generator(device).manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = VideoModel(config.model).to(device)
-        self.optimiser = DecayedAdam([{"params": list(self.model.parameters())}], config.pretrain.lr, train.adam_eps,
-                                     train.weight_decay, train.max_grad_norm)
+        self.optimiser = DecayedAdam([{"params": list(self.model.parameters())}], own.lr, own.adam_eps,
+                                     own.weight_decay, own.max_grad_norm)
         self.step = 0
 
     def _uniform(self, count: int, length: int, generator: torch.Generator) -> Tensor:
@@ -50,7 +50,7 @@ class VideoPretrainer(OfflineLearner):
         first[:, 0] = True
         post, prior = self.model.rssm.scan(embed, embed.new_zeros(count, length, 0), first, uniform)
         drawn = self.model.decoder(RSSM.feature(post).flatten(0, 1))
-        kl_loss, kl = balanced_kl(post["logits"], prior, self.config.loss.kl_balance, 0.0)
+        kl_loss, kl = balanced_kl(post["logits"], prior, self.config.pretrain.kl_balance, 0.0)
         image_term = image_loss(drawn, image.flatten(0, 1))
         return ({"loss": image_term + self.config.pretrain.kl_weight * kl_loss, "image_loss": image_term, "kl": kl},
                 post, image)
@@ -59,7 +59,7 @@ class VideoPretrainer(OfflineLearner):
         """One optimiser step."""
         share = 1 / self.world.size
         uniform = self.world.mine(self._uniform(len(batch) * self.world.size, batch.shape[1], self.generator))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.dtype == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.pretrain.dtype == "bfloat16"):
             terms, _, _ = self._terms(batch, uniform)
         metrics = self.world.sum_metrics({name: float(x.detach()) * share for name, x in terms.items()})
         if not math.isfinite(metrics["loss"]):

@@ -129,7 +129,7 @@ class WorldModel(nn.Module):
         loss_config = self.config.loss
         image = preprocess(data.image, self.config.model.input_size)
         embed = self.encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])
-        reward, metrics, total = data.reward, {}, image.new_zeros(())
+        reward, known, metrics, total = data.reward, torch.ones_like(data.is_first), {}, image.new_zeros(())
         if self.af_rssm is not None:
             still = torch.zeros_like(data.action)
             af, af_prior = self.af_rssm.scan(embed, still, data.is_first, uniform[1])
@@ -138,14 +138,14 @@ class WorldModel(nn.Module):
                 total = total + loss_config.af_kl_weight * af_kl
             embed = RSSM.feature(af)
             if self.bonus is not None:
-                extra, metrics["bonus_raw"] = self.bonus(embed.detach())
+                extra, known, metrics["bonus_raw"] = self.bonus(embed.detach(), data.is_first)
                 reward = reward[:, :extra.shape[1]] + self.config.bonus.weight * extra
-                metrics["bonus"] = extra.mean()
+                metrics["bonus"] = extra.sum() / known.sum().clamp_min(1)
         post, prior = self.rssm.scan(embed, data.action, data.is_first, uniform[0])
         kl, metrics["kl"] = balanced_kl(post["logits"], prior, loss_config.kl_balance, loss_config.free_nats)
         feature = RSSM.feature(post)
         image_term = image_loss(self.decoder(feature.flatten(0, 1)), image.flatten(0, 1))
-        reward_term, metrics["reward_error"] = self._reward_loss(feature[:, :reward.shape[1]], reward)
+        reward_term, metrics["reward_error"] = self._reward_loss(feature[:, :reward.shape[1]], reward, known)
         total = total + loss_config.kl_weight * kl + image_term + reward_term
         if self.discount is not None:
             alive = (~data.is_terminal).float()
@@ -156,16 +156,19 @@ class WorldModel(nn.Module):
                     "posterior_entropy": categorical_entropy(post["logits"].detach()).mean()}
         return total, {name: x.detach() for name, x in post.items()}, metrics
 
-    def _reward_loss(self, feature: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood (scalar), and the mean absolute error of its prediction."""
+    def _reward_loss(self, feature: Tensor, reward: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood and absolute error of its prediction (scalars): means over the ``known`` rewards."""
         out = self.reward(feature)
         if self.two_hot:
-            predicted = two_hot_mean(out, self.bins)
-            loss = two_hot_loss(out, reward, self.bins).mean()
+            predicted, loss = two_hot_mean(out, self.bins), two_hot_loss(out, reward, self.bins)
         else:
             predicted = out[..., 0].float()
-            loss = 0.5 * (predicted - reward).square().mean()
-        return loss, (predicted - reward).abs().mean().detach()
+            loss = 0.5 * (predicted - reward).square()
+        error = (predicted - reward).abs().detach()
+        if known.all():
+            return loss.mean(), error.mean()
+        count = known.sum().clamp_min(1)
+        return (loss * known).sum() / count, (error * known).sum() / count
 
     def predict_reward(self, feature: Tensor) -> Tensor:
         """Rewards [...] on arriving at states with features [..., F]."""

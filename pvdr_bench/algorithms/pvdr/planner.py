@@ -35,6 +35,7 @@ class GoalDistance:
     def __init__(self, config: PlannerConfig, tokenizer: Tokenizer, goal_codes: Tensor) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.goal = self.features(goal_codes)
+        self.soft_goal = self.soft_features(tokenizer.embed(goal_codes))
 
     def features(self, codes: Tensor) -> Tensor:
         """What is compared: codes int64 [..., h, w] -> blurred code embeddings, or pixels in [0, 1]."""
@@ -43,13 +44,21 @@ class GoalDistance:
         return self.soft_features(self.tokenizer.embed(codes))
 
     def soft_features(self, embedded: Tensor) -> Tensor:
-        """The same from code embeddings [..., h, w, q] (Eq. 4 needs a differentiable form; code metrics only)."""
+        """What Eq. 4 compares: code embeddings [..., h, w, q], blurred where the metric is."""
         return blur_grid(embedded, self.config.blur) if self.config.metric == "code_l1_blur" else embedded
 
     def plan(self, codes: Tensor) -> Tensor:
         """Distance of plans [..., l, h, w] to the goal, averaged over the compared frames: [...]."""
         frames = codes[..., -1:, :, :] if self.config.goal_frames == "last" else codes
         return (self.features(frames) - self.goal).abs().mean((-4, -3, -2, -1))
+
+    def soft_plan(self, features: Tensor) -> Tensor:
+        """The same, differentiable and meant over states (scalar), of :meth:`soft_features` [B, l, h, w, q] of plans.
+
+        Between codes under every metric (reading 6 offers pixels for Eq. 2 alone).
+        """
+        frames = features[:, -1:] if self.config.goal_frames == "last" else features
+        return (frames - self.soft_goal).abs().mean()
 
 
 @dataclass

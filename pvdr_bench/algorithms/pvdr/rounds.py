@@ -78,6 +78,8 @@ def prior_finetuning_loss(model: DynamicsModel, distance: GoalDistance, table: T
                           lambda2: float, pretrain: PretrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 4: KL(P || sg E) + lambda2 * |yhat - g|, yhat decoded from z ~ P; meant to be minimised over P alone.
 
+    The distance is one between codes, of the planner's ``goal_frames``.
+
     The KL has the direction and the reduction that it had in pre-training.
     """
     context, _ = model.split(clips)
@@ -89,7 +91,7 @@ def prior_finetuning_loss(model: DynamicsModel, distance: GoalDistance, table: T
     if not lambda2:
         return kl, terms
     features = soft_plan_features(model, distance, table, context, prior.sample(noise))
-    goal = (features - distance.goal).abs().mean()
+    goal = distance.soft_plan(features)
     return kl + lambda2 * goal, terms | {"finetune_goal": goal.detach()}
 
 
