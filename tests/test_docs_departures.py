@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -12,8 +14,10 @@ from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.ppo.config import PPOConfig
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.vqgan.config import VQGANConfig
+from pvdr_bench.catalog import load_catalog
 
-TABLE = (Path(__file__).parents[1] / "docs" / "departures.md").read_text()
+DOCS = Path(__file__).parents[1] / "docs"
+TABLE = (DOCS / "departures.md").read_text()
 
 
 def departures(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -30,3 +34,46 @@ def test_every_departure_is_in_the_table(model: type[BaseModel]) -> None:
     assert names
     missing = [name for name in names if f"`{name.removeprefix('online.')}`" not in TABLE]
     assert not missing
+
+
+# Scales -----------------------------------------------------------------------------------------------------------
+
+METHODS = ("pvdr", "ppo", "tokenizer", "dreamerv2", "apv")
+IDENTITY = {"pretrained", "stacked", "bonus.weight"}  # what makes a method another one
+HARDWARE = {"micro_batch", "dtype"}
+TASK_SETS = {"clip", "entropy_coef"}  # Table 2 has them by set of tasks
+SIZES = set("""
+    steps batch lr lr_final warmup_steps max_grad_norm validate_every validation_clips future_frames d_model ff
+    heads depth token_dim encoder_depth prior_depth decoder_depth pi_d_model pi_ff pi_depth e1_decisions
+    e2_decisions epochs minibatch entropy_coef size dim z_channels encoder_width decoder_width encoder_blocks
+    decoder_blocks middle_blocks multipliers attention dropout decoder_kernel beta1 beta2 deter hidden stoch classes
+    cnn_depth head_layers head_units action_width length prefill frozen_updates projection queue rollout_decisions
+""".split())
+
+
+def changed(method: str, scale: str) -> set[str]:
+    """Keys whose value at a scale is not the schema's default, the paper's."""
+    value = load_catalog().config(method, scale).value
+
+    def walk(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[str]:
+        for name, x in ours.items():
+            if isinstance(x, dict):
+                yield from walk(x, theirs[name], f"{prefix}{name}.")
+            elif x != theirs[name]:
+                yield prefix + name
+
+    return set(walk(value.model_dump(), type(value)().model_dump())) - IDENTITY
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_paper_scale_is_the_papers(method: str) -> None:
+    assert {key.split(".")[-1] for key in changed(method, "paper")} <= HARDWARE | TASK_SETS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_the_cpu_scale_changes_beside_sizes_is_told(method: str) -> None:
+    text = TABLE + ((DOCS / "dreamer.md").read_text() if method in ("dreamerv2", "apv") else "")
+    told = set(re.findall(r"[a-z_0-9]+", text))
+    forms = {key for key in changed(method, "cpu") if key.split(".")[-1] not in SIZES | HARDWARE}
+    assert forms, "a small scale has other forms"
+    assert not {key for key in forms if key.split(".")[-1] not in told}
