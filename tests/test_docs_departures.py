@@ -42,13 +42,16 @@ METHODS = ("pvdr", "ppo", "tokenizer", "dreamerv2", "apv")
 IDENTITY = {"pretrained", "stacked", "bonus.weight"}  # what makes a method another one
 HARDWARE = {"micro_batch", "dtype"}
 TASK_SETS = {"clip", "entropy_coef"}  # Table 2 has them by set of tasks
-SIZES = set("""
-    steps batch lr lr_final warmup_steps max_grad_norm validate_every validation_clips future_frames d_model ff
-    heads depth token_dim encoder_depth prior_depth decoder_depth pi_d_model pi_ff pi_depth e1_decisions
-    e2_decisions epochs minibatch entropy_coef size dim z_channels encoder_width decoder_width encoder_blocks
-    decoder_blocks middle_blocks multipliers attention dropout decoder_kernel beta1 beta2 deter hidden stoch classes
-    cnn_depth head_layers head_units action_width length prefill frozen_updates projection queue rollout_decisions
-""".split())
+SIZES = {
+    "steps", "batch", "lr", "lr_final", "warmup_steps", "max_grad_norm", "validate_every", "validation_clips",
+    "future_frames", "d_model", "ff", "heads", "depth", "token_dim", "encoder_depth", "prior_depth",
+    "decoder_depth", "pi_d_model", "pi_ff", "pi_depth", "e1_decisions", "e2_decisions", "epochs", "minibatch",
+    "entropy_coef", "size", "dim", "z_channels", "encoder_width", "decoder_width", "encoder_blocks",
+    "decoder_blocks", "middle_blocks", "multipliers", "attention", "dropout", "decoder_kernel", "beta1", "beta2",
+    "deter", "hidden", "stoch", "classes", "cnn_depth", "head_layers", "head_units", "action_width", "length",
+    "prefill", "frozen_updates", "projection", "queue", "rollout_decisions",
+}
+
 
 
 def changed(method: str, scale: str) -> set[str]:
