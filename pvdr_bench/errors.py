@@ -76,7 +76,7 @@ class StorageError(BenchError):
 
 
 class Interrupted(BenchError):
-    """A signal asked the run to stop; it saved and the same command continues it."""
+    """A signal asked the run to stop; the same command continues from its last checkpoint."""
 
     exit_code = 75
 

@@ -67,7 +67,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     (["describe", "task:pvdr"], 3, "unknown name"),
     (["bench", "plan", "-o", "repeat=3"], 3, "did you mean 'repeats'"),
     (["bench", "plan", "-o", "repeats=x"], 2, "kind of its default"),
-    (["list", "methodz"], 2, "methods"),
+    (["list", "methodz"], 2, "kind: 'methodz' is not one of the choices\n  -> did you mean 'methods'? allowed: meth"),
+    (["list", "foo"], 2, "-> allowed: methods, tasks, "),
+    (["bench", "rendr"], 2, "did you mean 'render'?"),
+    (["plot", "--kind", "curve"], 2, "did you mean 'curves'?"),
+    (["plot", "--axis", "env_step"], 2, "--axis: 'env_step' is not one of"),
+    (["run", "--jobs", "x"], 2, "--jobs"),
     (["list", "--jsn"], 2, "--json"),
 ])
 def test_errors_are_one_message_and_a_code(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int,

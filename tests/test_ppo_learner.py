@@ -243,7 +243,7 @@ def test_bad_settings_are_refused() -> None:
         config(d_model=16, heads=3)
     with pytest.raises(ValidationError, match="extra"):
         config(clip_range=0.1)
-    with pytest.raises(CatalogError, match="window 3"):
+    with pytest.raises(CatalogError, match="window: 3 does not divide"):
         PPOLearner(context(config(window=3), 2), IdentityTokenizer())
     with pytest.raises(SetupError, match="tokenizer"):
         PPOLearner(context(config(), 2))

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from pvdr_bench.suites.base import CameraPose
 
 
-def camera_pose(name: str) -> CameraPose:
-    """The pose of a named camera.
+def camera_pose(name: str, where: str | None = None) -> CameraPose:
+    """The pose of a named camera; ``where`` is the place of the name.
 
     Raises:
         CatalogError: no such camera.
@@ -19,5 +19,5 @@ def camera_pose(name: str) -> CameraPose:
     from pvdr_bench.suites.cameras import CAMERAS
 
     if name not in CAMERAS:
-        raise unknown("camera", name, CAMERAS)
+        raise unknown("camera", name, CAMERAS, where)
     return CAMERAS[name]

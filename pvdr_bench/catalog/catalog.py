@@ -16,7 +16,7 @@ from pvdr_bench.catalog import corpora as corpus_table
 from pvdr_bench.catalog.document import Document, Path_, read_document
 from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.catalog.folders import KINDS, search_roots, yaml_files
-from pvdr_bench.catalog.layers import Layers, unknown, validate_document
+from pvdr_bench.catalog.layers import Layers, nearest, unknown, validate_document
 from pvdr_bench.catalog.metaworld_names import NAMES as METAWORLD
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.protocol import Protocol
@@ -26,6 +26,7 @@ from pvdr_bench.catalog.resolve import (
     format_value,
     join_label,
     method_layers,
+    place_in_config,
     short_name,
     split_override,
     typed_value,
@@ -139,6 +140,10 @@ class Catalog:
                             env_id=f"{short}-v3", source="Meta-World v3")
         raise unknown("task", name, self.tasks())
 
+    def task_place(self, name: str, key: str) -> str:
+        """``file:line`` of a key of a task, ``task.key`` where it has no file."""
+        return self._document("tasks", name).where((key,)) if name in self._files["tasks"] else f"task.{key}"
+
     def corpus(self, name: str) -> CorpusSpec:
         """A corpus by its name.
 
@@ -235,6 +240,7 @@ class Catalog:
         """Parent (if any) and method, parent first."""
         if name not in self._files["methods"]:
             raise unknown("method", name, self.methods())
+        self._check_keys(name)
         spec, document = self._spec("methods", name, MethodSpec)
         chain: list[tuple[MethodSpec, Document]] = []
         if spec.extends is not None:
@@ -242,6 +248,7 @@ class Catalog:
             if spec.extends not in self._files["methods"] or spec.extends == name:
                 others = [other for other in self.methods() if other != name]
                 raise unknown(f"method in extends of {name}", spec.extends, others, where)
+            self._check_keys(spec.extends)
             parent, parent_document = self._spec("methods", spec.extends, MethodSpec)
             if parent.extends is not None:
                 raise CatalogError(
@@ -257,6 +264,29 @@ class Catalog:
         if spec.algorithm not in registry.algorithms():
             raise unknown("algorithm", spec.algorithm, registry.algorithms(), document.where(("algorithm",)))
         return [*chain, (spec.model_copy(update={"title": spec.title or name}), document)]
+
+    def _check_keys(self, method: str) -> None:
+        """A hyperparameter that stands beside ``config`` in a method's file, and not in it, gets a hint of its own."""
+        document = self._document("methods", method)
+        allowed = [key for key in MethodSpec.model_fields if key != "name"]
+        strange = [key for key in document.data if key not in MethodSpec.model_fields]
+        schema = self._schema(document) if strange else None
+        for key in strange:
+            place = place_in_config(key, schema) if schema is not None else None
+            near = nearest(key, allowed)
+            if place is not None and (near is None or f"{{{key}: " in place):
+                raise CatalogError(
+                    f"unknown key {key!r} of method {method}", where=document.where((key,)),
+                    hint=f"hyperparameters belong under config: did you mean {place}? allowed: {', '.join(allowed)}")
+
+    def _schema(self, document: Document) -> type[BaseModel] | None:
+        """The config of a method's algorithm, its own or its parent's; None where the file names none that exists."""
+        parent = document.data.get("extends")
+        if "algorithm" not in document.data and isinstance(parent, str) and parent in self._files["methods"]:
+            document = self._document("methods", parent)
+        info = registry.algorithms().get(str(document.data.get("algorithm")))
+        schema: type[BaseModel] | None = registry.load_object(info.config) if info is not None else None
+        return schema
 
     def config(self, method: str, scale: str, task_set: str | None = None, overrides: Sequence[str] = ()) -> Config:
         """A method's config at a scale; ``overrides`` are texts ``key=value`` of config keys.
@@ -313,6 +343,7 @@ class Catalog:
             raise UsageError(f"{config.method.name} is no method to run in a task: its algorithm {info.name} has the "
                              f"stages {', '.join(info.stages)} only",
                              hint=f"methods that run: {', '.join(self.runnable())}")
+        self._check_set(task_spec, config.method.name)
         chosen, changes = self._run_protocol(protocol, scale, config.method.name, protocol_texts)
         corpus = self.corpus(videos or corpus_table.DEFAULT_CORPUS).name if wants_videos(info, config.value) else None
         if videos is not None and corpus is None:
@@ -326,6 +357,13 @@ class Catalog:
             task=task_spec, corpus=corpus, pretrain_seed=seed % config.method.pretrain_seeds if corpus else 0,
             scale=cast(Scale, scale), scale_label=join_label(label, changes), protocol=chosen, seed=seed,
         )
+
+    def _check_set(self, task: TaskSpec, method: str) -> None:
+        """A task's hyperparameter set is one of the method's, where the method has any, at whatever scale."""
+        sections = [section for spec, _ in self._chain(method) for section in spec.scales.values()]
+        known = sorted({name for section in sections for name in section.sets})
+        if task.set is not None and known and task.set not in known:
+            raise unknown(f"hyperparameter set of method {method}", task.set, known, self.task_place(task.name, "set"))
 
     def _run_protocol(self, name: str, scale: str, method: str,
                       texts: Sequence[str]) -> tuple[Protocol, list[tuple[str, str]]]:

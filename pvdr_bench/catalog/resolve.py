@@ -69,6 +69,17 @@ def _nearest_end(key: str, every: list[Path_]) -> str | None:
     return next((".".join(full) for full in every if full[-1] == close), None)
 
 
+def place_in_config(key: str, model: type[BaseModel]) -> str | None:
+    """``config: {section: {key: ...}}``: where a method's file has a hyperparameter of this or a similar name."""
+    every = [full for full, _ in leaves(model)]
+    found = key if key in keys_of(model) else _nearest_end(key, every)
+    if found is None:
+        return None
+    *sections, last = found.split(".")
+    opened = "".join(f"{{{section}: " for section in sections)
+    return f"config: {opened}{{{last}: ...}}" + "}" * len(sections)
+
+
 def typed_value(text: str, model: type[BaseModel], path: Path_) -> Any:
     """The value of an override: raw text where the schema wants text, else YAML."""
     found = field_at(model, path)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
+
+if TYPE_CHECKING:
+    from pvdr_bench.errors import BenchError
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,28 @@ class LazyGroup(TyperGroup):
             guess = f"did you mean {close!r}? " if close else ""
             raise UsageError(f"unknown command {args[0]!r}", hint=f"{guess}commands: {', '.join(self.table)}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the command; a word that is none of its choices gets the nearest match."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if " is not one of " not in error.message:
+                raise
+            raise _no_choice(error) from error
+
+
+def _no_choice(error: typer.BadParameter) -> BenchError:
+    """Typer's "'foo' is not one of 'a', 'b'." in the form of every other error."""
+    from pvdr_bench.catalog.layers import nearest
+    from pvdr_bench.errors import UsageError
+
+    value, *allowed = re.findall(r"'([^']*)'", error.message)
+    close = nearest(value, allowed)
+    guess = f"did you mean {close!r}? " if close else ""
+    where = error.param.opts[0] if error.param is not None else None
+    return UsageError(f"{value!r} is not one of the choices", where=where,
+                      hint=f"{guess}allowed: {', '.join(allowed)}")
 
 
 def load_command(name: str, target: str) -> Any:

@@ -22,7 +22,7 @@ class MainGroup(LazyGroup):
         "submit": Lazy("pvdr_bench.cli.submit:submit", "Submit runs to SLURM, artefact stages first."),
         "status": Lazy("pvdr_bench.cli.status:status", "Show how far all runs are, here and on the cluster."),
         "logs": Lazy("pvdr_bench.cli.status:logs", "Print what a run and its job wrote."),
-        "cancel": Lazy("pvdr_bench.cli.status:cancel", "Take jobs out of the queue; running ones save and leave."),
+        "cancel": Lazy("pvdr_bench.cli.status:cancel", "Take jobs out of the queue; checkpoints stay."),
         "retry": Lazy("pvdr_bench.cli.submit:retry", "Submit again what failed, was stopped or lost."),
         "aggregate": Lazy("pvdr_bench.cli.results:aggregate", "Write all results as one tidy frame."),
         "plot": Lazy("pvdr_bench.cli.results:plot", "Draw curves, bars, profiles and sweeps with intervals."),

@@ -50,12 +50,14 @@ def pretrain(
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.plan import asked_runs
     from pvdr_bench.launch.worker import StopFlag
+    from pvdr_bench.training.checks import check_runs
     from pvdr_bench.training.distributed import process_group
 
-    chosen = choose_device(device)
+    catalog, chosen = load_catalog(), choose_device(device)
     size = choose_scale(scale, chosen.value)
-    specs = asked_runs(load_catalog(), experiment=experiment, methods=methods, tasks=tasks, seeds=None, scale=scale,
+    specs = asked_runs(catalog, experiment=experiment, methods=methods, tasks=tasks, seeds=None, scale=scale,
                        default_scale=size.value, protocol=protocol, videos=videos, overrides=override or [])
+    check_runs(specs, catalog)
     stop = StopFlag().install()
     with process_group(chosen.value) as world:
         console = Console(stderr=json_, quiet=not world.leads)

@@ -69,13 +69,15 @@ def run(
     from pvdr_bench.launch.worker import StopFlag
     from pvdr_bench.runs.paths import results_root
     from pvdr_bench.runs.provenance import cores
+    from pvdr_bench.training.checks import check_runs
 
-    console, root = Console(), results_root(results)
+    console, root, catalog = Console(), results_root(results), load_catalog()
     chosen = choose_device(device)
     size = choose_scale(scale, chosen.value)
-    specs = planning.asked_runs(load_catalog(), experiment=experiment, methods=methods, tasks=tasks, seeds=seeds,
+    specs = planning.asked_runs(catalog, experiment=experiment, methods=methods, tasks=tasks, seeds=seeds,
                                 scale=scale, default_scale=size.value, protocol=protocol, videos=videos,
                                 overrides=override or [])
+    check_runs(specs, catalog)
     if scale is None and specs[0].scale != size.value:
         size = Choice(specs[0].scale, f"of the experiment {experiment}; --scale chooses another")
     plans = planning.plan_runs(specs, root)

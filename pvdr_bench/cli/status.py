@@ -170,8 +170,10 @@ def cancel(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json_: Json = False,
 ) -> None:
-    """Take jobs out of the queue, and let running ones save and leave; asks first. `submit` or `retry` goes on.
+    """Take jobs out of the queue, and stop running ones; asks first. `submit` or `retry` goes on from checkpoints.
 
+    A run leaves at its next step without saving: what it did since its last checkpoint (at the last sync point, every
+    protocol.sync_every env_steps) is done again. The training of an artefact saves before it leaves.
     A job may do several runs (runs_per_job of its profile): all of them end with it, and are told before.
     """
     from pvdr_bench.errors import UsageError

@@ -58,12 +58,14 @@ def submit(
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.plan import asked_runs, plan_runs
     from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.training.checks import check_runs
 
     catalog, root = load_catalog(), results_root(results)
     site, stages = _profiles(catalog, profile, pretrain_profile)
     specs = asked_runs(catalog, experiment=experiment, methods=methods, tasks=tasks, seeds=seeds,
                        scale=scale, default_scale=site.scale, protocol=protocol, videos=videos,
                        overrides=override or [])
+    check_runs(specs, catalog)
     plan_runs(specs, root)  # refuses what was made with another recipe before anything is written
     facts = _go(specs, root, site, stages, dry_run, json_)
     if json_:

@@ -112,7 +112,7 @@ def _parse(line: str) -> QueuedJob | None:
 
 
 def cancel(job_ids: Sequence[str]) -> None:
-    """Take jobs out of the queue, or ask running ones to save and leave."""
+    """Take jobs out of the queue, or ask running ones to leave; their last checkpoints stand."""
     for start in range(0, len(job_ids), 200):  # a command line has a limit
         command(["scancel", *job_ids[start:start + 200]])
 

@@ -50,7 +50,7 @@ class JobStop(StopFlag):
         self.began, self.deadline = time.time(), limit - profile.leave_s
 
     def __call__(self) -> bool:
-        """Whether to save and leave."""
+        """Whether to leave."""
         return self.is_set or time.time() >= self.deadline
 
     @property

@@ -26,6 +26,15 @@ def suites() -> dict[str, str]:
     return {**{point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}, **_BUILT_IN}
 
 
+def env_ids(suite: str) -> tuple[str, ...] | None:
+    """Names of a suite's environments, told without loading it; None where only the suite itself knows them."""
+    if suite == "metaworld":
+        from pvdr_bench.catalog.metaworld_names import NAMES
+
+        return tuple(f"{name}-v3" for name in NAMES)
+    return ("point",) if suite == "dummy" else None
+
+
 def make_env(config: EnvConfig) -> Env:
     """Build the environment of a config, importing its suite now.
 

@@ -1,14 +1,36 @@
-"""What the online loop refuses, told before anything starts. Imports no torch."""
+"""What runs are refused for, told before anything starts. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from pvdr_bench.algorithms import registry
+from pvdr_bench.catalog.catalog import Catalog
+from pvdr_bench.catalog.layers import unknown
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import CatalogError
 
 
+def check_runs(specs: Iterable[RunSpec], catalog: Catalog) -> None:
+    """Refuse runs that would fail, some of them only once stages were made; what many have alike is checked once.
+
+    Raises:
+        CatalogError: see :func:`check_protocol`, :func:`check_task` and :func:`check_sizes`.
+    """
+    tasks, sizes = {}, {}
+    for spec in specs:
+        check_protocol(spec)
+        tasks[spec.task.name, spec.protocol.camera] = spec
+        sizes[spec.variant, spec.scale_label, spec.task.set] = spec
+    for spec in tasks.values():
+        check_task(spec, catalog)
+    for spec in sizes.values():
+        check_sizes(spec, catalog)
+
+
 def check_protocol(spec: RunSpec) -> None:
-    """Refuse what the loop cannot do, before anything starts.
+    """Refuse what the loop cannot do.
 
     Raises:
         CatalogError: the budget is not on the grid of sync points, or reward or method need a goal image and the
@@ -16,10 +38,9 @@ def check_protocol(spec: RunSpec) -> None:
     """
     protocol = spec.protocol
     if protocol.env_steps % protocol.sync_every:
-        below = protocol.env_steps // protocol.sync_every * protocol.sync_every
-        nearest = [str(steps) for steps in (below, below + protocol.sync_every) if steps]
         raise CatalogError(f"the budget of {protocol.env_steps} env_steps is not a multiple of sync_every "
-                           f"{protocol.sync_every}", where="protocol.env_steps", hint=f"use {' or '.join(nearest)}")
+                           f"{protocol.sync_every}", where="protocol.env_steps",
+                           hint=_multiples(protocol.env_steps, protocol.sync_every))
     if protocol.reward == "goal_distance" and not protocol.frozen_instance:
         raise CatalogError("reward goal_distance needs one goal image, so a frozen instance",
                            where="protocol.frozen_instance", hint="frozen_instance: true, or reward: dense")
@@ -31,3 +52,63 @@ def check_protocol(spec: RunSpec) -> None:
             f"{spec.variant} (algorithm {info.name}) needs a goal image, and protocol {protocol.name} has none: each "
             "of its episodes has a goal of its own", where="protocol.frozen_instance",
             hint=f"--protocol pvdr has one; algorithms that need none: {', '.join(without)}")
+
+
+def _multiples(value: int, of: int) -> str:
+    """``use 480 or 640``: the positive multiples next to a value."""
+    below = value // of * of
+    return f"use {' or '.join(str(near) for near in (below, below + of) if near)}"
+
+
+def check_task(spec: RunSpec, catalog: Catalog) -> None:
+    """Refuse a task whose environment cannot be built; no simulator is started, nor imported.
+
+    Raises:
+        CatalogError: no such suite, environment or camera.
+    """
+    from pvdr_bench.catalog.cameras import camera_pose
+    from pvdr_bench.suites import env_ids, suites
+
+    task = spec.task
+    if task.suite not in suites():
+        raise unknown("suite", task.suite, sorted(suites()), catalog.task_place(task.name, "suite"))
+    known = env_ids(task.suite)
+    if known is not None and task.env_id not in known:
+        raise unknown(f"env_id of suite {task.suite}", task.env_id, known, catalog.task_place(task.name, "env_id"))
+    if task.camera:
+        camera_pose(task.camera, catalog.task_place(task.name, "camera"))
+    else:
+        camera_pose(spec.protocol.camera, "protocol.camera")
+
+
+def check_sizes(spec: RunSpec, catalog: Catalog) -> None:
+    """Refuse pictures that the run's tokenizer cannot cut into cells, and networks that do not fit its token grid.
+
+    Raises:
+        CatalogError: with the sizes that would do; or what should train the tokenizer trains none.
+    """
+    if spec.tokenizer is None:
+        return
+    grid = token_grid(spec.tokenizer, spec.scale, spec.protocol.image_size, catalog)
+    check_grid = getattr(spec.config_object(), "check_grid", None) if spec.info.needs_tokenizer else None
+    if check_grid is not None:  # a config without the rule works on any grid
+        check_grid(grid)
+
+
+def token_grid(tokenizer: str, scale: str, image_size: int, catalog: Catalog) -> int:
+    """Side of the token grid that the tokenizer of a scale makes of square pictures.
+
+    Raises:
+        CatalogError: the side of a picture is not a multiple of a cell's, or the method trains no tokenizer.
+    """
+    found = catalog.config(tokenizer, scale)
+    if "tokenize" not in registry.algorithms()[found.method.algorithm or ""].stages:
+        raise CatalogError(f"method {tokenizer} trains no frame tokenizer: its algorithm is {found.method.algorithm}",
+                           where="tokenizer", hint="leave the key out, for the method named tokenizer")
+    config: Any = found.value
+    try:
+        side: int = config.grid(image_size)
+    except ValueError as error:
+        raise CatalogError(str(error), where="protocol.image_size",
+                           hint=_multiples(image_size, config.factor)) from error
+    return side

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.algorithms.schema import Section, key
+from pvdr_bench.algorithms.schema import Section, check_divides, key
 
 
 class PPOConfig(Section):
@@ -62,3 +62,11 @@ class PPOConfig(Section):
         if self.d_model % self.heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
         return self
+
+    def check_grid(self, grid: int) -> None:
+        """Refuse a token grid of a side that the networks cannot work on.
+
+        Raises:
+            CatalogError: the window does not divide it.
+        """
+        check_divides("window", self.window, grid)

@@ -17,7 +17,7 @@ from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Tra
 from pvdr_bench.algorithms.ppo.config import PPOConfig
 from pvdr_bench.algorithms.ppo.core import PPOUpdater, RolloutBuffer, needs_bootstrap
 from pvdr_bench.algorithms.ppo.networks import Actor, Critic, NetworkConfig, standardised
-from pvdr_bench.errors import CatalogError, SetupError
+from pvdr_bench.errors import SetupError
 
 
 class FrameTokenizer(Protocol):
@@ -63,9 +63,7 @@ class PPOLearner(Learner):
         config: PPOConfig = context.config
         self.config, self.device = config, context.device
         self.tokenizer = tokenizer or self._load_tokenizer(context)
-        if self.tokenizer.grid % config.window:
-            raise CatalogError(f"window {config.window} does not divide the token grid {self.tokenizer.grid}",
-                               where="key window", hint="choose a divisor")
+        config.check_grid(self.tokenizer.grid)
         self.dtype = token_dtype(self.tokenizer.codebook_size)
         self.length = math.ceil(config.rollout_decisions / context.num_envs)  # decisions in time of a rollout
         with torch.random.fork_rng(devices=[]):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.algorithms.schema import Section, key
+from pvdr_bench.algorithms.schema import Section, check_divides, key
 
 
 class ModelConfig(Section):
@@ -34,6 +34,15 @@ class ModelConfig(Section):
     z_every_slot: bool = key(False, "also add the projected z to every slot of D", "departure: z is used sooner")
     copy_gate: bool = key(False, "add gate * onehot(previous token) to D's logits", "departure: copying is free")
     init_logvar: float = key(0.0, "initial log-variance of E and P", "paper silent: 0; departure if lower")
+
+    def check_grid(self, grid: int) -> None:
+        """Refuse a token grid of a side that the model cannot work on.
+
+        Raises:
+            CatalogError: window or z_grid do not divide it.
+        """
+        check_divides("model.window", self.window, grid)
+        check_divides("model.z_grid", self.z_grid, grid)
 
 
 class PretrainConfig(Section):
@@ -69,7 +78,8 @@ class PlannerConfig(Section):
 
     candidates: int = key(16, "N, candidates z ~ P per decision", "paper silent (reading 1)", ge=1)
     metric: Literal["code_l1", "code_l1_blur", "pixel_l1"] = key(
-        "code_l1", "space of the distance between plan and goal", "paper: compressed grids (reading 6)")
+        "code_l1", "space of the distance between plan and goal; Eq. 4 compares codes under pixel_l1 too",
+        "paper: compressed grids (reading 6)")
     blur: int = key(3, "window of code_l1_blur in grid cells, odd", "departure", ge=1)
     goal_frames: Literal["all", "last"] = key("all", "frames of the plan compared with the goal",
                                               "paper: the sum over frames (reading 5)")
@@ -150,3 +160,7 @@ class PVDRConfig(Section):
         if self.planner.blur % 2 == 0:
             raise ValueError(f"planner.blur must be odd, not {self.planner.blur}")
         return self
+
+    def check_grid(self, grid: int) -> None:
+        """Refuse a token grid of a side that the model cannot work on; see :meth:`ModelConfig.check_grid`."""
+        self.model.check_grid(grid)

@@ -156,8 +156,7 @@ class DynamicsModel(nn.Module):
 
     def __init__(self, config: ModelConfig, codebook_size: int, grid: int) -> None:
         super().__init__()
-        if grid % config.z_grid:
-            raise ValueError(f"model.z_grid {config.z_grid} does not divide the token grid {grid}")
+        config.check_grid(grid)
         m, total = config.context_frames, config.context_frames + config.future_frames
         self.config, self.grid = config, grid
         self.encoder = GaussianHead(config, codebook_size, grid, total, config.encoder_depth)

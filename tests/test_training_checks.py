@@ -1,0 +1,145 @@
+"""What is refused before anything starts: each with its key and what would do, and nothing that is built in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pvdr_bench.algorithms.schema import check_divides
+from pvdr_bench.catalog.catalog import Catalog, load_catalog
+from pvdr_bench.catalog.metaworld_names import NAMES
+from pvdr_bench.cli.main import main
+from pvdr_bench.errors import CatalogError
+from pvdr_bench.suites import env_ids
+from pvdr_bench.training.checks import check_runs
+
+GOOD = {"suite": "metaworld", "env_id": "push-v3"}
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+def mine(folder: Path, monkeypatch: pytest.MonkeyPatch, **keys: str) -> Path:
+    """A user's task ``mine``; the file."""
+    file = folder / "tasks/mine.yaml"
+    file.parent.mkdir()
+    file.write_text("".join(f"{key}: {value}\n" for key, value in {**GOOD, **keys}.items()))
+    monkeypatch.setenv("PVDR_BENCH_PATH", str(folder))
+    return file
+
+
+def refused(catalog: Catalog, method: str, task: str, *overrides: str, scale: str = "smoke") -> CatalogError:
+    """The error of resolving and checking a run."""
+    with pytest.raises(CatalogError) as caught:
+        check_runs([catalog.resolve(method, task, 0, scale, overrides=overrides)], catalog)
+    return caught.value
+
+
+@pytest.mark.parametrize(("method", "override", "key", "message", "hint"), [
+    ("pvdr", "model.window=3", "model.window", "3 does not divide the side of the token grid, 4", "use one of 1, 2, 4"),
+    ("pvdr", "model.z_grid=3", "model.z_grid", "3 does not divide", "use one of 1, 2, 4"),
+    ("pvdr", "model.z_grid=0", "model.z_grid", "0 does not divide", "use one of 1, 2, 4"),
+    ("pvdr-scratch", "model.window=8", "model.window", "8 does not divide", "use one of 1, 2, 4"),
+    ("ppo", "window=3", "window", "3 does not divide", "use one of 1, 2, 4"),
+    ("pvdr", "protocol.image_size=100", "protocol.image_size", "image size 100 is not a multiple of the token's cell",
+     "use 96 or 104"),
+    ("pvdr", "protocol.image_size=40", "model.window", "2 does not divide the side of the token grid, 5",
+     "use one of 1, 5"),
+    ("random", "protocol.camera=cornr", "protocol.camera", "unknown camera 'cornr'", "did you mean 'corner'? known: "),
+    ("random", "protocol.env_steps=500", "protocol.env_steps", "not a multiple of sync_every", "use 480 or 640"),
+])
+def test_values_that_do_not_fit_are_refused(catalog: Catalog, method: str, override: str, key: str, message: str,
+                                            hint: str) -> None:
+    error = refused(catalog, method, "reach", override)
+    assert error.where == key and message in error.message and hint in (error.hint or "")
+
+
+def test_the_grid_is_that_of_the_scale(catalog: Catalog) -> None:
+    """What does not fit four cells may fit sixteen."""
+    spec = catalog.resolve("pvdr", "reach", 0, "paper", overrides=["model.window=8", "model.z_grid=8"])
+    check_runs([spec], catalog)
+    assert "use one of 1, 2, 4, 8, 16" in str(refused(catalog, "pvdr", "reach", "model.window=3", scale="paper"))
+
+
+@pytest.mark.parametrize(("key", "value", "line", "message", "hint"), [
+    ("suite", "metawrld", 1, "unknown suite 'metawrld'", "did you mean 'metaworld'? known: dummy, metaworld"),
+    ("env_id", "pushh-v3", 2, "unknown env_id of suite metaworld 'pushh-v3'", "did you mean 'push-v3'?"),
+    ("camera", "metaword", 3, "unknown camera 'metaword'", "did you mean 'metaworld'?"),
+    ("set", "set9", 3, "unknown hyperparameter set of method pvdr 'set9'", "known: set1, set2, set3"),
+])
+def test_a_task_that_names_what_is_not_there_is_refused_with_its_line(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str, line: int, message: str,
+        hint: str) -> None:
+    file = mine(tmp_path, monkeypatch, **{key: value})
+    error = refused(load_catalog(), "pvdr", "mine", scale="paper")
+    assert error.where == f"{file}:{line}" and error.message == message and hint in (error.hint or "")
+
+
+def test_a_set_is_asked_for_only_where_a_method_has_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine(tmp_path, monkeypatch, set="set9")
+    catalog = load_catalog()
+    assert catalog.resolve("random", "mine", 0, "smoke").task.set == "set9"
+    for method in ("ppo", "pvdr", "pvdr-planning"):  # the last inherits its sets; the smoke scale has none
+        assert "set9" in refused(catalog, method, "mine").message
+
+
+def test_a_method_whose_tokenizer_is_none_is_refused(catalog: Catalog) -> None:
+    spec = catalog.resolve("ppo", "reach", 0, "smoke").model_copy(update={"tokenizer": "random"})
+    with pytest.raises(CatalogError, match="method random trains no frame tokenizer"):
+        check_runs([spec], catalog)
+
+
+@pytest.mark.parametrize("override", ["model.window=3", "protocol.image_size=100", "protocol.camera=cornr"])
+@pytest.mark.parametrize("command", ["run", "submit"])
+def test_commands_refuse_before_they_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str,
+                                          override: str) -> None:
+    where = ["--device", "cpu"] if command == "run" else ["--profile", "cpu"]
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--method", "pvdr", "--task", "reach", "--scale", "smoke", "--dry-run", "--results",
+              str(tmp_path), "-o", override, *where])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 3 and not out and "Traceback" not in err
+    assert err.startswith(f"error: {override.partition('=')[0]}: ") and "  -> " in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_pretrain_refuses_before_it_makes_videos(capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path / "data"))
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", "--method", "pvdr", "--task", "reach", "--scale", "smoke", "--device", "cpu", "-o",
+              "protocol.image_size=100"])
+    assert ended.value.code == 3 and "use 96 or 104" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_everything_built_in_passes(catalog: Catalog) -> None:
+    """Every method in every task, protocol and scale; only PVDR under a protocol without a goal image is refused."""
+    refusals = set()
+    for protocol in catalog.protocols():
+        for scale in catalog.protocol_file(protocol).scales:
+            for method in catalog.runnable():
+                whole = (method, scale) == ("random", "smoke")
+                tasks = catalog.tasks() if whole else ("reach", "dial-turn", "plate-slide")  # of three sets
+                specs = [catalog.resolve(method, task, 0, scale, protocol) for task in tasks]
+                try:
+                    check_runs(specs, catalog)
+                except CatalogError as error:
+                    assert "needs a goal image" in error.message
+                    refusals.add((specs[0].algorithm, protocol))
+    assert refusals == {("pvdr", "apv")}
+
+
+def test_suites_tell_their_environments() -> None:
+    assert env_ids("metaworld") == tuple(f"{name}-v3" for name in NAMES)
+    assert env_ids("dummy") == ("point",) and env_ids("of another package") is None
+
+
+@pytest.mark.parametrize("value", [-4, -1, 0, 3, 32])
+def test_only_positive_divisors_divide(value: int) -> None:
+    with pytest.raises(CatalogError, match=r"^key: .* use one of 1, 2, 4, 8, 16$".replace(".*", "(.|\n)*")):
+        check_divides("key", value, 16)
+    check_divides("key", 8, 16)
