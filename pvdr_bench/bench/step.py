@@ -25,7 +25,7 @@ from pvdr_bench.catalog import load_catalog
 from pvdr_bench.nets.vqgan import load_tokenizer
 
 ACTIONS = 4  # dimensions of an action, as in Meta-World
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def measure(scale: str = "cpu", device: str = "cpu", threads: int = 1, seconds: float = 3.0,

@@ -69,7 +69,7 @@ class PretrainConfig(Section):
                                             "paper silent: true ELBO (reading 11)")
     validate_every: int = key(5000, "steps between validations", "paper silent", ge=1)
     validation_clips: int = key(512, "held-out clips in a validation", "paper silent", ge=1)
-    dtype: Literal["float32", "bfloat16", "float16"] = key("float32", "autocast precision", "hardware")
+    dtype: Literal["float32", "bfloat16"] = key("float32", "autocast precision", "hardware")
     compile: bool = key(False, "torch.compile the model", "hardware")
 
 
@@ -109,7 +109,7 @@ class OnlineConfig(Section):
     lact_target: Literal["action", "stride_mean"] = key(
         "action", "what L_act predicts: the executed action, or the mean action on the way to the plan's first frame",
         "paper Eq. 5; departure: stride_mean, the same with frame_stride 1")
-    lact_e1_epochs: int = key(0, "passes of L_act over E1 as well, after fine-tuning",
+    lact_e1_epochs: int = key(0, "passes of L_act alone (without lact_weight) over E1 as well, after fine-tuning",
                               "paper Algorithm 1: E2 only; departure if more", ge=0)
     e1_correlation: float = key(0.0, "correlation in time of the action noise in E1 (AR(1), same spread)",
                                 "paper silent: white noise; departure if more", ge=0, lt=1)

@@ -17,7 +17,7 @@ from pvdr_bench.algorithms.pvdr.config import PretrainConfig, PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian, token_cross_entropy
 from pvdr_bench.errors import TrainingError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def reduce_terms(values: Tensor, reduction: str) -> Tensor:
