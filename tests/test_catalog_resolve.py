@@ -266,6 +266,38 @@ def test_errors_of_files(root: Path, file: str, text: str, line: int | None, wor
         assert word in message
 
 
+def test_a_task_extends_another_by_one_level(root: Path) -> None:
+    catalog = write(root, "tasks/near.yaml", "extends: one\ntitle: Near\ncamera: corner\n")
+    near, one = catalog.task("near"), catalog.task("one")
+    assert (near.suite, near.env_id, near.set, near.camera, near.title) == (
+        one.suite, one.env_id, one.set, "corner", "Near")
+    assert one.camera is None and near.identity() != one.identity()
+    assert catalog.task_place("near", "camera").endswith("near.yaml:3")
+    assert "tasks/one.yaml:2" in catalog.task_place("near", "env_id")
+    for text, word in (("extends: near\n", "one level only: extend one"), ("extends: onne\n", "did you mean 'one'"),
+                       ("extends: one\nstep: 3\n", "'step'")):
+        with pytest.raises(CatalogError) as caught:
+            write(root, "tasks/nearer.yaml", text).task("nearer")
+        assert word in str(caught.value) and "nearer.yaml" in str(caught.value)
+
+
+def test_a_protocol_extends_another_by_one_level(root: Path) -> None:
+    text = "extends: pvdr\nbase: {camera: corner, image_size: 48}\nscales:\n  cpu: {success_bonus: 2}\n  gpu: {}\n"
+    catalog = write(root, "tasks/protocols/side.yaml", text)
+    side, plain = catalog.protocol("side"), catalog.protocol("pvdr")
+    assert (side.camera, side.image_size, side.success_bonus) == ("corner", 48, 2)
+    assert side.eval_every == plain.eval_every and side.hash() != plain.hash()
+    assert plain.camera == "metaworld" and catalog.protocol("side", "paper").image_size == 48  # the file itself wins
+    assert catalog.protocol_file("side").scales == ("cpu", "paper", "gpu")
+    origins = catalog.protocol_layers("side", "cpu").origins
+    assert "side.yaml:2" in origins["camera",] and "pvdr.yaml" in origins["eval_every",]
+    for text, word in (("extends: side\n", "one level only: extend pvdr"), ("extends: pvdrr\n", "did you mean 'pvdr'"),
+                       ("extends: pvdr\nbase: {camra: corner}\n", "'camera'")):
+        with pytest.raises(CatalogError) as caught:
+            write(root, "tasks/protocols/other.yaml", text).protocol("other")
+        assert word in str(caught.value) and "other.yaml" in str(caught.value)
+
+
 def test_overrides_need_nothing_of_a_file_that_is_not_asked_for(root: Path) -> None:
     catalog = write(root, "methods/broken.yaml", "algorithm: [\n")
     assert catalog.resolve("base", "one", 0).method == "base"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -44,7 +44,8 @@ from pvdr_bench.catalog.specs import (
 from pvdr_bench.errors import CatalogError, UsageError
 
 _INHERITED = ("algorithm", "paper", "tuning", "tokenizer", "pretrain_seeds")  # config and scales are merged apart
-_PROTOCOL_FILE_KEYS = ("title", "description", "source", "base", "scales")
+_PROTOCOL_FILE_KEYS = ("extends", "title", "description", "source", "base", "scales")
+_OWN = ("name", "title", "extends")  # of a task's file, not inherited
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,15 @@ class Config:
 
 @dataclass(frozen=True)
 class ProtocolFile:
-    """A protocol's YAML before a scale is chosen."""
+    """A protocol's YAML, and the one that it extends, before a scale is chosen."""
 
     name: str
-    document: Document
+    family: tuple[Document, ...]  # parent (if any) first
+
+    @property
+    def document(self) -> Document:
+        """Its own file."""
+        return self.family[-1]
 
     @property
     def title(self) -> str:
@@ -72,12 +78,12 @@ class ProtocolFile:
     @property
     def description(self) -> str:
         """What it measures."""
-        return str(self.document.data.get("description", ""))
+        return next((str(one.data["description"]) for one in self.family[::-1] if "description" in one.data), "")
 
     @property
     def scales(self) -> tuple[str, ...]:
         """Names of the scales it has."""
-        return tuple(self.document.data.get("scales") or {})
+        return tuple(dict.fromkeys(scale for one in self.family for scale in one.data.get("scales") or {}))
 
 
 @dataclass
@@ -117,13 +123,33 @@ class Catalog:
             self._documents[kind, name] = read_document(self._files[kind][name])
         return self._documents[kind, name]
 
-    def _spec(self, kind: str, name: str, model: type[BaseModel]) -> tuple[Any, Document]:
+    def _family(self, kind: str, name: str) -> list[Document]:
+        """The files of a name and of the one it extends, parent (if any) first.
+
+        Raises:
+            CatalogError: no such parent, or two levels of extends.
+        """
+        document, what = self._document(kind, name), kind[:-1]
+        parent = document.data.get("extends")
+        if parent is None:
+            return [document]
+        where, others = document.where(("extends",)), sorted(set(self._files[kind]) - {name})
+        if parent not in others:
+            raise unknown(f"{what} in extends of {name}", str(parent), others, where)
+        above = self._document(kind, parent)
+        if further := above.data.get("extends"):
+            raise CatalogError(f"{what} {name} extends {parent}, which extends {further}", where=where,
+                               hint=f"one level only: extend {further}, and repeat what {parent} changes")
+        return [above, document]
+
+    def _spec(self, kind: str, name: str, model: type[BaseModel],
+              inherited: Mapping[str, Any] | None = None) -> tuple[Any, Document]:
         document = self._document(kind, name)
         written = document.data.get("name", name)
         if written != name:
             raise CatalogError(f"name {written!r} is not the file's ({name!r})", where=document.where(("name",)),
                                hint="leave the key out, or rename the file")
-        return validate_document(model, document, f"{kind[:-1]} {name}", {"name": name}), document
+        return validate_document(model, document, f"{kind[:-1]} {name}", {"name": name}, inherited), document
 
     def task(self, name: str) -> TaskSpec:
         """A task by its name; ``reach-v3`` is the same as ``reach``.
@@ -133,7 +159,9 @@ class Catalog:
         """
         short = name.removesuffix("-v3")
         if short in self._files["tasks"]:
-            task: TaskSpec = self._spec("tasks", short, TaskSpec)[0]
+            *parents, _ = self._family("tasks", short)
+            inherited = {key: value for one in parents for key, value in one.data.items() if key not in _OWN}
+            task: TaskSpec = self._spec("tasks", short, TaskSpec, inherited)[0]
             return task
         if short in METAWORLD:
             return TaskSpec(name=short, title=short.replace("-", " ").capitalize(), suite="metaworld",
@@ -141,8 +169,11 @@ class Catalog:
         raise unknown("task", name, self.tasks())
 
     def task_place(self, name: str, key: str) -> str:
-        """``file:line`` of a key of a task, ``task.key`` where it has no file."""
-        return self._document("tasks", name).where((key,)) if name in self._files["tasks"] else f"task.{key}"
+        """``file:line`` of a key of a task, inherited or its own; ``task.key`` where it has no file."""
+        if name not in self._files["tasks"]:
+            return f"task.{key}"
+        family = self._family("tasks", name)
+        return next((one for one in family[::-1] if key in one.data), family[-1]).where((key,))
 
     def corpus(self, name: str) -> CorpusSpec:
         """A corpus by its name.
@@ -193,30 +224,21 @@ class Catalog:
         """
         if name not in self._files["protocols"]:
             raise unknown("protocol", name, self.protocols())
-        document = self._document("protocols", name)
-        for key, value in document.data.items():
-            if key not in (*_PROTOCOL_FILE_KEYS, "name"):
-                raise unknown(f"key of protocol {name}", key, _PROTOCOL_FILE_KEYS, document.where((key,)))
-            if key in ("base", "scales") and not isinstance(value, dict):
-                raise CatalogError(f"{key} must be a mapping", where=document.where((key,)))
-        for scale, section in (document.data.get("scales") or {}).items():
-            if scale not in SCALES:
-                raise unknown("scale", scale, SCALES, document.where(("scales", scale)))
-            if not isinstance(section or {}, dict):
-                raise CatalogError(f"scales.{scale} must be a mapping", where=document.where(("scales", scale)))
-        return ProtocolFile(name, document)
+        for document in self._family("protocols", name):
+            _check_protocol_keys(name, document)
+        return ProtocolFile(name, tuple(self._family("protocols", name)))
 
     def protocol_layers(self, name: str, scale: str) -> Layers:
         """The settings of a protocol at a scale, with their places, before they are checked."""
         found = self.protocol_file(name)
         if scale not in found.scales:
             raise unknown(f"scale of protocol {name}", scale, found.scales, found.document.file)
-        layers = Layers()
-        data, document = found.document.data, found.document
-        layers.add(data.get("base") or {}, document, ("base",))
-        layers.add(data["scales"][scale] or {}, document, ("scales", scale))
-        layers.set(("name",), name, document.file)
-        layers.set(("scale",), scale, document.file)
+        layers = Layers(file=found.document.file)
+        for document in found.family:
+            layers.add(document.data.get("base") or {}, document, ("base",))
+            layers.add((document.data.get("scales") or {}).get(scale) or {}, document, ("scales", scale))
+        layers.set(("name",), name, found.document.file)
+        layers.set(("scale",), scale, found.document.file)
         layers.data.setdefault("suite_version", _suite_version())
         return layers
 
@@ -243,17 +265,10 @@ class Catalog:
         self._check_keys(name)
         spec, document = self._spec("methods", name, MethodSpec)
         chain: list[tuple[MethodSpec, Document]] = []
+        self._family("methods", name)
         if spec.extends is not None:
-            where = document.where(("extends",))
-            if spec.extends not in self._files["methods"] or spec.extends == name:
-                others = [other for other in self.methods() if other != name]
-                raise unknown(f"method in extends of {name}", spec.extends, others, where)
             self._check_keys(spec.extends)
             parent, parent_document = self._spec("methods", spec.extends, MethodSpec)
-            if parent.extends is not None:
-                raise CatalogError(
-                    f"method {name} extends {parent.name}, which extends {parent.extends}", where=where,
-                    hint=f"one level only: extend {parent.extends}, and repeat what {parent.name} changes")
             given = spec.model_fields_set
             inherited = {key: getattr(parent, key) for key in _INHERITED if key not in given}
             spec = spec.model_copy(update=inherited)
@@ -393,6 +408,20 @@ class Catalog:
         """Methods with an online stage."""
         known = registry.algorithms()
         return [name for name in self.methods() if known[self.method(name).algorithm or ""].learner is not None]
+
+
+def _check_protocol_keys(name: str, document: Document) -> None:
+    """Refuse keys and shapes that a protocol's file cannot have; its settings are checked once a scale is chosen."""
+    for key, value in document.data.items():
+        if key not in (*_PROTOCOL_FILE_KEYS, "name"):
+            raise unknown(f"key of protocol {name}", key, _PROTOCOL_FILE_KEYS, document.where((key,)))
+        if key in ("base", "scales") and not isinstance(value, dict):
+            raise CatalogError(f"{key} must be a mapping", where=document.where((key,)))
+    for scale, section in (document.data.get("scales") or {}).items():
+        if scale not in SCALES:
+            raise unknown("scale", scale, SCALES, document.where(("scales", scale)))
+        if not isinstance(section or {}, dict):
+            raise CatalogError(f"scales.{scale} must be a mapping", where=document.where(("scales", scale)))
 
 
 def split_variant(name: str) -> tuple[str, tuple[str, ...]]:

@@ -87,10 +87,14 @@ class Layers:
             raise explain(error, model, what, self.origin) from error
 
 
-def validate_document(model: type[M], document: Document, what: str, extra: Mapping[str, Any] | None = None) -> M:
-    """Build a model from a whole YAML file; ``extra`` are keys that do not stand in the file (its name)."""
+def validate_document(model: type[M], document: Document, what: str, extra: Mapping[str, Any] | None = None,
+                      inherited: Mapping[str, Any] | None = None) -> M:
+    """Build a model from a whole YAML file; ``extra`` are keys that do not stand in the file (its name).
+
+    ``inherited`` are values of the file that this one extends.
+    """
     try:
-        return model.model_validate({**document.data, **(extra or {})})
+        return model.model_validate({**(inherited or {}), **document.data, **(extra or {})})
     except ValidationError as error:
         raise explain(error, model, what, document.where) from error
 

@@ -92,6 +92,7 @@ class TaskSpec(NamedSpec):
 
     title: str = Field(default="", description="name in figures and tables")
     description: str = Field(default="", description="what has to be done")
+    extends: str | None = Field(default=None, description="task whose keys this one has, but for those it gives itself")
     suite: str = Field(description="the code behind the task: metaworld")
     env_id: str = Field(description="the environment's name in its suite")
     set: str | None = Field(default=None, description="published hyperparameter set (paper Table 3): set1, set2, set3")
