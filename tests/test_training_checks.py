@@ -48,6 +48,8 @@ def refused(catalog: Catalog, method: str, task: str, *overrides: str, scale: st
      "use 96 or 104"),
     ("pvdr", "protocol.image_size=40", "model.window", "2 does not divide the side of the token grid, 5",
      "use one of 1, 5"),
+    ("dreamerv2", "protocol.image_size=24", "protocol.image_size", "24 pixels are smaller than model.input_size 32",
+     "at least 32"),
     ("random", "protocol.camera=cornr", "protocol.camera", "unknown camera 'cornr'", "did you mean 'corner'? known: "),
     ("random", "protocol.env_steps=500", "protocol.env_steps", "not a multiple of sync_every", "use 480 or 640"),
 ])

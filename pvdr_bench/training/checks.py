@@ -82,11 +82,15 @@ def check_task(spec: RunSpec, catalog: Catalog) -> None:
 
 
 def check_sizes(spec: RunSpec, catalog: Catalog) -> None:
-    """Refuse pictures that the run's tokenizer cannot cut into cells, and networks that do not fit its token grid.
+    """Refuse pictures too small for the networks, or that the run's tokenizer cannot cut into cells, and networks that
+    do not fit its token grid.
 
     Raises:
         CatalogError: with the sizes that would do; or what should train the tokenizer trains none.
     """
+    check_image = getattr(spec.config_object(), "check_image", None)
+    if check_image is not None:
+        check_image(spec.protocol.image_size)
     if spec.tokenizer is None:
         return
     grid = token_grid(spec.tokenizer, spec.scale, spec.protocol.image_size, catalog)

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from pvdr_bench.algorithms.schema import Section, key
+from pvdr_bench.errors import CatalogError
 
 APV = "APV code, metaworld"
 V2 = "DreamerV2 code"
@@ -152,3 +153,13 @@ class DreamerConfig(Section):
         if self.bonus.weight and self.bonus.window >= self.train.length:
             raise ValueError(f"bonus.window {self.bonus.window} leaves no reward of train.length {self.train.length}")
         return self
+
+    def check_image(self, size: int) -> None:
+        """Refuse pictures of a side that the networks' input would have to be blown up from.
+
+        Raises:
+            CatalogError: smaller than ``model.input_size``.
+        """
+        if size < self.model.input_size:
+            raise CatalogError(f"pictures of {size} pixels are smaller than model.input_size {self.model.input_size}",
+                               where="protocol.image_size", hint=f"at least {self.model.input_size}")

@@ -27,13 +27,15 @@ class DreamerLearner(Learner):
 
     Raises:
         SetupError: no replay, or the pre-trained artefact is missing.
-        CatalogError: more action dimensions than ``model.action_width``, or too small a prefill.
+        CatalogError: pictures smaller than ``model.input_size``, more action dimensions than ``model.action_width``, or
+            too small a prefill.
     """
 
     def __init__(self, context: LearnerContext) -> None:
         config: DreamerConfig = context.config
         if context.replay is None:
             raise SetupError("Dreamer learns from replay and was given none")
+        config.check_image(context.image_size)
         if context.action_dim > config.model.action_width:
             raise CatalogError(f"{context.action_dim} action dimensions do not fit model.action_width "
                                f"{config.model.action_width}", where="key model.action_width")
