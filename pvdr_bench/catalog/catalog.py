@@ -224,9 +224,10 @@ class Catalog:
         """
         if name not in self._files["protocols"]:
             raise unknown("protocol", name, self.protocols())
-        for document in self._family("protocols", name):
-            _check_protocol_keys(name, document)
-        return ProtocolFile(name, tuple(self._family("protocols", name)))
+        family = self._family("protocols", name)
+        for document in family:
+            _check_protocol_keys(document)
+        return ProtocolFile(name, tuple(family))
 
     def protocol_layers(self, name: str, scale: str) -> Layers:
         """The settings of a protocol at a scale, with their places, before they are checked."""
@@ -265,8 +266,8 @@ class Catalog:
         self._check_keys(name)
         spec, document = self._spec("methods", name, MethodSpec)
         chain: list[tuple[MethodSpec, Document]] = []
-        self._family("methods", name)
-        if spec.extends is not None:
+        if len(self._family("methods", name)) > 1:
+            assert spec.extends is not None
             self._check_keys(spec.extends)
             parent, parent_document = self._spec("methods", spec.extends, MethodSpec)
             given = spec.model_fields_set
@@ -410,11 +411,11 @@ class Catalog:
         return [name for name in self.methods() if known[self.method(name).algorithm or ""].learner is not None]
 
 
-def _check_protocol_keys(name: str, document: Document) -> None:
+def _check_protocol_keys(document: Document) -> None:
     """Refuse keys and shapes that a protocol's file cannot have; its settings are checked once a scale is chosen."""
     for key, value in document.data.items():
         if key not in (*_PROTOCOL_FILE_KEYS, "name"):
-            raise unknown(f"key of protocol {name}", key, _PROTOCOL_FILE_KEYS, document.where((key,)))
+            raise unknown("key of a protocol", key, _PROTOCOL_FILE_KEYS, document.where((key,)))
         if key in ("base", "scales") and not isinstance(value, dict):
             raise CatalogError(f"{key} must be a mapping", where=document.where((key,)))
     for scale, section in (document.data.get("scales") or {}).items():

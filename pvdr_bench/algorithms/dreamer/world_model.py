@@ -164,10 +164,7 @@ class WorldModel(nn.Module):
         else:
             predicted = out[..., 0].float()
             loss = 0.5 * (predicted - reward).square()
-        error = (predicted - reward).abs().detach()
-        if known.all():
-            return loss.mean(), error.mean()
-        count = known.sum().clamp_min(1)
+        error, count = (predicted - reward).abs().detach(), known.sum().clamp_min(1)
         return (loss * known).sum() / count, (error * known).sum() / count
 
     def predict_reward(self, feature: Tensor) -> Tensor:
