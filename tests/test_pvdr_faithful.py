@@ -21,7 +21,7 @@ from pvdr_bench.algorithms.base import Learner, LearnerContext, Transition
 from pvdr_bench.algorithms.ppo.core import Auxiliary, Batch
 from pvdr_bench.algorithms.pvdr.alignment import Alignment
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
-from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.registry import algorithms, load_object
 from pvdr_bench.runs.directory import RunDir
@@ -314,6 +314,33 @@ def test_the_alignment_loss_of_a_minibatch_is_equation_5_over_whole_futures_and_
     torch.autograd.backward(loss)
     assert all(p.grad is None for p in learner.model.parameters())
     assert all(torch.equal(p, frozen[name]) for name, p in learner.model.encoder.named_parameters() if name in frozen)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 2])
+def test_l_act_is_told_beside_that_of_a_constant_and_that_of_another_decisions_plan(micro_batch: int) -> None:
+    class OfZ(torch.nn.Module):
+        """Says what z says, in ``reads`` of all its action dimensions."""
+
+        reads = 1.0
+
+        def forward(self, state: dict[str, Tensor]) -> torch.distributions.Normal:
+            return torch.distributions.Normal(self.reads * state["extra"].flatten(1)[:, :2], 1.0)
+
+    actor, rows = OfZ(), [0, 2, 3, 5]  # four valid decisions; the plan of the one two places further is another's
+    action = torch.tensor([[0.1, 0.2], [9.0, 9.0], [-0.3, 0.4], [0.5, -0.6], [9.0, 9.0], [0.7, 0.8]])
+    posterior = Gaussian(action.view(6, 1, 1, 2), torch.full((6, 1, 1, 2), -80.0))  # z is the action, without noise
+    valid = torch.tensor([True, False, True, True, False, True])
+    alignment = Alignment(actor, torch.zeros(6, 1, 2, 2, dtype=torch.long), posterior, action, valid, 1.0, "mse",
+                          torch.Generator().manual_seed(0), micro_batch)
+    mine = action[rows].tolist()
+    other = sum((a - b) ** 2 for i in range(4) for a, b in zip(mine[i], mine[(i + 2) % 4], strict=True)) / 8
+    mean = [sum(a[k] for a in mine) / 4 for k in range(2)]
+    constant = sum((a[k] - mean[k]) ** 2 for a in mine for k in range(2)) / 8
+    assert alignment.metrics() == pytest.approx(
+        {"l_act": 0, "l_act_other_z": other, "l_act_constant": constant}, abs=1e-6)
+    actor.reads = 0.0  # a module that ignores the plan is as good with any
+    deaf = alignment.metrics()
+    assert deaf["l_act"] == deaf["l_act_other_z"] > deaf["l_act_constant"]
 
 
 @pytest.mark.parametrize(("count", "stride"), [(2, 1), (2, 2), (3, 2)])

@@ -70,6 +70,8 @@ def test_it_learns_to_move_the_dot_to_the_goal() -> None:
     assert early < 0.3 and late > 0.6, (early, late)
     explained = [1 - m["e1_l_act"] / m["e1_l_act_constant"] for m in player.metrics if "e1_l_act" in m]
     assert np.mean(explained[len(explained) // 2:]) > 0.1, explained
+    reads_z = [m["e1_l_act_other_z"] / m["e1_l_act"] - 1 for m in player.metrics if "e1_l_act" in m]
+    assert np.mean(reads_z[len(reads_z) // 2:]) > 0.1, reads_z
     assert all(np.isfinite(list(m.values())).all() for m in player.metrics)
 
 

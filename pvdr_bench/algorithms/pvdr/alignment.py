@@ -35,16 +35,20 @@ class Alignment:
 
     def parts(self, index: Tensor) -> Iterator[Tensor]:
         """Eq. 5's mean over the decisions at ``index`` int64 [b], in parts that sum up to it."""
+        return self._parts(index, index, self._noise(index))
+
+    def _parts(self, index: Tensor, source: Tensor, noise: Tensor) -> Iterator[Tensor]:
+        """The same with z of the posteriors at ``source`` int64 [b], drawn by ``noise`` [b, s, s, c]."""
         size = self.micro_batch or max(1, len(index))
-        for rows, noise in zip(torch.split(index, size), torch.split(self._noise(index), size), strict=True):
-            yield len(rows) / len(index) * self._errors(rows, noise).mean()
+        for rows, of, drawn in zip(*(torch.split(x, size) for x in (index, source, noise)), strict=True):
+            yield len(rows) / len(index) * self._errors(rows, of, drawn).mean()
 
     def _noise(self, index: Tensor) -> Tensor:
         return torch.randn(self.posterior.mean[index].shape, generator=self.generator).to(index.device)
 
-    def _errors(self, index: Tensor, noise: Tensor) -> Tensor:
-        """Eq. 5 of each decision at ``index`` int64 [b] with z drawn by ``noise`` [b, s, s, c]."""
-        z = Gaussian(self.posterior.mean[index], self.posterior.logvar[index]).sample(noise)
+    def _errors(self, index: Tensor, source: Tensor, noise: Tensor) -> Tensor:
+        """Eq. 5 of each decision at ``index`` int64 [b] with z of the posterior at ``source``, drawn by ``noise``."""
+        z = Gaussian(self.posterior.mean[source], self.posterior.logvar[source]).sample(noise)
         predicted = self.actor({"tokens": self.tokens[index], "extra": z}).mean
         errors: Tensor = action_error(predicted, self.action[index], self.form)
         return errors
@@ -59,18 +63,24 @@ class Alignment:
             mine = place[rows[valid[rows]]]
             if not len(mine):
                 return self.posterior.mean.new_zeros(())
-            return self.weight * (len(mine) / len(index)) * self._errors(index[mine], noise[mine]).mean()
+            return self.weight * (len(mine) / len(index)) * self._errors(index[mine], index[mine], noise[mine]).mean()
 
         return part
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """L_act after the update, beside that of the best constant action in the same form's sense (the mean)."""
+        """L_act after the update, beside two that have learned nothing of plans.
+
+        ``l_act_constant`` is that of the best constant action in the same form's sense (the mean), and
+        ``l_act_other_z`` that of the action module given another decision's z: as low as ``l_act`` where it ignores z.
+        """
         if not len(self):
             return {}
         index = self.valid.nonzero()[:, 0]
+        noise, other = self._noise(index), index.roll(len(index) // 2)
         constant = action_error(self.action[index].mean(0), self.action[index], self.form).mean()
-        return {"l_act": float(torch.stack(list(self.parts(index))).sum()), "l_act_constant": float(constant)}
+        own, others = (float(torch.stack(list(self._parts(index, source, noise))).sum()) for source in (index, other))
+        return {"l_act": own, "l_act_other_z": others, "l_act_constant": float(constant)}
 
 
 def action_error(predicted: Tensor, action: Tensor, form: str) -> Tensor:
