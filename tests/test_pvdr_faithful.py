@@ -238,6 +238,9 @@ def test_ppos_state_is_the_context_and_the_chosen_latent_with_the_action_as_it_w
         torch.testing.assert_close(went.batch.log_prob, spread.log_prob(went.batch.action).sum(-1))
 
 
+SPANS = {"action": 1, "stride_mean": 2, "plan_mean": 4}  # decisions: frames are 2 apart, and a plan has 2
+
+
 def aligned(learner: PVDRLearner, tale: Story, went: Played, target: str) -> tuple[Tensor, ...]:
     """By hand for all decisions of E2: contexts, mean and spread of z ~ E(x, y), the action to align, valid."""
     x, clips, actions, valid = [], [], [], []
@@ -246,8 +249,8 @@ def aligned(learner: PVDRLearner, tale: Story, went: Played, target: str) -> tup
             y, whole = future(tale, t, n)
             x.append(every_other(tale.seen(t, n)))
             clips.append(torch.cat([x[-1], y]))
-            ahead = [went.actions[k][n].clamp(-1, 1) for k in range(t, min(t + 2, E1 + E2))]
-            actions.append(torch.stack(ahead).mean(0) if target == "stride_mean" else ahead[0])
+            ahead = [went.actions[k][n].clamp(-1, 1) for k in range(t, min(t + SPANS[target], E1 + E2))]
+            actions.append(torch.stack(ahead).mean(0))
             valid.append(whole)
     with torch.no_grad():
         posterior = learner.model.encoder(torch.stack(clips))
@@ -256,7 +259,7 @@ def aligned(learner: PVDRLearner, tale: Story, went: Played, target: str) -> tup
 
 
 @pytest.mark.parametrize(("form", "target", "rl_weight", "micro_batch"),
-                         [("mse", "action", 0.0, 0), ("l2", "stride_mean", 1.0, 5)])
+                         [("mse", "action", 0.0, 0), ("l2", "stride_mean", 1.0, 5), ("mse", "plan_mean", 1.0, 0)])
 def test_the_action_module_takes_the_step_of_equation_5_beside_ppos(form: str, target: str, rl_weight: float,
                                                                     micro_batch: int) -> None:
     """One minibatch and a plain gradient step; with ``rl_weight`` 0 the step is that of L_act alone."""

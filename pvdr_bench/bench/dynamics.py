@@ -80,7 +80,7 @@ def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr",
     m, frames = config.model.context_frames, config.model.context_frames + config.model.future_frames
     rng = np.random.default_rng(seed)
     stride = config.model.frame_stride
-    ahead = stride if config.online.lact_target == "stride_mean" else 1
+    ahead = config.lact_decisions
     train, test = (collect_windows(tokens, truth, clips.episodes, split, frames, m, stride, rng, ahead)
                    for split in ("train", "heldout"))
     chosen = test.rows(torch.from_numpy(rng.permutation(len(test.clips))[:states]))

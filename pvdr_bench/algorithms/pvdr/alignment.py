@@ -23,7 +23,7 @@ class Alignment:
     actor: nn.Module
     tokens: Tensor  # int64 [T * N, m, h, w]
     posterior: Gaussian  # [T * N, s, s, c]
-    action: Tensor  # [T * N, A], as executed, or the mean over the way to the first plan frame
+    action: Tensor  # [T * N, A], as executed, or the mean over the way to a plan frame
     valid: Tensor  # bool [T * N]
     weight: float
     form: str

@@ -106,9 +106,9 @@ class OnlineConfig(Section):
     distance_scale: float = key(1.0, "constant c on mean distances of Eq. 4 and Eq. 6", "reading 10", gt=0)
     normalise_distance: bool = key(False, "divide the distances of Eq. 4 and Eq. 6 by the start-to-goal distance",
                                    "paper silent; goes with the protocol's normalise_distance")
-    lact_target: Literal["action", "stride_mean"] = key(
-        "action", "what L_act predicts: the executed action, or the mean action on the way to the plan's first frame",
-        "paper Eq. 5; departure: stride_mean, the same with frame_stride 1")
+    lact_target: Literal["action", "stride_mean", "plan_mean"] = key(
+        "action", "what L_act predicts: the executed action, or the mean action on the way to the first plan frame "
+        "or to the last", "paper Eq. 5; departures: stride_mean, the same with frame_stride 1, and plan_mean")
     lact_e1_epochs: int = key(0, "passes of L_act alone (without lact_weight) over E1 as well, after fine-tuning",
                               "paper Algorithm 1: E2 only; departure if more", ge=0)
     e1_correlation: float = key(0.0, "correlation in time of the action noise in E1 (AR(1), same spread)",
@@ -160,6 +160,12 @@ class PVDRConfig(Section):
         if self.planner.blur % 2 == 0:
             raise ValueError(f"planner.blur must be odd, not {self.planner.blur}")
         return self
+
+    @property
+    def lact_decisions(self) -> int:
+        """Decisions whose mean action L_act predicts."""
+        first, last = self.model.frame_stride, self.model.frame_stride * self.model.future_frames
+        return {"action": 1, "stride_mean": first, "plan_mean": last}[self.online.lact_target]
 
     def check_grid(self, grid: int) -> None:
         """Refuse a token grid of a side that the model cannot work on; see :meth:`ModelConfig.check_grid`."""

@@ -286,9 +286,7 @@ class PVDRLearner(Learner):
         with torch.no_grad():
             parts = [self.model.encoder(clips[rows]) for rows in self._pieces(len(clips))]
         posterior = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
-        action = rollout.action.clamp(-1, 1)
-        if self.config.online.lact_target == "stride_mean":
-            action = mean_ahead(action, self.config.model.frame_stride)
+        action = mean_ahead(rollout.action.clamp(-1, 1), self.config.lact_decisions)
         return Alignment(self.ppo.actor, tokens, posterior, action.flatten(0, 1), valid.flatten(),
                          self.config.online.lact_weight, self.config.online.lact_form, self.generator,
                          self.config.pretrain.micro_batch)
