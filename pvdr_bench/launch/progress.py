@@ -33,7 +33,7 @@ def facts(job: Job) -> dict[str, Any]:
         beat = {}  # an earlier start's
     budget = job.spec.protocol.env_steps
     steps, rate, success = int(beat.get("env_steps", 0)), float(beat.get("rate", 0.0)), beat.get("success")
-    left = (budget - steps) / rate if rate > 0 and job.state == "running" else None
+    left = max(0, budget - steps) / rate if rate > 0 and job.state == "running" else None
     phase = str(beat.get("phase", "starting")) if job.state == "running" else job.state
     return {"phase": phase, "steps": steps, "budget": budget, "rate": rate, "left": left,
             "success": "-" if success is None else f"{100 * success:.0f} %"}

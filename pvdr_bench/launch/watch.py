@@ -139,7 +139,7 @@ def _held(name: str, run: Path, holder: Mapping[str, Any], entry: QueuedJob | No
             return RunStatus(name, "failed", **facts, note="its process died while it wrote down why")
         return RunStatus(name, "lost", **facts, note="its process is gone and left its lock; `retry` takes it over")
     rate, budget = facts.get("rate") or 0.0, facts.get("budget")
-    left = (budget - facts["env_steps"]) / rate if rate > 0 and budget else None
+    left = max(0, budget - facts["env_steps"]) / rate if rate > 0 and budget else None
     return RunStatus(name, "running", **facts, seconds_left=left)
 
 
