@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pvdr_bench.algorithms.base import Learner
     from pvdr_bench.catalog.specs import RunSpec
+    from pvdr_bench.suites.base import VectorStep
     from pvdr_bench.training.evaluation import VectorEnvLike
     from pvdr_bench.training.reward import GoalReward
 
@@ -137,6 +138,15 @@ class Policy:
         return action.detach().cpu().float().clamp(-1.0, 1.0).numpy()
 
 
+class Decision(NamedTuple):
+    """One decision of an episode."""
+
+    image: Images  # uint8 [H, W, 3], that was acted on
+    action: NDArray[np.float32]  # [A] in [-1, 1]
+    extras: dict[str, torch.Tensor]  # what the learner tells with it, e.g. the plan, each [1, ...]
+    step: VectorStep  # what came of it; its images are overwritten by the next decision
+
+
 @dataclass(frozen=True)
 class Session:
     """A run's learner with one environment of its task; made by :meth:`Run.open`."""
@@ -156,31 +166,44 @@ class Session:
         """
         import torch
 
-        from pvdr_bench.training.evaluation import choose, images_to_tensor, stable_seed
+        from pvdr_bench.training.evaluation import stable_seed
 
         seed = self.spec.protocol.eval_seed_base + episode
         generator = torch.Generator().manual_seed(stable_seed("play", seed, self.spec.seed, self.env_steps))
-        image, is_first = images_to_tensor(self.envs.reset([seed])), torch.ones(1, dtype=torch.bool)
-        carry = self.learner.initial(1)
         self.reward.begin(1)
-        images, plans, actions, rewards, success = [image[0].numpy()], [], [], [], []
-        ended = False
+        images, plans, actions, rewards, success = [], [], [], [], []
+        for image, action, extras, step in self.decisions(episode, generator):
+            images.append(image)
+            if "plan_image" in extras:
+                plans.append(extras["plan_image"][0].detach().cpu().numpy().astype(np.uint8))
+            actions.append(action)
+            rewards.append(float(self.reward.reward(step)[0][0]))
+            success.append(bool(step.success[0]))
+            last = np.array(step.final_image[0])
+        return Episode(seed, np.stack([*images, last]), np.stack(plans) if plans else None, np.stack(actions),
+                       np.array(rewards, dtype=np.float32), np.array(success), self.goal_image)
+
+    def decisions(self, episode: int, generator: torch.Generator) -> Iterator[Decision]:
+        """The decisions of an evaluation episode, one by one as they are made.
+
+        Raises:
+            TrainingError: an action is not finite.
+        """
+        import torch
+
+        from pvdr_bench.training.evaluation import choose, images_to_tensor
+
+        image = images_to_tensor(self.envs.reset([self.spec.protocol.eval_seed_base + episode]))
+        is_first, carry, ended = torch.ones(1, dtype=torch.bool), self.learner.initial(1), False
         while not ended:
             with torch.no_grad():
                 action, carry, extras = choose(self.learner, image, is_first, carry, "eval", generator, self.envs,
                                                self.needs_expert)
             acted = action.clamp(-1.0, 1.0).numpy()
             step = self.envs.step(acted)
-            if "plan_image" in extras:
-                plans.append(extras["plan_image"][0].detach().cpu().numpy().astype(np.uint8))
-            images.append(np.array(step.final_image[0]))
-            actions.append(acted[0].copy())
-            rewards.append(float(self.reward.reward(step)[0][0]))
-            success.append(bool(step.success[0]))
+            yield Decision(image[0].numpy(), acted[0].copy(), extras, step)
             ended = bool(step.terminated[0] or step.truncated[0])
             image, is_first = images_to_tensor(step.image), torch.zeros(1, dtype=torch.bool)
-        return Episode(seed, np.stack(images), np.stack(plans) if plans else None, np.stack(actions),
-                       np.array(rewards, dtype=np.float32), np.array(success), self.goal_image)
 
 
 class Run:

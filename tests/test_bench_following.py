@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pvdr_bench.api import Session
 from pvdr_bench.bench import following
 from pvdr_bench.errors import UsageError
 from tests.test_pvdr_online import build, config, play
@@ -22,7 +23,7 @@ class OfZ(torch.nn.Module):
         return torch.distributions.Normal(state["extra"].flatten(1)[:, :3], 1.0)
 
 
-class Deaf(OfZ):
+class Deaf(torch.nn.Module):
     """One that does the same for every z."""
 
     def forward(self, state: dict[str, Tensor]) -> torch.distributions.Normal:
@@ -66,7 +67,7 @@ def test_a_module_that_ignores_z_does_the_same_with_any_number_of_candidates() -
 
 
 class Room:
-    """One environment with episodes of five decisions; the picture and the hand's x say which decision it is."""
+    """One environment with episodes of five decisions; the picture and the goal's x say which decision it is."""
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         self.seeds, self.t = [*getattr(self, "seeds", []), *seeds], 0
@@ -88,7 +89,8 @@ def test_states_are_met_with_the_direction_that_holds_in_them() -> None:
 
     envs = Room()
     spec = SimpleNamespace(protocol=SimpleNamespace(eval_seed_base=70), task=SimpleNamespace(name="reach"))
-    session: Any = SimpleNamespace(learner=SimpleNamespace(initial=lambda n: None, act=act), envs=envs, spec=spec)
+    learner: Any = SimpleNamespace(initial=lambda n: None, act=act)
+    session = Session(spec, learner, envs, None, None, False, 0)  # type: ignore[arg-type]
     for every, wanted in ((1, [1, 2, 3, 4]), (2, [1, 3]), (3, [1, 4])):
         envs.seeds = []
         met = list(following.visited(session, 2, every, torch.Generator()))
@@ -104,7 +106,7 @@ def test_differences_are_paired_and_to_the_first_number() -> None:
 
 
 def test_what_it_cannot_look_at_is_refused() -> None:
-    with pytest.raises(UsageError, match="finished run"):
+    with pytest.raises(UsageError, match="run of PVDR"):
         following.measure()
     with pytest.raises(UsageError, match="two or more"):
         following.measure("somewhere", candidates=(4,))

@@ -1,4 +1,4 @@
-"""``bench following``: does the action module of a finished PVDR run follow its plans?
+"""``bench following``: does the action module of a PVDR run follow its plans?
 
 In states that its policy visits, plans are made from 1, 4, 16 and 64 candidates. Where the module follows plans, its
 action turns to the goal as planning gets better; where it ignores z, the number of candidates changes nothing.
@@ -42,7 +42,7 @@ def measure(run: str = "", candidates: tuple[int, ...] = (1, 4, 16, 64), episode
         UsageError: no run, one of another method, or a task that does not tell where hand and goal are.
     """
     if not run:
-        raise UsageError("bench following looks at a finished run", hint="-o run=RUN, a folder that `list runs` shows")
+        raise UsageError("bench following looks at a run of PVDR", hint="-o run=RUN, a folder that `list runs` shows")
     if len(candidates) < 2 or min(candidates) < 1 or episodes < 1 or every < 1:
         raise UsageError("bench following needs two or more numbers of candidates, and all numbers at least 1")
     torch.set_num_threads(1)
@@ -61,20 +61,12 @@ def measure(run: str = "", candidates: tuple[int, ...] = (1, 4, 16, 64), episode
 
 def visited(session: Session, episodes: int, every: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Contexts [1, m, h, w] that the policy meets, each with the direction [3] from the hand to the goal."""
-    from pvdr_bench.training.evaluation import images_to_tensor
-
     for episode in range(episodes):
-        image = session.envs.reset([session.spec.protocol.eval_seed_base + episode])
-        is_first, carry = torch.ones(1, dtype=torch.bool), session.learner.initial(1)
-        direction, decision, ended = None, 0, False
-        while not ended:
-            action, carry, extras = session.learner.act(images_to_tensor(image), is_first, carry, "eval", generator)
-            if direction is not None and decision % every == 1 % every:
-                yield extras["tokens"].long(), direction
-            step = session.envs.step(action.clamp(-1.0, 1.0).cpu().numpy())
-            direction = to_goal(step.truth, session.spec.task.name)
-            image, is_first, decision = step.image, torch.zeros(1, dtype=torch.bool), decision + 1
-            ended = bool(step.terminated[0] or step.truncated[0])
+        direction: Tensor | None = None  # the simulator tells it of the frame after a decision
+        for number, made in enumerate(session.decisions(episode, generator)):
+            if direction is not None and (number - 1) % every == 0:
+                yield made.extras["tokens"].long(), direction
+            direction = to_goal(made.step.truth, session.spec.task.name)
 
 
 def to_goal(truth: dict[str, Any], task: str) -> Tensor:

@@ -36,7 +36,7 @@ HELP = {
     Name.step: "training steps per second, FLOP/s and share of the matrix-product peak, by stage",
     Name.onestep: "one whole optimiser step of each of PVDR's stages at the published sizes, and the memory it took",
     Name.dynamics: "the pre-trained model on held-out videos: roll-outs, inverse dynamics of z, does planning help",
-    Name.following: "whether a finished PVDR run's action module follows its plans (-o run=RUN)",
+    Name.following: "whether a PVDR run's action module follows its plans (-o run=RUN)",
     Name.coverage: "how often the intervals over seeds hold the truth, simulated",
     Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",
     Name.replay: "experience on disk: appending, sampling, and its share of an update",
