@@ -1,0 +1,79 @@
+"""The main job through its real command, at smoke scale: what it leaves behind, and that kill -9 changes no byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pvdr_bench.catalog.catalog import load_catalog
+from pvdr_bench.runs.directory import RunDir
+
+METHODS = ("pvdr", "apv")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first run puts the corpus and the artefacts that the others find."""
+    return tmp_path_factory.mktemp("data")
+
+
+def start(method: str, results: Path, data: Path) -> subprocess.Popen[str]:
+    """``pvdr-bench run --method METHOD --task reach --seeds 1 --scale smoke``."""
+    words = ["run", "--method", method, "--task", "reach", "--seeds", "1", "--scale", "smoke", "--videos", "metaworld",
+             "--device", "cpu", "--results", str(results)]
+    environment = {**os.environ, "PVDR_BENCH_DATA": str(data), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "pvdr_bench", *words], env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+
+
+def run_dir(method: str, results: Path) -> RunDir:
+    return RunDir(load_catalog().resolve(method, "reach", 0, "smoke", videos="metaworld").path(results))
+
+
+def results_of(run: RunDir) -> dict[str, bytes]:
+    """Every byte that must not depend on interruptions: logs, newest weights and states, replay."""
+    newest = run.checkpoints.path(run.checkpoints.steps()[-1])
+    files = [run.train.path, run.episodes.path, newest / "state.safetensors", *run.path.glob("replay/*")]
+    return {str(path.relative_to(run.path)): path.read_bytes() for path in sorted(files)}
+
+
+def kill_after_a_checkpoint(process: subprocess.Popen[str], run: RunDir) -> None:
+    """kill -9 of the run and of the command above it, in the middle of training."""
+    deadline = time.monotonic() + 200
+    while not (run.checkpoints.steps() and run.read_train()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    holder = run.holder()
+    assert holder is not None
+    os.kill(holder["pid"], signal.SIGKILL)
+    process.kill()
+    process.communicate(timeout=60)
+    while run.status() == "running":
+        assert time.monotonic() < deadline, "the killed run is said to be running"
+        time.sleep(0.02)
+    assert run.status() == "stopped"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_continues_to_the_same_bytes(method: str, data: Path, tmp_path: Path) -> None:
+    finish(start(method, tmp_path / "straight", data))
+    straight = run_dir(method, tmp_path / "straight")
+    rows = straight.read_episodes()
+    assert {row["point"] for row in rows} == {"grid", "final"}
+    assert straight.done() is not None and json.loads((straight.path / "artefacts.json").read_text())
+    killed = run_dir(method, tmp_path / "killed")
+    kill_after_a_checkpoint(start(method, tmp_path / "killed", data), killed)
+    finish(start(method, tmp_path / "killed", data))
+    assert results_of(killed) == results_of(straight)
