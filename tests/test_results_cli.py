@@ -58,6 +58,16 @@ def test_published_runs_hold_the_numbers_and_no_machine(grid: Path, tmp_path: Pa
         run("aggregate", "--results", str(grid), "--publish", str(grid))
 
 
+def test_publishing_more_keeps_what_is_there(grid: Path, tmp_path: Path) -> None:
+    words = ("aggregate", "--results", str(grid), "--out", str(tmp_path / "p"), "--publish", str(tmp_path / "p"))
+    run(*words, "--method", "ppo")
+    run(*words, "--method", "pvdr")
+    frame = pd.read_parquet(tmp_path / "p" / "points.parquet")
+    assert set(frame["variant"]) == {"ppo", "pvdr"} and set(frame["status"]) == {"done"}
+    run("aggregate", "--results", str(tmp_path / "p"), "--out", str(tmp_path / "anew"))
+    assert (tmp_path / "anew" / "points.csv").read_bytes() == (tmp_path / "p" / "points.csv").read_bytes()
+
+
 def test_singular_and_plural_are_the_same(grid: Path) -> None:
     first = run("table", "--results", str(grid), "--method", "ppo", "--task", "reach", "--seeds", "3")
     assert first == run("table", "--results", str(grid), "--methods", "ppo", "--tasks", "reach", "--seeds", "0,1,2")

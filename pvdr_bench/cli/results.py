@@ -179,7 +179,8 @@ def aggregate(
     protocol: Protocol = None, override: Overrides = None, results: Folder = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder; default: RESULTS/aggregate.")] = None,
     published: Annotated[Path | None, typer.Option(
-        "--publish", metavar="DIR", help="Also copy finished runs to DIR, without checkpoints and hosts.")] = None,
+        "--publish", metavar="DIR", help="Also copy finished runs to DIR, without checkpoints and hosts, beside those "
+                                     "that are there, and write the frame of them all.")] = None,
     json_: Json = False,
 ) -> None:
     """Write all results as one tidy frame, parquet and CSV: a row per run and evaluation point; and what is missing.
@@ -190,8 +191,8 @@ def aggregate(
     from pvdr_bench.results.publish import publish
 
     found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
-    copies = publish(found, published) if published else []
     files = write_frame(found, out or found.root / "aggregate")
+    copies = publish(found, published) if published else []
     if json_:
         typer.echo(json.dumps({
             "files": {kind: str(path) for kind, path in files.items()}, "runs": len(found.runs),

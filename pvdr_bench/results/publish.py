@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from pvdr_bench.errors import UsageError
-from pvdr_bench.results.collect import Results, write_frame
+from pvdr_bench.results.collect import Results, collect, write_frame
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import atomic_write, write_json
 from pvdr_bench.runs.provenance import shareable
@@ -18,9 +18,9 @@ PUBLISHED = ("run.yaml", "train.jsonl", "episodes.jsonl", "timing.jsonl", "artef
 
 
 def publish(results: Results, folder: Path) -> list[Path]:
-    """Copy the finished runs of ``results`` below ``folder``, with the tidy frame of all of them; returns their paths.
+    """Copy the finished runs of ``results`` below ``folder``, beside those that are there; returns their paths.
 
-    A run that is there already is replaced.
+    A run that is there already is replaced. The tidy frame beside them is that of all runs in ``folder``.
 
     Raises:
         UsageError: there is no finished run, or ``folder`` is the results folder itself.
@@ -41,7 +41,5 @@ def publish(results: Results, folder: Path) -> list[Path]:
         found = source.read_provenance() or {}
         resumes = [shareable(changed) for changed in found.get("resumes", [])]
         write_json(target / "provenance.json", {**shareable(found), "resumes": resumes})
-    done = results.runs["status"] == "done"
-    kept = results.points["path"].isin(names)
-    write_frame(Results(results.root, results.points[kept], results.runs[done], [], results.protocols), folder)
+    write_frame(collect(folder, cached=False), folder)
     return [folder / name for name in names]
