@@ -30,8 +30,11 @@ def run_dir(results: Path, kind: str, seed: int = 0) -> RunDir:
 
 
 def results_of(results: Path, kind: str, seed: int = 0) -> dict[str, bytes]:
+    return bytes_of(run_dir(results, kind, seed))
+
+
+def bytes_of(folder: RunDir) -> dict[str, bytes]:
     """Every byte that must not depend on interruptions: logs, newest weights and states, replay."""
-    folder = run_dir(results, kind, seed)
     newest = folder.checkpoints.path(folder.checkpoints.steps()[-1])
     files = [folder.train.path, folder.episodes.path, newest / "state.safetensors", *folder.path.glob("replay/*")]
     return {str(path.relative_to(folder.path)): path.read_bytes() for path in sorted(files)}
