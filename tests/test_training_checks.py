@@ -12,7 +12,7 @@ from pvdr_bench.catalog.metaworld_names import NAMES
 from pvdr_bench.cli.main import main
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.suites import env_ids
-from pvdr_bench.training.checks import check_runs
+from pvdr_bench.training.checks import check_runs, warnings
 
 GOOD = {"suite": "metaworld", "env_id": "push-v3"}
 
@@ -92,6 +92,37 @@ def test_a_method_whose_tokenizer_is_none_is_refused(catalog: Catalog) -> None:
     spec = catalog.resolve("ppo", "reach", 0, "smoke").model_copy(update={"tokenizer": "random"})
     with pytest.raises(CatalogError, match="method random trains no frame tokenizer"):
         check_runs([spec], catalog)
+
+
+@pytest.mark.parametrize(("method", "protocol", "overrides", "warned"), [
+    ("apv", "pvdr", [], True),
+    ("apv-no-pretrain", "pvdr", [], True),
+    ("apv-no-bonus", "pvdr", [], False),
+    ("dreamerv2", "pvdr", [], False),
+    ("apv", "apv", [], False),  # its episodes never end
+    ("apv", "pvdr", ["protocol.terminate_on_success=false"], False),
+    ("apv", "pvdr", ["protocol.success_bonus=101"], False),  # a bonus of 1 for ever, at 0.99, is worth 100
+    ("apv", "pvdr", ["protocol.success_bonus=99"], True),
+    ("apv", "pvdr", ["protocol.success_bonus=99", "bonus.weight=0.9"], False),
+    ("ppo", "pvdr", [], False),
+])
+def test_a_bonus_that_going_on_pays_is_warned_of(catalog: Catalog, method: str, protocol: str, overrides: list[str],
+                                                 warned: bool) -> None:
+    specs = [catalog.resolve(method, "reach", seed, "smoke", protocol, overrides=overrides) for seed in range(2)]
+    check_runs(specs, catalog)
+    found = warnings(specs)
+    assert len(found) == warned  # once for both seeds
+    assert all(text.startswith(f"{specs[0].variant}: the intrinsic bonus") for text in found)
+
+
+def test_commands_warn_before_they_start(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--methods", "apv,ppo", "--task", "reach", "--scale", "smoke", "--dry-run", "--results", str(tmp_path)]
+    for command in (["run", *words, "--device", "cpu"], ["submit", *words, "--profile", "cpu"]):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        out, _ = capsys.readouterr()
+        assert not ended.value.code and out.count("warning: ") == 1
+        assert "ends training episodes at success for a bonus of 10: not to succeed can be worth more" in out
 
 
 @pytest.mark.parametrize("override", ["model.window=3", "protocol.image_size=100", "protocol.camera=cornr"])

@@ -69,7 +69,7 @@ def run(
     from pvdr_bench.launch.worker import StopFlag
     from pvdr_bench.runs.paths import results_root
     from pvdr_bench.runs.provenance import cores
-    from pvdr_bench.training.checks import check_runs
+    from pvdr_bench.training.checks import check_runs, warnings
 
     console, root, catalog = Console(), results_root(results), load_catalog()
     chosen = choose_device(device)
@@ -83,6 +83,8 @@ def run(
     plans = planning.plan_runs(specs, root)
     console.print(f"device {chosen.value} ({chosen.reason}), scale {size.value} ({size.reason}), results in {root}",
                   highlight=False, soft_wrap=True)
+    for warning in warnings(specs):
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
     todo = [plan.spec for plan in plans if plan.state != "done"]
     count = jobs or (at_a_time(len(todo), cores()) if chosen.value == "cpu" else 1)
     rate = planning.known_rate(todo, root)

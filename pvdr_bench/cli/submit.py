@@ -154,6 +154,7 @@ def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dr
     from pvdr_bench.launch.cluster import queue_if_any
     from pvdr_bench.launch.submission import make_plan
     from pvdr_bench.launch.submission import submit as hand_over
+    from pvdr_bench.training.checks import warnings
 
     note = ""
     if dry_run:
@@ -162,7 +163,7 @@ def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dr
         plan = make_plan(specs, root, site, stages, left)
     else:
         plan = hand_over(specs, root, site, stages, lambda text: None if quiet else typer.echo(text))
-    facts = facts_of(plan) | {"note": note}
+    facts = facts_of(plan) | {"note": note, "warnings": warnings(plan.runs)}
     if not quiet:
         show(plan, facts, dry_run)
     return facts | ({"script": _script(plan)} if dry_run else {})
@@ -195,6 +196,8 @@ def show(plan: Plan, facts: dict[str, Any], dry_run: bool) -> None:
                + (f"; skipped: {skipped}" if skipped else ""))
     if facts["note"]:
         typer.echo(f"  {facts['note']}")
+    for warning in facts["warnings"]:
+        typer.echo(f"  warning: {warning}")
     for stage in facts["stages"]:
         already = f", in the queue already as job {stage['queued_as']}" if stage["queued_as"] else ""
         after = f", after {stage['after']}" if stage["after"] else ""

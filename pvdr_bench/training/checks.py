@@ -1,4 +1,4 @@
-"""What runs are refused for, told before anything starts. Imports no torch."""
+"""What runs are refused for, and warned of, before anything starts. Imports no torch."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ def check_runs(specs: Iterable[RunSpec], catalog: Catalog) -> None:
         check_task(spec, catalog)
     for spec in sizes.values():
         check_sizes(spec, catalog)
+
+
+def warnings(specs: Iterable[RunSpec]) -> list[str]:
+    """Settings of a method and its protocol that work against each other: a sentence per variant, runs are made."""
+    variants = {(spec.variant, spec.scale_label, spec.protocol.name): spec for spec in specs}
+    found: dict[str, None] = {}
+    for spec in variants.values():
+        warn = getattr(spec.config_object(), "warning", None)
+        if warn is not None and (text := warn(spec.protocol)) is not None:
+            found[f"{spec.variant}: {text}"] = None
+    return list(found)
 
 
 def check_protocol(spec: RunSpec) -> None:

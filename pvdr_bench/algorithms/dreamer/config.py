@@ -6,12 +6,15 @@ DreamerV2's with other sizes), or, where it is silent, DreamerV2's; "departure" 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
 
 from pvdr_bench.algorithms.schema import Section, key
 from pvdr_bench.errors import CatalogError
+
+if TYPE_CHECKING:
+    from pvdr_bench.catalog.protocol import Protocol
 
 APV = "APV code, metaworld"
 V2 = "DreamerV2 code"
@@ -163,3 +166,16 @@ class DreamerConfig(Section):
         if size < self.model.input_size:
             raise CatalogError(f"pictures of {size} pixels are smaller than model.input_size {self.model.input_size}",
                                where="protocol.image_size", hint=f"at least {self.model.input_size}")
+
+    def warning(self, protocol: Protocol) -> str | None:
+        """Tell of a protocol that ends episodes at a success worth less than the intrinsic bonus of going on.
+
+        The bonus is divided by its running scale, so it stays near ``bonus.weight`` a decision: at most
+        ``bonus.weight / (1 - gamma)`` for ever.
+        """
+        success = protocol.success_bonus or 0.0
+        if not protocol.terminate_on_success or self.bonus.weight <= success * (1 - self.behaviour.gamma):
+            return None
+        return (f"the intrinsic bonus pays about {self.bonus.weight:g} at every decision, and protocol {protocol.name} "
+                f"ends training episodes at success for a bonus of {success:g}: not to succeed can be worth more. "
+                "Compare imagined_return with it; -o protocol.terminate_on_success=false is the control")
