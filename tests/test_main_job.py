@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,16 @@ def kill_after_a_checkpoint(process: subprocess.Popen[str], run: RunDir) -> None
     assert run.status() == "stopped"
 
 
+def evaluate(run: RunDir, data: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PVDR_BENCH_DATA": str(data), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "pvdr_bench", "evaluate", str(run.path), "--device", "cpu", "--json", *more]
+    return subprocess.run(words, env=environment, text=True, capture_output=True, timeout=300)
+
+
+def returns(rows: list[dict[str, Any]]) -> list[float]:
+    return [row["return"] for row in rows]
+
+
 @pytest.mark.parametrize("method", ["pvdr", "apv"])
 def test_a_killed_run_continues_to_the_same_bytes(method: str, data: Path, tmp_path: Path) -> None:
     finish(start(method, tmp_path / "straight", data))
@@ -72,3 +83,13 @@ def test_a_killed_run_continues_to_the_same_bytes(method: str, data: Path, tmp_p
     finish(start(method, tmp_path / "killed", data))
     assert first.stat().st_mtime_ns == written, "it went on from its checkpoint and did not begin anew"
     assert bytes_of(killed) == bytes_of(straight)
+    before = bytes_of(straight)
+    again = json.loads(evaluate(straight, data).stdout)
+    assert not again["mean_policy"] and returns(again["rows"]) == returns([r for r in rows if r["point"] == "final"])
+    mean = evaluate(straight, data, "--mean-policy")
+    if method == "pvdr":
+        assert mean.returncode == 2 and "pvdr has no mean policy" in mean.stderr and not mean.stdout
+    else:
+        played = json.loads(mean.stdout)
+        assert played["mean_policy"] and returns(played["rows"]) != returns(again["rows"])
+    assert bytes_of(straight) == before

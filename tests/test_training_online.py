@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from pvdr_bench.algorithms.base import Learner, LearnerContext, Transition
-from pvdr_bench.errors import CatalogError, ChangedError, LockedError, TrainingError
+from pvdr_bench.catalog.catalog import load_catalog
+from pvdr_bench.errors import CatalogError, ChangedError, LockedError, TrainingError, UsageError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
-from pvdr_bench.training.again import evaluate_again
+from pvdr_bench.training.again import acts_by_mean, evaluate_again, with_mean_policy
 from pvdr_bench.training.evaluation import SEED_SPAN, train_seeds
 from pvdr_bench.training.execute import check_artefacts, execute
 from pvdr_bench.training.online import Pieces
@@ -180,6 +181,23 @@ def test_evaluating_again_gives_the_final_episodes(kind: str, tmp_path: Path) ->
     assert steps == 2 * SYNC
     assert [result.row() for result in results] == [{key: row[key] for key in result.row()}
                                                    for row, result in zip(final, results, strict=True)]
+
+
+def test_the_mean_policy_is_one_key_of_the_config() -> None:
+    catalog = load_catalog()
+    ppo, dreamer = (catalog.resolve(method, "reach", 0, "smoke") for method in ("ppo", "dreamerv2"))
+    for spec in (ppo, dreamer):
+        changed = with_mean_policy(spec)
+        assert acts_by_mean(spec) is False and acts_by_mean(changed) is True
+        assert with_mean_policy(changed) == changed
+    assert with_mean_policy(ppo).config == {**ppo.config, "mean_policy_in_eval": True}
+    behaviour = {**dreamer.config["behaviour"], "mean_policy_in_eval": True}
+    assert with_mean_policy(dreamer).config == {**dreamer.config, "behaviour": behaviour}
+    for method in ("pvdr", "random"):
+        spec = catalog.resolve(method, "reach", 0, "smoke")
+        assert acts_by_mean(spec) is None
+        with pytest.raises(UsageError, match=f"{method} has no mean policy"):
+            with_mean_policy(spec)
 
 
 def test_nan_in_a_loss_fails_the_run(tmp_path: Path) -> None:

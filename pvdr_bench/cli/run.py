@@ -132,6 +132,8 @@ def show_outcome(console: Console, jobs: Sequence[Job]) -> None:
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run: RESULTS/ppo/reach/none/cpu/seed-0.")],
     episodes: Annotated[int | None, typer.Option(min=1, help="How many; default: the protocol's final number.")] = None,
+    mean_policy: Annotated[bool, typer.Option("--mean-policy", help="The policy's mean action in place of a sampled "
+                                                                    "one, for methods that have it.")] = False,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
@@ -139,24 +141,27 @@ def evaluate(
     from pvdr_bench.api import load_run
     from pvdr_bench.errors import SetupError
     from pvdr_bench.launch.worker import StopFlag
-    from pvdr_bench.training.again import evaluate_again
+    from pvdr_bench.training.again import acts_by_mean, evaluate_again, with_mean_policy
     from pvdr_bench.training.stages import Stages
 
     loaded, stop = load_run(run), StopFlag().install()
-    stages = Stages(loaded.spec, choose_device(device).value, stop)
+    spec = with_mean_policy(loaded.spec) if mean_policy else loaded.spec
+    stages = Stages(spec, choose_device(device).value, stop)
     if missing := stages.missing():
         raise SetupError(f"what this run stands on is not here: the artefact of {', '.join(missing)}", where=str(run),
                          hint="set PVDR_BENCH_DATA to the folder it was made in; one made anew would be another one")
-    env_steps, played = evaluate_again(loaded.dir, loaded.spec, stages.pieces, episodes, stop)
+    env_steps, played = evaluate_again(loaded.dir, spec, stages.pieces, episodes, stop)
     rows = [{"seed": loaded.spec.seed, "env_steps": env_steps, **result.row()} for result in played]
     count = len(rows)
-    summary = {"run": str(run), "env_steps": env_steps, "episodes": count,
+    by_mean = bool(acts_by_mean(spec))
+    summary = {"run": str(run), "env_steps": env_steps, "episodes": count, "mean_policy": by_mean,
                **{name: sum(row[name] for row in rows) / count for name in ("success_any", "success_end", "return")}}
     if json_:
         typer.echo(json.dumps({**summary, "rows": rows}))
         return
-    typer.echo(f"{run} at {env_steps:,} env_steps, {count} episodes: success {100 * summary['success_any']:.1f} % "
-               f"at any step, {100 * summary['success_end']:.1f} % at the end; return {summary['return']:.2f}")
+    typer.echo(f"{run} at {env_steps:,} env_steps, {count} episodes{' with the mean policy' if by_mean else ''}: "
+               f"success {100 * summary['success_any']:.1f} % at any step, {100 * summary['success_end']:.1f} % at the "
+               f"end; return {summary['return']:.2f}")
 
 
 def clean(

@@ -17,6 +17,31 @@ from pvdr_bench.training.reward import GoalReward
 PiecesAndReferences = tuple[Pieces, dict[str, dict[str, str]]]
 
 
+MEAN_POLICY = "mean_policy_in_eval"  # the key of methods that offer one
+
+
+def acts_by_mean(spec: RunSpec) -> bool | None:
+    """Whether evaluation takes the policy's mean action and no sampled one; None for methods without that choice."""
+    sections = [spec.config, *(value for value in spec.config.values() if isinstance(value, dict))]
+    found = [section[MEAN_POLICY] for section in sections if MEAN_POLICY in section]
+    return any(found) if found else None
+
+
+def with_mean_policy(spec: RunSpec) -> RunSpec:
+    """The same run, evaluated with its policy's mean action. Its weights do not depend on the choice.
+
+    Raises:
+        UsageError: the method has no mean policy.
+    """
+    if acts_by_mean(spec) is None:
+        raise UsageError(f"{spec.variant} has no mean policy", where="--mean-policy",
+                         hint=f"methods that have one have the key {MEAN_POLICY}, see: pvdr-bench describe METHOD")
+    config = {name: {**value, MEAN_POLICY: True} if isinstance(value, dict) and MEAN_POLICY in value else value
+              for name, value in spec.config.items()}
+    own = {MEAN_POLICY: True} if MEAN_POLICY in config else {}
+    return spec.model_copy(update={"config": {**config, **own}})
+
+
 def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], PiecesAndReferences],
                    episodes: int | None = None, stop: Callable[[], bool] = lambda: False,
                    ) -> tuple[int, list[EpisodeResult]]:
