@@ -245,6 +245,14 @@ def test_evaluation_draws_only_from_its_generator(tmp_path: Path) -> None:
     assert out.abs().max() < 1
 
 
+def test_without_a_replay_it_acts_and_does_not_learn(tmp_path: Path) -> None:
+    alone = DreamerLearner(dataclasses.replace(context(config(), tmp_path), replay=None))
+    images, first = Grid(3).images(), torch.ones(3, dtype=torch.bool)
+    assert alone.act(images, first, alone.initial(3), "eval", torch.Generator())[0].shape == (3, 2)
+    with pytest.raises(SetupError, match="was given none"):
+        alone.update()
+
+
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("ends", [True, False])
 def test_heads_follow_the_protocol(tmp_path: Path, sparse: bool, ends: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.api import Policy, load_run, results_frame
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.specs import RunSpec, TaskSpec
@@ -33,10 +34,17 @@ def spec_of(algorithm: str, config: dict[str, Any]) -> RunSpec:
         protocol=Protocol(**{**PROTOCOL, **SMALL}), seed=0)
 
 
-@pytest.fixture(scope="module", params=["random", "scripted"])
+TINY_DREAMER = DreamerConfig.model_validate({
+    "model": {"input_size": 16, "deter": 16, "hidden": 16, "stoch": 4, "classes": 4, "cnn_depth": 4,
+              "encoder_kernels": (4, 4), "decoder_kernels": (5, 8), "head_layers": 1, "head_units": 16},
+    "train": {"batch": 2, "length": 4, "prefill": 10, "initial_updates": 1, "every": 5},
+    "behaviour": {"horizon": 3}}).model_dump(mode="json")
+
+
+@pytest.fixture(scope="module", params=["random", "scripted", "dreamer"])
 def run_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp(request.param)
-    spec = spec_of(request.param, {})
+    spec = spec_of(request.param, TINY_DREAMER if request.param == "dreamer" else {})
     assert execute(spec, results, Stages(spec).pieces, lambda: False)
     return spec.path(results)
 

@@ -58,7 +58,7 @@ class LearnerContext:
     budget_decisions: int  # decisions of all environments together, for schedules
     artefacts: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # stage -> weights, e.g. "tokenize"
     artefact_config: dict[str, Any] = field(default_factory=dict)  # stage -> the config that made the weights
-    replay: EpisodeReplay | None = None  # filled by the loop; None for on-policy algorithms
+    replay: EpisodeReplay | None = None  # filled by the loop; None for on-policy algorithms, and to act alone
     sparse_bonus: bool = False  # the protocol adds a success bonus: rewards are rare and large, or common and small
     ends_on_success: bool = False  # the protocol ends training episodes on success
 

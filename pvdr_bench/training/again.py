@@ -11,7 +11,6 @@ from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.training.evaluation import EpisodeResult, Evaluator
 from pvdr_bench.training.execute import ARTEFACTS, check_artefacts, make_deterministic
 from pvdr_bench.training.online import Pieces, instance_images, learner_context
-from pvdr_bench.training.replay import EpisodeReplay
 from pvdr_bench.training.reward import GoalReward
 
 PiecesAndReferences = tuple[Pieces, dict[str, dict[str, str]]]
@@ -66,10 +65,7 @@ def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], Pie
     try:
         first = envs.reset([protocol.train_seed_base] * protocol.num_envs)
         start, goal = instance_images(spec, envs, first)
-        replay = None
-        if not pieces.on_policy:
-            replay = EpisodeReplay(run_dir.path / "replay", protocol.num_envs, protocol.image_size, envs.action_dim)
-        learner = pieces.make_learner(learner_context(spec, pieces, envs.action_dim, start, goal, replay))
+        learner = pieces.make_learner(learner_context(spec, pieces, envs.action_dim, start, goal))
         learner.load_state_dict(found.state["learner"])
         reward = GoalReward(protocol, goal, start, pieces.tokenizer, pieces.device)
         evaluator = Evaluator(lambda: envs, protocol.num_envs, reward, protocol.eval_seed_base, spec.seed,

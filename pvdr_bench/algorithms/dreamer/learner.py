@@ -6,7 +6,7 @@ Shapes: N environments, H = W image size, A action dimensions, B sequences of T 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from pvdr_bench.errors import CatalogError, SetupError
 from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.nets.rssm import RSSM, State
 
+if TYPE_CHECKING:
+    from pvdr_bench.training.replay import EpisodeReplay
+
 LOG_EVERY = 20  # updates whose metrics make one row
 
 
@@ -26,15 +29,13 @@ class DreamerLearner(Learner):
     """One update per ``train.every`` decisions, after ``train.prefill`` random ones.
 
     Raises:
-        SetupError: no replay, or the pre-trained artefact is missing.
+        SetupError: the pre-trained artefact is missing, or, once it should learn, there is no replay.
         CatalogError: pictures smaller than ``model.input_size``, more action dimensions than ``model.action_width``, or
             too small a prefill.
     """
 
     def __init__(self, context: LearnerContext) -> None:
         config: DreamerConfig = context.config
-        if context.replay is None:
-            raise SetupError("Dreamer learns from replay and was given none")
         config.check_image(context.image_size)
         if context.action_dim > config.model.action_width:
             raise CatalogError(f"{context.action_dim} action dimensions do not fit model.action_width "
@@ -44,7 +45,8 @@ class DreamerLearner(Learner):
                                f"sequence of train.length {config.train.length}", where="key train.prefill",
                                hint=f"at least {config.train.length * context.num_envs}")
         self.config, self.device, self.replay = config, context.device, context.replay
-        self.replay.capacity = config.train.capacity
+        if self.replay is not None:
+            self.replay.capacity = config.train.capacity
         self.action_dim, self.num_envs = context.action_dim, context.num_envs
         two_hot = config.loss.reward_head == "two_hot" or (config.loss.reward_head == "auto" and context.sparse_bonus)
         discount = config.loss.predict_discount == "yes" or (
@@ -132,7 +134,13 @@ class DreamerLearner(Learner):
             return {}
         out = {name: float(value) / self.summed for name, value in self.sums.items()}
         self.sums, self.summed = {}, 0
-        return out | {"updates": float(self.updates), "replay_steps": float(len(self.replay))}
+        return out | {"updates": float(self.updates), "replay_steps": float(len(self._need_replay()))}
+
+    def _need_replay(self) -> EpisodeReplay:
+        """The replay, without which a policy only acts."""
+        if self.replay is None:
+            raise SetupError("Dreamer learns from replay and was given none")
+        return self.replay
 
     def update(self) -> dict[str, Tensor]:
         """One step of world model, actor and critic on a fresh batch.
@@ -141,7 +149,8 @@ class DreamerLearner(Learner):
             TrainingError: a loss is not finite. What follows it is not done; the last checkpoint stands.
         """
         config, train = self.config, self.config.train
-        data = Sequences.from_replay(self.replay.sample(self.cpu_generator, train.batch, train.length), self.device)
+        batch = self._need_replay().sample(self.cpu_generator, train.batch, train.length)
+        data = Sequences.from_replay(batch, self.device)
         frozen = config.pretrained and self.updates < train.frozen_updates
         self.model_adam.adam.param_groups[0]["lr"] = 0.0 if frozen else train.model_lr
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
