@@ -18,9 +18,8 @@ from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.planner import Planner
 from pvdr_bench.algorithms.pvdr.probes import bootstrap_interval
 from pvdr_bench.api import Session, load_run
+from pvdr_bench.bench.positions import AXES, positions
 from pvdr_bench.errors import UsageError
-
-AXES = "xyz"
 
 
 def measure(run: str = "", candidates: tuple[int, ...] = (1, 4, 16, 64), episodes: int = 10, every: int = 2,
@@ -75,10 +74,8 @@ def to_goal(truth: dict[str, Any], task: str) -> Tensor:
     Raises:
         UsageError: the simulator does not tell.
     """
-    names = [f"{what}_{axis}" for what in ("goal", "hand") for axis in AXES]
-    if missing := [name for name in names if name not in truth]:
-        raise UsageError(f"task {task} does not tell {', '.join(missing)}, which this measurement needs")
-    return torch.tensor([float(truth[f"goal_{axis}"][0]) - float(truth[f"hand_{axis}"][0]) for axis in AXES])
+    hand, goal = positions(truth, task)
+    return torch.from_numpy(goal - hand).float()
 
 
 @torch.no_grad()
