@@ -38,7 +38,7 @@ HELP = {
     Name.onestep: "one whole optimiser step of each of PVDR's stages at the published sizes, and the memory it took",
     Name.dynamics: "the pre-trained model on held-out videos: roll-outs, inverse dynamics of z, does planning help",
     Name.following: "whether a PVDR run's action module follows its plans (-o run=RUN)",
-    Name.goals: "whether a run's policy goes to its episode's goal or to the middle of all (-o run=RUN)",
+    Name.goals: "whether a run's policy in reach goes to its episode's goal or to the middle of all (-o run=RUN)",
     Name.coverage: "how often the intervals over seeds hold the truth, simulated",
     Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",
     Name.replay: "experience on disk: appending, sampling, and its share of an update",

@@ -133,7 +133,9 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run: RESULTS/ppo/reach/none/cpu/seed-0.")],
     episodes: Annotated[int | None, typer.Option(min=1, help="How many; default: the protocol's final number.")] = None,
     mean_policy: Annotated[bool, typer.Option("--mean-policy", help="The policy's mean action in place of a sampled "
-                                                                    "one, for methods that have it.")] = False,
+                                                                    "one, for methods that have it. In a frozen "
+                                                                    "instance the episodes are then much the same.")
+                           ] = False,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:

@@ -58,7 +58,7 @@ def submit(
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.plan import asked_runs, plan_runs
     from pvdr_bench.runs.paths import results_root
-    from pvdr_bench.training.checks import check_runs
+    from pvdr_bench.training.checks import check_runs, warnings
 
     catalog, root = load_catalog(), results_root(results)
     site, stages = _profiles(catalog, profile, pretrain_profile)
@@ -67,7 +67,10 @@ def submit(
                        overrides=override or [])
     check_runs(specs, catalog)
     plan_runs(specs, root)  # refuses what was made with another recipe before anything is written
-    facts = _go(specs, root, site, stages, dry_run, json_)
+    warned = warnings(specs)
+    for warning in () if json_ else warned:
+        typer.echo(f"warning: {warning}")
+    facts = _go(specs, root, site, stages, dry_run, json_) | {"warnings": warned}
     if json_:
         typer.echo(json.dumps(facts))
 
@@ -154,7 +157,6 @@ def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dr
     from pvdr_bench.launch.cluster import queue_if_any
     from pvdr_bench.launch.submission import make_plan
     from pvdr_bench.launch.submission import submit as hand_over
-    from pvdr_bench.training.checks import warnings
 
     note = ""
     if dry_run:
@@ -163,7 +165,7 @@ def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dr
         plan = make_plan(specs, root, site, stages, left)
     else:
         plan = hand_over(specs, root, site, stages, lambda text: None if quiet else typer.echo(text))
-    facts = facts_of(plan) | {"note": note, "warnings": warnings(plan.runs)}
+    facts = facts_of(plan) | {"note": note}
     if not quiet:
         show(plan, facts, dry_run)
     return facts | ({"script": _script(plan)} if dry_run else {})
@@ -196,8 +198,6 @@ def show(plan: Plan, facts: dict[str, Any], dry_run: bool) -> None:
                + (f"; skipped: {skipped}" if skipped else ""))
     if facts["note"]:
         typer.echo(f"  {facts['note']}")
-    for warning in facts["warnings"]:
-        typer.echo(f"  warning: {warning}")
     for stage in facts["stages"]:
         already = f", in the queue already as job {stage['queued_as']}" if stage["queued_as"] else ""
         after = f", after {stage['after']}" if stage["after"] else ""

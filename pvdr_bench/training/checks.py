@@ -31,7 +31,7 @@ def check_runs(specs: Iterable[RunSpec], catalog: Catalog) -> None:
 
 def warnings(specs: Iterable[RunSpec]) -> list[str]:
     """Settings of a method and its protocol that work against each other: a sentence per variant, runs are made."""
-    variants = {(spec.variant, spec.scale_label, spec.protocol.name): spec for spec in specs}
+    variants = {(spec.variant, spec.scale_label, spec.task.set, spec.protocol.name): spec for spec in specs}
     found: dict[str, None] = {}
     for spec in variants.values():
         warn = getattr(spec.config_object(), "warning", None)
