@@ -109,6 +109,14 @@ def test_sbatch_refuses(slurm: FakeSlurm, tmp_path: Path, capsys: pytest.Capture
     assert code == 0 and "skipped: 1 queued" in out and len(slurm.rows()) == 1
 
 
+def test_a_warning_is_told_before_anything_is_handed_over(slurm: FakeSlurm, tmp_path: Path,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    slurm.fail("sbatch", "sbatch: error: invalid account")
+    code, out, _ = cli(capsys, "submit", "-m", "apv-no-pretrain", "-t", "reach", "--scale", "smoke", "--profile", "cpu",
+                       "--results", str(tmp_path / "results"))
+    assert code == 4 and out.startswith("warning: apv-no-pretrain: the intrinsic bonus") and "submitted" not in out
+
+
 def test_no_scheduler_is_one_clear_error(nowhere: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = cli(capsys, "submit", *WORDS, "--profile", "cpu", "--results", str(tmp_path / "results"))
     assert code == 4 and "there is no squeue and no sbatch and no srun here" in err and "login node" in err
