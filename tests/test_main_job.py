@@ -70,7 +70,8 @@ def returns(rows: list[dict[str, Any]]) -> list[float]:
 
 
 @pytest.mark.parametrize("method", ["pvdr", "apv"])
-def test_a_killed_run_continues_to_the_same_bytes_and_is_evaluated_again(method: str, data: Path, tmp_path: Path) -> None:
+def test_a_killed_run_continues_to_the_same_bytes_and_is_evaluated_again(method: str, data: Path, tmp_path: Path
+                                                                         ) -> None:
     finish(start(method, tmp_path / "straight", data))
     straight = run_dir(method, tmp_path / "straight")
     rows = straight.read_episodes()
