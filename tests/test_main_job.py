@@ -24,12 +24,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
+def environment(data: Path) -> dict[str, str]:
+    return {**os.environ, "PVDR_BENCH_DATA": str(data), "OMP_NUM_THREADS": "1"}
+
+
 def start(method: str, results: Path, data: Path) -> subprocess.Popen[str]:
     """``pvdr-bench run --method METHOD --task reach --seeds 1 --scale smoke``."""
     words = ["run", "--method", method, "--task", "reach", "--seeds", "1", "--scale", "smoke", "--videos", "metaworld",
              "--device", "cpu", "--results", str(results)]
-    environment = {**os.environ, "PVDR_BENCH_DATA": str(data), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "pvdr_bench", *words], env=environment, text=True,
+    return subprocess.Popen([sys.executable, "-m", "pvdr_bench", *words], env=environment(data), text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -60,9 +63,8 @@ def kill_after_a_checkpoint(process: subprocess.Popen[str], run: RunDir) -> None
 
 
 def evaluate(run: RunDir, data: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PVDR_BENCH_DATA": str(data), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "pvdr_bench", "evaluate", str(run.path), "--device", "cpu", "--json", *more]
-    return subprocess.run(words, env=environment, text=True, capture_output=True, timeout=300)
+    return subprocess.run(words, env=environment(data), text=True, capture_output=True, timeout=300)
 
 
 def returns(rows: list[dict[str, Any]]) -> list[float]:
