@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog import corpora as corpus_table
-from pvdr_bench.catalog.document import Document, Path_, read_document
 from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.catalog.folders import KINDS, search_roots, yaml_files
 from pvdr_bench.catalog.layers import Layers, nearest, unknown, validate_document
@@ -42,6 +41,7 @@ from pvdr_bench.catalog.specs import (
     TaskSpec,
 )
 from pvdr_bench.errors import CatalogError, UsageError
+from pvdr_bench.yaml_documents import Document, Path_, read_document
 
 _INHERITED = ("algorithm", "paper", "tuning", "tokenizer", "pretrain_seeds")  # config and scales are merged apart
 _PROTOCOL_FILE_KEYS = ("extends", "title", "description", "source", "base", "scales")

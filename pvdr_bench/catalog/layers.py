@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from pvdr_bench.catalog.document import Document, Path_
 from pvdr_bench.errors import CatalogError
+from pvdr_bench.yaml_documents import Document, Path_
 
 M = TypeVar("M", bound=BaseModel)
 

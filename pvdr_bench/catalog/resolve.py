@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pvdr_bench.catalog.document import Document, Path_, parse_value
 from pvdr_bench.catalog.layers import (
     Layers,
     field_at,
@@ -21,6 +20,7 @@ from pvdr_bench.catalog.layers import (
 )
 from pvdr_bench.catalog.specs import MethodSpec
 from pvdr_bench.errors import CatalogError, UsageError
+from pvdr_bench.yaml_documents import Document, Path_, parse_value
 
 PROTOCOL_PREFIX = "protocol."
 

@@ -68,10 +68,10 @@ def arguments_of(measure: Any, overrides: list[str]) -> dict[str, Any]:
     Raises:
         CatalogError: no such argument. UsageError: not of the form key=value, or of another type than the default.
     """
-    from pvdr_bench.catalog.document import parse_value
     from pvdr_bench.catalog.layers import unknown
     from pvdr_bench.catalog.resolve import split_override
     from pvdr_bench.errors import UsageError
+    from pvdr_bench.yaml_documents import parse_value
 
     known = inspect.signature(measure).parameters
     found: dict[str, Any] = {}

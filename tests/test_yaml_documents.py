@@ -1,7 +1,8 @@
-"""YAML without its traps, and the line of every key."""
+"""YAML without its traps, and the line of every key; what this program wrote is read in linear time."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -10,8 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvdr_bench.catalog.document import parse_document, parse_value, read_document, read_scalar
-from pvdr_bench.errors import CatalogError
+from pvdr_bench.errors import CatalogError, DataError
+from pvdr_bench.yaml_documents import parse_document, parse_value, read_document, read_scalar, read_written
 
 
 @pytest.mark.parametrize(("text", "value"), [
@@ -19,7 +20,7 @@ from pvdr_bench.errors import CatalogError
     ("no", "no"), ("on", "on"), ("yes", "yes"), ("true", True), ("False", False), ("null", None),
     ("~", None), ("", None),
     ("010", 10.0), ("1:30", "1:30"), ("2024-01-01", "2024-01-01"), ("0x10", "0x10"), ("reach-v3", "reach-v3"),
-    (".inf", math.inf), ("1.2.3", "1.2.3"), ("e5", "e5"),
+    (".inf", math.inf), ("9" * 5000, "9" * 5000), ("1e999", "1e999"), ("1.2.3", "1.2.3"), ("e5", "e5"),
 ])
 def test_scalars_are_what_they_look_like(text: str, value: object) -> None:
     found = read_scalar(text)
@@ -66,7 +67,10 @@ def test_agrees_with_pyyaml_on_plain_files() -> None:
 @pytest.mark.parametrize(("text", "line", "words"), [
     ("a: 1\nb: 2\na: 3\n", 3, "'a' appears twice"),
     ("x:\n  k: 1\n  k: 2\n", 3, "first in line 2"),
-    ("a: &x 1\nb: {c: 1}\nd: *x\n", 3, "aliases"),
+    ("a: &x 1\nb: {c: 1}\nd: *x\n", 1, "anchors"),
+    ("a: 1\nd: *x\n", 2, "aliases"),
+    ("a: 1\nb:\n- !!str 5\n", 3, "!!str"),
+    ("a: !custom 'quoted'\n", 1, "!custom"),
     ("a: 1\nb: !!python/object:os.system {}\n", 2, "tag"),
     ("a: !custom 3\n", 1, "tag"),
     ("a: 1\n b: 2\n", 2, "not valid YAML"),
@@ -104,3 +108,44 @@ def test_unreadable_files(tmp_path) -> None:
         read_document(tmp_path / "latin.yaml")
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     assert read_document(tmp_path / "empty.yaml").data == {}
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise("abcdefghi"))
+
+
+@pytest.mark.parametrize(("text", "line", "words"), [
+    (f"format: 1\n{BOMB}", 2, "alias"),
+    ("a: 1\nb: *a\n", 2, "alias"),
+    ("a: 1\n<<: {b: 1}\n", 2, "plain text"),
+    ("a: 1\nb: 2\na: 3\n", 3, "'a' appears twice"),
+    ("a: 2024-01-01\n", 1, "tag"),
+    ("a: !!python/object:os.system {}\n", 1, "tag"),
+    ("? [1]\n: 2\n", 1, "plain text"),
+    ("a: " + "[" * 100_000, 1, "nesting depth"),
+    ("a: [1\n", 2, "did not find"),
+    ("a: 1\n---\nb: 1\n", 2, "another document"),
+])
+def test_what_no_program_of_ours_wrote_is_refused_with_its_line(text: str, line: int, words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_written(text, "run.yaml")
+    assert f"run.yaml:{line}" in str(caught.value)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: " + "9" * 5000, "a: \0"])
+def test_what_python_cannot_hold_is_a_data_error(text: str) -> None:
+    with pytest.raises(DataError, match=r"run\.yaml"):
+        read_written(text, "run.yaml")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_what_was_written_is_read_back(data: dict[str, object]) -> None:
+    assert read_written(yaml.safe_dump(data, allow_unicode=True, sort_keys=False), "f") == data
+
+
+def test_text_with_the_marks_of_aliases_is_read() -> None:
+    data = {"title": "z* & friends", "override": "*a", "other": "&b"}
+    assert read_written(yaml.safe_dump(data), "f") == data
+    assert parse_document("a: z* & friends\nb: '*a'\n", "f").data == {"a": "z* & friends", "b": "*a"}
