@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from pvdr_bench.algorithms.base import Learner
     from pvdr_bench.catalog.specs import RunSpec
+    from pvdr_bench.rl.contract import Learner
     from pvdr_bench.suites.base import VectorStep
     from pvdr_bench.training.evaluation import VectorEnvLike
     from pvdr_bench.training.reward import GoalReward

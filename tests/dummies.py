@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvdr_bench.algorithms.base import Learner, LearnerContext, Mode, Transition
 from pvdr_bench.catalog.protocol import GOAL_KEYS, Protocol
 from pvdr_bench.catalog.specs import RunSpec, TaskSpec
 from pvdr_bench.errors import BenchError, TrainingError
 from pvdr_bench.launch import worker
 from pvdr_bench.launch.worker import StopFlag
+from pvdr_bench.rl.contract import Learner, LearnerContext, Mode, Transition
 from pvdr_bench.suites.base import CameraPose, EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
 from pvdr_bench.training.execute import execute

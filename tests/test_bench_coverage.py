@@ -10,9 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pvdr_bench.bench import coverage
-from pvdr_bench.bench.coverage import DISTRIBUTIONS, measure
 from pvdr_bench.cli.bench import bench
+from pvdr_bench.diagnostics import coverage
+from pvdr_bench.diagnostics.coverage import DISTRIBUTIONS, measure
 from pvdr_bench.results.stats import Values, t_interval
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pvdr_bench.api import Session
-from pvdr_bench.bench import following
+from pvdr_bench.diagnostics import following
 from pvdr_bench.errors import UsageError
 from tests.test_pvdr_online import build, config, play
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pvdr_bench.algorithms.pvdr.probes import bootstrap_interval
-from pvdr_bench.bench import goals
-from pvdr_bench.bench.goals import summary
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.cli.main import main
+from pvdr_bench.diagnostics import goals
+from pvdr_bench.diagnostics.goals import summary
 from pvdr_bench.errors import UsageError
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.stages import Stages

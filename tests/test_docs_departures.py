@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.ppo.config import PPOConfig
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
-from pvdr_bench.algorithms.vqgan.config import VQGANConfig
 from pvdr_bench.catalog import load_catalog
+from pvdr_bench.tokenizer.config import VQGANConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLE = (DOCS / "departures.md").read_text()

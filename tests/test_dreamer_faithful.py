@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, kl_divergence
 
-from pvdr_bench.algorithms.base import Transition
 from pvdr_bench.algorithms.dreamer.behaviour import Behaviour
 from pvdr_bench.algorithms.dreamer.bonus import VideoBonus
 from pvdr_bench.algorithms.dreamer.config import BonusConfig, DreamerConfig
@@ -20,6 +19,7 @@ from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
 from pvdr_bench.catalog import load_catalog
+from pvdr_bench.rl.contract import Transition
 from tests.test_dreamer_learner import SIZE, context
 from tests.test_dreamer_learner import config as learner_config
 from tests.test_dreamer_model import config, sequences, world_model

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import LearnerContext, Transition
 from pvdr_bench.algorithms.dreamer.config import (
     BehaviourConfig,
     BonusConfig,
@@ -24,10 +23,11 @@ from pvdr_bench.algorithms.dreamer.config import (
 from pvdr_bench.algorithms.dreamer.learner import LOG_EVERY, DreamerLearner
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.errors import CatalogError, SetupError, TrainingError
+from pvdr_bench.rl.contract import LearnerContext, Transition
+from pvdr_bench.rl.replay import EpisodeReplay
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
-from pvdr_bench.training.replay import EpisodeReplay
 from tests.dummies import IMAGE, SYNC, make_envs, make_spec
 from tests.test_ppo_learner import assert_equal
 from tests.test_ppo_loop import written

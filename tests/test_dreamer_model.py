@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import Transition
 from pvdr_bench.algorithms.dreamer.behaviour import Behaviour, lambda_returns
 from pvdr_bench.algorithms.dreamer.behaviour import Path as Imagined
 from pvdr_bench.algorithms.dreamer.bonus import VideoBonus, neighbour_distance
@@ -17,7 +16,8 @@ from pvdr_bench.algorithms.dreamer.config import BonusConfig, DreamerConfig
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, VideoModel, WorldModel
 from pvdr_bench.nets.rssm import RSSM, balanced_kl
-from pvdr_bench.training.replay import EpisodeReplay
+from pvdr_bench.rl.contract import Transition
+from pvdr_bench.rl.replay import EpisodeReplay
 
 SIZE = 32
 SMALL = {"model": {"input_size": SIZE, "deter": 12, "hidden": 12, "stoch": 3, "classes": 4, "cnn_depth": 4,

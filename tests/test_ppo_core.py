@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pvdr_bench.algorithms.ppo.core import (
+from pvdr_bench.errors import DataError, TrainingError
+from pvdr_bench.nets.distributions import DiagonalGaussian
+from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state
+from pvdr_bench.rl.ppo import (
     Batch,
     PPOUpdater,
     Rollout,
@@ -21,9 +24,6 @@ from pvdr_bench.algorithms.ppo.core import (
     needs_bootstrap,
     ppo_losses,
 )
-from pvdr_bench.errors import DataError, TrainingError
-from pvdr_bench.nets.distributions import DiagonalGaussian
-from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state
 
 GAMMA, LAM = 0.9, 0.7
 

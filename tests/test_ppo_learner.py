@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import LearnerContext, Transition
 from pvdr_bench.algorithms.floor import RandomConfig, ScriptedConfig
 from pvdr_bench.algorithms.ppo.config import PPOConfig
-from pvdr_bench.algorithms.ppo.learner import PPOLearner, push_frame, token_dtype
-from pvdr_bench.algorithms.ppo.networks import Actor, Critic, NetworkConfig, standardised
+from pvdr_bench.algorithms.ppo.learner import PPOLearner
 from pvdr_bench.algorithms.random_policy import RandomLearner
 from pvdr_bench.algorithms.scripted import ScriptedLearner
 from pvdr_bench.errors import CatalogError, SetupError
+from pvdr_bench.rl.actor_critic import Actor, Critic, NetworkConfig, standardised
+from pvdr_bench.rl.contract import LearnerContext, Transition
+from pvdr_bench.rl.token_history import push_frame, token_dtype
 
 GRID = 4
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from pvdr_bench.algorithms.registry import algorithms, load_object
-from pvdr_bench.algorithms.vqgan.config import CodebookConfig, NetConfig, VQGANConfig
-from pvdr_bench.nets.vqgan import SIZE_KEY, VQGAN
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.tokenizer.config import CodebookConfig, NetConfig, VQGANConfig
+from pvdr_bench.tokenizer.frozen import SIZE_KEY
+from pvdr_bench.tokenizer.networks import VQGAN
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
 from tests.dummies import ENVS, IMAGE, SYNC, DummySpec, make_envs, make_spec

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.config import ModelConfig, PlannerConfig, PretrainConfig, PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
-from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, blur_grid
+from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner
 from pvdr_bench.algorithms.pvdr.pretrain import (
     PVDRPretrainer,
     lambda1_at,
@@ -19,6 +19,7 @@ from pvdr_bench.algorithms.pvdr.pretrain import (
     prior_loss,
     rollout_accuracy,
 )
+from pvdr_bench.nets.blur import box_blur
 
 CODES = 11
 TINY = ModelConfig(context_frames=2, future_frames=3, d_model=16, ff=16, heads=2, token_dim=8, encoder_depth=1,
@@ -147,7 +148,7 @@ def test_blur_against_a_loop() -> None:
     for i in range(4):
         for j in range(4):
             want[:, i, j] = x[:, max(0, i - 1):i + 2, max(0, j - 1):j + 2].mean((1, 2))
-    torch.testing.assert_close(blur_grid(x, 3), want)
+    torch.testing.assert_close(box_blur(x, 3), want)
 
 
 @pytest.mark.parametrize("metric", ["code_l1", "code_l1_blur", "pixel_l1"])
@@ -163,7 +164,7 @@ def test_equation_2_by_brute_force(metric: str, goal_frames: str) -> None:
     def features(codes: Tensor) -> Tensor:
         if metric == "pixel_l1":
             return tokenizer.decode(codes).float() / 255
-        return blur_grid(tokenizer.embed(codes), 3 if metric == "code_l1_blur" else 1)
+        return box_blur(tokenizer.embed(codes), 3 if metric == "code_l1_blur" else 1)
 
     for b in range(3):
         distances = []

@@ -23,7 +23,7 @@ from pvdr_bench.algorithms.pvdr.probes import (
     planner_test,
     probe_errors,
 )
-from pvdr_bench.bench.dynamics import summarise
+from pvdr_bench.diagnostics.dynamics import summarise
 
 
 def test_windows_hold_the_context_action_and_a_goal_in_reach() -> None:

@@ -19,11 +19,11 @@ from pvdr_bench.launch import jobs
 from pvdr_bench.launch.jobs import JobStop, RunJob, StageJob
 from pvdr_bench.launch.local import run_local
 from pvdr_bench.launch.records import RunRecord, read_end
+from pvdr_bench.rl.replay import SCRATCH
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.faults import FULL_AT
 from pvdr_bench.runs.files import write_json
 from pvdr_bench.runs.provenance import COMMAND
-from pvdr_bench.training.replay import SCRATCH
 from tests import dummies
 from tests.dummies import SYNC, make_spec
 from tests.processes import forked

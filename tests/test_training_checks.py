@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pvdr_bench.algorithms.schema import check_divides
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.metaworld_names import NAMES
 from pvdr_bench.cli.main import main
 from pvdr_bench.errors import CatalogError
+from pvdr_bench.rl.config import check_divides
 from pvdr_bench.suites import env_ids
 from pvdr_bench.training.checks import check_runs, warnings
 

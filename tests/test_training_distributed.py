@@ -19,18 +19,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import OfflineLearner
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
-from pvdr_bench.algorithms.vqgan.learner import VQGANLearner
 from pvdr_bench.errors import BenchError, DataError, Interrupted, SetupError, TrainingError, UsageError
 from pvdr_bench.launch.worker import StopFlag
-from pvdr_bench.training import distributed
-from pvdr_bench.training.distributed import Place, device_of, find_place, process_group
+from pvdr_bench.rl import distributed
+from pvdr_bench.rl.contract import OfflineLearner
+from pvdr_bench.rl.distributed import Place, device_of, find_place, process_group
+from pvdr_bench.rl.process_group import ALONE, ProcessGroup, current_group, wait_for
+from pvdr_bench.tokenizer.learner import VQGANLearner
 from pvdr_bench.training.offline import MixedClips, Schedule, run_offline
-from pvdr_bench.training.world import ALONE, World, current_world, wait_for
 from tests import processes
 from tests.test_training_stages import resolve, write_corpora
 from tests.test_vqgan_learner import config as vqgan_config
@@ -82,7 +82,7 @@ def test_refusals() -> None:
         device_of("cuda:1", Place(0, 2, 0, "h", 1))
     assert device_of("cuda:1", Place()) == torch.device("cuda:1")
     with pytest.raises(UsageError, match=r"batch of 8 does not divide by 3 processes.*\n.*1, 2, 4, 8 would do"):
-        World(0, 3).part(8)
+        ProcessGroup(0, 3).part(8)
     with pytest.raises(DataError, match="all nodes share"):
         wait_for(Path("/nowhere/at/all"), seconds=0)
 
@@ -91,10 +91,10 @@ def test_parts_make_up_the_batch() -> None:
     data, rng = MixedClips([Frames(0), Frames(1)]), np.random.default_rng
     whole = data.sample(rng(3), 12, 2)
     for size in (2, 3, 4):
-        parts = [data.sample(rng(3), 12, 2, part=World(rank, size).part(12)) for rank in range(size)]
+        parts = [data.sample(rng(3), 12, 2, part=ProcessGroup(rank, size).part(12)) for rank in range(size)]
         assert np.array_equal(np.concatenate(parts), whole)
-    with process_group() as world:  # one process: nothing is started
-        assert world.size == 1 and not torch.distributed.is_initialized() and current_world().size == 1
+    with process_group() as group:  # one process: nothing is started
+        assert group.size == 1 and not torch.distributed.is_initialized() and current_group().size == 1
 
 
 # What is trained ----------------------------------------------------------------------------------------------------
@@ -160,9 +160,9 @@ RESUMED = ("tokenizer", "pvdr", "dreamer")
 
 def train(name: str, folder: Path, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """One case in this process; ranks other than 0 get a folder of their own, to see that they leave it alone."""
-    world = current_world()
+    group = current_group()
     schedule = Schedule(STEPS, BATCH, LENGTHS.get(name, 1), 1, 5, 4)
-    own = folder if world.leads else folder.with_name(f"{folder.name}-rank-{world.rank}")
+    own = folder if group.leads else folder.with_name(f"{folder.name}-rank-{group.rank}")
     own.mkdir(parents=True, exist_ok=True)
     return run_offline(CASES[name](), MixedClips([Frames(0, name == "pvdr"), Frames(1, name == "pvdr")]), schedule, own,
                        3, stop)
@@ -175,7 +175,7 @@ def signalled(rank: int, at: int) -> Callable[[], bool]:
     def stop() -> bool:
         nonlocal calls
         calls += 1
-        if current_world().rank == rank and calls == at:
+        if current_group().rank == rank and calls == at:
             os.kill(os.getpid(), signal.SIGTERM)
         return flag()
 
@@ -185,7 +185,7 @@ def signalled(rank: int, at: int) -> Callable[[], bool]:
 def cut(name: str, folder: Path) -> str:
     """A training that a signal to the last rank stops; what it said."""
     try:
-        train(name, folder, signalled(current_world().size - 1, CUT + 1))
+        train(name, folder, signalled(current_group().size - 1, CUT + 1))
     except Interrupted as error:
         return error.message
     finally:
@@ -195,10 +195,10 @@ def cut(name: str, folder: Path) -> str:
 
 
 def session(root: Path, straight: str, stopped: str, continued: str) -> int:
-    """All cases, then those to be stopped, then those to be continued, in one process of a world of any size."""
+    """All cases, then those to be stopped, then those to be continued, in one process of a group of any size."""
     torch.set_num_threads(1)
     said = {}
-    with process_group() as world:
+    with process_group() as group:
         for name in CASES if straight else ():
             train(name, root / straight / name)
         for name in RESUMED:
@@ -207,22 +207,22 @@ def session(root: Path, straight: str, stopped: str, continued: str) -> int:
             if continued:
                 train(name, root / continued / name)
     if stopped:
-        (root / stopped / f"said-{world.rank}.json").write_text(json.dumps(said))
+        (root / stopped / f"said-{group.rank}.json").write_text(json.dumps(said))
     return 0
 
 
-# A world whose ranks keep to themselves, in one respect each --------------------------------------------------------
+# A group whose ranks keep to themselves, in one respect each --------------------------------------------------------
 
 
 def break_noise() -> None:
     """Every rank takes the first rows of the noise."""
-    World.mine = lambda self, whole: whole[:len(whole) // self.size]  # type: ignore[method-assign]
+    ProcessGroup.mine = lambda self, whole: whole[:len(whole) // self.size]  # type: ignore[method-assign]
 
 
 def break_statistics() -> None:
     """Usage of codes, and with it perplexity and moving averages, is each rank's own."""
     def add(self: VQGANLearner, sums: Any) -> None:
-        self.world.sum_tensors([*sums.main, *(sums.gan or []), *(sums.disc or []), *sums.terms.values()])
+        self.group.sum_tensors([*sums.main, *(sums.gan or []), *(sums.disc or []), *sums.terms.values()])
 
     VQGANLearner._add_ranks = add  # type: ignore[method-assign]
 
@@ -234,9 +234,9 @@ def break_dropout() -> None:
 
 def break_batch_norm() -> None:
     """The discriminator sees a rank's own rows."""
-    from pvdr_bench.nets.shared import SharedBatchNorm
+    from pvdr_bench.tokenizer.shared import SharedBatchNorm
 
-    SharedBatchNorm.world = property(  # type: ignore[assignment]
+    SharedBatchNorm.group = property(  # type: ignore[assignment]
         lambda self: ALONE, lambda self, value: None)
 
 
@@ -246,14 +246,14 @@ BROKEN = {"noise": (break_noise, "pvdr"), "noise-dreamer": (break_noise, "dreame
 
 
 def broken_session(root: Path) -> int:
-    """Each case of BROKEN in a world of two."""
+    """Each case of BROKEN in a group of two."""
     torch.set_num_threads(1)
-    kept = (World.mine, VQGANLearner._add_ranks, VQGANLearner._place_rows)
+    kept = (ProcessGroup.mine, VQGANLearner._add_ranks, VQGANLearner._place_rows)
     with process_group():
         for name, (break_it, case) in BROKEN.items():
             break_it()
             train(case, root / "broken" / name)
-            World.mine, VQGANLearner._add_ranks, VQGANLearner._place_rows = kept  # type: ignore[method-assign]
+            ProcessGroup.mine, VQGANLearner._add_ranks, VQGANLearner._place_rows = kept  # type: ignore[method-assign]
     return 0
 
 
@@ -348,22 +348,22 @@ def failing(root: Path, how: str) -> int:
     """Rank 1 fails in a training; what each rank says goes to a file, its exit code is the error's."""
     distributed.GRACE_SECONDS = 1.0  # in this process, which was spawned for it
     try:
-        with process_group() as world:
-            if how == "asleep" and world.leads:
+        with process_group() as group:
+            if how == "asleep" and group.leads:
                 time.sleep(600)
             if how == "asleep":
                 raise TrainingError("the loss is nan")
 
             def stop() -> bool:
-                if world.rank == 1 and how != "killed":
+                if group.rank == 1 and how != "killed":
                     raise TrainingError("the loss is nan")
-                if world.rank == 1:
+                if group.rank == 1:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return False
 
             train("dreamer", root / how, stop)
     except BenchError as error:
-        (root / f"{how}-{world.rank}").write_text(str(error))
+        (root / f"{how}-{group.rank}").write_text(str(error))
         return error.exit_code
     return 0
 

@@ -16,9 +16,9 @@ import psutil
 import pytest
 import torch
 
-from pvdr_bench.algorithms.base import Learner, LearnerContext, Transition
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.errors import CatalogError, ChangedError, LockedError, TrainingError, UsageError
+from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv

@@ -13,12 +13,13 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from pvdr_bench.algorithms.base import OfflineLearner, Transition
 from pvdr_bench.errors import CatalogError, DataError, Interrupted, TrainingError, UsageError
+from pvdr_bench.nets.blur import box_blur
+from pvdr_bench.rl.contract import OfflineLearner, Transition
+from pvdr_bench.rl.replay import EpisodeReplay
 from pvdr_bench.suites.base import VectorStep
 from pvdr_bench.training.offline import MixedClips, Schedule, run_offline, schedule_of
-from pvdr_bench.training.replay import EpisodeReplay
-from pvdr_bench.training.reward import GoalReward, box_blur, spearman
+from pvdr_bench.training.reward import GoalReward, spearman
 from tests.dummies import make_protocol
 
 CPU = torch.device("cpu")
@@ -294,7 +295,7 @@ def test_mixed_clips_follow_the_sizes() -> None:
 
 def test_schedules_of_both_kinds_of_config() -> None:
     from pvdr_bench.algorithms.pvdr.config import PVDRConfig
-    from pvdr_bench.algorithms.vqgan.config import VQGANConfig
+    from pvdr_bench.tokenizer.config import VQGANConfig
 
     pretrain = schedule_of(PVDRConfig(), "pretrain")
     assert (pretrain.frames, pretrain.stride, pretrain.steps, pretrain.batch) == (8, 1, 350_000, 128)

@@ -11,10 +11,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from pvdr_bench.algorithms.vqgan.config import TrainConfig, VQGANConfig
-from pvdr_bench.algorithms.vqgan.learner import VQGANLearner, cell_changes, lr_at
 from pvdr_bench.errors import TrainingError
-from pvdr_bench.nets.vqgan import load_tokenizer
+from pvdr_bench.tokenizer.config import TrainConfig, VQGANConfig
+from pvdr_bench.tokenizer.frozen import load_tokenizer
+from pvdr_bench.tokenizer.learner import VQGANLearner, cell_changes, lr_at
 
 CPU = torch.device("cpu")
 TINY: dict[str, Any] = {

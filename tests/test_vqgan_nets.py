@@ -13,17 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pvdr_bench.algorithms.vqgan.config import NetConfig, VQGANConfig
 from pvdr_bench.errors import DataError, SetupError
-from pvdr_bench.nets.patchgan import (
+from pvdr_bench.nets.quantizer import VectorQuantizer, nearest, perplexity
+from pvdr_bench.tokenizer.config import NetConfig, VQGANConfig
+from pvdr_bench.tokenizer.frozen import SIZE_KEY, load_tokenizer
+from pvdr_bench.tokenizer.layers import DepthToSpace, SpaceToDepth, to_float, to_uint8
+from pvdr_bench.tokenizer.networks import VQGAN
+from pvdr_bench.tokenizer.patchgan import (
     VGG_STAGES,
     PatchDiscriminator,
     PerceptualLoss,
     adaptive_weight,
     hinge_loss,
 )
-from pvdr_bench.nets.quantizer import VectorQuantizer, nearest, perplexity
-from pvdr_bench.nets.vqgan import SIZE_KEY, VQGAN, DepthToSpace, SpaceToDepth, load_tokenizer, to_float, to_uint8
 
 PATCHED: dict[str, Any] = {
     "net": {"patch": 8, "multipliers": [1], "block": "separable", "norm": "pixel", "attention": False,

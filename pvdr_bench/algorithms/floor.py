@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pvdr_bench.algorithms.schema import Section, key
+from pvdr_bench.rl.config import Section, key
 
 
 class RandomConfig(Section):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import Carry, FixedPolicy, LearnerContext, Mode
 from pvdr_bench.algorithms.floor import RandomConfig
+from pvdr_bench.rl.contract import Carry, FixedPolicy, LearnerContext, Mode
 
 
 class RandomLearner(FixedPolicy):

@@ -49,8 +49,8 @@ def load_object(path: str) -> Any:
 
 
 _BUILTIN = (
-    AlgorithmInfo("vqgan", "pvdr_bench.algorithms.vqgan.config:VQGANConfig", None,
-                  offline=(("tokenize", "pvdr_bench.algorithms.vqgan.learner:VQGANLearner"),), needs_videos=True),
+    AlgorithmInfo("vqgan", "pvdr_bench.tokenizer.config:VQGANConfig", None,
+                  offline=(("tokenize", "pvdr_bench.tokenizer.learner:VQGANLearner"),), needs_videos=True),
     AlgorithmInfo("pvdr", "pvdr_bench.algorithms.pvdr.config:PVDRConfig",
                   "pvdr_bench.algorithms.pvdr.online:PVDRLearner",
                   offline=(("pretrain", "pvdr_bench.algorithms.pvdr.pretrain:PVDRPretrainer"),),

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import Carry, FixedPolicy, LearnerContext, Mode
 from pvdr_bench.algorithms.floor import ScriptedConfig
 from pvdr_bench.errors import SetupError
+from pvdr_bench.rl.contract import Carry, FixedPolicy, LearnerContext, Mode
 
 
 class ScriptedLearner(FixedPolicy):

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pvdr_bench.algorithms.base import LearnerContext, Transition
 from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.bench.memory import device_peak_bytes, reset_peaks, resident_bytes
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import UsageError
 from pvdr_bench.nets.rssm import State
-from pvdr_bench.training.replay import EpisodeReplay
+from pvdr_bench.rl.contract import LearnerContext, Transition
+from pvdr_bench.rl.replay import EpisodeReplay
 
 ACTIONS = 4  # dimensions of an action, as in Meta-World
 TOLERANCE = 1e-4  # largest difference of states and logits that float32's order of summation may cause

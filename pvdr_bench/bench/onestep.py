@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 
-from pvdr_bench.algorithms.base import LearnerContext, Transition
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
-from pvdr_bench.algorithms.vqgan.config import VQGANConfig
-from pvdr_bench.algorithms.vqgan.learner import VQGANLearner
 from pvdr_bench.bench.memory import device_peak_bytes, reset_peaks, resident_bytes
 from pvdr_bench.bench.step import random_context, with_discriminator
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import UsageError
-from pvdr_bench.nets.vqgan import Tokenizer, load_tokenizer
+from pvdr_bench.rl.contract import LearnerContext, Transition
+from pvdr_bench.tokenizer.config import VQGANConfig
+from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
+from pvdr_bench.tokenizer.learner import VQGANLearner
 
 STAGES = ("tokenizer", "pretrain", "online")
 DTYPES = ("float32", "bfloat16")

@@ -19,7 +19,7 @@ from torch import Tensor
 from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.bench.dreamer import ACTIONS, Stopwatch, fill, make_learner, recipe, repeat
 from pvdr_bench.bench.memory import reset_peaks, resident_bytes
-from pvdr_bench.training.replay import EpisodeReplay
+from pvdr_bench.rl.replay import EpisodeReplay
 
 LARGEST_SHARE = 0.05  # of an update, promised
 

@@ -16,13 +16,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pvdr_bench.algorithms.base import LearnerContext, Transition
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
-from pvdr_bench.algorithms.vqgan.learner import VQGANLearner
 from pvdr_bench.catalog import load_catalog
-from pvdr_bench.nets.vqgan import load_tokenizer
+from pvdr_bench.rl.contract import LearnerContext, Transition
+from pvdr_bench.tokenizer.frozen import load_tokenizer
+from pvdr_bench.tokenizer.learner import VQGANLearner
 
 ACTIONS = 4  # dimensions of an action, as in Meta-World
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -45,6 +45,9 @@ HELP = {
     Name.dreamer: "an update of DreamerV2 or APV: seconds by part, memory, and the compiled scan against the plain one",
 }
 
+# About a trained model, a run or the statistics; the others measure speed and memory.
+DIAGNOSTICS = (Name.dynamics, Name.following, Name.goals, Name.coverage)
+
 
 def bench(
     name: Annotated[Name, typer.Argument(help="; ".join(f"{key}: {text}" for key, text in HELP.items()))],
@@ -53,7 +56,8 @@ def bench(
     json_: Json = False,
 ) -> None:
     """Measure this machine."""
-    measure = import_module(f"pvdr_bench.bench.{name.value}").measure
+    room = "diagnostics" if name in DIAGNOSTICS else "bench"
+    measure = import_module(f"pvdr_bench.{room}.{name.value}").measure
     result = measure(**arguments_of(measure, override or []))
     if json_:
         typer.echo(json.dumps(result, default=float))

@@ -50,8 +50,8 @@ def pretrain(
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.plan import asked_runs
     from pvdr_bench.launch.worker import StopFlag
+    from pvdr_bench.rl.distributed import process_group
     from pvdr_bench.training.checks import check_runs
-    from pvdr_bench.training.distributed import process_group
 
     catalog, chosen = load_catalog(), choose_device(device)
     size = choose_scale(scale, chosen.value)
@@ -59,13 +59,13 @@ def pretrain(
                        default_scale=size.value, protocol=protocol, videos=videos, overrides=override or [])
     check_runs(specs, catalog)
     stop = StopFlag().install()
-    with process_group(chosen.value) as world:
-        console = Console(stderr=json_, quiet=not world.leads)
-        together = f", {world.size} processes" if world.size > 1 else ""
+    with process_group(chosen.value) as group:
+        console = Console(stderr=json_, quiet=not group.leads)
+        together = f", {group.size} processes" if group.size > 1 else ""
         console.print(f"device {chosen.value} ({chosen.reason}){together}, scale {specs[0].scale}",
                       highlight=False, soft_wrap=True)
-        made = prepare(console, specs, str(world.device), fresh, stop)
-    if json_ and world.leads:
+        made = prepare(console, specs, str(group.device), fresh, stop)
+    if json_ and group.leads:
         typer.echo(json.dumps([{**artefact.reference, "path": str(artefact.path)} for artefact in made]))
 
 

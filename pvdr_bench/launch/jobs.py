@@ -166,7 +166,7 @@ def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, fo
     """Find or make an artefact, together with the job's other processes, telling watchers how far it is."""
     import torch
 
-    from pvdr_bench.training.distributed import process_group
+    from pvdr_bench.rl.distributed import process_group
     from pvdr_bench.training.stages import Stages
 
     torch.set_num_threads(1)
@@ -178,8 +178,8 @@ def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, fo
             write_json(folder / "heartbeat.json", {"time": time.time(), "job": job_id(), "phase": what, "done": done,
                                                    "total": total, "restarts": restarts()}, durable=False)
 
-    with process_group(profile.device) as world:
-        stages = Stages(spec, str(world.device), stop, workers=cores(), report=report, say=say)
+    with process_group(profile.device) as group:
+        stages = Stages(spec, str(group.device), stop, workers=cores(), report=report, say=say)
         return (stages.tokenizer() if stage == "tokenize" else stages.pretrained()).path
 
 

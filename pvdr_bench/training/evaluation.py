@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import Learner
 from pvdr_bench.errors import Interrupted, TrainingError
+from pvdr_bench.rl.contract import Learner
 from pvdr_bench.suites.base import Image, VectorStep
 from pvdr_bench.training.reward import GoalReward
 

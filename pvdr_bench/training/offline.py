@@ -1,7 +1,7 @@
 """The one loop of the stages before the online one: fixed steps, a validation grid, checkpoints, an artefact.
 
 Batches are drawn by a generator made of (seed, step), so a killed build goes on with the batches it would have had.
-Several processes share a batch (see :mod:`pvdr_bench.training.world`); rank 0 alone writes and validates.
+Several processes share a batch (see :mod:`pvdr_bench.rl.process_group`); rank 0 alone writes and validates.
 Work folder: ``train.jsonl``, ``checkpoints/`` and at the end ``model.safetensors``.
 """
 
@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import OfflineLearner
 from pvdr_bench.errors import Interrupted, TrainingError
+from pvdr_bench.rl.contract import OfflineLearner
+from pvdr_bench.rl.process_group import ProcessGroup, current_group
 from pvdr_bench.runs.artefacts import MODEL
 from pvdr_bench.runs.checkpoints import Checkpoint, CheckpointStore
 from pvdr_bench.runs.files import atomic_write
 from pvdr_bench.runs.logs import JsonlLog
-from pvdr_bench.training.world import World, current_world
 from pvdr_bench.videos.store import HELDOUT, TRAIN
 
 LOG_ROWS = 200  # rows of train.jsonl over a whole stage, besides those of validations
@@ -100,11 +100,11 @@ def as_tensor(batch: NDArray[Any]) -> Tensor:
 
 def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, folder: Path, seed: int,
                 stop: Callable[[], bool] = lambda: False, progress: OfflineProgress | None = None,
-                world: World | None = None) -> dict[str, Any]:
+                group: ProcessGroup | None = None) -> dict[str, Any]:
     """Train, validate and leave ``model.safetensors`` in ``folder``; returns the last validation's metrics.
 
     Args:
-        world: the processes that train together, each of which makes this call; default: those of the process group
+        group: the processes that train together, each of which makes this call; default: those of the process group
             around it. Rank 0 writes, validates and tells of progress. A stop on one rank stops all at the same step,
             and another number of processes may go on.
 
@@ -115,16 +115,16 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
     """
     from safetensors.torch import save
 
-    world = current_world() if world is None else world
-    part, learner.world = world.part(schedule.batch), world
+    group = current_group() if group is None else group
+    part, learner.group = group.part(schedule.batch), group
     log, checkpoints = JsonlLog(folder / "train.jsonl"), CheckpointStore(folder / "checkpoints", keep=1)
-    found = world.led(lambda: _state_of(checkpoints.latest()))
+    found = group.led(lambda: _state_of(checkpoints.latest()))
     extra = found["extra"] if found else {}
     step, last = 0, dict(extra.get("validation", {}))
     if found is not None:
         learner.load_state_dict(found["state"])
         step = found["step"]
-    if world.leads:
+    if group.leads:
         log.truncate(extra.get("offset", 0))
         # Learners of single frames are validated on pairs of neighbours, which show what flickers.
         held_out = as_tensor(data.sample(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
@@ -139,16 +139,16 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
 
     try:
         while step < schedule.steps:
-            if world.agreed(stop()):
-                if world.leads and step > saved:
+            if group.agreed(stop()):
+                if group.leads and step > saved:
                     save_now()
-                world.barrier()  # nobody leaves before the checkpoint is there
+                group.barrier()  # nobody leaves before the checkpoint is there
                 raise Interrupted(f"stopped at step {step} of {schedule.steps}", hint="the same command continues")
             rng = np.random.default_rng([seed, step])
             batch = data.sample(rng, schedule.batch, schedule.frames, schedule.stride, part=part)
             interval.add(learner.update(as_tensor(batch)), step)
             step += 1
-            if not world.leads:
+            if not group.leads:
                 continue
             due = step % schedule.validate_every == 0 or step == schedule.steps
             if due:
@@ -162,7 +162,7 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
                 saved = save_now()
     finally:
         log.close()
-    if world.leads:
+    if group.leads:
         atomic_write(folder / MODEL, save({name: value.contiguous() for name, value in learner.export().items()}))
     return {"steps": schedule.steps, **last}
 

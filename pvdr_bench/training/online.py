@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pvdr_bench.algorithms.base import Learner, LearnerContext, Transition
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import Interrupted, TrainingError
+from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
+from pvdr_bench.rl.replay import EpisodeReplay
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.base import EnvConfig, Image, VectorStep
+from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.training.checks import check_protocol
 from pvdr_bench.training.evaluation import (
     Evaluator,
@@ -35,8 +37,7 @@ from pvdr_bench.training.evaluation import (
     stable_seed,
     train_seeds,
 )
-from pvdr_bench.training.replay import EpisodeReplay
-from pvdr_bench.training.reward import GoalReward, TokenizerLike, spearman
+from pvdr_bench.training.reward import GoalReward, spearman
 
 RECENT_EPISODES = 20  # training episodes in the running success rate
 Stop = Callable[[], bool]
@@ -50,7 +51,7 @@ class Pieces:
     make_learner: Callable[[LearnerContext], Learner]
     config: Any
     device: torch.device
-    tokenizer: TokenizerLike | None = None
+    tokenizer: FrameTokenizer | None = None
     artefacts: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     artefact_config: dict[str, Any] = field(default_factory=dict)
     needs_expert: bool = False

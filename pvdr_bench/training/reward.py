@@ -8,36 +8,18 @@ Every method is trained and judged with this reward; it never sees the simulator
 from __future__ import annotations
 
 import copy
-import typing
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import CatalogError, TrainingError
+from pvdr_bench.nets.blur import box_blur
 from pvdr_bench.suites.base import Image, VectorStep
-
-
-class TokenizerLike(typing.Protocol):
-    """What the code-space metrics need of a tokenizer."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Codes int64 [..., h, w] of images uint8 [..., H, W, 3]."""
-
-    def embed(self, codes: Tensor) -> Tensor:
-        """Embeddings float [..., h, w, n_q] of codes."""
-
-
-def box_blur(features: Tensor, window: int) -> Tensor:
-    """Mean over an odd ``window`` around each cell of [N, h, w, C]; cells outside do not count."""
-    if window % 2 == 0 or window < 1:
-        raise CatalogError(f"goal_blur must be odd and positive, not {window}")
-    planes = F.avg_pool2d(features.permute(0, 3, 1, 2), window, stride=1, padding=window // 2, count_include_pad=False)
-    return planes.permute(0, 2, 3, 1)
+from pvdr_bench.tokenizer.interface import FrameTokenizer
 
 
 class GoalReward:
@@ -54,7 +36,7 @@ class GoalReward:
     """
 
     def __init__(self, protocol: Protocol, goal_image: Image | None, start_image: Image | None,
-                 tokenizer: TokenizerLike | None, device: torch.device) -> None:
+                 tokenizer: FrameTokenizer | None, device: torch.device) -> None:
         self.protocol, self.tokenizer, self.device = protocol, tokenizer, device
         self.metric, self.blur = protocol.goal_metric or "", protocol.goal_blur or 1
         self.bonus = protocol.success_bonus or 0.0

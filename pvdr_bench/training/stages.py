@@ -20,15 +20,15 @@ from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog, load_catalog, wants_videos
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import DataError, Interrupted, LockedError
-from pvdr_bench.nets.vqgan import Tokenizer, load_tokenizer
+from pvdr_bench.rl.process_group import current_group, wait_for
 from pvdr_bench.runs.artefacts import Artefact, ArtefactStore, read_artefact
 from pvdr_bench.runs.files import content_hash
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
+from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
 from pvdr_bench.training.offline import ClipSource, MixedClips, run_offline, schedule_of
 from pvdr_bench.training.online import Pieces, Stop
-from pvdr_bench.training.world import current_world, wait_for
 from pvdr_bench.videos.generate import corpus_path, generate, recipe_of
 from pvdr_bench.videos.sources import BUILTIN, source
 from pvdr_bench.videos.store import ClipStore
@@ -63,7 +63,7 @@ class Stages:
         made: by stage and recipe, what was found or made in this process; share it between runs, so that ``fresh``
             makes an artefact once. report: told of progress. say: told what is waited for.
 
-    Within a :func:`pvdr_bench.training.distributed.process_group` all ranks make the same calls: rank 0 searches,
+    Within a :func:`pvdr_bench.rl.distributed.process_group` all ranks make the same calls: rank 0 searches,
     locks, makes videos and tokens and publishes, and the others take part in training and read what it published.
     """
 
@@ -77,7 +77,7 @@ class Stages:
         self.store, self.image_size = ArtefactStore(), spec.protocol.image_size
         self.config = spec.config_object()
         self._made = {} if made is None else made
-        self.world = current_world()
+        self.group = current_group()
 
     # Recipes ------------------------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Stages:
 
     def clips(self, name: str) -> ClipStore:
         """A corpus, made first if it is not there; waits where another process makes it."""
-        return self.world.shared(lambda: self._make_clips(name), ClipStore)
+        return self.group.shared(lambda: self._make_clips(name), ClipStore)
 
     def _make_clips(self, name: str) -> ClipStore:
         path = corpus_path(name, self.image_size, data_root())
@@ -181,24 +181,24 @@ class Stages:
         return artefacts
 
     def _get(self, plan: StagePlan, make: Callable[[Path], dict[str, Any]]) -> Artefact:
-        key = self.world.broadcast(f"{plan.stage}/{plan.name}-{content_hash(plan.recipe)}")
+        key = self.group.broadcast(f"{plan.stage}/{plan.name}-{content_hash(plan.recipe)}")
         if key not in self._made:
-            self._made[key] = self._lead(plan, make) if self.world.leads else self._follow(make)
+            self._made[key] = self._lead(plan, make) if self.group.leads else self._follow(make)
         return self._made[key]
 
     def _lead(self, plan: StagePlan, make: Callable[[Path], dict[str, Any]]) -> Artefact:
         """Find or build as the one that writes; the other ranks are told when their part begins and where it ends."""
         def together(folder: Path) -> dict[str, Any]:
-            self.world.broadcast({"make": str(folder)})
-            return make(folder) | ({"processes": self.world.size} if self.world.size > 1 else {})
+            self.group.broadcast({"make": str(folder)})
+            return make(folder) | ({"processes": self.group.size} if self.group.size > 1 else {})
 
         artefact = self.store.build(plan.stage, plan.name, plan.recipe, together, fresh=self.fresh, on_wait=self.say)
-        self.world.broadcast({"done": str(artefact.path)})
+        self.group.broadcast({"done": str(artefact.path)})
         return artefact
 
     def _follow(self, make: Callable[[Path], dict[str, Any]]) -> Artefact:
         """Take part where rank 0 says so, and read what it published."""
-        while "done" not in (message := self.world.broadcast()):
+        while "done" not in (message := self.group.broadcast()):
             make(Path(message["make"]))
         return read_artefact(wait_for(Path(message["done"])))
 
@@ -219,7 +219,7 @@ class Stages:
         if spec.info.needs_tokenizer:
             artefact = self.tokenizer()
             tokenizer = self.load_tokenizer(artefact)
-            data = self.world.shared(
+            data = self.group.shared(
                 lambda: TokenStore.build(clips, tokenizer, artefact.weights_sha256[:12],
                                          progress=lambda done, total: self._progress("tokens", done, total)),
                 lambda path: TokenStore(path, clips))

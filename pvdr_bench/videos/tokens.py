@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from pvdr_bench.errors import DataError, LockedError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import storage_errors
 from pvdr_bench.runs.locks import FileLock
+from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.videos.store import (
     TRAIN,
     ClipStore,
@@ -34,16 +34,6 @@ from pvdr_bench.videos.store import (
 TOKENS, META = "tokens.u16", "tokens.json"
 _HINT = "delete the folder; the next run makes it again"
 _FORMAT = 1
-
-
-class Encoder(Protocol):
-    """What this room needs of a tokenizer (see `pvdr_bench.nets.vqgan.Tokenizer`)."""
-
-    grid: int
-    codebook_size: int
-
-    def encode(self, images: Any) -> Any:
-        """Torch tensor int64 [..., h, w] of a torch tensor uint8 [..., H, W, 3]."""
 
 
 class TokenStore:
@@ -83,7 +73,7 @@ class TokenStore:
 
     @classmethod
     def build(
-        cls, clips: ClipStore, tokenizer: Encoder, tokenizer_hash: str, folder: Path | None = None, *,
+        cls, clips: ClipStore, tokenizer: FrameTokenizer, tokenizer_hash: str, folder: Path | None = None, *,
         batch: int = 512, progress: Callable[[int, int], None] | None = None,
     ) -> TokenStore:
         """Open the tokens of ``clips``, encoding them first if nobody has; a killed build continues.
@@ -148,7 +138,7 @@ class TokenStore:
 
 
 def _encode_all(
-    path: Path, clips: ClipStore, tokenizer: Encoder, tokenizer_hash: str, batch: int,
+    path: Path, clips: ClipStore, tokenizer: FrameTokenizer, tokenizer_hash: str, batch: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     import torch  # heavy, and not needed to read tokens

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.algorithms.schema import Section, key
 from pvdr_bench.errors import CatalogError
+from pvdr_bench.rl.config import Section, key
 
 if TYPE_CHECKING:
     from pvdr_bench.catalog.protocol import Protocol

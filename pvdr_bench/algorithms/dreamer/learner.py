@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
 from pvdr_bench.algorithms.dreamer.behaviour import Behaviour
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
 from pvdr_bench.errors import CatalogError, SetupError
 from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.nets.rssm import RSSM, State
+from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
 
 if TYPE_CHECKING:
-    from pvdr_bench.training.replay import EpisodeReplay
+    from pvdr_bench.rl.replay import EpisodeReplay
 
 LOG_EVERY = 20  # updates whose metrics make one row
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import OfflineLearner
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.world_model import VideoModel, image_loss
 from pvdr_bench.errors import TrainingError
 from pvdr_bench.nets.conv import preprocess
 from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state
 from pvdr_bench.nets.rssm import RSSM, State, balanced_kl
+from pvdr_bench.rl.contract import OfflineLearner
 
 
 class VideoPretrainer(OfflineLearner):
@@ -57,15 +57,15 @@ class VideoPretrainer(OfflineLearner):
 
     def update(self, batch: Tensor) -> dict[str, float]:
         """One optimiser step."""
-        share = 1 / self.world.size
-        uniform = self.world.mine(self._uniform(len(batch) * self.world.size, batch.shape[1], self.generator))
+        share = 1 / self.group.size
+        uniform = self.group.mine(self._uniform(len(batch) * self.group.size, batch.shape[1], self.generator))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.pretrain.dtype == "bfloat16"):
             terms, _, _ = self._terms(batch, uniform)
-        metrics = self.world.sum_metrics({name: float(x.detach()) * share for name, x in terms.items()})
+        metrics = self.group.sum_metrics({name: float(x.detach()) * share for name, x in terms.items()})
         if not math.isfinite(metrics["loss"]):
             raise TrainingError(f"the pre-training loss is {metrics['loss']}", where=f"step {self.step}",
                                 hint="lower pretrain.lr, or use train.dtype=float32")
-        norm = self.optimiser.update(terms["loss"] * share, reduce=self.world.sum_tensors)
+        norm = self.optimiser.update(terms["loss"] * share, reduce=self.group.sum_tensors)
         self.step += 1
         return {**metrics, "grad_norm": norm}
 

@@ -8,43 +8,18 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
 from pvdr_bench.algorithms.ppo.config import PPOConfig
-from pvdr_bench.algorithms.ppo.core import PPOUpdater, RolloutBuffer, needs_bootstrap
-from pvdr_bench.algorithms.ppo.networks import Actor, Critic, NetworkConfig, standardised
 from pvdr_bench.errors import SetupError
-
-
-class FrameTokenizer(Protocol):
-    """What PPO needs of a tokenizer (``pvdr_bench.nets.vqgan.Tokenizer`` is one)."""
-
-    grid: int
-    codebook_size: int
-    code_dim: int
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Codes int64 [..., h, w] of images uint8 [..., H, W, 3]."""
-
-    def embed(self, codes: Tensor) -> Tensor:
-        """Code vectors float [..., h, w, n_q] of codes."""
-
-
-def token_dtype(codebook_size: int) -> torch.dtype:
-    """The smallest integer type that holds every code; rollouts keep tokens in it, never pixels."""
-    if codebook_size <= 2**8:
-        return torch.uint8
-    return torch.int16 if codebook_size <= 2**15 else torch.int32
-
-
-def push_frame(history: Tensor, codes: Tensor, is_first: Tensor) -> Tensor:
-    """Append codes [N, h, w] to the last m grids [N, m, h, w]; an episode's first frame fills all m."""
-    shifted = torch.cat([history[:, 1:], codes[:, None]], 1)
-    return torch.where(is_first[:, None, None, None], codes[:, None].expand_as(shifted), shifted)
+from pvdr_bench.rl.actor_critic import Actor, Critic, NetworkConfig, standardised
+from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
+from pvdr_bench.rl.ppo import PPOUpdater, RolloutBuffer, needs_bootstrap
+from pvdr_bench.rl.token_history import push_frame, token_dtype
+from pvdr_bench.tokenizer.interface import FrameTokenizer
 
 
 class PPOLearner(Learner):
@@ -76,7 +51,7 @@ class PPOLearner(Learner):
 
     @staticmethod
     def _load_tokenizer(context: LearnerContext) -> FrameTokenizer:
-        from pvdr_bench.nets.vqgan import load_tokenizer
+        from pvdr_bench.tokenizer.frozen import load_tokenizer
 
         if "tokenize" not in context.artefacts:
             raise SetupError("PPO needs the tokenizer's artefact (stage tokenize)", hint="run the stage tokenize first")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pvdr_bench.algorithms.ppo.core import Batch
 from pvdr_bench.algorithms.pvdr.model import Gaussian
+from pvdr_bench.rl.ppo import Batch
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.algorithms.schema import Section, check_divides, key
+from pvdr_bench.rl.config import Section, check_divides, key
 
 
 class ModelConfig(Section):

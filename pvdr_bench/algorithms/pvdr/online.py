@@ -16,9 +16,6 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import Carry, Learner, LearnerContext, Mode, Transition
-from pvdr_bench.algorithms.ppo.core import PPOUpdater, Rollout, RolloutBuffer, needs_bootstrap
-from pvdr_bench.algorithms.ppo.networks import Actor, Critic, NetworkConfig, standardised
 from pvdr_bench.algorithms.pvdr.alignment import Alignment
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
@@ -32,7 +29,11 @@ from pvdr_bench.algorithms.pvdr.rounds import (
 )
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
-from pvdr_bench.nets.vqgan import Tokenizer, load_tokenizer
+from pvdr_bench.rl.actor_critic import Actor, Critic, NetworkConfig, standardised
+from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
+from pvdr_bench.rl.ppo import PPOUpdater, Rollout, RolloutBuffer, needs_bootstrap
+from pvdr_bench.rl.token_history import push_frame
+from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
 
 SMALL = torch.int16  # codes are stored small; codebooks have fewer than 2 ** 15 entries
 
@@ -113,11 +114,6 @@ class PVDRLearner(Learner):
         running = rho * previous + math.sqrt(1 - rho**2) * fresh
         return torch.where(is_first.to(self.device)[:, None], fresh, running)
 
-    def _advance(self, history: Tensor, codes: Tensor, is_first: Tensor) -> Tensor:
-        """Append codes [N, h, w] to a history; a first frame is repeated (reading 30)."""
-        longer = torch.cat([history[:, 1:], codes[:, None]], 1)
-        return torch.where(is_first.to(self.device)[:, None, None, None], codes[:, None].expand_as(longer), longer)
-
     def _context(self, history: Tensor) -> Tensor:
         """History -> x_t [N, m, h, w]."""
         return history[:, ::self.config.model.frame_stride]
@@ -126,7 +122,7 @@ class PVDRLearner(Learner):
     def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
             generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
         """Plan, then sample Pi(a | z*, x). Extras: context tokens, z*, plan, log-probability, value, plan metrics."""
-        history = self._advance(carry["codes"], self.encode(image), is_first)
+        history = push_frame(carry["codes"], self.encode(image), is_first.to(self.device))
         context = self._context(history)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.online.dtype == "bfloat16"):
             plans = self.planner.plan(context, generator)
@@ -171,8 +167,8 @@ class PVDRLearner(Learner):
 
     def _value(self, history: Tensor, next_codes: Tensor) -> Tensor:
         """Value of the true next observation; its state needs a plan of its own."""
-        none_first = torch.zeros(len(history), dtype=torch.bool)
-        context = self._context(self._advance(history, next_codes, none_first))
+        none_first = torch.zeros(len(history), dtype=torch.bool, device=self.device)
+        context = self._context(push_frame(history, next_codes, none_first))
         plans = self.planner.plan(context, self.generator)
         value: Tensor = self.ppo.critic({"tokens": context, "extra": plans.z})
         return value

@@ -9,24 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.config import PlannerConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.nets.blur import box_blur
 
 if TYPE_CHECKING:
-    from pvdr_bench.nets.vqgan import Tokenizer
-
-
-def blur_grid(embedded: Tensor, window: int) -> Tensor:
-    """Mean over a window x window neighbourhood of grid cells, edges counting only cells inside. [..., h, w, q]."""
-    if window == 1:
-        return embedded
-    flat = embedded.reshape(-1, *embedded.shape[-3:]).permute(0, 3, 1, 2)
-    out = F.avg_pool2d(flat, window, stride=1, padding=window // 2, count_include_pad=False)
-    return out.permute(0, 2, 3, 1).reshape(embedded.shape)
+    from pvdr_bench.tokenizer.frozen import Tokenizer
 
 
 class GoalDistance:
@@ -45,7 +36,7 @@ class GoalDistance:
 
     def soft_features(self, embedded: Tensor) -> Tensor:
         """What Eq. 4 compares: code embeddings [..., h, w, q], blurred where the metric is."""
-        return blur_grid(embedded, self.config.blur) if self.config.metric == "code_l1_blur" else embedded
+        return box_blur(embedded, self.config.blur) if self.config.metric == "code_l1_blur" else embedded
 
     def plan(self, codes: Tensor) -> Tensor:
         """Distance of plans [..., l, h, w] to the goal, averaged over the compared frames: [...]."""

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvdr_bench.algorithms.base import OfflineLearner
 from pvdr_bench.algorithms.pvdr.config import PretrainConfig, PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian, token_cross_entropy
 from pvdr_bench.errors import TrainingError
+from pvdr_bench.rl.contract import OfflineLearner
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -90,13 +90,13 @@ class PVDRPretrainer(OfflineLearner):
     def update(self, batch: Tensor) -> dict[str, float]:
         """One optimiser step on tokens [B, m + l, h, w]; micro-batches give the gradient of the whole batch, and so do
         the parts of several processes."""
-        config, total = self.config, len(batch) * self.world.size
+        config, total = self.config, len(batch) * self.group.size
         for group in self.optimiser.param_groups:
             group["lr"] = lr_at(config, self.step)
         lambda1 = lambda1_at(config, self.step)
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, float] = defaultdict(float)
-        noise = self.world.mine(torch.randn((total, *self.model.z_shape), generator=self.generator))
+        noise = self.group.mine(torch.randn((total, *self.model.z_shape), generator=self.generator))
         size = config.micro_batch or len(batch)
         for clips, eps in zip(torch.split(batch, size), torch.split(noise, size), strict=True):
             share = len(clips) / total
@@ -106,11 +106,11 @@ class PVDRPretrainer(OfflineLearner):
             (loss * share).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": loss.detach(), **terms}.items():
                 sums[name] += float(value) * share
-        sums = self.world.sum_metrics(sums)
+        sums = self.group.sum_metrics(sums)
         if not math.isfinite(sums["loss"]):
             raise TrainingError(f"the pre-training loss is {sums['loss']}", where=f"step {self.step}",
                                 hint="lower pretrain.lr, or use pretrain.dtype=float32")
-        self.world.sum_tensors([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.group.sum_tensors([p.grad for p in self.model.parameters() if p.grad is not None])
         for name in ("encoder", "prior", "decoder"):
             sums[f"grad_{name}"] = gradient_norm(getattr(self.model, name))
         if config.max_grad_norm:

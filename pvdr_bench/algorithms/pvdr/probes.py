@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvdr_bench.algorithms.ppo.networks import NetworkConfig, StateNetwork
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner
+from pvdr_bench.rl.actor_critic import NetworkConfig, StateNetwork
 
 
 @dataclass

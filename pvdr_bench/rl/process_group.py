@@ -1,9 +1,9 @@
 """The processes that train one offline stage together, as those who train see them.
 
 A global batch is cut into equal contiguous parts, one per rank. Every rank draws the random numbers of the whole batch
-and takes its rows, weighs its losses by its share, and sums gradients and statistics over the world: many processes do
-what one does, up to the order of sums. Rank 0 alone writes. A world of one process touches nothing of this.
-:mod:`pvdr_bench.training.distributed` brings a world about.
+and takes its rows, weighs its losses by its share, and sums gradients and statistics over the group: many processes do
+what one does, up to the order of sums. Rank 0 alone writes. A group of one process touches nothing of this.
+:mod:`pvdr_bench.rl.distributed` brings a group about.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class World:
-    """One process among ``size`` that train together; the methods do nothing in a world of one."""
+class ProcessGroup:
+    """One process among ``size`` that train together; the methods do nothing in a group of one."""
 
     rank: int = 0
     size: int = 1
@@ -82,7 +82,7 @@ class World:
     # Sums -----------------------------------------------------------------------------------------------------------
 
     def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Add up tensors over the world, in place; the same shapes in the same order on every rank.
+        """Add up tensors over the group, in place; the same shapes in the same order on every rank.
 
         Gradients of losses that are weighed by the rank's share become those of the whole batch.
         """
@@ -97,7 +97,7 @@ class World:
                 tensor.detach().copy_(total.view(tensor.shape))
 
     def sum_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Add up numbers over the world; means, where each rank gave its share of them."""
+        """Add up numbers over the group; means, where each rank gave its share of them."""
         if self.size == 1:
             return dict(metrics)
         values = torch.tensor(list(metrics.values()), dtype=torch.float64)
@@ -167,18 +167,18 @@ def _talking() -> Iterator[None]:
                     hint="its own output says why; the same command continues from the last checkpoint") from error
 
 
-ALONE = World()
+ALONE = ProcessGroup()
 _current = ALONE
 
 
-def current_world() -> World:
-    """The world that the caller is within, or a world of one."""
+def current_group() -> ProcessGroup:
+    """The group that the caller is within, or a group of one."""
     return _current
 
 
 @contextmanager
-def within(joined: World) -> Iterator[World]:
-    """Let :func:`current_world` be this one for the length of the block."""
+def within(joined: ProcessGroup) -> Iterator[ProcessGroup]:
+    """Let :func:`current_group` be this one for the length of the block."""
     global _current
     _current = joined
     try:

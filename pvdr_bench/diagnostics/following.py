@@ -18,7 +18,7 @@ from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.planner import Planner
 from pvdr_bench.algorithms.pvdr.probes import bootstrap_interval
 from pvdr_bench.api import Session, load_run
-from pvdr_bench.bench.positions import AXES, positions
+from pvdr_bench.diagnostics.positions import AXES, positions
 from pvdr_bench.errors import UsageError
 
 

@@ -1,4 +1,4 @@
-"""Bringing a world of processes about: who the launcher says they are, how they meet, how they end together."""
+"""Bringing a process group about: who the launcher says they are, how they meet, how they end together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from pvdr_bench.errors import BenchError, Interrupted, SetupError, TrainingError, UsageError
-from pvdr_bench.training.world import Lost, World, within
+from pvdr_bench.rl.process_group import Lost, ProcessGroup, within
 
 START = timedelta(minutes=30)  # until all processes of a job are there
 STEP = timedelta(minutes=30)  # for a collective of a training step; rank 0 may validate or save meanwhile
@@ -48,7 +48,7 @@ class Place:
 def find_place(environment: Mapping[str, str] | None = None) -> Place:
     """Read torchrun's variables, else those of a SLURM step; one process where there are none, or one task.
 
-    A batch script without ``srun`` also knows of its job's tasks, but runs once: only a *step* makes a world.
+    A batch script without ``srun`` also knows of its job's tasks, but runs once: only a *step* makes a group.
 
     Raises:
         SetupError: variables are missing or make no sense.
@@ -128,10 +128,10 @@ def device_of(device: str, place: Place) -> torch.device:
 
 
 @contextmanager
-def process_group(device: str = "cpu", environment: Mapping[str, str] | None = None) -> Iterator[World]:
-    """Join the other processes of this job for the length of the block; ``current_world()`` is theirs within it.
+def process_group(device: str = "cpu", environment: Mapping[str, str] | None = None) -> Iterator[ProcessGroup]:
+    """Join the other processes of this job for the length of the block; ``current_group()`` is theirs within it.
 
-    A world of one starts nothing. When the block fails on one rank, the others are told why and end too.
+    A group of one starts nothing. When the block fails on one rank, the others are told why and end too.
 
     Args:
         device: ``cpu``, or ``cuda``, which becomes ``cuda:LOCAL_RANK``.
@@ -142,11 +142,11 @@ def process_group(device: str = "cpu", environment: Mapping[str, str] | None = N
     """
     place = find_place(environment)
     if place.size == 1:
-        yield World(device=device_of(device, place))
+        yield ProcessGroup(device=device_of(device, place))
         return
     mine = device_of(device, place)
     store = _rendezvous(place)
-    joined = World(place.rank, place.size, place.local_rank, mine, *_start(place, mine, store))
+    joined = ProcessGroup(place.rank, place.size, place.local_rank, mine, *_start(place, mine, store))
     watch = Watch(store, place)
     try:
         with within(joined):

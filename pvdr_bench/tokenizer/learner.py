@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvdr_bench.algorithms.base import OfflineLearner
-from pvdr_bench.algorithms.vqgan.config import TrainConfig, VQGANConfig
 from pvdr_bench.errors import TrainingError
 from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
-from pvdr_bench.nets.patchgan import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
 from pvdr_bench.nets.quantizer import perplexity
-from pvdr_bench.nets.shared import RowDropout, SharedBatchNorm
-from pvdr_bench.nets.vqgan import SIZE_KEY, VQGAN, to_float
-from pvdr_bench.training.world import ALONE
+from pvdr_bench.rl.contract import OfflineLearner
+from pvdr_bench.rl.process_group import ALONE
+from pvdr_bench.tokenizer.config import TrainConfig, VQGANConfig
+from pvdr_bench.tokenizer.frozen import SIZE_KEY
+from pvdr_bench.tokenizer.layers import to_float
+from pvdr_bench.tokenizer.networks import VQGAN
+from pvdr_bench.tokenizer.patchgan import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
+from pvdr_bench.tokenizer.shared import RowDropout, SharedBatchNorm
 
 STILL = 2  # a cell is still if none of its values changes by more than this, of 255
 PEAK = 4.0  # squared range of images in [-1, 1]
@@ -158,7 +160,7 @@ class VQGANLearner(OfflineLearner):
             torch.manual_seed(self.seed * 1_000_003 + self.step)
             if self.step == 0 and self.config.codebook.data_init:
                 self._initialise_codes(pieces)
-            sums = self._accumulate(pieces, batch.shape[:-3].numel() * self.world.size)
+            sums = self._accumulate(pieces, batch.shape[:-3].numel() * self.group.size)
         self._add_ranks(sums)
         require_finite({name: sums.terms[name] for name in ("loss", "commitment")}, f"tokenizer, step {self.step}")
         metrics = {**sums.terms, **self._apply(sums)}
@@ -173,10 +175,10 @@ class VQGANLearner(OfflineLearner):
 
         Micro-batches that are all with other ranks are among them only for dropout, whose random numbers they use up.
         """
-        own, total = len(frames), len(frames) * self.world.size
-        size, start = self.config.train.micro_batch or total, self.world.rank * len(frames)
+        own, total = len(frames), len(frames) * self.group.size
+        size, start = self.config.train.micro_batch or total, self.group.rank * len(frames)
         for norm in self.norms:
-            norm.world = self.world if size >= total else ALONE
+            norm.group = self.group if size >= total else ALONE
         pieces = []
         for first in range(0, total, size):
             last = min(first + size, total)
@@ -208,8 +210,8 @@ class VQGANLearner(OfflineLearner):
                 if not piece.empty:
                     found.append(z)
         vectors = torch.cat(found)
-        order = torch.randint(len(vectors) * self.world.size, (quantizer.size,), generator=self._generator())
-        chosen = self.world.pick(vectors, order.to(self.device))
+        order = torch.randint(len(vectors) * self.group.size, (quantizer.size,), generator=self._generator())
+        chosen = self.group.pick(vectors, order.to(self.device))
         quantizer.set_codes(torch.arange(quantizer.size, device=self.device), chosen.float())
 
     def _accumulate(self, pieces: Sequence[_Piece], total: int) -> _Sums:
@@ -246,16 +248,16 @@ class VQGANLearner(OfflineLearner):
     def _add_ranks(self, sums: _Sums) -> None:
         """Make the sums those of all ranks."""
         assert sums.main is not None and sums.count is not None and sums.total is not None
-        self.world.sum_tensors([*sums.main, *(sums.gan or []), *(sums.disc or []), *sums.terms.values(), sums.count,
+        self.group.sum_tensors([*sums.main, *(sums.gan or []), *(sums.disc or []), *sums.terms.values(), sums.count,
                                 sums.total])
 
     def _background(self, parts: Sequence[Tensor], total: int) -> tuple[Tensor, Tensor]:
         """Mean frame [3, H, W] of the whole batch and the mean absolute difference from it (scalar)."""
         mean = torch.stack([self._images(part).sum(0) for part in parts]).sum(0)
-        self.world.sum_tensors([mean])
+        self.group.sum_tensors([mean])
         mean = mean / total
         spread = torch.stack([(self._images(part) - mean).abs().mean() * (len(part) / total) for part in parts]).sum()
-        self.world.sum_tensors([spread])
+        self.group.sum_tensors([spread])
         return mean, spread
 
     def _loss(self, images: Tensor, recon: Tensor,
@@ -318,8 +320,8 @@ class VQGANLearner(OfflineLearner):
         """Put random encodings of all ranks' [M, q] in place of dead codes; returns how many."""
         quantizer = self.net.quantizer
         dead = quantizer.dead(self.config.codebook.restart_below)
-        chosen = torch.randint(len(vectors) * self.world.size, (len(dead),), generator=self._generator())
-        quantizer.set_codes(dead, self.world.pick(vectors, chosen.to(self.device)))
+        chosen = torch.randint(len(vectors) * self.group.size, (len(dead),), generator=self._generator())
+        quantizer.set_codes(dead, self.group.pick(vectors, chosen.to(self.device)))
         return torch.tensor(float(len(dead)))
 
     @torch.no_grad()

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvdr_bench.algorithms.base import Transition
 from pvdr_bench.errors import DataError, SetupError, UsageError
+from pvdr_bench.rl.transition import Transition
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import content_hash, storage_errors
 

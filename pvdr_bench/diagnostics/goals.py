@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pvdr_bench.algorithms.pvdr.probes import bootstrap_interval
 from pvdr_bench.api import Session, load_run
-from pvdr_bench.bench.positions import AXES, positions
+from pvdr_bench.diagnostics.positions import AXES, positions
 from pvdr_bench.errors import UsageError
 
 Floats = NDArray[np.float64]

@@ -9,38 +9,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvdr_bench.training.world import ALONE, World
+from pvdr_bench.rl.process_group import ALONE, ProcessGroup
+from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.rl.transition import Transition
 
-if TYPE_CHECKING:
-    from pvdr_bench.training.replay import EpisodeReplay
+__all__ = ["Carry", "FixedPolicy", "Learner", "LearnerContext", "Mode", "OfflineLearner", "Transition"]
 
 Mode = Literal["train", "eval"]
 Carry = Any  # what an algorithm remembers between decisions: nested dicts of tensors [N, ...]
-
-
-@dataclass
-class Transition:
-    """One decision in N environments, as the loop hands it to :meth:`Learner.observe`.
-
-    ``next_image`` is the true observation after the step, also where an episode ended.
-    """
-
-    image: Tensor  # uint8 [N, H, W, 3], what was acted on
-    is_first: Tensor  # bool [N], image starts an episode
-    action: Tensor  # float32 [N, A], as returned by act (before clipping)
-    reward: Tensor  # float32 [N], the protocol's reward, the success bonus included
-    terminated: Tensor  # bool [N]
-    truncated: Tensor  # bool [N], time limit or a sync point of the loop
-    next_image: Tensor  # uint8 [N, H, W, 3]
-    extras: dict[str, Tensor]  # what act returned for learning, each [N, ...]
-    truth: dict[str, Tensor] = field(default_factory=dict)  # each [N]; diagnostics only, never for learning
 
 
 @dataclass(frozen=True)
@@ -126,18 +109,18 @@ class OfflineLearner(ABC):
     """A stage before the online one: ``tokenize`` or ``pretrain``. The loop owns steps, logs, checkpoints.
 
     Attributes:
-        world: the processes that train it together, set by the loop. Weights, optimisers and random states are the
+        group: the processes that train it together, set by the loop. Weights, optimisers and random states are the
             same on all of them, so a checkpoint knows nothing of their number.
     """
 
-    world: World = ALONE
+    group: ProcessGroup = ALONE
 
     @abstractmethod
     def update(self, batch: Tensor) -> dict[str, float]:
         """One optimiser step on a batch (uint8 frames [B, T, H, W, 3] or int64 tokens [B, T, h, w]).
 
         With several processes ``batch`` is this rank's part, and the step is that of all parts together: noise is
-        drawn for the whole batch, gradients and statistics are summed over ``world``, and so are the metrics.
+        drawn for the whole batch, gradients and statistics are summed over ``group``, and so are the metrics.
         """
 
     @abstractmethod

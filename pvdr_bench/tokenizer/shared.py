@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvdr_bench.training.world import ALONE, World
+from pvdr_bench.rl.process_group import ALONE, ProcessGroup
 
 
 class RowDropout(nn.Dropout):
@@ -33,19 +33,19 @@ class RowDropout(nn.Dropout):
 
 
 class _Sum(torch.autograd.Function):
-    """A tensor summed over the world, with the gradient that reaches it on every rank."""
+    """A tensor summed over the group, with the gradient that reaches it on every rank."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, world: World) -> Tensor:
-        ctx.world = world
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
         total = x.clone()
-        world.sum_tensors([total])
+        group.sum_tensors([total])
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.clone()
-        ctx.world.sum_tensors([total])
+        ctx.group.sum_tensors([total])
         return total, None
 
 
@@ -53,21 +53,21 @@ class SharedBatchNorm(nn.BatchNorm2d):
     """Batch normalisation on the statistics at hand, with no running state; torch's SyncBatchNorm needs a GPU.
 
     Attributes:
-        world: the processes whose inputs (of one shape) are one batch. All must call it in the same order, forwards
+        group: the processes whose inputs (of one shape) are one batch. All must call it in the same order, forwards
             and backwards.
     """
 
-    world: World = ALONE
+    group: ProcessGroup = ALONE
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, track_running_stats=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, h, w] -> the same."""
-        if self.world.size == 1:
+        if self.group.size == 1:
             return super().forward(x)
         wide = x.float()
-        count = wide.numel() // wide.shape[1] * self.world.size
+        count = wide.numel() // wide.shape[1] * self.group.size
         mean = self._total(wide) / count
         centred = wide - mean
         scale = torch.rsqrt(self._total(centred.square()) / count + self.eps) * self.weight[:, None, None]
@@ -75,5 +75,5 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
     def _total(self, x: Tensor) -> Tensor:
         """Sums [C, 1, 1] over all rows and positions of all ranks."""
-        total: Tensor = _Sum.apply(x.sum((0, 2, 3)), self.world)  # type: ignore[no-untyped-call]
+        total: Tensor = _Sum.apply(x.sum((0, 2, 3)), self.group)  # type: ignore[no-untyped-call]
         return total[:, None, None]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvdr_bench.errors import DataError, SetupError
-from pvdr_bench.nets.shared import SharedBatchNorm
+from pvdr_bench.tokenizer.shared import SharedBatchNorm
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -1,1 +1,0 @@
-"""The frame tokenizer: a VQGAN in the manner of taming-transformers."""

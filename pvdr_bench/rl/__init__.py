@@ -1,0 +1,1 @@
+"""Shared reinforcement learning: the contract, actor and critic on tokens, PPO, replay, the process group."""
