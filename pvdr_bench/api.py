@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.runs.directory import RunDir, Status
+from pvdr_bench.runs.paths import existing_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,11 +60,8 @@ def load_run(path: Path | str) -> Run:
 
     from pvdr_bench.catalog.specs import RunSpec
 
-    run_dir = RunDir(path)
-    found = run_dir.read_run()
-    if found is None:
-        raise UsageError("this folder holds no run (there is no run.yaml)", where=str(path),
-                         hint="a run is RESULTS/method/task/corpus/scale/seed-N; see: pvdr-bench list runs")
+    run_dir = RunDir(existing_run(path))
+    found = run_dir.read_run() or {}
     try:
         spec = RunSpec.model_validate(found["spec"])
     except (KeyError, ValidationError) as error:

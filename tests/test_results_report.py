@@ -269,7 +269,7 @@ def test_media_are_shared_out_by_turns_and_left_out_with_a_reason(tmp_path: Path
         for name, size in files.items():
             (tmp_path / run / "videos" / name).write_bytes(bytes(range(size)))
     (tmp_path / "b" / "videos" / "link.mp4").symlink_to(tmp_path / "a" / "videos" / "1.mp4")
-    found = {(m.run, m.name): m for m in embed(tmp_path, ["a", "b", "c"], total=100, each=80)}
+    found = {(m.run, m.name): m for m in embed({run: tmp_path / run for run in "abc"}, total=100, each=80)}
     assert list(found) == [("a", "1.mp4"), ("a", "2.mp4"), ("b", "1.mp4"), ("b", "big.gif"), ("b", "empty.png")]
     assert [m.data is not None for m in found.values()] == [True, False, True, False, False]
     assert base64.b64decode(found["b", "1.mp4"].data or "") == bytes(range(40))

@@ -16,7 +16,8 @@ import pytest
 
 from pvdr_bench.errors import BenchError, ChangedError, DataError, LockedError, StorageError, TrainingError
 from pvdr_bench.runs import faults, provenance
-from pvdr_bench.runs.directory import RunDir, difference, find_runs
+from pvdr_bench.runs.directory import RunDir, difference
+from pvdr_bench.runs.folders import find_runs
 
 
 class FakeSpec:

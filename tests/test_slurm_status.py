@@ -335,7 +335,7 @@ def test_retry_takes_what_failed_and_ends_silent_jobs_first(mixture: Path, slurm
     code, _, err = cli(capsys, "retry", str(mixture / "ppo"), "--results", str(mixture))
     assert code == 2 and "no run below" in err
     code, _, err = cli(capsys, "retry", str(run / "seed-6"), "--results", str(mixture.parent / "other"))
-    assert code == 2 and "no run below" in err
+    assert code == 2 and "no results folder" in err
 
 
 def test_cancel(mixture: Path, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -385,7 +385,7 @@ def test_logs_of_arrays_and_of_jobs_alone(tmp_path: Path, capsys: pytest.Capture
     code, out, _ = cli(capsys, "logs", str(local))
     assert code == 0 and "nothing has been printed" in out
     code, _, err = cli(capsys, "logs", str(tmp_path))
-    assert code == 2 and "no run's folder" in err
+    assert code == 2 and "holds no run" in err
     shutil.rmtree(found.path)  # an old submission's folder may be removed
     assert [path.name for path in log_files(alone)] == ["worker.log"]
 

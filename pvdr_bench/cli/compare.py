@@ -29,9 +29,9 @@ def _select(results: Path | None, tasks: str | None, seeds: str | None, scale: s
             protocol: str | None) -> Results:
     from pvdr_bench.catalog.seeds import parse_seeds, split_names
     from pvdr_bench.results.collect import collect
-    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.paths import existing_results
 
-    return collect(results_root(results)).select(
+    return collect(existing_results(results)).select(
         task=split_names(tasks), seed=parse_seeds(seeds) if seeds else None, scale=split_names(scale),
         protocol=split_names(protocol))
 

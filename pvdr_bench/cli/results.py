@@ -76,9 +76,9 @@ def _select(results: Path | None, methods: str | None, tasks: str | None, seeds:
     """The asked part of the results folder."""
     from pvdr_bench.catalog.seeds import parse_seeds, split_names
     from pvdr_bench.results.collect import collect
-    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.paths import existing_results
 
-    found, names, corpora = collect(results_root(results)), split_names(methods), split_names(videos)
+    found, names, corpora = collect(existing_results(results)), split_names(methods), split_names(videos)
     rows = found.select(
         variant=_variants(names, split_names(scale), overrides or []), task=split_names(tasks),
         seed=parse_seeds(seeds) if seeds else None, scale=split_names(scale), protocol=split_names(protocol),

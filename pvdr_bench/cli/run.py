@@ -174,11 +174,11 @@ def clean(
 ) -> None:
     """Remove broken runs, and artefacts that no run below the results folder stands on; asks first."""
     from pvdr_bench.errors import UsageError
-    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.paths import existing_results
 
     if json_ and not (yes or dry_run):
         raise UsageError("--json cannot ask", hint="add --dry-run to list, or --yes to remove")
-    root = results_root(results)
+    root = existing_results(results)
     found = [*broken_runs(root), *unused_artefacts(root)]
     entries = [{"path": str(path), "reason": reason, "bytes": size_of(path)} for path, reason in found]
     if json_:
@@ -200,10 +200,10 @@ def clean(
 def broken_runs(root: Path) -> list[tuple[Path, str]]:
     """Runs that cannot be continued, or failed; those that a living process writes are left out."""
     from pvdr_bench.errors import DataError
-    from pvdr_bench.runs.directory import find_runs
+    from pvdr_bench.runs.folders import find_runs
 
     found: list[tuple[Path, str]] = []
-    for run_dir in find_runs(root) if root.is_dir() else []:
+    for run_dir in find_runs(root):
         if run_dir.status() == "running":
             continue
         try:

@@ -107,13 +107,13 @@ def _experiments(catalog: Catalog) -> list[Row]:
 
 def _runs(results: Path | None) -> list[Row]:
     from pvdr_bench.errors import BenchError
-    from pvdr_bench.runs.directory import find_runs
-    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.directory import RunDir
+    from pvdr_bench.runs.folders import run_folders
+    from pvdr_bench.runs.paths import existing_results
 
-    root = results_root(results)
     rows = []
-    for run in find_runs(root):
-        row: Row = {"run": str(run.path.relative_to(root))}
+    for name, path in run_folders(existing_results(results)):
+        run, row = RunDir(path), Row(run=name)
         try:
             beat, done = run.read_heartbeat() or {}, run.done() or {}
             row |= {"status": str(run.status()), "env_steps": done.get("env_steps", beat.get("env_steps"))}

@@ -37,9 +37,9 @@ def status(
     """
     from rich.console import Console
 
-    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.paths import existing_results
 
-    console, root = Console(), results_root(results)
+    console, root = Console(), existing_results(results)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=250)  # a line per run for grep
     while True:
@@ -134,11 +134,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is added.")] = False,
 ) -> None:
     """Print what a run's process and its job wrote: the end of each file, under its name."""
-    from pvdr_bench.errors import UsageError
     from pvdr_bench.launch.control import log_files
+    from pvdr_bench.runs.paths import existing_run
 
-    if not (run / "run.yaml").exists():
-        raise UsageError("this is no run's folder", where=str(run), hint="RESULTS/method/task/corpus/scale/seed-N")
+    run = existing_run(run)
     files = log_files(run)
     if not files:
         typer.echo("nothing has been printed yet")
@@ -181,9 +180,9 @@ def cancel(
     from pvdr_bench.launch.cluster import queue
     from pvdr_bench.launch.records import RunRecord, Submission
     from pvdr_bench.launch.watch import named_folders, run_folders, stages_of
-    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.paths import existing_results
 
-    root = results_root(results)
+    root = existing_results(results)
     if json_ and not yes:
         raise UsageError("--json cannot ask", hint="add --yes")
     names = _names(methods), _names(tasks)

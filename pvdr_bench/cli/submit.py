@@ -87,9 +87,9 @@ def retry(
     from pvdr_bench.launch import watch
     from pvdr_bench.launch.cluster import queue
     from pvdr_bench.launch.control import cancel_and_wait
-    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.paths import existing_results
 
-    root = results_root(results)
+    root = existing_results(results)
     named = watch.named_folders(runs, root) if runs else None
     known = queue()
     found = [status for status in watch.statuses(root, known, named)

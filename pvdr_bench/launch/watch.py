@@ -19,8 +19,9 @@ from pvdr_bench.launch.records import (
     stage_path,
     submissions,
 )
-from pvdr_bench.runs.directory import COMMITTED, RunDir
+from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import read_json
+from pvdr_bench.runs.folders import COMMITTED
 from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock, certainly_gone, identity
 
 State = Literal["done", "running", "stale", "starting", "queued", "waiting", "failed", "blocked", "stopped", "lost",
@@ -67,7 +68,7 @@ class RunStatus:
 
 def run_folders(results: Path) -> list[Path]:
     """All run directories, by their place and not by a search: thousands are found in a moment."""
-    found = [path.parent for path in results.glob("*/*/*/*/seed-*/run.yaml")
+    found = [path.parent for path in results.glob("[!.]*/*/*/*/seed-*/run.yaml")
              if path.relative_to(results).parts[0] not in COMMITTED]
     return sorted(found, key=lambda run: (run.parent, len(run.name), run.name))  # seed-2 before seed-10
 

@@ -6,8 +6,7 @@ being written, torn, failed or missing never stop the collection: they are liste
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ import pandas as pd
 from pvdr_bench.errors import BenchError, DataError, UsageError
 from pvdr_bench.results.cache import ContentCache, signature
 from pvdr_bench.results.reading import POINT_TYPES, Content, read_content
-from pvdr_bench.runs.directory import COMMITTED, RunDir, difference
+from pvdr_bench.runs.directory import RunDir, difference
 from pvdr_bench.runs.files import atomic_write
+from pvdr_bench.runs.folders import run_folders
+from pvdr_bench.runs.paths import existing_results
 
 COLUMNS: dict[str, str] = {
     "method": "name of the method's YAML",
@@ -82,6 +83,7 @@ class Results:
         points: a row per run and evaluation point, with the columns of :data:`COLUMNS`.
         runs: a row per run, with those of :data:`RUN_COLUMNS`.
         protocols: protocol hash -> its meaning, as the run directories say.
+        places: folder of each run by its name (the column ``path``); also of those that could not be read.
         read: run folders that were read; the others' content was known from an earlier time. Says nothing of results.
         at: env_steps that everything was cut at, see :meth:`cut_at`; None: as the runs are.
     """
@@ -91,6 +93,7 @@ class Results:
     runs: pd.DataFrame
     problems: list[Problem]
     protocols: dict[str, dict[str, Any]]
+    places: dict[str, Path] = field(default_factory=dict, compare=False)
     read: int = field(default=0, compare=False)
     at: int | None = None
 
@@ -116,8 +119,8 @@ class Results:
                     if p.run in kept or (p.run not in everything and self._concerns(p, chosen))]
         hashes = set(runs["protocol_hash"])
         return Results(self.root, points.reset_index(drop=True), runs.reset_index(drop=True), problems,
-                       {key: value for key, value in self.protocols.items() if key in hashes}, self.read,
-                       self.at)
+                       {key: value for key, value in self.protocols.items() if key in hashes}, self.places,
+                       self.read, self.at)
 
     def cut_at(self, env_steps: int) -> Results:
         """All runs as if their budget had been ``env_steps``: rows of different budgets, compared at one.
@@ -211,7 +214,7 @@ class _Run:
 
 
 def collect(root: Path | str, *, cached: bool = True) -> Results:
-    """Read every run below ``root``, but not in its folders :data:`COMMITTED` (give those as ``root`` to see them).
+    """Read every run below ``root``, but not in its folders ``reference`` and ``paper`` (give those as ``root``).
 
     Args:
         cached: use and write :mod:`~pvdr_bench.results.cache` below ``root``. The results are the same without it.
@@ -219,18 +222,16 @@ def collect(root: Path | str, *, cached: bool = True) -> Results:
     Raises:
         UsageError: ``root`` is not a folder.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise UsageError("there is no results folder", where=str(root),
-                         hint="give it with --results, or run something first")
+    root = existing_results(root)
     cache = ContentCache(root) if cached else None
     runs: list[_Run] = []
     problems: list[Problem] = []
     seen: dict[tuple[Any, ...], str] = {}
+    places: dict[str, Path] = {}
     read = 0
-    for path in _run_folders(root):
+    for name, path in run_folders(root):
         read += 1
-        name = path.relative_to(root).as_posix()
+        places[name] = path
         run_dir = RunDir(path)
         try:
             status = run_dir.status()  # before the logs: what ends meanwhile is still running here
@@ -257,7 +258,7 @@ def collect(root: Path | str, *, cached: bool = True) -> Results:
     recipes = {run.row["recipe_hash"]: run.content.recipe for run in runs}
     protocols = {run.row["protocol_hash"]: run.content.protocol for run in runs}
     problems += _missing(frame) + _mixed(frame, recipes)
-    return Results(root, _points(runs), frame, problems, dict(sorted(protocols.items())), read)
+    return Results(root, _points(runs), frame, problems, dict(sorted(protocols.items())), places, read)
 
 
 def _content(path: Path, name: str, cache: ContentCache | None) -> tuple[Content | None, bool]:
@@ -273,18 +274,6 @@ def _content(path: Path, name: str, cache: ContentCache | None) -> tuple[Content
     if content is not None:
         cache.put(name, before, signature(path), content)
     return content, False
-
-
-def _run_folders(root: Path) -> Iterator[Path]:
-    """Folders with ``run.yaml`` or ``failed.json``, by path; nothing below them is looked at."""
-    for folder, names, files in os.walk(root):
-        if Path(folder) == root:
-            names[:] = [name for name in names if name not in COMMITTED]
-        if "run.yaml" in files or "failed.json" in files:
-            names.clear()
-            yield Path(folder)
-        else:
-            names[:] = sorted(name for name in names if not name.startswith("."))
 
 
 def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...], order: list[str]) -> pd.DataFrame:

@@ -31,7 +31,7 @@ def publish(results: Results, folder: Path) -> list[Path]:
     if not names:
         raise UsageError("there is no finished run to publish", where=str(results.root))
     for name in names:
-        source, target = RunDir(results.root / name), folder / name
+        source, target = RunDir(results.places[name]), folder / name
         if target.exists():
             shutil.rmtree(target)
         target.mkdir(parents=True)

@@ -70,7 +70,7 @@ def replay(results: Results, open_sink: OpenSink) -> list[str]:
     if not names:
         raise UsageError("there is no finished run to export", where=str(results.root))
     for name in names:
-        run_dir, points = RunDir(results.root / name), results.points[results.points["path"].eq(name)]
+        run_dir, points = RunDir(results.places[name]), results.points[results.points["path"].eq(name)]
         recipe = (run_dir.read_run() or {}).get("recipe", {})
         moments = merged([*_training(run_dir), *_evaluations(points)])
         sink = open_sink(Label(name, name.rpartition("/")[0], content_hash([name, recipe])))

@@ -46,7 +46,6 @@ from pvdr_bench.runs.logs import JsonlLog, read_jsonl
 
 FORMAT = 1
 Status = Literal["new", "running", "stopped", "failed", "done"]
-COMMITTED = ("reference", "paper")  # folders of a results folder that are part of the repository
 _MISSING = "(absent)"
 # libyaml's, where PyYAML has it: ten times faster, which a thousand planned runs feel.
 _LOADER, _DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -305,13 +304,6 @@ class RunDir:
         if (self.path / "failed.json").exists():
             return "failed"
         return "stopped" if (self.path / "run.yaml").exists() else "new"
-
-
-def find_runs(root: Path | str) -> list[RunDir]:
-    """All run directories below ``root``, by path; committed results in its folders COMMITTED are left alone."""
-    root = Path(root)
-    paths = sorted(root.rglob("run.yaml"))
-    return [RunDir(path.parent) for path in paths if path.relative_to(root).parts[0] not in COMMITTED]
 
 
 def difference(old: Any, new: Any, key: str = "") -> list[str]:

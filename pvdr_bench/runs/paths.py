@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pvdr_bench.errors import UsageError
+
 DATA_VARIABLE = "PVDR_BENCH_DATA"
 RESULTS_VARIABLE = "PVDR_BENCH_RESULTS"
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -19,8 +21,40 @@ def data_root() -> Path:
 
 
 def results_root(option: str | Path | None = None) -> Path:
-    """Folder of run directories: ``--results``, else ``PVDR_BENCH_RESULTS``, else ``./results``."""
+    """Folder of run directories: ``--results``, else ``PVDR_BENCH_RESULTS``, else ``./results``.
+
+    It need not be there: for commands that make it. Those that read take :func:`existing_results`.
+    """
     return Path(option or os.environ.get(RESULTS_VARIABLE) or "results").expanduser().resolve()
+
+
+def existing_results(option: str | Path | None = None) -> Path:
+    """The same for commands that read, in which a wrong path must not look like "no runs". An empty folder is fine.
+
+    Raises:
+        UsageError: it is not there, or is no folder.
+    """
+    root = results_root(option)
+    if not root.is_dir():
+        what = "this is a file, and no results folder" if root.exists() else "there is no results folder here"
+        raise UsageError(what, where=str(root), hint=f"name the runs' folder with --results or {RESULTS_VARIABLE}, "
+                                                     "or run something first: pvdr-bench run --help")
+    return root
+
+
+def existing_run(run: str | Path) -> Path:
+    """A run's folder that a reading command was given.
+
+    Raises:
+        UsageError: there is no run in it.
+    """
+    path = Path(run).expanduser()
+    if not (path / "run.yaml").exists():
+        what = "this folder holds no run (there is no run.yaml)" if path.is_dir() else \
+            "there is no such folder, so it holds no run"
+        raise UsageError(what, where=str(run), hint="a run is RESULTS/method/task/corpus/scale/seed-N; see: "
+                                                    "pvdr-bench list runs --results RESULTS")
+    return path
 
 
 def shipped_artefacts() -> list[Path]:

@@ -68,7 +68,7 @@ def swept(results: Results, key: str) -> dict[Row, Any]:
         changed = [change.partition("=")[0] for change in split_variant(row.variant)[1]]
         if row.reference or any(name.rpartition(".")[2] != key.rpartition(".")[2] for name in changed):
             continue
-        run = RunDir(results.root / str(row.of(results.runs)["path"].iloc[0])).read_run()
+        run = RunDir(results.places[str(row.of(results.runs)["path"].iloc[0])]).read_run()
         config = run["spec"].get("config", {}) if run else {}
         if changed or any(name == key or name.endswith(f".{key}") for name, _ in leaves(config)):
             out[row] = key_value(config, key)

@@ -95,7 +95,7 @@ def build_report(results: Results, options: Options | None = None) -> Report:
     curves = curve_data(results, rows, clocks_of(results, sources), options.metric, confidence=options.confidence,
                         repetitions=options.repetitions)
     pages = run_pages(results, rows, sources)
-    media = embed(results.root, [source.path for source in sources], total=options.media_total,
+    media = embed({source.path: results.places[source.path] for source in sources}, total=options.media_total,
                   each=options.media_each)
     warned = warnings(results, table)
     title = _title(table)

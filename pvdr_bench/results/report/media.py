@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -38,19 +38,18 @@ def files_of(folder: Path) -> list[Path]:
                   and not path.is_symlink() and not path.name.startswith("."))
 
 
-def embed(root: Path, runs: Sequence[str], *, total: int, each: int) -> list[Medium]:
+def embed(runs: Mapping[str, Path], *, total: int, each: int) -> list[Medium]:
     """Embed the first file of every run, then the second, and so on, while they fit.
 
     Args:
-        root: results folder.
-        runs: run directories below it, in the order of the report.
+        runs: name and folder of each run, in the order of the report.
         total: bytes of all embedded files together, before base64 makes them a third larger.
         each: bytes of one file.
 
     Returns:
         All files, by run in the given order, then by name.
     """
-    listed = {run: files_of(root / run / "videos") for run in runs}
+    listed = {run: files_of(folder / "videos") for run, folder in runs.items()}
     found: dict[tuple[str, Path], Medium] = {}
     left = total
     for turn in zip_longest(*([(run, path) for path in paths] for run, paths in listed.items())):
@@ -59,7 +58,7 @@ def embed(root: Path, runs: Sequence[str], *, total: int, each: int) -> list[Med
             why = _refusal(size, left, total, each)
             data = None if why else base64.b64encode(path.read_bytes()).decode("ascii")
             left -= 0 if why else size
-            name = path.relative_to(root / run / "videos").as_posix()
+            name = path.relative_to(runs[run] / "videos").as_posix()
             found[run, path] = Medium(run, name, TYPES[path.suffix.lower()], size, data, why)
     return [found[run, path] for run, paths in listed.items() for path in paths]
 

@@ -69,15 +69,14 @@ def paths_of(results: Results) -> list[str]:
     """All run directories to show: those with numbers, then those that could not be read or never began."""
     known = list(map(str, results.runs["path"]))
     extra = sorted({problem.run for problem in results.problems} - set(known))
-    return known + [name for name in extra if any((results.root / name / file).exists()
-                                                  for file in ("run.yaml", "failed.json"))]
+    return known + [name for name in extra if name in results.places]
 
 
 def read_source(results: Results, path: str) -> Source:
     """Read a run directory; a broken file becomes a note."""
     from pvdr_bench.runs.files import read_json
 
-    run, notes = RunDir(results.root / path), list[str]()
+    run, notes = RunDir(results.places[path]), list[str]()
 
     def tried(name: str, read: Any) -> Any:
         try:
