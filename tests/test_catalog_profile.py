@@ -61,7 +61,7 @@ def test_every_key_is_explained(model: Any) -> None:
     ("gpu: {style: gres, type: 'a100:2'}", 6, "gpu.type; without a count"),
     ("gpu: {style: none}", 2, "device cuda needs a gpu request"),
     ("leave_s: 3600", 7, "leave_s must be shorter than time_min"),
-    ("time_min: 1-00:00:00", 5, "time_min; integer"),
+    ("time_min: 1-00:00:00", 5, "time_min; must be a whole number"),
     ("time_min: 1", 5, "time_min; greater than or equal to 2"),
     ("mem_gb: 4\nmem_per_cpu_gb: 2", 7, "mem_gb and mem_per_cpu_gb exclude each other"),
     ("extra: {time: '08:00:00'}", 7, "time cannot be set here"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvdr_bench.catalog.layers import unknown
+from pvdr_bench.catalog.problems import unknown
 
 if TYPE_CHECKING:
     from pvdr_bench.suites.base import CameraPose

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog import corpora as corpus_table
-from pvdr_bench.catalog.experiment import Experiment
-from pvdr_bench.catalog.folders import KINDS, search_roots, yaml_files
-from pvdr_bench.catalog.layers import Layers, nearest, unknown, validate_document
-from pvdr_bench.catalog.metaworld_names import NAMES as METAWORLD
-from pvdr_bench.catalog.profile import Profile
+from pvdr_bench.catalog.files import Files
+from pvdr_bench.catalog.layers import Layers
+from pvdr_bench.catalog.problems import OVERRIDE, Problem, SettingsError, nearest, unknown
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.resolve import (
     PROTOCOL_PREFIX,
+    budget_problems,
     find_key,
     format_value,
     join_label,
@@ -34,14 +31,13 @@ from pvdr_bench.catalog.resolve import (
 from pvdr_bench.catalog.specs import (
     DEFAULT_PROTOCOL,
     SCALES,
-    CorpusSpec,
     MethodSpec,
     RunSpec,
     Scale,
     TaskSpec,
 )
 from pvdr_bench.errors import CatalogError, UsageError
-from pvdr_bench.yaml_documents import Document, Path_, read_document
+from pvdr_bench.yaml_documents import Document, Path_
 
 _INHERITED = ("algorithm", "paper", "tuning", "tokenizer", "pretrain_seeds")  # config and scales are merged apart
 _PROTOCOL_FILE_KEYS = ("extends", "title", "description", "source", "base", "scales")
@@ -58,176 +54,11 @@ class Config:
     layers: Layers
 
 
-@dataclass(frozen=True)
-class ProtocolFile:
-    """A protocol's YAML, and the one that it extends, before a scale is chosen."""
-
-    name: str
-    family: tuple[Document, ...]  # parent (if any) first
-
-    @property
-    def document(self) -> Document:
-        """Its own file."""
-        return self.family[-1]
-
-    @property
-    def title(self) -> str:
-        """Name in figures and tables."""
-        return str(self.document.data.get("title", self.name))
-
-    @property
-    def description(self) -> str:
-        """What it measures."""
-        return next((str(one.data["description"]) for one in self.family[::-1] if "description" in one.data), "")
-
-    @property
-    def scales(self) -> tuple[str, ...]:
-        """Names of the scales it has."""
-        return tuple(dict.fromkeys(scale for one in self.family for scale in one.data.get("scales") or {}))
-
-
 @dataclass
-class Catalog:
-    """Methods, tasks, protocols and corpora by name; files are read when they are first asked for.
+class Catalog(Files):
+    """Methods, tasks, protocols and corpora by name, and the runs that they make."""
 
-    Args:
-        roots: folders with ``methods/`` and ``tasks/``; a name is taken from the first that has it.
-    """
-
-    roots: list[Path] = field(default_factory=search_roots)
-    _documents: dict[tuple[str, str], Document] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    @cached_property
-    def _files(self) -> dict[str, dict[str, Path]]:
-        return {kind: yaml_files(self.roots, kind) for kind in KINDS}
-
-    def methods(self) -> list[str]:
-        """Names of all methods, tokenizers included."""
-        return sorted(self._files["methods"])
-
-    def tasks(self) -> list[str]:
-        """Names of all tasks: those with a file first, then every other Meta-World v3 task."""
-        named = sorted(self._files["tasks"])
-        return [*named, *sorted(name for name in METAWORLD if name not in named)]
-
-    def protocols(self) -> list[str]:
-        """Names of all protocols."""
-        return sorted(self._files["protocols"])
-
-    def corpora(self) -> list[str]:
-        """Names of all corpora."""
-        return sorted(corpus_table.corpora())
-
-    def _document(self, kind: str, name: str) -> Document:
-        if (kind, name) not in self._documents:  # a grid of a thousand runs asks for the same few files
-            self._documents[kind, name] = read_document(self._files[kind][name])
-        return self._documents[kind, name]
-
-    def _family(self, kind: str, name: str) -> list[Document]:
-        """The files of a name and of the one it extends, parent (if any) first.
-
-        Raises:
-            CatalogError: no such parent, or two levels of extends.
-        """
-        document, what = self._document(kind, name), kind[:-1]
-        parent = document.data.get("extends")
-        if parent is None:
-            return [document]
-        where, others = document.where(("extends",)), sorted(set(self._files[kind]) - {name})
-        if parent not in others:
-            raise unknown(f"{what} in extends of {name}", str(parent), others, where)
-        above = self._document(kind, parent)
-        if further := above.data.get("extends"):
-            raise CatalogError(f"{what} {name} extends {parent}, which extends {further}", where=where,
-                               hint=f"one level only: extend {further}, and repeat what {parent} changes")
-        return [above, document]
-
-    def _spec(self, kind: str, name: str, model: type[BaseModel],
-              inherited: Mapping[str, Any] | None = None) -> tuple[Any, Document]:
-        document = self._document(kind, name)
-        written = document.data.get("name", name)
-        if written != name:
-            raise CatalogError(f"name {written!r} is not the file's ({name!r})", where=document.where(("name",)),
-                               hint="leave the key out, or rename the file")
-        return validate_document(model, document, f"{kind[:-1]} {name}", {"name": name}, inherited), document
-
-    def task(self, name: str) -> TaskSpec:
-        """A task by its name; ``reach-v3`` is the same as ``reach``.
-
-        Raises:
-            CatalogError: no such task, or its file is wrong.
-        """
-        short = name.removesuffix("-v3")
-        if short in self._files["tasks"]:
-            *parents, _ = self._family("tasks", short)
-            inherited = {key: value for one in parents for key, value in one.data.items() if key not in _OWN}
-            task: TaskSpec = self._spec("tasks", short, TaskSpec, inherited)[0]
-            return task
-        if short in METAWORLD:
-            return TaskSpec(name=short, title=short.replace("-", " ").capitalize(), suite="metaworld",
-                            env_id=f"{short}-v3", source="Meta-World v3")
-        raise unknown("task", name, self.tasks())
-
-    def task_place(self, name: str, key: str) -> str:
-        """``file:line`` of a key of a task, inherited or its own; ``task.key`` where it has no file."""
-        if name not in self._files["tasks"]:
-            return f"task.{key}"
-        family = self._family("tasks", name)
-        return next((one for one in family[::-1] if key in one.data), family[-1]).where((key,))
-
-    def corpus(self, name: str) -> CorpusSpec:
-        """A corpus by its name.
-
-        Raises:
-            CatalogError: no such corpus.
-        """
-        known = corpus_table.corpora()
-        if name not in known:
-            raise unknown("corpus", name, known)
-        return known[name]
-
-    def profiles(self) -> list[str]:
-        """Names of all cluster profiles."""
-        return sorted(self._files["profiles"])
-
-    def profile(self, name: str) -> Profile:
-        """A cluster profile by its name.
-
-        Raises:
-            CatalogError: no such profile, or its file is wrong.
-        """
-        if name not in self._files["profiles"]:
-            raise unknown("profile", name, self.profiles())
-        profile: Profile = self._spec("profiles", name, Profile)[0]
-        return profile
-
-    def experiments(self) -> list[str]:
-        """Names of all experiments."""
-        return sorted(self._files["experiments"])
-
-    def experiment(self, name: str) -> Experiment:
-        """An experiment by its name.
-
-        Raises:
-            CatalogError: no such experiment, or its file is wrong.
-        """
-        if name not in self._files["experiments"]:
-            raise unknown("experiment", name, self.experiments())
-        experiment: Experiment = self._spec("experiments", name, Experiment)[0]
-        return experiment
-
-    def protocol_file(self, name: str) -> ProtocolFile:
-        """A protocol's file; titles and scales.
-
-        Raises:
-            CatalogError: no such protocol, or a key that does not belong there.
-        """
-        if name not in self._files["protocols"]:
-            raise unknown("protocol", name, self.protocols())
-        family = self._family("protocols", name)
-        for document in family:
-            _check_protocol_keys(document)
-        return ProtocolFile(name, tuple(family))
+    _whole: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def protocol_layers(self, name: str, scale: str) -> Layers:
         """The settings of a protocol at a scale, with their places, before they are checked."""
@@ -249,7 +80,22 @@ class Catalog:
         Raises:
             CatalogError: no such protocol or scale, or its file is wrong.
         """
-        return self.protocol_layers(name, scale).validate(Protocol, f"protocol {name} at scale {scale}")
+        layers = self.protocol_layers(name, scale)
+        self._check_all("protocol", name, self.protocol_problems)
+        return layers.validate(Protocol, f"protocol {name} at scale {scale}")
+
+    def protocol_problems(self, name: str) -> list[Problem]:
+        """What is wrong with a protocol at any of its scales."""
+        every = [self.protocol_layers(name, scale).check(Protocol, f"protocol {name} at scale {scale}")
+                 for scale in self.protocol_file(name).scales]
+        return [problem for found in every if isinstance(found, tuple) for problem in found]
+
+    def _check_all(self, kind: str, name: str, problems: Callable[[str], list[Problem]]) -> None:
+        """A file is right at all its scales, or it is not used at any: nobody finds out after a month. Done once."""
+        if (kind, name) not in self._whole:
+            if found := problems(name):
+                raise SettingsError(found)
+            self._whole.add((kind, name))
 
     def method(self, name: str) -> MethodSpec:
         """A method with what it inherits filled in; its ``config`` and ``scales`` are its own only.
@@ -315,18 +161,15 @@ class Catalog:
             raise unknown("scale", scale, SCALES)
         chain = self._chain(name)
         spec = chain[-1][0]
-        assert spec.algorithm is not None
-        schema: type[BaseModel] = registry.load_object(registry.algorithms()[spec.algorithm].config)
-        what = f"method {name} (algorithm {spec.algorithm})"
-        for member, document in chain:
-            self._check_sections(member, document)
+        schema, what = _schema_of(spec)
+        self._check_all("method", name, self.method_problems)
         layers = method_layers(chain, scale, task_set)
         before = layers.validate(schema, what)
         changed: list[Path_] = []
         for text in (*inline, *overrides):
             key, value = split_override(text)
             path = find_key(key, schema, what)
-            layers.set(path, typed_value(value, schema, path), f"-o {key}")
+            layers.set(path, typed_value(value, schema, path), f"{OVERRIDE}{key}")
             changed.append(path)
         after = layers.validate(schema, what) if changed else before
         old, new = before.model_dump(), after.model_dump()
@@ -334,14 +177,22 @@ class Catalog:
                  if value_at(old, path) != value_at(new, path)}
         return Config(spec, join_label(name, list(label.items())), after, layers)
 
-    def _check_sections(self, spec: MethodSpec, document: Document) -> None:
-        """A method may set budget keys of the protocol only, never what a number means."""
-        allowed = Protocol.keys("means")
-        for scale, section in spec.scales.items():
-            for key in section.protocol:
-                if key not in allowed:
-                    where = document.where(("scales", scale, "protocol", key))
-                    raise unknown(f"budget key in method {spec.name}", key, allowed, where)
+    def method_problems(self, name: str) -> list[Problem]:
+        """What is wrong with a method's settings at any scale, for any hyperparameter set.
+
+        Raises:
+            CatalogError: it is not even a method; see :meth:`method`.
+        """
+        chain = self._chain(name)
+        schema, what = _schema_of(chain[-1][0])
+        found: list[Problem] = []
+        for scale in SCALES:
+            sections = [spec.scales[scale] for spec, _ in chain if scale in spec.scales]
+            for task_set in (None, *dict.fromkeys(key for section in sections for key in section.sets)):
+                checked = method_layers(chain, scale, task_set).check(schema, what)
+                found += checked if isinstance(checked, tuple) else ()
+            found += budget_problems(chain, scale)
+        return list(dict.fromkeys(found))
 
     def resolve(self, method: str, task: str, seed: int, scale: str = "cpu", protocol: str = DEFAULT_PROTOCOL,
                 videos: str | None = None, overrides: Sequence[str] = ()) -> RunSpec:
@@ -385,6 +236,7 @@ class Catalog:
                       texts: Sequence[str]) -> tuple[Protocol, list[tuple[str, str]]]:
         """The protocol with the method's budget and ``-o protocol.key=value``, and what of its meaning changed."""
         what = f"protocol {name} at scale {scale}"
+        self.protocol(name, scale)
         layers = self.protocol_layers(name, scale)
         for spec, document in self._chain(method):
             section = spec.scales.get(scale)  # type: ignore[call-overload]
@@ -397,7 +249,7 @@ class Catalog:
             path = find_key(key.removeprefix(PROTOCOL_PREFIX), Protocol, what)
             if path[0] in ("name", "scale", "suite_version"):
                 raise UsageError(f"protocol.{path[0]} cannot be set with -o", hint="use --protocol and --scale")
-            layers.set(path, typed_value(value, Protocol, path), f"-o {key}")
+            layers.set(path, typed_value(value, Protocol, path), f"{OVERRIDE}{key}")
             changed.append(path[0])
         after = layers.validate(Protocol, what) if changed else before
         meaning = Protocol.keys("meaning")
@@ -411,18 +263,11 @@ class Catalog:
         return [name for name in self.methods() if known[self.method(name).algorithm or ""].learner is not None]
 
 
-def _check_protocol_keys(document: Document) -> None:
-    """Refuse keys and shapes that a protocol's file cannot have; its settings are checked once a scale is chosen."""
-    for key, value in document.data.items():
-        if key not in (*_PROTOCOL_FILE_KEYS, "name"):
-            raise unknown("key of a protocol", key, _PROTOCOL_FILE_KEYS, document.where((key,)))
-        if key in ("base", "scales") and not isinstance(value, dict):
-            raise CatalogError(f"{key} must be a mapping", where=document.where((key,)))
-    for scale, section in (document.data.get("scales") or {}).items():
-        if scale not in SCALES:
-            raise unknown("scale", scale, SCALES, document.where(("scales", scale)))
-        if not isinstance(section or {}, dict):
-            raise CatalogError(f"scales.{scale} must be a mapping", where=document.where(("scales", scale)))
+def _schema_of(spec: MethodSpec) -> tuple[type[BaseModel], str]:
+    """The schema of a method's config, and what it is called in messages."""
+    assert spec.algorithm is not None
+    schema: type[BaseModel] = registry.load_object(registry.algorithms()[spec.algorithm].config)
+    return schema, f"method {spec.name} (algorithm {spec.algorithm})"
 
 
 def split_variant(name: str) -> tuple[str, tuple[str, ...]]:

@@ -11,7 +11,9 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from pvdr_bench.strict import StrictModel
 
 
 def _meaning(description: str, default: Any = ..., source: str = "benchmark", **limits: Any) -> Any:
@@ -29,10 +31,8 @@ GOAL_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Protocol(BaseModel):
+class Protocol(StrictModel):
     """One protocol at one scale. Steps are env_steps (simulator steps) wherever they are counted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = _meaning("name of the protocol")
     scale: str = _meaning("name of the scale")

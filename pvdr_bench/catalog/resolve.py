@@ -10,16 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pvdr_bench.catalog.layers import (
-    Layers,
-    field_at,
-    keys_of,
-    leaves,
-    model_at,
-    nearest,
-)
+from pvdr_bench.catalog.keys import field_at, keys_of, leaves, model_at
+from pvdr_bench.catalog.layers import Layers
+from pvdr_bench.catalog.problems import Problem, nearest, unknown
+from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.specs import MethodSpec
 from pvdr_bench.errors import CatalogError, UsageError
+from pvdr_bench.strict import unwrap
 from pvdr_bench.yaml_documents import Document, Path_, parse_value
 
 PROTOCOL_PREFIX = "protocol."
@@ -81,10 +78,11 @@ def place_in_config(key: str, model: type[BaseModel]) -> str | None:
 
 
 def typed_value(text: str, model: type[BaseModel], path: Path_) -> Any:
-    """The value of an override: raw text where the schema wants text, else YAML."""
+    """The value of an override: raw text where the schema wants text (``null`` where it may be absent), else YAML."""
     found = field_at(model, path)
-    wants_text = found is not None and found.annotation is str
-    return text if wants_text else parse_value(text)
+    if found is None or unwrap(found.annotation) is not str:
+        return parse_value(text)
+    return None if found.annotation is not str and text in ("null", "~") else text
 
 
 def value_at(data: Any, path: Path_) -> Any:
@@ -155,3 +153,22 @@ def method_layers(chain: Sequence[tuple[MethodSpec, Document]], scale: str, task
         if task_set is not None and task_set in section.sets:
             layers.add(section.sets[task_set], document, ("scales", scale, "sets", task_set))
     return layers
+
+
+def budget_problems(chain: Sequence[tuple[MethodSpec, Document]], scale: str) -> list[Problem]:
+    """A method may set budget keys of the protocol only, never what a number means, and each by its own rules.
+
+    How they fit each other and a protocol's other keys is seen when a protocol is chosen.
+    """
+    allowed, found = Protocol.keys("means"), []
+    for spec, document in chain:
+        section = spec.scales.get(scale)  # type: ignore[call-overload]
+        for key, value in (section.protocol if section is not None else {}).items():
+            where = document.where(("scales", scale, "protocol", key))
+            if key not in allowed:
+                found.append(Problem.of(unknown(f"budget key in method {spec.name}", key, allowed, where)))
+                continue
+            layers = Layers({key: value}, {(key,): where}, document.file)
+            checked = layers.check(Protocol, f"method {spec.name} at scale {scale}")
+            found += [problem for problem in checked if problem.where == where] if isinstance(checked, tuple) else []
+    return found

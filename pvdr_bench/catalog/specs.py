@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.protocol import Protocol, digest
 from pvdr_bench.errors import CatalogError
+from pvdr_bench.strict import StrictModel
 
 if TYPE_CHECKING:
     from pvdr_bench.suites.base import EnvConfig
@@ -26,10 +27,8 @@ DEFAULT_PROTOCOL = "pvdr"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
-class PlainSpec(BaseModel):
+class PlainSpec(StrictModel):
     """Frozen, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class NamedSpec(PlainSpec):

@@ -72,7 +72,7 @@ def arguments_of(measure: Any, overrides: list[str]) -> dict[str, Any]:
     Raises:
         CatalogError: no such argument. UsageError: not of the form key=value, or of another type than the default.
     """
-    from pvdr_bench.catalog.layers import unknown
+    from pvdr_bench.catalog.problems import unknown
     from pvdr_bench.catalog.resolve import split_override
     from pvdr_bench.errors import UsageError
     from pvdr_bench.yaml_documents import parse_value

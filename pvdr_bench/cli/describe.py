@@ -48,7 +48,7 @@ def find(catalog: Catalog, name: str) -> list[tuple[str, str]]:
         CatalogError: nothing has it.
     """
     from pvdr_bench.catalog.catalog import split_variant
-    from pvdr_bench.catalog.layers import unknown
+    from pvdr_bench.catalog.problems import unknown
     from pvdr_bench.catalog.specs import SCALES
 
     names = {"method": catalog.methods(), "task": catalog.tasks(), "protocol": catalog.protocols(),
@@ -108,7 +108,7 @@ def _protocol(catalog: Catalog, name: str, scale: str) -> dict[str, Any]:
 
 def keys_of(value: BaseModel, layers: Layers) -> list[dict[str, Any]]:
     """Each key with its value, meaning, source, whether it is a protocol's meaning or means, and where it was set."""
-    from pvdr_bench.catalog.layers import leaves
+    from pvdr_bench.catalog.keys import leaves
     from pvdr_bench.catalog.resolve import value_at
 
     data = value.model_dump(mode="json")

@@ -66,7 +66,7 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command; an unknown one gets the nearest match."""
         if args and args[0] not in self.table and not args[0].startswith("-"):
-            from pvdr_bench.catalog.layers import nearest
+            from pvdr_bench.catalog.problems import nearest
             from pvdr_bench.errors import UsageError
 
             close = nearest(args[0], self.table)
@@ -86,7 +86,7 @@ class LazyGroup(TyperGroup):
 
 def _no_choice(error: typer.BadParameter) -> BenchError:
     """Typer's "'foo' is not one of 'a', 'b'." in the form of every other error."""
-    from pvdr_bench.catalog.layers import nearest
+    from pvdr_bench.catalog.problems import nearest
     from pvdr_bench.errors import UsageError
 
     value, *allowed = re.findall(r"'([^']*)'", error.message)

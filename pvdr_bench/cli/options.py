@@ -84,7 +84,7 @@ def choose_scale(scale: str | None, device: str = "cpu") -> Choice:
     if scale is None:
         kind = "gpu" if device.startswith("cuda") else "cpu"
         return Choice(kind, f"fits the device {device}; --scale chooses another")
-    from pvdr_bench.catalog.layers import unknown
+    from pvdr_bench.catalog.problems import unknown
     from pvdr_bench.catalog.specs import SCALES
 
     if scale not in SCALES:

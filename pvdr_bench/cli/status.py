@@ -67,7 +67,7 @@ def look(root: Path, methods: str | None, tasks: str | None, state: str | None
     Raises:
         UsageError: a state that does not exist.
     """
-    from pvdr_bench.catalog.layers import unknown
+    from pvdr_bench.catalog.problems import unknown
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
     from pvdr_bench.launch import watch

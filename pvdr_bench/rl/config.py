@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pvdr_bench.errors import CatalogError
+from pvdr_bench.strict import StrictModel
 
 
 def key(default: Any, description: str, source: str, **limits: Any) -> Any:
@@ -14,10 +15,8 @@ def key(default: Any, description: str, source: str, **limits: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"source": source}, **limits)
 
 
-class Section(BaseModel):
+class Section(StrictModel):
     """A frozen group of keys that refuses unknown ones."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def check_divides(key: str, value: int, grid: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog
-from pvdr_bench.catalog.layers import unknown
+from pvdr_bench.catalog.problems import unknown
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import CatalogError
 

@@ -1,0 +1,211 @@
+"""The YAML files of the catalog by name: each one, and the one that it extends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pvdr_bench.catalog import corpora as corpus_table
+from pvdr_bench.catalog.experiment import Experiment
+from pvdr_bench.catalog.folders import KINDS, search_roots, yaml_files
+from pvdr_bench.catalog.layers import validate_document
+from pvdr_bench.catalog.metaworld_names import NAMES as METAWORLD
+from pvdr_bench.catalog.problems import unknown
+from pvdr_bench.catalog.profile import Profile
+from pvdr_bench.catalog.specs import SCALES, CorpusSpec, TaskSpec
+from pvdr_bench.errors import CatalogError
+from pvdr_bench.yaml_documents import Document, read_document
+
+_PROTOCOL_FILE_KEYS = ("extends", "title", "description", "source", "base", "scales")
+_OWN = ("name", "title", "extends")  # of a task's file, not inherited
+
+
+@dataclass(frozen=True)
+class ProtocolFile:
+    """A protocol's YAML, and the one that it extends, before a scale is chosen."""
+
+    name: str
+    family: tuple[Document, ...]  # parent (if any) first
+
+    @property
+    def document(self) -> Document:
+        """Its own file."""
+        return self.family[-1]
+
+    @property
+    def title(self) -> str:
+        """Name in figures and tables."""
+        return str(self.document.data.get("title", self.name))
+
+    @property
+    def description(self) -> str:
+        """What it measures."""
+        return next((str(one.data["description"]) for one in self.family[::-1] if "description" in one.data), "")
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """Names of the scales it has."""
+        return tuple(dict.fromkeys(scale for one in self.family for scale in one.data.get("scales") or {}))
+
+
+@dataclass
+class Files:
+    """Methods, tasks, protocols and so on by name; files are read when they are first asked for.
+
+    Args:
+        roots: folders with ``methods/`` and ``tasks/``; a name is taken from the first that has it.
+    """
+
+    roots: list[Path] = field(default_factory=search_roots)
+    _documents: dict[tuple[str, str], Document] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def _files(self) -> dict[str, dict[str, Path]]:
+        return {kind: yaml_files(self.roots, kind) for kind in KINDS}
+
+    def methods(self) -> list[str]:
+        """Names of all methods, tokenizers included."""
+        return sorted(self._files["methods"])
+
+    def tasks(self) -> list[str]:
+        """Names of all tasks: those with a file first, then every other Meta-World v3 task."""
+        named = sorted(self._files["tasks"])
+        return [*named, *sorted(name for name in METAWORLD if name not in named)]
+
+    def protocols(self) -> list[str]:
+        """Names of all protocols."""
+        return sorted(self._files["protocols"])
+
+    def corpora(self) -> list[str]:
+        """Names of all corpora."""
+        return sorted(corpus_table.corpora())
+
+    def _document(self, kind: str, name: str) -> Document:
+        if (kind, name) not in self._documents:  # a grid of a thousand runs asks for the same few files
+            self._documents[kind, name] = read_document(self._files[kind][name])
+        return self._documents[kind, name]
+
+    def _family(self, kind: str, name: str) -> list[Document]:
+        """The files of a name and of the one it extends, parent (if any) first.
+
+        Raises:
+            CatalogError: no such parent, or two levels of extends.
+        """
+        document, what = self._document(kind, name), kind[:-1]
+        parent = document.data.get("extends")
+        if parent is None:
+            return [document]
+        where, others = document.where(("extends",)), sorted(set(self._files[kind]) - {name})
+        if parent not in others:
+            raise unknown(f"{what} in extends of {name}", str(parent), others, where)
+        above = self._document(kind, parent)
+        if further := above.data.get("extends"):
+            raise CatalogError(f"{what} {name} extends {parent}, which extends {further}", where=where,
+                               hint=f"one level only: extend {further}, and repeat what {parent} changes")
+        return [above, document]
+
+    def _spec(self, kind: str, name: str, model: type[BaseModel],
+              inherited: Mapping[str, Any] | None = None) -> tuple[Any, Document]:
+        document = self._document(kind, name)
+        written = document.data.get("name", name)
+        if written != name:
+            raise CatalogError(f"name {written!r} is not the file's ({name!r})", where=document.where(("name",)),
+                               hint="leave the key out, or rename the file")
+        return validate_document(model, document, f"{kind[:-1]} {name}", {"name": name}, inherited), document
+
+    def task(self, name: str) -> TaskSpec:
+        """A task by its name; ``reach-v3`` is the same as ``reach``.
+
+        Raises:
+            CatalogError: no such task, or its file is wrong.
+        """
+        short = name.removesuffix("-v3")
+        if short in self._files["tasks"]:
+            *parents, _ = self._family("tasks", short)
+            inherited = {key: value for one in parents for key, value in one.data.items() if key not in _OWN}
+            task: TaskSpec = self._spec("tasks", short, TaskSpec, inherited)[0]
+            return task
+        if short in METAWORLD:
+            return TaskSpec(name=short, title=short.replace("-", " ").capitalize(), suite="metaworld",
+                            env_id=f"{short}-v3", source="Meta-World v3")
+        raise unknown("task", name, self.tasks())
+
+    def task_place(self, name: str, key: str) -> str:
+        """``file:line`` of a key of a task, inherited or its own; ``task.key`` where it has no file."""
+        if name not in self._files["tasks"]:
+            return f"task.{key}"
+        family = self._family("tasks", name)
+        return next((one for one in family[::-1] if key in one.data), family[-1]).where((key,))
+
+    def corpus(self, name: str) -> CorpusSpec:
+        """A corpus by its name.
+
+        Raises:
+            CatalogError: no such corpus.
+        """
+        known = corpus_table.corpora()
+        if name not in known:
+            raise unknown("corpus", name, known)
+        return known[name]
+
+    def profiles(self) -> list[str]:
+        """Names of all cluster profiles."""
+        return sorted(self._files["profiles"])
+
+    def profile(self, name: str) -> Profile:
+        """A cluster profile by its name.
+
+        Raises:
+            CatalogError: no such profile, or its file is wrong.
+        """
+        if name not in self._files["profiles"]:
+            raise unknown("profile", name, self.profiles())
+        profile: Profile = self._spec("profiles", name, Profile)[0]
+        return profile
+
+    def experiments(self) -> list[str]:
+        """Names of all experiments."""
+        return sorted(self._files["experiments"])
+
+    def experiment(self, name: str) -> Experiment:
+        """An experiment by its name.
+
+        Raises:
+            CatalogError: no such experiment, or its file is wrong.
+        """
+        if name not in self._files["experiments"]:
+            raise unknown("experiment", name, self.experiments())
+        experiment: Experiment = self._spec("experiments", name, Experiment)[0]
+        return experiment
+
+    def protocol_file(self, name: str) -> ProtocolFile:
+        """A protocol's file; titles and scales.
+
+        Raises:
+            CatalogError: no such protocol, or a key that does not belong there.
+        """
+        if name not in self._files["protocols"]:
+            raise unknown("protocol", name, self.protocols())
+        family = self._family("protocols", name)
+        for document in family:
+            _check_protocol_keys(document)
+        return ProtocolFile(name, tuple(family))
+
+
+def _check_protocol_keys(document: Document) -> None:
+    """Refuse keys and shapes that a protocol's file cannot have; its settings are checked once a scale is chosen."""
+    for key, value in document.data.items():
+        if key not in (*_PROTOCOL_FILE_KEYS, "name"):
+            raise unknown("key of a protocol", key, _PROTOCOL_FILE_KEYS, document.where((key,)))
+        if key in ("base", "scales") and not isinstance(value, dict):
+            raise CatalogError(f"{key} must be a mapping", where=document.where((key,)))
+    for scale, section in (document.data.get("scales") or {}).items():
+        if scale not in SCALES:
+            raise unknown("scale", scale, SCALES, document.where(("scales", scale)))
+        if not isinstance(section or {}, dict):
+            raise CatalogError(f"scales.{scale} must be a mapping", where=document.where(("scales", scale)))
