@@ -35,7 +35,7 @@ _WORDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed YAML file: its mapping and the line (from 1) of each key path."""
+    """A parsed YAML file: its mapping and the line (from 1) of each key path; items of lists by their number."""
 
     file: str
     data: dict[str, Any]
@@ -77,6 +77,7 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             return node.value if node.style in ("'", '"', "|", ">") else read_scalar(node.value)
         if isinstance(node, yaml.SequenceNode):
+            self.lines.update(((*path, str(i)), child.start_mark.line + 1) for i, child in enumerate(node.value))
             return [self.build(child, (*path, str(i))) for i, child in enumerate(node.value)]
         return self.mapping(node, path)
 

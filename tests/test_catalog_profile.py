@@ -186,7 +186,7 @@ def test_without_an_experiment_methods_and_tasks_are_needed(catalog: Catalog) ->
 @pytest.mark.parametrize(("text", "line", "words"), [
     ("seeds: 5\ngrid: []\n", 2, "grid"),
     ("seeds: five\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", 1, "not a list of whole numbers"),
-    ("grid:\n  - methods: [ppo]\n    tasks: [reach]\n    seeds: 1,1\n", 4, "names a seed twice"),
+    ("grid:\n  - methods: [ppo]\n    tasks: [reach]\n    seeds: 1,,1\n", 4, "names no valid seed"),
     ("grid:\n  - methods: [ppo]\n    task: [reach]\n", 3, "unknown key"),
     ("scale: huge\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", 1, "paper, gpu, cpu, smoke"),
 ])

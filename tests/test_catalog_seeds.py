@@ -12,13 +12,14 @@ from pvdr_bench.errors import UsageError
 
 @pytest.mark.parametrize(("text", "seeds"), [
     ("5", (0, 1, 2, 3, 4)), ("1", (0,)), ("5,", (5,)), ("0,", (0,)), ("3,7", (3, 7)),
-    (" 3 , 7 ", (3, 7)), ("7,3,", (7, 3)),
+    (" 3 , 7 ", (3, 7)), ("7,3,", (7, 3)), ("3,7,3", (3, 7)), (["5"], (0, 1, 2, 3, 4)), (["5,"], (5,)),
+    (["3", "7"], (3, 7)), (["3,", "7,", "3"], (3, 7)), (["3,4", "7"], (3, 4, 7)), (["0", "1"], (0, 1)),
 ])
-def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
+def test_seeds(text: str | list[str], seeds: tuple[int, ...]) -> None:
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", ",", "0", "-1", "-1,", "a", "3,,7", "3,3", "1.5", ",3", "2-4"])
+@pytest.mark.parametrize("text", ["", ",", "0", "-1", "-1,", "a", "3,,7", "1.5", ",3", "2-4"])
 def test_bad_seeds_are_refused_with_the_grammar(text: str) -> None:
     with pytest.raises(UsageError, match="0..4"):
         parse_seeds(text)
@@ -33,6 +34,8 @@ def test_names() -> None:
     assert split_names(None) == ()
     assert split_names("pvdr, ppo") == ("pvdr", "ppo")
     assert split_names("pvdr@x=1,y=2,ppo") == ("pvdr@x=1,y=2", "ppo")
-    for text in ("", "a,,b", "a,a"):
+    assert split_names(["pvdr@x=1,y=2,ppo", "apv", "ppo"]) == ("pvdr@x=1,y=2", "ppo", "apv")
+    assert split_names("a,b,a") == ("a", "b")
+    for text in ("", "a,,b", ["a", ""]):
         with pytest.raises(UsageError):
             split_names(text)

@@ -19,7 +19,7 @@ from pvdr_bench.catalog.problems import unknown
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.specs import SCALES, CorpusSpec, TaskSpec
 from pvdr_bench.errors import CatalogError
-from pvdr_bench.yaml_documents import Document, read_document
+from pvdr_bench.yaml_documents import Document, Path_, read_document
 
 _PROTOCOL_FILE_KEYS = ("extends", "title", "description", "source", "base", "scales")
 _OWN = ("name", "title", "extends")  # of a task's file, not inherited
@@ -67,6 +67,14 @@ class Files:
     @cached_property
     def _files(self) -> dict[str, dict[str, Path]]:
         return {kind: yaml_files(self.roots, kind) for kind in KINDS}
+
+    def files(self, kind: str) -> dict[str, Path]:
+        """Name -> file of a kind, see :data:`pvdr_bench.catalog.folders.KINDS`."""
+        return self._files[kind]
+
+    def place(self, kind: str, name: str, path: Path_ = ()) -> str:
+        """``file:line`` of a key in a name's own file."""
+        return self._document(kind, name).where(path)
 
     def methods(self) -> list[str]:
         """Names of all methods, tokenizers included."""

@@ -1,16 +1,22 @@
-"""The grammar of ``--seeds`` and of comma-separated names."""
+"""The grammar of ``--seeds`` and of lists of names: commas, or the option again, or both; what comes twice is once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pvdr_bench.errors import UsageError
 
+Texts = str | Sequence[str]  # an option's value, or its values where it was given several times
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """``5`` -> 0..4, ``5,`` -> seed 5, ``3,7`` -> those two.
+
+def parse_seeds(texts: Texts) -> tuple[int, ...]:
+    """``5`` -> 0..4, ``5,`` -> seed 5, ``3,7`` -> those two, and so ``--seeds 3 --seeds 7``.
 
     Raises:
-        UsageError: not numbers, negative, repeated, or none at all.
+        UsageError: not numbers, negative, or none at all.
     """
+    given = (texts,) if isinstance(texts, str) else tuple(texts)
+    text = given[0] if len(given) == 1 else ",".join(one.strip().removesuffix(",") for one in given)
     hint = "--seeds 5 means 0..4; --seeds 5, means seed 5; --seeds 3,7 those two"
     parts = [part.strip() for part in text.split(",")]
     try:
@@ -19,31 +25,32 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         raise UsageError(f"--seeds {text!r} is not a list of whole numbers", hint=hint) from None
     if not numbers or any(number < 0 for number in numbers) or "" in parts[:-1]:
         raise UsageError(f"--seeds {text!r} names no valid seed", hint=hint)
-    if "," not in text:
-        if numbers[0] == 0:
-            raise UsageError("--seeds 0 asks for no seed at all", hint="--seeds 0, means seed 0; " + hint)
-        return tuple(range(numbers[0]))
-    if len(set(numbers)) != len(numbers):
-        raise UsageError(f"--seeds {text!r} names a seed twice", hint=hint)
-    return tuple(numbers)
+    if "," in text:
+        return tuple(dict.fromkeys(numbers))
+    if numbers[0] == 0:
+        raise UsageError("--seeds 0 asks for no seed at all", hint="--seeds 0, means seed 0; " + hint)
+    return tuple(range(numbers[0]))
 
 
-def split_names(text: str | None) -> tuple[str, ...]:
-    """``a,b`` -> names; a variant such as ``pvdr@x=1,y=2`` keeps its commas.
+def split_names(texts: Texts | None) -> tuple[str, ...]:
+    """``a,b`` -> names, each once; a variant such as ``pvdr@x=1,y=2`` keeps its commas.
 
     Raises:
-        UsageError: an empty or repeated name.
+        UsageError: an empty name.
     """
-    if text is None:
-        return ()
+    names: dict[str, None] = {}
+    for text in (texts,) if isinstance(texts, str) else texts or ():
+        names |= dict.fromkeys(_split(text))
+    return tuple(names)
+
+
+def _split(text: str) -> list[str]:
     names: list[str] = []
     for part in (piece.strip() for piece in text.split(",")):
         if names and "=" in part and "@" not in part and "@" in names[-1]:
             names[-1] += f",{part}"
         elif not part:
             raise UsageError(f"an empty name in {text!r}", hint="names are separated by single commas")
-        elif part in names:
-            raise UsageError(f"{part!r} is named twice in {text!r}")
         else:
             names.append(part)
-    return tuple(names)
+    return names

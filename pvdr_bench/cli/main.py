@@ -35,6 +35,7 @@ class MainGroup(LazyGroup):
         "videos": Lazy("pvdr_bench.cli.videos:app", "Make and list the corpora of pre-training."),
         "list": Lazy("pvdr_bench.cli.show:list_", "List methods, tasks, protocols, corpora, profiles, runs and so on."),
         "describe": Lazy("pvdr_bench.cli.describe:describe", "Explain every key of a method, task or protocol."),
+        "validate": Lazy("pvdr_bench.cli.validate:validate", "Check a folder of YAML, at every scale."),
         "doctor": Lazy("pvdr_bench.cli.doctor:doctor", "Check this machine, and render a frame."),
         "bench": Lazy("pvdr_bench.cli.bench:bench", "Measure what is promised: render, plan, env, step, dynamics."),
         "clean": Lazy("pvdr_bench.cli.run:clean", "Remove broken runs and unused artefacts; asks first."),

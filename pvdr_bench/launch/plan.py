@@ -8,29 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from pvdr_bench.catalog.catalog import Catalog
-from pvdr_bench.catalog.seeds import parse_seeds, split_names
+from pvdr_bench.catalog.seeds import Texts, parse_seeds, split_names
 from pvdr_bench.catalog.specs import DEFAULT_PROTOCOL, RunSpec
 from pvdr_bench.errors import UsageError
 from pvdr_bench.runs.directory import RunDir
 
 
-def grid(catalog: Catalog, methods: str, tasks: str, seeds: str, scale: str, protocol: str, videos: str | None,
-         overrides: Sequence[str]) -> list[RunSpec]:
+def grid(catalog: Catalog, methods: Sequence[str], tasks: Sequence[str], seeds: Texts, scale: str, protocol: str,
+         videos: Sequence[str], overrides: Sequence[str]) -> list[RunSpec]:
     """All runs of a command, each once, in the order given.
 
     Raises:
         UsageError, CatalogError: a name, key or value that does not exist or does not fit.
     """
-    corpora = split_names(videos) or (None,)
     specs = [catalog.resolve(method, task, seed, scale, protocol, corpus, overrides)
-             for method in split_names(methods) for task in split_names(tasks) for corpus in corpora
-             for seed in parse_seeds(seeds)]
+             for method in split_names(methods) for task in split_names(tasks)
+             for corpus in split_names(videos) or (None,) for seed in parse_seeds(seeds)]
     unique = {str(spec.path("")): spec for spec in specs}  # a method without videos is one run, whatever the corpora
     return list(unique.values())
 
 
-def asked_runs(catalog: Catalog, *, experiment: str | None, methods: str | None, tasks: str | None,
-               seeds: str | None, scale: str | None, default_scale: str, protocol: str | None, videos: str | None,
+def asked_runs(catalog: Catalog, *, experiment: str | None, methods: Texts | None, tasks: Texts | None,
+               seeds: Texts | None, scale: str | None, default_scale: str, protocol: str | None, videos: Texts | None,
                overrides: Sequence[str]) -> list[RunSpec]:
     """The runs of a command: methods x tasks, or a named experiment's grid with what the command changes in it.
 
@@ -38,19 +37,19 @@ def asked_runs(catalog: Catalog, *, experiment: str | None, methods: str | None,
         UsageError: neither or both were given. CatalogError: a name, key or value that does not exist.
     """
     if experiment is None:
-        missing = [name for name, value in (("--methods", methods), ("--tasks", tasks)) if value is None]
-        if missing or methods is None or tasks is None:
+        missing = [name for name, value in (("--methods", methods), ("--tasks", tasks)) if not value]
+        if missing:
             raise UsageError(f"{' and '.join(missing)} must be given, or --experiment",
                              hint="for example --method pvdr --task reach --seeds 5, or --experiment fig4")
-        return grid(catalog, methods, tasks, seeds or "1", scale or default_scale, protocol or DEFAULT_PROTOCOL, videos,
-                    overrides)
-    if methods is not None or tasks is not None or videos is not None:
+        return grid(catalog, split_names(methods), split_names(tasks), seeds or "1", scale or default_scale,
+                    protocol or DEFAULT_PROTOCOL, split_names(videos), overrides)
+    if methods or tasks or videos:
         raise UsageError("an experiment names its methods, tasks and videos itself", where="--experiment",
                          hint="leave the others out, or leave --experiment out")
     named = catalog.experiment(experiment)
     specs = [spec for part in named.grid for spec in grid(
-        catalog, ",".join(part.methods), ",".join(part.tasks), seeds or part.seeds or named.seeds,
-        scale or named.scale or default_scale, protocol or named.protocol, ",".join(part.videos) or None,
+        catalog, part.methods, part.tasks, seeds or part.seeds or named.seeds,
+        scale or named.scale or default_scale, protocol or named.protocol, part.videos,
         [*part.overrides, *overrides])]
     return list({str(spec.path("")): spec for spec in specs}.values())
 

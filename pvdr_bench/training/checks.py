@@ -8,7 +8,7 @@ from typing import Any
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.problems import unknown
-from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.catalog.specs import RunSpec, TaskSpec
 from pvdr_bench.errors import CatalogError
 
 
@@ -78,9 +78,21 @@ def check_task(spec: RunSpec, catalog: Catalog) -> None:
         CatalogError: no such suite, environment or camera.
     """
     from pvdr_bench.catalog.cameras import camera_pose
+
+    check_environment(spec.task, catalog)
+    if not spec.task.camera:
+        camera_pose(spec.protocol.camera, "protocol.camera")
+
+
+def check_environment(task: TaskSpec, catalog: Catalog) -> None:
+    """Refuse a task of an unknown suite, environment or camera.
+
+    Raises:
+        CatalogError: with the line in the task's file.
+    """
+    from pvdr_bench.catalog.cameras import camera_pose
     from pvdr_bench.suites import env_ids, suites
 
-    task = spec.task
     if task.suite not in suites():
         raise unknown("suite", task.suite, sorted(suites()), catalog.task_place(task.name, "suite"))
     known = env_ids(task.suite)
@@ -88,8 +100,6 @@ def check_task(spec: RunSpec, catalog: Catalog) -> None:
         raise unknown(f"env_id of suite {task.suite}", task.env_id, known, catalog.task_place(task.name, "env_id"))
     if task.camera:
         camera_pose(task.camera, catalog.task_place(task.name, "camera"))
-    else:
-        camera_pose(spec.protocol.camera, "protocol.camera")
 
 
 def check_sizes(spec: RunSpec, catalog: Catalog) -> None:
