@@ -242,7 +242,7 @@ class Run:
             ChangedError: an artefact the run stands on was made anew since.
         """
         from pvdr_bench.training.execute import ARTEFACTS, check_artefacts
-        from pvdr_bench.training.online import instance_images, learner_context
+        from pvdr_bench.training.online import learner_context, task_facts
         from pvdr_bench.training.reward import GoalReward
         from pvdr_bench.training.stages import Stages
 
@@ -259,10 +259,11 @@ class Run:
         envs = pieces.make_envs(dataclasses.replace(self.spec.env_config(), terminate_on_success=False), 1)
         try:
             first = envs.reset([self.spec.protocol.eval_seed_base])
-            start, goal = instance_images(self.spec, envs, first)
-            learner = pieces.make_learner(learner_context(self.spec, pieces, envs.action_dim, start, goal, None))
+            task = task_facts(self.spec, envs, first)
+            learner = pieces.make_learner(learner_context(self.spec, pieces, task))
             learner.load_state_dict(found.state["learner"])
-            reward = GoalReward(self.spec.protocol, goal, start, pieces.tokenizer, pieces.device)
+            reward = GoalReward(self.spec.protocol, task.goal, pieces.tokenizer, pieces.device)
+            goal = None if task.goal is None else task.goal.image
             yield Session(self.spec, learner, envs, reward, goal, pieces.needs_expert, found.step)
         finally:
             envs.close()

@@ -44,7 +44,7 @@ class OnPolicyDummy(Learner):
         self.config = context.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            self.policy = nn.Linear(48, context.action_dim)
+            self.policy = nn.Linear(48, context.task.action.dim)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=1e-2)
         self.rollout: list[tuple[Tensor, Tensor, Tensor]] = []
         self.updates = 0
@@ -100,7 +100,7 @@ class RecurrentDummy(Learner):
             torch.manual_seed(context.seed)
             self.gru = nn.GRUCell(48, self.HIDDEN)
             self.heads = nn.ModuleDict({"reward": nn.Linear(self.HIDDEN, 1),
-                                        "policy": nn.Linear(self.HIDDEN, context.action_dim)})
+                                        "policy": nn.Linear(self.HIDDEN, context.task.action.dim)})
         self.parameters = [*self.gru.parameters(), *self.heads.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1e-2)
         self.generator = torch.Generator().manual_seed(context.seed)

@@ -24,8 +24,10 @@ from pvdr_bench.algorithms.dreamer.learner import LOG_EVERY, DreamerLearner
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.errors import CatalogError, SetupError, TrainingError
 from pvdr_bench.rl.contract import LearnerContext, Transition
+from pvdr_bench.rl.facts import RewardFacts, TaskFacts
 from pvdr_bench.rl.replay import EpisodeReplay
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
 from tests.dummies import IMAGE, SYNC, make_envs, make_spec
@@ -76,8 +78,9 @@ def config(**changes: Any) -> DreamerConfig:
 
 def context(cfg: DreamerConfig, folder: Path, n: int = 4, seed: int = 0) -> LearnerContext:
     replay = EpisodeReplay(folder, n, cfg.model.input_size, 2)
-    return LearnerContext(cfg, action_dim=2, image_size=SIZE, num_envs=n, goal_image=None, start_image=None, seed=seed,
-                          device=torch.device("cpu"), budget_decisions=1000, replay=replay, ends_on_success=True)
+    task = TaskFacts(ImageSpace(SIZE, SIZE), BoxSpace(2), n, budget_decisions=1000,
+                     reward=RewardFacts(ends_on_success=True))
+    return LearnerContext(cfg, task, seed, torch.device("cpu"), replay=replay)
 
 
 class Player:
@@ -256,7 +259,9 @@ def test_without_a_replay_it_acts_and_does_not_learn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("ends", [True, False])
 def test_heads_follow_the_protocol(tmp_path: Path, sparse: bool, ends: bool) -> None:
-    ctx = dataclasses.replace(context(config(), tmp_path), sparse_bonus=sparse, ends_on_success=ends)
+    made = context(config(), tmp_path)
+    ctx = dataclasses.replace(made, task=dataclasses.replace(
+        made.task, reward=RewardFacts(success_bonus=60.0 if sparse else 0.0, ends_on_success=ends)))
     model = DreamerLearner(ctx).model
     assert model.two_hot is sparse and (model.discount is not None) is ends
     fixed = config(loss={"reward_head": "mse", "predict_discount": "no"})

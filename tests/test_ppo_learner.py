@@ -19,7 +19,9 @@ from pvdr_bench.algorithms.scripted import ScriptedLearner
 from pvdr_bench.errors import CatalogError, SetupError
 from pvdr_bench.rl.actor_critic import Actor, Critic, NetworkConfig, standardised
 from pvdr_bench.rl.contract import LearnerContext, Transition
+from pvdr_bench.rl.facts import GoalFacts, TaskFacts
 from pvdr_bench.rl.token_history import push_frame, token_dtype
+from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 
 GRID = 4
 
@@ -82,9 +84,9 @@ def config(**changes: Any) -> PPOConfig:
 
 
 def context(cfg: Any, num_envs: int, seed: int = 0) -> LearnerContext:
-    return LearnerContext(cfg, action_dim=2, image_size=GRID, num_envs=num_envs, goal_image=image_of(Dots.goal),
-                          start_image=image_of(Dots.start), seed=seed, device=torch.device("cpu"),
-                          budget_decisions=1000)
+    task = TaskFacts(ImageSpace(GRID, GRID), BoxSpace(2), num_envs, budget_decisions=1000,
+                     goal=GoalFacts(image=image_of(Dots.goal), start=image_of(Dots.start)))
+    return LearnerContext(cfg, task, seed, torch.device("cpu"))
 
 
 class Player:

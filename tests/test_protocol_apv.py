@@ -176,7 +176,7 @@ def test_reward_is_the_suites_own_and_episodes_forget_the_ones_before(catalog: C
 
 
 def test_dense_reward_of_the_loop_is_passed_on_without_a_goal_image(catalog: Catalog) -> None:
-    reward = GoalReward(catalog.protocol("apv", "smoke"), None, None, None, torch.device("cpu"))
+    reward = GoalReward(catalog.protocol("apv", "smoke"), None, None, torch.device("cpu"))
     with VectorEnv(config(catalog, "reach", image_size=16), 2, workers=0) as envs:
         envs.reset([1, 2])
         reward.begin(2)
@@ -185,7 +185,7 @@ def test_dense_reward_of_the_loop_is_passed_on_without_a_goal_image(catalog: Cat
     np.testing.assert_array_equal(rewards, step.dense_reward)
     assert distances is None and (rewards > 0).all()
     with pytest.raises(CatalogError, match="needs one goal image"):
-        GoalReward(catalog.protocol("pvdr", "paper"), None, None, None, torch.device("cpu"))
+        GoalReward(catalog.protocol("pvdr", "paper"), None, None, torch.device("cpu"))
 
 
 def camera_axes(pose: CameraPose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pvdr_bench.errors import CatalogError, DataError, Interrupted, TrainingError, UsageError
 from pvdr_bench.nets.blur import box_blur
 from pvdr_bench.rl.contract import OfflineLearner, Transition
+from pvdr_bench.rl.facts import GoalFacts
 from pvdr_bench.rl.replay import EpisodeReplay
 from pvdr_bench.suites.base import VectorStep
 from pvdr_bench.training.offline import MixedClips, Schedule, run_offline, schedule_of
@@ -132,7 +133,7 @@ def test_goal_distance(metric: str, normalise: bool) -> None:
     protocol = make_protocol(goal_metric=metric, normalise_distance=normalise, goal_blur=3)
     images = pictures(5)
     start, goal = images[0], images[1]
-    reward = GoalReward(protocol, goal, start, FakeTokenizer(), CPU)
+    reward = GoalReward(protocol, GoalFacts(goal, start), FakeTokenizer(), CPU)
 
     def features(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         grid = image / 255.0
@@ -156,7 +157,7 @@ def step(images: Any, success: list[bool], ended: list[bool]) -> VectorStep:
 
 def test_bonus_at_the_first_success_of_an_episode_only() -> None:
     images = pictures(4)
-    reward = GoalReward(make_protocol(), images[1], images[0], None, CPU)
+    reward = GoalReward(make_protocol(), GoalFacts(images[1], images[0]), None, CPU)
     reward.begin(2)
     plain = -reward.distance(images[2:])
     paid = []
@@ -174,14 +175,14 @@ def test_bonus_at_the_first_success_of_an_episode_only() -> None:
 
 def test_dense_reward_and_refusals() -> None:
     images = pictures(2)
-    dense = GoalReward(make_protocol(reward="dense"), images[1], images[0], None, CPU)
+    dense = GoalReward(make_protocol(reward="dense"), GoalFacts(images[1], images[0]), None, CPU)
     dense.begin(2)
     rewards, distances = dense.reward(step(images, [True, False], [False, False]))
     assert rewards.tolist() == [0.5, 0.5] and distances is None
     with pytest.raises(CatalogError, match="needs a tokenizer"):
-        GoalReward(make_protocol(goal_metric="code_l1"), images[1], images[0], None, CPU)
+        GoalReward(make_protocol(goal_metric="code_l1"), GoalFacts(images[1], images[0]), None, CPU)
     with pytest.raises(TrainingError, match="no difference"):
-        GoalReward(make_protocol(), images[0], images[0], None, CPU)
+        GoalReward(make_protocol(), GoalFacts(images[0], images[0]), None, CPU)
     with pytest.raises(CatalogError, match="odd"):
         box_blur(torch.zeros(1, 4, 4, 1), 2)
 

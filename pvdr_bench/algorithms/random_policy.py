@@ -14,7 +14,7 @@ class RandomLearner(FixedPolicy):
 
     def __init__(self, context: LearnerContext) -> None:
         self.config: RandomConfig = context.config
-        self.action_dim, self.device = context.action_dim, context.device
+        self.action_dim, self.device = context.task.action.dim, context.device
 
     def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
             generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:

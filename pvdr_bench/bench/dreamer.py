@@ -24,7 +24,9 @@ from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import UsageError
 from pvdr_bench.nets.rssm import State
 from pvdr_bench.rl.contract import LearnerContext, Transition
+from pvdr_bench.rl.facts import RewardFacts, TaskFacts
 from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 
 ACTIONS = 4  # dimensions of an action, as in Meta-World
 TOLERANCE = 1e-4  # largest difference of states and logits that float32's order of summation may cause
@@ -94,10 +96,10 @@ def recipe(method: str, scale: str) -> tuple[Any, Protocol]:
 def make_learner(config: Any, protocol: Protocol, replay: EpisodeReplay, device: torch.device,
                  seed: int) -> DreamerLearner:
     """A learner with the heads that the protocol asks for."""
-    return DreamerLearner(LearnerContext(
-        config=config, action_dim=replay.action_dim, image_size=replay.image_size, num_envs=len(replay.streams),
-        goal_image=None, start_image=None, seed=seed, device=device, budget_decisions=len(replay), replay=replay,
-        sparse_bonus=bool(protocol.success_bonus), ends_on_success=protocol.terminate_on_success))
+    task = TaskFacts(
+        ImageSpace(replay.image_size, replay.image_size), BoxSpace(replay.action_dim), num_envs=len(replay.streams),
+        budget_decisions=len(replay), reward=RewardFacts(protocol.success_bonus or 0.0, protocol.terminate_on_success))
+    return DreamerLearner(LearnerContext(config=config, task=task, seed=seed, device=device, replay=replay))
 
 
 def fill(replay: EpisodeReplay, decisions: int, seed: int, episode: int = 50) -> float:

@@ -168,7 +168,7 @@ def _online(subject: Subject) -> dict[str, Any]:
 
 def _decision(learner: PVDRLearner, context: LearnerContext, seed: int) -> Transition:
     """One decision of all environments on random images."""
-    generator, n, size = torch.Generator().manual_seed(seed), context.num_envs, context.image_size
+    generator, n, size = torch.Generator().manual_seed(seed), context.task.num_envs, context.task.observation.height
     images = torch.randint(256, (2, n, size, size, 3), dtype=torch.uint8, generator=generator)
     first, never = torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
     action, _, extras = learner.act(images[0], first, learner.initial(n), "train", generator)

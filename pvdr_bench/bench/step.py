@@ -21,6 +21,8 @@ from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.rl.contract import LearnerContext, Transition
+from pvdr_bench.rl.facts import GoalFacts, TaskFacts
+from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 from pvdr_bench.tokenizer.frozen import load_tokenizer
 from pvdr_bench.tokenizer.learner import VQGANLearner
 
@@ -157,14 +159,14 @@ def random_context(config: PVDRConfig, image_size: int, num_envs: int, seed: int
     """A learner's context with random images."""
     images = np.random.default_rng(seed).integers(0, 256, (2, image_size, image_size, 3), dtype=np.uint8)
     pretrained = config.model_copy(update={"pretrained": True})
-    return LearnerContext(config=pretrained, action_dim=ACTIONS, image_size=image_size, num_envs=num_envs,
-                          goal_image=images[0], start_image=images[1], seed=seed, device=device,
-                          budget_decisions=40_000)
+    task = TaskFacts(ImageSpace(image_size, image_size), BoxSpace(ACTIONS), num_envs, budget_decisions=40_000,
+                     goal=GoalFacts(image=images[0], start=images[1]))
+    return LearnerContext(config=pretrained, task=task, seed=seed, device=device)
 
 
 def _online(context: LearnerContext, seconds: float, seed: int) -> dict[str, Any]:
     """Whole rounds of Algorithm 1: plan and act, observe, fine-tune on E1, learn on E2."""
-    learner, online, envs = PVDRLearner(context), context.config.online, context.num_envs
+    learner, online, envs = PVDRLearner(context), context.config.online, context.task.num_envs
     per_buffer = [math.ceil(n / envs) for n in (online.e1_decisions, online.e2_decisions)]
     decisions = envs * sum(per_buffer)
     feed = _Feed(learner, context, seed)
@@ -177,7 +179,7 @@ class _Feed:
     """Random environments: new images and rewards at every decision, no episode ends."""
 
     def __init__(self, learner: PVDRLearner, context: LearnerContext, seed: int) -> None:
-        self.learner, self.n, self.size = learner, context.num_envs, context.image_size
+        self.learner, self.n, self.size = learner, context.task.num_envs, context.task.observation.height
         self.generator = torch.Generator().manual_seed(seed)
         self.carry, self.image = learner.initial(self.n), self._draw()
         self.first = torch.ones(self.n, dtype=torch.bool)

@@ -11,16 +11,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from pvdr_bench.rl.facts import TaskFacts
 from pvdr_bench.rl.process_group import ALONE, ProcessGroup
 from pvdr_bench.rl.replay import EpisodeReplay
 from pvdr_bench.rl.transition import Transition
 
-__all__ = ["Carry", "FixedPolicy", "Learner", "LearnerContext", "Mode", "OfflineLearner", "Transition"]
+__all__ = ["Carry", "FixedPolicy", "Learner", "LearnerContext", "Mode", "OfflineLearner", "TaskFacts", "Transition"]
 
 Mode = Literal["train", "eval"]
 Carry = Any  # what an algorithm remembers between decisions: nested dicts of tensors [N, ...]
@@ -31,19 +30,12 @@ class LearnerContext:
     """All a learner may know about its task and machine."""
 
     config: Any  # the algorithm's resolved, frozen pydantic config
-    action_dim: int
-    image_size: int
-    num_envs: int
-    goal_image: NDArray[np.uint8] | None  # [H, W, 3]; None in a protocol where each episode has its own goal
-    start_image: NDArray[np.uint8] | None  # [H, W, 3], first image of the frozen instance; None where there is none
+    task: TaskFacts
     seed: int
     device: torch.device
-    budget_decisions: int  # decisions of all environments together, for schedules
     artefacts: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # stage -> weights, e.g. "tokenize"
     artefact_config: dict[str, Any] = field(default_factory=dict)  # stage -> the config that made the weights
     replay: EpisodeReplay | None = None  # filled by the loop; None for on-policy algorithms, and to act alone
-    sparse_bonus: bool = False  # the protocol adds a success bonus: rewards are rare and large, or common and small
-    ends_on_success: bool = False  # the protocol ends training episodes on success
 
 
 class Learner(ABC):

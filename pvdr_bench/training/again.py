@@ -10,7 +10,7 @@ from pvdr_bench.errors import UsageError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.training.evaluation import EpisodeResult, Evaluator
 from pvdr_bench.training.execute import ARTEFACTS, check_artefacts, make_deterministic
-from pvdr_bench.training.online import Pieces, instance_images, learner_context
+from pvdr_bench.training.online import Pieces, learner_context, task_facts
 from pvdr_bench.training.reward import GoalReward
 
 PiecesAndReferences = tuple[Pieces, dict[str, dict[str, str]]]
@@ -64,10 +64,10 @@ def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], Pie
     envs = pieces.make_envs(dataclasses.replace(spec.env_config(), terminate_on_success=False), protocol.num_envs)
     try:
         first = envs.reset([protocol.train_seed_base] * protocol.num_envs)
-        start, goal = instance_images(spec, envs, first)
-        learner = pieces.make_learner(learner_context(spec, pieces, envs.action_dim, start, goal))
+        task = task_facts(spec, envs, first)
+        learner = pieces.make_learner(learner_context(spec, pieces, task))
         learner.load_state_dict(found.state["learner"])
-        reward = GoalReward(protocol, goal, start, pieces.tokenizer, pieces.device)
+        reward = GoalReward(protocol, task.goal, pieces.tokenizer, pieces.device)
         evaluator = Evaluator(lambda: envs, protocol.num_envs, reward, protocol.eval_seed_base, spec.seed,
                               pieces.needs_expert, stop)
         return found.step, list(evaluator.run(learner, episodes or protocol.eval_final_episodes, found.step, "final"))

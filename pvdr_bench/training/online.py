@@ -23,9 +23,11 @@ import torch
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
+from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
 from pvdr_bench.rl.replay import EpisodeReplay
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.base import EnvConfig, Image, VectorStep
+from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.training.checks import check_protocol
 from pvdr_bench.training.evaluation import (
@@ -58,25 +60,26 @@ class Pieces:
     on_policy: bool = True
 
 
-def instance_images(spec: RunSpec, envs: VectorEnvLike, first: Image) -> tuple[Image | None, Image | None]:
-    """(start, goal) images [H, W, 3] of the frozen instance; (None, None) where each episode has its own goal.
+def task_facts(spec: RunSpec, envs: VectorEnvLike, first: Image) -> TaskFacts:
+    """What a run's learner may know of its task.
 
     Args:
         first: first images [N, H, W, 3] of the environments' episodes.
     """
-    return (first[0].copy(), np.array(envs.goal_image())) if spec.protocol.has_goal_image else (None, None)
+    protocol = spec.protocol
+    goal = GoalFacts(image=np.array(envs.goal_image()), start=first[0].copy()) if protocol.has_goal_image else None
+    bonus = protocol.success_bonus if protocol.reward == "goal_distance" else None
+    return TaskFacts(
+        observation=ImageSpace(protocol.image_size, protocol.image_size), action=BoxSpace(envs.action_dim, -1.0, 1.0),
+        num_envs=protocol.num_envs, budget_decisions=protocol.env_steps // protocol.action_repeat, goal=goal,
+        reward=RewardFacts(success_bonus=bonus or 0.0, ends_on_success=protocol.terminate_on_success))
 
 
-def learner_context(spec: RunSpec, pieces: Pieces, action_dim: int, start: Image | None, goal: Image | None,
+def learner_context(spec: RunSpec, pieces: Pieces, task: TaskFacts,
                     replay: EpisodeReplay | None = None) -> LearnerContext:
     """What a run's learner is built from."""
-    protocol = spec.protocol
-    return LearnerContext(
-        config=pieces.config, action_dim=action_dim, image_size=protocol.image_size, num_envs=protocol.num_envs,
-        goal_image=goal, start_image=start, seed=spec.seed, device=pieces.device, replay=replay,
-        budget_decisions=protocol.env_steps // protocol.action_repeat, artefacts=pieces.artefacts,
-        artefact_config=pieces.artefact_config, ends_on_success=protocol.terminate_on_success,
-        sparse_bonus=protocol.reward == "goal_distance" and (protocol.success_bonus or 0) > 0)
+    return LearnerContext(config=pieces.config, task=task, seed=spec.seed, device=pieces.device, replay=replay,
+                          artefacts=pieces.artefacts, artefact_config=pieces.artefact_config)
 
 
 class TrainLog:
@@ -165,16 +168,15 @@ class OnlineLoop:
         if not pieces.on_policy:
             self.replay = EpisodeReplay(run_dir.path / "replay", self.n, protocol.image_size, self.envs.action_dim)
             stack.callback(self.replay.close)
-        start, goal = instance_images(spec, self.envs, self.envs.reset(self._seeds()))
-        self.reward = GoalReward(protocol, goal, start, pieces.tokenizer, pieces.device)
+        task = task_facts(spec, self.envs, self.envs.reset(self._seeds()))
+        self.reward = GoalReward(protocol, task.goal, pieces.tokenizer, pieces.device)
         self.evaluator = Evaluator(
             lambda: pieces.make_envs(dataclasses.replace(config, terminate_on_success=False), self.n), self.n,
             self.reward, protocol.eval_seed_base, spec.seed, pieces.needs_expert, stop)
         stack.callback(self.evaluator.close)
         torch.manual_seed(stable_seed("global", spec.seed))
         self.generator = torch.Generator().manual_seed(stable_seed("act", spec.seed))
-        self.learner = pieces.make_learner(
-            learner_context(spec, pieces, self.envs.action_dim, start, goal, self.replay))
+        self.learner = pieces.make_learner(learner_context(spec, pieces, task, self.replay))
         self.log = TrainLog(self.n)
 
     def run(self) -> bool:

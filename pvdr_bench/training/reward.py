@@ -18,6 +18,7 @@ from torch import Tensor
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import CatalogError, TrainingError
 from pvdr_bench.nets.blur import box_blur
+from pvdr_bench.rl.facts import GoalFacts
 from pvdr_bench.suites.base import Image, VectorStep
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 
@@ -27,7 +28,7 @@ class GoalReward:
 
     Args:
         protocol: reward, goal_metric, goal_blur, normalise_distance and success_bonus are read.
-        goal_image: [H, W, 3], the instance solved. start_image: [H, W, 3], its first image. None for the dense reward.
+        goal: images of the instance; None for the dense reward.
         tokenizer: needed by the code metrics only.
 
     Raises:
@@ -35,8 +36,8 @@ class GoalReward:
         TrainingError: the metric cannot tell the start from the goal, so that normalising would divide by zero.
     """
 
-    def __init__(self, protocol: Protocol, goal_image: Image | None, start_image: Image | None,
-                 tokenizer: FrameTokenizer | None, device: torch.device) -> None:
+    def __init__(self, protocol: Protocol, goal: GoalFacts | None, tokenizer: FrameTokenizer | None,
+                 device: torch.device) -> None:
         self.protocol, self.tokenizer, self.device = protocol, tokenizer, device
         self.metric, self.blur = protocol.goal_metric or "", protocol.goal_blur or 1
         self.bonus = protocol.success_bonus or 0.0
@@ -48,12 +49,12 @@ class GoalReward:
         if self.metric.startswith("code") and tokenizer is None:
             raise CatalogError(f"goal_metric {self.metric} needs a tokenizer",
                                hint="use pixel_l1, or a method and scale with a tokenizer")
-        if goal_image is None or start_image is None:
+        if goal is None:
             raise CatalogError("reward goal_distance needs one goal image, so a frozen instance",
                                where="protocol.frozen_instance", hint="frozen_instance: true, or reward: dense")
-        self.goal = self._features(goal_image[None])
+        self.goal = self._features(goal.image[None])
         if protocol.normalise_distance:
-            start = float(self.distance(start_image[None])[0])
+            start = float(self.distance(goal.start[None])[0])
             if start <= 0:
                 raise TrainingError(f"{self.metric} sees no difference between the start and the goal image",
                                     hint="use a larger image_size or goal_metric=pixel_l1")

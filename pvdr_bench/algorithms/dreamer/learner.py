@@ -36,25 +36,27 @@ class DreamerLearner(Learner):
 
     def __init__(self, context: LearnerContext) -> None:
         config: DreamerConfig = context.config
-        config.check_image(context.image_size)
-        if context.action_dim > config.model.action_width:
-            raise CatalogError(f"{context.action_dim} action dimensions do not fit model.action_width "
+        task = context.task
+        config.check_image(task.observation.height)
+        if task.action.dim > config.model.action_width:
+            raise CatalogError(f"{task.action.dim} action dimensions do not fit model.action_width "
                                f"{config.model.action_width}", where="key model.action_width")
-        if config.train.prefill < config.train.length * context.num_envs:
-            raise CatalogError(f"train.prefill {config.train.prefill} in {context.num_envs} environments holds no "
+        if config.train.prefill < config.train.length * task.num_envs:
+            raise CatalogError(f"train.prefill {config.train.prefill} in {task.num_envs} environments holds no "
                                f"sequence of train.length {config.train.length}", where="key train.prefill",
-                               hint=f"at least {config.train.length * context.num_envs}")
+                               hint=f"at least {config.train.length * task.num_envs}")
         self.config, self.device, self.replay = config, context.device, context.replay
         if self.replay is not None:
             self.replay.capacity = config.train.capacity
-        self.action_dim, self.num_envs = context.action_dim, context.num_envs
-        two_hot = config.loss.reward_head == "two_hot" or (config.loss.reward_head == "auto" and context.sparse_bonus)
+        self.action_dim, self.num_envs = task.action.dim, task.num_envs
+        two_hot = config.loss.reward_head == "two_hot" or (
+            config.loss.reward_head == "auto" and task.reward.success_bonus > 0)
         discount = config.loss.predict_discount == "yes" or (
-            config.loss.predict_discount == "auto" and context.ends_on_success)
+            config.loss.predict_discount == "auto" and task.reward.ends_on_success)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            self.model = WorldModel(config, context.action_dim, two_hot, discount)
-            self.behaviour = Behaviour(config, self.model.rssm.feature_dim, context.action_dim)
+            self.model = WorldModel(config, task.action.dim, two_hot, discount)
+            self.behaviour = Behaviour(config, self.model.rssm.feature_dim, task.action.dim)
         if config.pretrained:
             self._load_pretrained(context)
         self.model.to(self.device)

@@ -40,7 +40,7 @@ class PPOLearner(Learner):
         self.tokenizer = tokenizer or self._load_tokenizer(context)
         config.check_grid(self.tokenizer.grid)
         self.dtype = token_dtype(self.tokenizer.codebook_size)
-        self.length = math.ceil(config.rollout_decisions / context.num_envs)  # decisions in time of a rollout
+        self.length = math.ceil(config.rollout_decisions / context.task.num_envs)  # decisions in time of a rollout
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             actor, critic = self._networks(context)
@@ -62,15 +62,15 @@ class PPOLearner(Learner):
         config, tokenizer = self.config, self.tokenizer
         network = NetworkConfig(
             grid=tokenizer.grid, codebook_size=tokenizer.codebook_size, context_frames=config.context_frames,
-            extra_dim=0 if context.goal_image is None else tokenizer.code_dim, d_model=config.d_model,
+            extra_dim=0 if context.task.goal is None else tokenizer.code_dim, d_model=config.d_model,
             heads=config.heads, ff=config.ff, depth=config.depth, window=config.window, token_dim=config.token_dim,
             readout=config.readout, readout_channels=config.readout_channels)
         codes = torch.arange(tokenizer.codebook_size, device=self.device)
         table = standardised(tokenizer.embed(codes.view(-1, 1, 1)).flatten(0, 2))
-        image = context.goal_image
-        goal = None if image is None else table[self.encode(torch.as_tensor(image)[None])[0]]
+        facts = context.task.goal
+        goal = None if facts is None else table[self.encode(torch.as_tensor(facts.image)[None])[0]]
         frozen = table if config.embedding == "codes" else None
-        actor = Actor(network, context.action_dim, config.log_std_init, frozen, goal)
+        actor = Actor(network, context.task.action.dim, config.log_std_init, frozen, goal)
         return actor, Critic(network, frozen, goal, config.value_scale)
 
     def _autocast(self) -> AbstractContextManager[Any]:

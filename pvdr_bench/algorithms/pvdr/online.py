@@ -43,11 +43,11 @@ class PVDRLearner(Learner):
 
     def __init__(self, context: LearnerContext, tokenizer: Tokenizer | None = None) -> None:
         config: PVDRConfig = context.config
-        goal_image, start_image = context.goal_image, context.start_image
-        if goal_image is None or start_image is None:
+        task = context.task
+        if task.goal is None:
             raise CatalogError("PVDR plans towards a goal image, and this protocol has none", hint="--protocol pvdr")
-        self.config, self.device, self.num_envs = config, context.device, context.num_envs
-        self.action_dim = context.action_dim
+        self.config, self.device, self.num_envs = config, context.device, task.num_envs
+        self.action_dim = task.action.dim
         self.tokenizer = tokenizer or load_tokenizer(
             context.artefacts["tokenize"], context.artefact_config["tokenize"]).to(self.device)
         self.render_plans = False  # act also returns plan_image, for videos
@@ -56,8 +56,8 @@ class PVDRLearner(Learner):
             torch.manual_seed(context.seed)
             self._build(context)
         goal, start = (self.encode(torch.as_tensor(image)[None])[0]
-                       for image in (goal_image, start_image))
-        self.goal_pixels = torch.as_tensor(goal_image).to(self.device).float()
+                       for image in (task.goal.image, task.goal.start))
+        self.goal_pixels = torch.as_tensor(task.goal.image).to(self.device).float()
         self.distance = GoalDistance(config.planner, self.tokenizer, goal)
         self.code_table = self.tokenizer.embed(torch.arange(self.tokenizer.codebook_size, device=self.device))
         self.planner = Planner(self.model, config.planner, self.distance)
@@ -78,7 +78,7 @@ class PVDRLearner(Learner):
                                 token_dim=config.model.token_dim, readout=online.readout,
                                 readout_channels=online.readout_channels)
         codes = standardised(self.tokenizer.codebook) if online.embedding == "codes" else None
-        actor = Actor(network, context.action_dim, online.log_std_init, codes).to(self.device)
+        actor = Actor(network, context.task.action.dim, online.log_std_init, codes).to(self.device)
         critic = Critic(network, codes, value_scale=online.value_scale).to(self.device)
         self.ppo = PPOUpdater(actor, critic, online, context.seed, micro_batch=config.pretrain.micro_batch)
         self.dynamics_optimizer = torch.optim.Adam(
