@@ -9,7 +9,7 @@ from pvdr_bench.catalog import Catalog, Protocol, load_catalog
 from pvdr_bench.catalog.folders import builtin_root
 from pvdr_bench.catalog.keys import leaves
 from pvdr_bench.catalog.metaworld_names import NAMES
-from pvdr_bench.catalog.specs import SCALES
+from pvdr_bench.catalog.scales import SCALES
 from pvdr_bench.errors import CatalogError
 
 SETS = {

@@ -188,7 +188,7 @@ def test_without_an_experiment_methods_and_tasks_are_needed(catalog: Catalog) ->
     ("seeds: five\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", 1, "not a list of whole numbers"),
     ("grid:\n  - methods: [ppo]\n    tasks: [reach]\n    seeds: 1,,1\n", 4, "names no valid seed"),
     ("grid:\n  - methods: [ppo]\n    task: [reach]\n", 3, "unknown key"),
-    ("scale: huge\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", 1, "paper, gpu, cpu, smoke"),
+    ("scale: huge\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", 1, "paper, gpu, cpu, quick, smoke"),
 ])
 def test_a_wrong_experiment_is_named_by_file_and_line(catalog: Catalog, tmp_path: Path, text: str, line: int,
                                                       words: str) -> None:

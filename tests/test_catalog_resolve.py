@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Literal
 
@@ -100,8 +101,6 @@ FILES = {
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    import textwrap
-
     known = {**registry.algorithms(), "toy": TOY, "codes": OFFLINE}
     monkeypatch.setattr(registry, "algorithms", lambda: known)
     for name, text in FILES.items():
@@ -126,6 +125,24 @@ def fails(catalog: Catalog, **changes: object) -> str:
 def write(root: Path, name: str, text: str) -> Catalog:
     (root / name).write_text(text)
     return Catalog([root])
+
+
+def test_a_scale_stands_on_another_in_methods_sets_budgets_and_protocols(root: Path) -> None:
+    (root / "methods/base.yaml").write_text(textwrap.dedent(FILES["methods/base.yaml"]) +
+                                            "  quick: {extends: cpu, lr: 0.5, protocol: {num_envs: 1}}\n")
+    (root / "tasks/protocols/pvdr.yaml").write_text(textwrap.dedent(FILES["tasks/protocols/pvdr.yaml"]).replace(
+        "cpu: {}", "cpu: {success_bonus: 3}") + "  quick: {extends: cpu, episode_steps: 10}\n")
+    catalog = Catalog([root])
+    spec, cpu = (catalog.resolve("base", "one", 0, scale) for scale in ("quick", "cpu"))
+    assert spec.config["net"]["width"] == 32 and spec.config["label"] == "one" and spec.config["lr"] == 0.5
+    assert (spec.protocol.env_steps, spec.protocol.num_envs) == (800, 1) and cpu.protocol.num_envs == 2
+    assert (spec.protocol.success_bonus, spec.protocol.episode_steps, spec.protocol.scale) == (3, 10, "quick")
+    assert spec.protocol.hash() != cpu.protocol.hash() and spec.scale_label == "quick"
+    child = catalog.config("child", "quick")  # the scale's line is its parent's; its own section of cpu counts too
+    assert (child.value.net.width, child.value.net.kind, child.value.lr) == (32, "conv", 2e-2)
+    assert catalog.protocol("wide", "quick").episode_steps == 10
+    origins = catalog.config("base", "quick").layers.origins
+    assert origins[("net", "width")].endswith("base.yaml:6") and origins[("lr",)].endswith("base.yaml:10")
 
 
 def test_layers_in_their_order(catalog: Catalog) -> None:
@@ -249,6 +266,13 @@ def test_errors_of_the_command_line(catalog: Catalog, changes: dict[str, object]
     ("methods/base.yaml", "algorithm: toy\nscales:\n  cpu:\n    protocol: {goal_blur: 3}\n", 4,
      ["budget key", "env_steps"]),
     ("methods/base.yaml", "algorithm: toy\nscales:\n  cpu:\n    net: {widht: 3}\n", 4, ["net.widht", "'width'"]),
+    ("methods/base.yaml", "algorithm: toy\nscales:\n  cpu: {extends: cpuu}\n", 3, ["extends = 'cpuu'", "'quick'"]),
+    ("methods/base.yaml", "algorithm: toy\nscales:\n  cpu: {extends: cpu}\n", 3, ["scale in extends of cpu"]),
+    ("methods/base.yaml", "algorithm: toy\nscales:\n  gpu: {extends: paper}\n  cpu: {extends: gpu}\n", 4,
+     ["one level only: extend paper"]),
+    ("tasks/protocols/pvdr.yaml", "scales:\n  cpu: {extends: smok}\n", 2, ["did you mean 'smoke'"]),
+    ("tasks/protocols/pvdr.yaml", "scales:\n  gpu: {extends: paper}\n  cpu: {extends: gpu}\n", 3,
+     ["one level only: extend paper"]),
     ("methods/base.yaml", "extends: bse\n", 1, ["extends"]),
     ("methods/base.yaml", "extends: child\n", 1, ["one level"]),
     ("methods/base.yaml", "title: none\n", None, ["neither algorithm nor extends"]),

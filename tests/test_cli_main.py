@@ -63,7 +63,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     (["rnu"], 2, "did you mean 'run'"),
     (["describe", "pdvr"], 3, "did you mean 'pvdr'"),
     (["describe", "pvdr", "-o", "lamda1=1"], 3, "did you mean 'pretrain.lambda1'"),
-    (["describe", "pvdr", "--scale", "huge"], 3, "paper, gpu, cpu, smoke"),
+    (["describe", "pvdr", "--scale", "huge"], 3, "paper, gpu, cpu, quick, smoke"),
     (["describe", "task:pvdr"], 3, "unknown name"),
     (["bench", "plan", "-o", "repeat=3"], 3, "did you mean 'repeats'"),
     (["bench", "plan", "-o", "repeats=x"], 2, "kind of its default"),

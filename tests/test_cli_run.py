@@ -35,6 +35,38 @@ def test_dry_run_counts_and_writes_nothing(capsys: pytest.CaptureFixture[str], t
     assert not list(tmp_path.iterdir())
 
 
+def test_a_scale_whose_numbers_are_no_results_says_so_at_once(capsys: pytest.CaptureFixture[str],
+                                                              tmp_path: Path) -> None:
+    told = {}
+    for scale in ("smoke", "quick", "cpu"):
+        code, out, _ = cli(capsys, "run", "--method", "random", "--task", "reach", "--scale", scale, "--device", "cpu",
+                           "--results", str(tmp_path), "--dry-run")
+        assert code == 0
+        told[scale] = [line for line in out.splitlines()[:3] if line.startswith(f"scale {scale}: ")]
+    assert "for tests" in told["smoke"][0] and "0 %" in told["smoke"][0] and "--scale quick" in told["smoke"][0]
+    assert "not for results" in told["quick"][0] and told["cpu"] == []
+
+
+@pytest.mark.parametrize("protocol", ["pvdr", "apv"])
+def test_every_method_runs_at_quick_scale_on_what_is_shipped(protocol: str, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.training.checks import check_runs
+    from pvdr_bench.training.stages import Stages
+
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path))
+    catalog = load_catalog()
+    made_here = set()
+    for method in catalog.runnable():
+        spec = catalog.resolve(method, "reach", 0, "quick", protocol)
+        if protocol == "apv" and spec.info.needs_goal_image:
+            continue
+        check_runs([spec], catalog)
+        if Stages(spec, catalog=catalog).missing():
+            made_here.add(spec.algorithm)
+    assert made_here == {"dreamer"}  # APV's videos model is shipped at no scale
+
+
 def test_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = run(capsys, tmp_path, "-o", "protocol.env_steps=500")
     assert code == 3 and "use 480 or 640" in err

@@ -64,6 +64,30 @@ def test_shipped_goes_first_and_fresh_goes_before_shipped(tmp_path):
     assert store.unused([]) == [fresh.path]
 
 
+def test_one_recipe_is_one_artefact_whatever_the_scale_in_its_name(tmp_path):
+    ArtefactStore(tmp_path / "shipped", []).build("tokenize", "tok-cpu", RECIPE, maker(1.0))
+    store = ArtefactStore(tmp_path / "own", [tmp_path / "shipped"])
+    found = store.find("tokenize", "tok-quick", RECIPE)
+    assert found is not None and found.name == "tok-cpu" and found.metrics() == {"loss": 1.0}
+    assert store.find("pretrain", "tok-cpu", RECIPE) is None
+    first = store.build("tokenize", "tok-quick", RECIPE, maker(2.0), fresh=True)
+    second = store.build("tokenize", "tok-cpu", RECIPE, maker(3.0), fresh=True)
+    assert first.path == second.path and [path.name for path in store.unused([])] == [first.path.name]
+    assert {store.find("tokenize", name, RECIPE).metrics()["loss"] for name in ("tok-cpu", "tok-quick")} == {3.0}
+
+
+def test_two_scales_that_want_one_recipe_at_the_same_time_make_it_once(tmp_path):
+    calls = tmp_path / "calls"
+    both = [FORK.Process(target=lambda name=name: ArtefactStore(tmp_path / "own", []).build(
+        "tokenize", name, RECIPE, maker(calls=calls, pause=0.3), poll_seconds=0.05))
+        for name in ("tok-cpu", "tok-quick")]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0] and calls.read_text() == "x"
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "manifest", "recipe"])
 def test_broken_artefact_is_named(tmp_path, damage):
     store = ArtefactStore(tmp_path, [])

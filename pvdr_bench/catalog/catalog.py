@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -23,24 +22,23 @@ from pvdr_bench.catalog.resolve import (
     join_label,
     method_layers,
     place_in_config,
+    scales_of,
     short_name,
     split_override,
     typed_value,
     value_at,
 )
+from pvdr_bench.catalog.scales import SCALES, Scale
 from pvdr_bench.catalog.specs import (
     DEFAULT_PROTOCOL,
-    SCALES,
     MethodSpec,
     RunSpec,
-    Scale,
     TaskSpec,
 )
 from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.yaml_documents import Document, Path_
 
 _INHERITED = ("algorithm", "paper", "tuning", "tokenizer", "pretrain_seeds")  # config and scales are merged apart
-_PROTOCOL_FILE_KEYS = ("extends", "title", "description", "source", "base", "scales")
 _OWN = ("name", "title", "extends")  # of a task's file, not inherited
 
 
@@ -62,17 +60,7 @@ class Catalog(Files):
 
     def protocol_layers(self, name: str, scale: str) -> Layers:
         """The settings of a protocol at a scale, with their places, before they are checked."""
-        found = self.protocol_file(name)
-        if scale not in found.scales:
-            raise unknown(f"scale of protocol {name}", scale, found.scales, found.document.file)
-        layers = Layers(file=found.document.file)
-        for document in found.family:
-            layers.add(document.data.get("base") or {}, document, ("base",))
-            layers.add((document.data.get("scales") or {}).get(scale) or {}, document, ("scales", scale))
-        layers.set(("name",), name, found.document.file)
-        layers.set(("scale",), scale, found.document.file)
-        layers.data.setdefault("suite_version", _suite_version())
-        return layers
+        return self.protocol_file(name).layers(scale)
 
     def protocol(self, name: str = DEFAULT_PROTOCOL, scale: str = "cpu") -> Protocol:
         """A protocol at a scale.
@@ -187,7 +175,8 @@ class Catalog(Files):
         schema, what = _schema_of(chain[-1][0])
         found: list[Problem] = []
         for scale in SCALES:
-            sections = [spec.scales[scale] for spec, _ in chain if scale in spec.scales]
+            line = scales_of(chain, scale)
+            sections = [spec.scales[each] for spec, _ in chain for each in line if each in spec.scales]
             for task_set in (None, *dict.fromkeys(key for section in sections for key in section.sets)):
                 checked = method_layers(chain, scale, task_set).check(schema, what)
                 found += checked if isinstance(checked, tuple) else ()
@@ -238,10 +227,11 @@ class Catalog(Files):
         what = f"protocol {name} at scale {scale}"
         self.protocol(name, scale)
         layers = self.protocol_layers(name, scale)
-        for spec, document in self._chain(method):
-            section = spec.scales.get(scale)  # type: ignore[call-overload]
-            if section is not None:
-                layers.add(section.protocol, document, ("scales", scale, "protocol"))
+        chain = self._chain(method)
+        for spec, document in chain:
+            for each in scales_of(chain, scale):
+                if each in spec.scales:
+                    layers.add(spec.scales[each].protocol, document, ("scales", each, "protocol"))
         before = layers.validate(Protocol, what)
         changed: list[str] = []
         for text in texts:
@@ -287,14 +277,6 @@ def split_variant(name: str) -> tuple[str, tuple[str, ...]]:
 def wants_videos(info: registry.AlgorithmInfo, config: Any) -> bool:
     """Whether a run of this config stands on a corpus: its algorithm needs one, and ``pretrained`` is not off."""
     return info.needs_videos and bool(getattr(config, "pretrained", True))
-
-
-def _suite_version() -> str:
-    """The installed environments' package, such as ``metaworld 3.1.1``; part of what a number means."""
-    try:
-        return f"metaworld {version('metaworld')}"
-    except PackageNotFoundError:
-        return "metaworld (not installed)"
 
 
 def load_catalog() -> Catalog:

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from pvdr_bench.catalog.scales import Scale
 from pvdr_bench.catalog.seeds import parse_seeds
-from pvdr_bench.catalog.specs import NamedSpec, PlainSpec, Scale
+from pvdr_bench.catalog.specs import NamedSpec, PlainSpec
 from pvdr_bench.errors import UsageError
 
 

@@ -17,40 +17,12 @@ from pvdr_bench.catalog.layers import validate_document
 from pvdr_bench.catalog.metaworld_names import NAMES as METAWORLD
 from pvdr_bench.catalog.problems import unknown
 from pvdr_bench.catalog.profile import Profile
-from pvdr_bench.catalog.specs import SCALES, CorpusSpec, TaskSpec
+from pvdr_bench.catalog.protocol_file import ProtocolFile, check_protocol_keys
+from pvdr_bench.catalog.specs import CorpusSpec, TaskSpec
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.yaml_documents import Document, Path_, read_document
 
-_PROTOCOL_FILE_KEYS = ("extends", "title", "description", "source", "base", "scales")
 _OWN = ("name", "title", "extends")  # of a task's file, not inherited
-
-
-@dataclass(frozen=True)
-class ProtocolFile:
-    """A protocol's YAML, and the one that it extends, before a scale is chosen."""
-
-    name: str
-    family: tuple[Document, ...]  # parent (if any) first
-
-    @property
-    def document(self) -> Document:
-        """Its own file."""
-        return self.family[-1]
-
-    @property
-    def title(self) -> str:
-        """Name in figures and tables."""
-        return str(self.document.data.get("title", self.name))
-
-    @property
-    def description(self) -> str:
-        """What it measures."""
-        return next((str(one.data["description"]) for one in self.family[::-1] if "description" in one.data), "")
-
-    @property
-    def scales(self) -> tuple[str, ...]:
-        """Names of the scales it has."""
-        return tuple(dict.fromkeys(scale for one in self.family for scale in one.data.get("scales") or {}))
 
 
 @dataclass
@@ -201,19 +173,5 @@ class Files:
             raise unknown("protocol", name, self.protocols())
         family = self._family("protocols", name)
         for document in family:
-            _check_protocol_keys(document)
+            check_protocol_keys(document)
         return ProtocolFile(name, tuple(family))
-
-
-def _check_protocol_keys(document: Document) -> None:
-    """Refuse keys and shapes that a protocol's file cannot have; its settings are checked once a scale is chosen."""
-    for key, value in document.data.items():
-        if key not in (*_PROTOCOL_FILE_KEYS, "name"):
-            raise unknown("key of a protocol", key, _PROTOCOL_FILE_KEYS, document.where((key,)))
-        if key in ("base", "scales") and not isinstance(value, dict):
-            raise CatalogError(f"{key} must be a mapping", where=document.where((key,)))
-    for scale, section in (document.data.get("scales") or {}).items():
-        if scale not in SCALES:
-            raise unknown("scale", scale, SCALES, document.where(("scales", scale)))
-        if not isinstance(section or {}, dict):
-            raise CatalogError(f"scales.{scale} must be a mapping", where=document.where(("scales", scale)))

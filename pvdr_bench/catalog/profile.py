@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pvdr_bench.catalog.scales import Scale
 from pvdr_bench.catalog.specs import NamedSpec, PlainSpec
 
 # What submitit, or a key of the profile, writes itself: setting them a second time made jobs that slurm and submitit
@@ -55,7 +56,7 @@ class Profile(NamedSpec):
     gpu: GpuRequest = Field(default_factory=lambda: GpuRequest.model_validate({"style": "none"}),
                             description="the GPUs of one job")
     device: Literal["cpu", "cuda"] = Field(description="where jobs compute; must fit gpu")
-    scale: Literal["paper", "gpu", "cpu", "smoke"] = Field(description="the scale where --scale is not given")
+    scale: Scale = Field(description="the scale where --scale is not given")
     nodes: int = Field(1, description="nodes of one job; more than one for artefact stages only", ge=1)
     tasks_per_node: int = Field(1, description="processes on a node; more than one for artefact stages only", ge=1)
     cpus_per_task: int = Field(description="cores of a process: environment workers and two more", ge=1)

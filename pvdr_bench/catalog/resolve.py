@@ -14,6 +14,7 @@ from pvdr_bench.catalog.keys import field_at, keys_of, leaves, model_at
 from pvdr_bench.catalog.layers import Layers
 from pvdr_bench.catalog.problems import Problem, nearest, unknown
 from pvdr_bench.catalog.protocol import Protocol
+from pvdr_bench.catalog.scales import EXTENDS, Scale, line_of
 from pvdr_bench.catalog.specs import MethodSpec
 from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.strict import unwrap
@@ -141,17 +142,24 @@ def join_label(base: str, changes: Sequence[tuple[str, str]]) -> str:
     return f"{label[:150]}~{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
+def scales_of(chain: Sequence[tuple[MethodSpec, Document]], scale: str) -> tuple[Scale, ...]:
+    """The scales whose sections make a scale of a method (and its parent, parent first), the weakest first."""
+    return line_of(scale, [({name: section.extends for name, section in spec.scales.items()},
+                            document.where(("scales", scale, EXTENDS))) for spec, document in chain])
+
+
 def method_layers(chain: Sequence[tuple[MethodSpec, Document]], scale: str, task_set: str | None) -> Layers:
     """Config of a method and its parent (parent first) at a scale, for tasks of a hyperparameter set."""
     layers = Layers(file=chain[-1][1].file)
     for spec, document in chain:
         layers.add(spec.config, document, ("config",))
-        section = spec.scales.get(scale)  # type: ignore[call-overload]
-        if section is None:
-            continue
-        layers.add(section.config, document, ("scales", scale))
-        if task_set is not None and task_set in section.sets:
-            layers.add(section.sets[task_set], document, ("scales", scale, "sets", task_set))
+        for each in scales_of(chain, scale):
+            section = spec.scales.get(each)
+            if section is None:
+                continue
+            layers.add(section.config, document, ("scales", each))
+            if task_set is not None and task_set in section.sets:
+                layers.add(section.sets[task_set], document, ("scales", each, "sets", task_set))
     return layers
 
 

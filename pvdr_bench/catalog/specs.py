@@ -10,19 +10,13 @@ from pydantic import Field, field_validator
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.protocol import Protocol, digest
+from pvdr_bench.catalog.scales import EXTENDS, Scale
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.strict import StrictModel
 
 if TYPE_CHECKING:
     from pvdr_bench.suites.base import EnvConfig
 
-Scale = Literal["paper", "gpu", "cpu", "smoke"]
-SCALES: dict[str, str] = {
-    "paper": "the published sizes",
-    "gpu": "about an hour a run on one modern GPU",
-    "cpu": "under half an hour a seed on one core",
-    "smoke": "for tests: a whole run in under three minutes",
-}
 DEFAULT_PROTOCOL = "pvdr"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*$")
 
@@ -47,6 +41,7 @@ class NamedSpec(PlainSpec):
 class ScaleSection(PlainSpec):
     """What a method changes at one scale, beside its config keys."""
 
+    extends: Scale | None = Field(default=None, description="scale whose settings are the starting point (one level)")
     protocol: dict[str, Any] = Field(default={}, description="the protocol's env_steps, num_envs, sync_every")
     sets: dict[str, dict[str, Any]] = Field(default={}, description="config by hyperparameter set of the task")
     config: dict[str, Any] = Field(default={}, description="config keys at this scale")
@@ -55,7 +50,8 @@ class ScaleSection(PlainSpec):
 class MethodSpec(NamedSpec):
     """A method as its file has it, before ``extends`` and scales are applied.
 
-    In the file, the config keys of a scale stand directly in its section, beside ``protocol`` and ``sets``.
+    In the file, the config keys of a scale stand directly in its section, beside ``extends``, ``protocol`` and
+    ``sets``.
     """
 
     algorithm: str | None = Field(default=None, description="the learner's code; inherited with extends")
@@ -82,7 +78,7 @@ def _section(section: Any) -> Any:
         return {}
     if not isinstance(section, dict):
         return section
-    reserved = {key: value for key, value in section.items() if key in ("protocol", "sets")}
+    reserved = {key: value for key, value in section.items() if key in (EXTENDS, "protocol", "sets")}
     return {**reserved, "config": {key: value for key, value in section.items() if key not in reserved}}
 
 

@@ -49,7 +49,7 @@ def find(catalog: Catalog, name: str) -> list[tuple[str, str]]:
     """
     from pvdr_bench.catalog.catalog import split_variant
     from pvdr_bench.catalog.problems import unknown
-    from pvdr_bench.catalog.specs import SCALES
+    from pvdr_bench.catalog.scales import SCALES
 
     names = {"method": catalog.methods(), "task": catalog.tasks(), "protocol": catalog.protocols(),
              "corpus": catalog.corpora(), "scale": list(SCALES), "profile": catalog.profiles(),
@@ -71,7 +71,7 @@ def explain(catalog: Catalog, kind: str, name: str, scale: str, task: str | None
     if kind == "protocol":
         return _protocol(catalog, name, scale)
     if kind == "scale":
-        from pvdr_bench.catalog.specs import SCALES
+        from pvdr_bench.catalog.scales import SCALES
 
         return {"kind": kind, "name": name, "facts": {"description": SCALES[name]}, "keys": []}
     find_spec: dict[str, Callable[[str], BaseModel]] = {

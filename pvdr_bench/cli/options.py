@@ -18,7 +18,8 @@ Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", "-s", metavar="S
                                            help="5 means 0..4; 5, means seed 5; 3,7 those two; default: 1, or the "
                                                 "experiment's.")]
 ScaleOption = Annotated[str | None, typer.Option("--scale", metavar="SCALE",
-                                                 help="paper, gpu, cpu or smoke; default: what fits the device.")]
+                                                 help="paper, gpu, cpu, quick or smoke; default: what fits the "
+                                                      "device.")]
 Videos = Annotated[str | None, typer.Option("--videos", metavar="C", help="Corpus of pre-training, see: list corpora.")]
 ProtocolOption = Annotated[str | None, typer.Option("--protocol", metavar="P",
                                                     help="Protocol, see: list protocols; default: pvdr, or the "
@@ -85,7 +86,7 @@ def choose_scale(scale: str | None, device: str = "cpu") -> Choice:
         kind = "gpu" if device.startswith("cuda") else "cpu"
         return Choice(kind, f"fits the device {device}; --scale chooses another")
     from pvdr_bench.catalog.problems import unknown
-    from pvdr_bench.catalog.specs import SCALES
+    from pvdr_bench.catalog.scales import SCALES
 
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES, "--scale")

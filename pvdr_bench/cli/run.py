@@ -83,6 +83,8 @@ def run(
     plans = planning.plan_runs(specs, root)
     console.print(f"device {chosen.value} ({chosen.reason}), scale {size.value} ({size.reason}), results in {root}",
                   highlight=False, soft_wrap=True)
+    if (note := scale_note(size.value)) is not None:
+        console.print(note, highlight=False, soft_wrap=True)
     for warning in warnings(specs):
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
     todo = [plan.spec for plan in plans if plan.state != "done"]
@@ -97,6 +99,13 @@ def run(
         done = run_local(specs, root, count, chosen.value, stop, watcher)
     show_outcome(console, done)
     raise typer.Exit(exit_code_of(done))
+
+
+def scale_note(scale: str) -> str | None:
+    """What a newcomer must know of a scale whose numbers are no results; None for the others."""
+    from pvdr_bench.catalog.scales import NO_RESULTS, SCALES
+
+    return f"scale {scale}: {SCALES[scale]}{NO_RESULTS[scale]}" if scale in NO_RESULTS else None
 
 
 def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: float | None, jobs: int) -> None:

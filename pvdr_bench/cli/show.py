@@ -89,7 +89,7 @@ def _corpora(catalog: Catalog) -> list[Row]:
 
 
 def _scales(catalog: Catalog) -> list[Row]:
-    from pvdr_bench.catalog.specs import SCALES
+    from pvdr_bench.catalog.scales import SCALES
 
     return [{"name": name, "description": text} for name, text in SCALES.items()]
 

@@ -30,7 +30,7 @@ COLUMNS: dict[str, str] = {
     "algorithm_version": "raised when the algorithm's results change",
     "task": "name of the task's YAML",
     "corpus": "videos of pre-training, or none",
-    "scale": "paper, gpu, cpu or smoke",
+    "scale": "paper, gpu, cpu, quick or smoke",
     "protocol": "name of the evaluation protocol",
     "protocol_hash": "hash of all that changes what a number means; rows of different hashes never mix",
     "recipe_hash": "hash of all that determines a run's results, its seed left out",

@@ -2,7 +2,8 @@
 
 ``ROOT/STAGE/NAME-HASH/`` holds ``model.safetensors``, ``recipe.json``, ``metrics.json``, ``provenance.json``,
 ``train.jsonl`` and ``manifest.json`` (sha256 of each). ROOT is a folder shipped with the code, searched first, or
-``DATA/artefacts``. One process builds while the others wait; a killed build goes on where it was.
+``DATA/artefacts``. One process builds while the others wait; a killed build goes on where it was. NAME is for people:
+what has the same recipe is the same artefact, whatever scale it was first made at.
 """
 
 from __future__ import annotations
@@ -98,15 +99,18 @@ class ArtefactStore:
     def find(self, stage: str, name: str, recipe: Mapping[str, Any]) -> Artefact | None:
         """The artefact of a recipe, or None. Shipped ones first, except where ``--fresh`` made it anew.
 
+        It may have another name, that of the scale it was first made at.
+
         Raises:
             DataError: it is there and broken; says which file.
         """
-        own = self.path(stage, name, recipe)
-        shipped = [artefact_dir(stage, name, content_hash(recipe), folder) for folder in self.shipped]
-        fresh = (own / MANIFEST).exists() and read_json(own / MANIFEST).get("fresh") is True
-        for path in [own, *shipped] if fresh else [*shipped, own]:
-            if path.is_dir():
-                return read_artefact(path)
+        digest = content_hash(recipe)
+        own = _places(self.root, stage, name, digest)
+        shipped = [path for folder in self.shipped for path in _places(folder, stage, name, digest)]
+        fresh = [path for path in own
+                 if (path / MANIFEST).exists() and read_json(path / MANIFEST).get("fresh") is True]
+        for path in (*fresh, *shipped, *own):
+            return read_artefact(path)
         return None
 
     def build(self, stage: str, name: str, recipe: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]], *,
@@ -127,12 +131,12 @@ class ArtefactStore:
         """
         if not fresh and (found := self.find(stage, name, recipe)):
             return found
-        final = self.path(stage, name, recipe)
-        work = final.parent / _BUILDING / final.name
+        final = next(iter(_places(self.root, stage, name, content_hash(recipe))), self.path(stage, name, recipe))
+        work = final.parent / _BUILDING / content_hash(recipe)  # the same under every name, and so is the lock
         with storage_errors(work):
             work.mkdir(parents=True, exist_ok=True)
         before = _manifest_time(final)
-        lock = FileLock(work.with_name(f"{final.name}.lock"), f"{stage} artefact {final.name}",
+        lock = FileLock(work.with_name(f"{work.name}.lock"), f"{stage} artefact {final.name}",
                         stale_minutes=stale_minutes)
         self._wait_for(lock, on_wait, poll_seconds)
         try:
@@ -175,6 +179,12 @@ class ArtefactStore:
         used = set(used_hashes)
         return [path.parent for path in sorted(self.root.glob(f"*/*/{MANIFEST}"))
                 if path.parent.name.rpartition("-")[2] not in used]
+
+
+def _places(root: Path, stage: str, name: str, digest: str) -> list[Path]:
+    """Folders below ``root`` that hold a recipe's artefact, the one of this name first."""
+    return sorted((path for path in (root / stage).glob(f"*-{digest}") if path.is_dir()),
+                  key=lambda path: (path.name != f"{name}-{digest}", path.name))
 
 
 def read_artefact(path: Path) -> Artefact:
