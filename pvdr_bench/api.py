@@ -241,7 +241,8 @@ class Run:
             DataError: all checkpoints are broken, or an artefact the run stands on is not on this machine.
             ChangedError: an artefact the run stands on was made anew since.
         """
-        from pvdr_bench.training.execute import ARTEFACTS, check_artefacts
+        from pvdr_bench.runs.users import ARTEFACTS
+        from pvdr_bench.training.execute import check_artefacts
         from pvdr_bench.training.online import learner_context, task_facts
         from pvdr_bench.training.reward import GoalReward
         from pvdr_bench.training.stages import Stages

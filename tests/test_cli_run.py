@@ -1,15 +1,13 @@
-"""``run --dry-run``, refusals before work, and ``clean``; through the real command line."""
+"""``run --dry-run`` and refusals before work; through the real command line."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from pvdr_bench.cli.main import main
 from pvdr_bench.runs.directory import RunDir
-from tests.dummies import make_spec
 
 
 def cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -101,33 +99,3 @@ def test_evaluate_builds_nothing_that_a_run_stands_on(capsys: pytest.CaptureFixt
     code, _, err = cli(capsys, "evaluate", str(run_dir.path))
     assert code == 4 and "artefact of tokenize" in err and "PVDR_BENCH_DATA" in err
     assert not (tmp_path / "data").exists()
-
-
-def test_clean_lists_then_removes_broken_runs_and_unused_artefacts(
-        capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results, data = tmp_path / "results", tmp_path / "data"
-    monkeypatch.setenv("PVDR_BENCH_DATA", str(data))
-    runs = {}
-    for seed, name in enumerate(("whole", "failed", "empty", "broken")):
-        runs[name] = run_dir = RunDir(make_spec(seed=seed).path(results))
-        run_dir.open(make_spec(seed=seed))
-    runs["whole"].mark_done(env_steps=64)
-    (runs["whole"].path / "artefacts.json").write_text(json.dumps({"tokenize": {"hash": "aaaaaaaaaaaa"}}))
-    runs["failed"].mark_failed(ValueError("no luck"))
-    (runs["broken"].path / "run.yaml").write_text("recipe: [")
-    for name in ("t-aaaaaaaaaaaa", "t-bbbbbbbbbbbb"):
-        (data / "artefacts" / "tokenize" / name).mkdir(parents=True)
-        (data / "artefacts" / "tokenize" / name / "manifest.json").write_text("{}")
-    code, out, _ = cli(capsys, "clean", "--results", str(results), "--dry-run", "--json")
-    listed = {Path(entry["path"]): entry["reason"] for entry in json.loads(out)}
-    unused = data / "artefacts" / "tokenize" / "t-bbbbbbbbbbbb"
-    assert code == 0 and set(listed) == {runs["failed"].path, runs["empty"].path, runs["broken"].path, unused}
-    assert "no luck" in listed[runs["failed"].path]
-    monkeypatch.setattr("typer.confirm", lambda question: False)
-    assert "nothing was removed" in cli(capsys, "clean", "--results", str(results))[1]
-    assert all(path.exists() for path in listed)
-    assert cli(capsys, "clean", "--results", str(results), "--yes")[0] == 0
-    assert not any(path.exists() for path in listed)
-    assert runs["whole"].done() is not None and (data / "artefacts" / "tokenize" / "t-aaaaaaaaaaaa").exists()
-    assert "nothing to remove" in cli(capsys, "clean", "--results", str(results))[1]
-    assert cli(capsys, "clean", "--results", str(results), "--json")[0] == 2

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from pvdr_bench.errors import LockedError
-from pvdr_bench.runs import locks
-from pvdr_bench.runs.locks import FileLock, certainly_gone, identity
+from pvdr_bench.runs import guard
+from pvdr_bench.runs.locks import FileLock, certainly_gone, identity, process_alive
 
 FORK = multiprocessing.get_context("fork")
 
@@ -43,7 +43,7 @@ def test_second_process_is_refused_and_told_who_holds_it(tmp_path):
         assert "run X" in str(caught.value) and str(child.pid) in str(caught.value)
         assert os.uname().nodename in str(caught.value) and caught.value.exit_code == 6
         child.send_signal(signal.SIGKILL)
-        while locks.process_alive(child.pid):  # killed, but not waited for: a zombie is dead
+        while process_alive(child.pid):  # killed, but not waited for: a zombie is dead
             time.sleep(0.01)
         lock = FileLock(path)
         with lock:
@@ -159,7 +159,7 @@ def _race(path, barrier, finish, results):
 @pytest.mark.parametrize("stale", [False, True])
 def test_of_many_racing_processes_exactly_one_wins(tmp_path, monkeypatch, count, flock, stale):
     if not flock:
-        monkeypatch.setattr(locks, "_flock", lambda descriptor: True)
+        monkeypatch.setattr(guard, "_flock", lambda descriptor: True)
     for attempt in range(8):
         path = tmp_path / f"lock{attempt}"
         if stale:

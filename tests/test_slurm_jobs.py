@@ -24,6 +24,7 @@ from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.faults import FULL_AT
 from pvdr_bench.runs.files import write_json
 from pvdr_bench.runs.provenance import COMMAND
+from pvdr_bench.runs.users import User
 from tests import dummies
 from tests.dummies import SYNC, make_spec
 from tests.processes import forked
@@ -288,11 +289,11 @@ def stage(results: Path, monkeypatch: pytest.MonkeyPatch, make: Any, **environme
 
 def test_a_stage_that_is_done_interrupted_or_fails(slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                    ) -> None:
-    def make(spec: Any, what: str, profile: Any, stop: JobStop, folder: Path) -> Path:
+    def make(spec: Any, what: str, profile: Any, stop: JobStop, user: User, folder: Path) -> Path:
         assert (what, spec.algorithm, folder.name) == ("tokenize", "onpolicy", "stage-0")
         return Path("/made")
 
-    def warned(spec: Any, what: str, profile: Any, stop: JobStop, folder: Path) -> Path:
+    def warned(spec: Any, what: str, profile: Any, stop: JobStop, user: User, folder: Path) -> Path:
         os.kill(os.getpid(), signal.SIGUSR2)
         assert stop()
         raise Interrupted("stopped")

@@ -38,7 +38,7 @@ class MainGroup(LazyGroup):
         "validate": Lazy("pvdr_bench.cli.validate:validate", "Check a folder of YAML, at every scale."),
         "doctor": Lazy("pvdr_bench.cli.doctor:doctor", "Check this machine, and render a frame."),
         "bench": Lazy("pvdr_bench.cli.bench:bench", "Measure what is promised: render, plan, env, step, dynamics."),
-        "clean": Lazy("pvdr_bench.cli.run:clean", "Remove broken runs and unused artefacts; asks first."),
+        "clean": Lazy("pvdr_bench.cli.clean:clean", "Move broken runs, unused artefacts to the trash."),
     }
 
 

@@ -24,6 +24,8 @@ from pvdr_bench.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from pvdr_bench.runs.artefacts import Artefact
@@ -69,12 +71,15 @@ def pretrain(
         typer.echo(json.dumps([{**artefact.reference, "path": str(artefact.path)} for artefact in made]))
 
 
-def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, stop: Callable[[], bool]
-            ) -> list[Artefact]:
+def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, stop: Callable[[], bool],
+            results: Path | None = None) -> list[Artefact]:
     """Find or make the artefacts of all runs, before the runs share them; each once, its path is printed.
 
     On one torch thread, as the runs: weights depend on the number of threads, and threads that wait for a core which
     another process has made a step ten times slower. Corpora are made on all cores, by processes of their own.
+
+    Args:
+        results: folder of the runs that will stand on them; None where they are made for later.
 
     Raises:
         Interrupted: a signal came.
@@ -83,6 +88,7 @@ def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, st
 
     from pvdr_bench.launch.progress import StageProgress
     from pvdr_bench.runs.provenance import cores
+    from pvdr_bench.runs.users import User
     from pvdr_bench.training.stages import Stages
 
     torch.set_num_threads(1)
@@ -90,7 +96,7 @@ def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, st
     with StageProgress(console) as progress:
         for spec in specs:
             Stages(spec, device, stop, fresh=fresh, workers=cores(), made=made, report=progress.report,
-                   say=console.print).build()
+                   say=console.print, user=User.run(results, spec) if results else User()).build()
     for artefact in made.values():
         console.print(f"{artefact.stage}: {artefact.path}", highlight=False, soft_wrap=True)
     return list(made.values())

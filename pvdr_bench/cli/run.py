@@ -1,9 +1,8 @@
-"""``pvdr-bench run``, ``evaluate`` and ``clean``."""
+"""``pvdr-bench run`` and ``evaluate``."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
     from pvdr_bench.launch.local import Job
     from pvdr_bench.launch.plan import RunPlan
-    from pvdr_bench.runs.directory import RunDir
 
 JobsOrCores = Annotated[int | None, typer.Option("--jobs", "-j", metavar="N", min=1,
                                                  help="Runs at the same time; default: what keeps all cores busy.")]
@@ -94,7 +92,7 @@ def run(
     if dry_run or not todo:
         return
     stop = StopFlag().install()
-    prepare(console, todo, chosen.value, fresh, stop)
+    prepare(console, todo, chosen.value, fresh, stop, root)
     with watcher_for(console) as watcher:
         done = run_local(specs, root, count, chosen.value, stop, watcher)
     show_outcome(console, done)
@@ -173,77 +171,3 @@ def evaluate(
     typer.echo(f"{run} at {env_steps:,} env_steps, {count} episodes{' with the mean policy' if by_mean else ''}: "
                f"success {100 * summary['success_any']:.1f} % at any step, {100 * summary['success_end']:.1f} % at the "
                f"end; return {summary['return']:.2f}")
-
-
-def clean(
-    results: Results = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
-    json_: Json = False,
-) -> None:
-    """Remove broken runs, and artefacts that no run below the results folder stands on; asks first."""
-    from pvdr_bench.errors import UsageError
-    from pvdr_bench.runs.paths import existing_results
-
-    if json_ and not (yes or dry_run):
-        raise UsageError("--json cannot ask", hint="add --dry-run to list, or --yes to remove")
-    root = existing_results(results)
-    found = [*broken_runs(root), *unused_artefacts(root)]
-    entries = [{"path": str(path), "reason": reason, "bytes": size_of(path)} for path, reason in found]
-    if json_:
-        typer.echo(json.dumps(entries))
-    else:
-        for entry in entries:
-            typer.echo(f"{entry['path']}  ({entry['reason']}, {int(str(entry['bytes'])) / 2**20:.1f} MiB)")
-    if not found or dry_run:
-        if not found and not json_:
-            typer.echo("nothing to remove")
-        return
-    if not yes and not typer.confirm(f"Remove these {len(found)} folders?"):
-        typer.echo("nothing was removed")
-        return
-    for path, _ in found:
-        shutil.rmtree(path)
-
-
-def broken_runs(root: Path) -> list[tuple[Path, str]]:
-    """Runs that cannot be continued, or failed; those that a living process writes are left out."""
-    from pvdr_bench.errors import DataError
-    from pvdr_bench.runs.folders import find_runs
-
-    found: list[tuple[Path, str]] = []
-    for run_dir in find_runs(root):
-        if run_dir.status() == "running":
-            continue
-        try:
-            run_dir.read_run()
-            reason = _why_broken(run_dir)
-        except DataError as error:
-            reason = f"broken: {error.message}"
-        if reason is not None:
-            found.append((run_dir.path, reason))
-    return found
-
-
-def _why_broken(run_dir: RunDir) -> str | None:
-    failed = run_dir.failed()
-    if failed is not None:
-        return f"failed: {str(failed.get('message') or 'without a message').splitlines()[0][:80]}"
-    if run_dir.done() is None and not run_dir.checkpoints.steps():
-        return "stopped before its first checkpoint"
-    return None
-
-
-def unused_artefacts(root: Path) -> list[tuple[Path, str]]:
-    """The user's own artefacts that no run below ``root`` stands on."""
-    from pvdr_bench.runs.artefacts import ArtefactStore
-    from pvdr_bench.runs.files import read_json
-
-    used = [reference["hash"] for path in (root.rglob("artefacts.json") if root.is_dir() else [])
-            for reference in read_json(path).values()]
-    return [(path, "artefact of no run here") for path in ArtefactStore().unused(used)]
-
-
-def size_of(path: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())

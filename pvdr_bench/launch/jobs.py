@@ -33,6 +33,7 @@ from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import read_json, write_json
 from pvdr_bench.runs.locks import job_id, restarts
 from pvdr_bench.runs.provenance import COMMAND, cores
+from pvdr_bench.runs.users import User
 
 END_TIME = "SLURM_JOB_END_TIME"  # seconds since 1970; not every version of slurm sets it
 STOPPED = Interrupted.exit_code
@@ -141,7 +142,8 @@ class StageJob:
         stop.install()
         say(f"job {job_id()}, start {restarts() + 1}: {order['stage']}")
         try:
-            path = make_artefact(RunSpec.model_validate(order["spec"]), order["stage"], profile, stop, folder)
+            path = make_artefact(RunSpec.model_validate(order["spec"]), order["stage"], profile, stop, submission.user,
+                                 folder)
         except Interrupted:
             if leads():
                 leave([folder], profile, stop)
@@ -162,8 +164,12 @@ def leads() -> bool:
     return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
-def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, folder: Path) -> Path:
-    """Find or make an artefact, together with the job's other processes, telling watchers how far it is."""
+def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, user: User, folder: Path) -> Path:
+    """Find or make an artefact, together with the job's other processes, telling watchers how far it is.
+
+    Args:
+        user: the runs that may come to stand on it.
+    """
     import torch
 
     from pvdr_bench.rl.distributed import process_group
@@ -179,7 +185,7 @@ def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, fo
                                                    "total": total, "restarts": restarts()}, durable=False)
 
     with process_group(profile.device) as group:
-        stages = Stages(spec, str(group.device), stop, workers=cores(), report=report, say=say)
+        stages = Stages(spec, str(group.device), stop, workers=cores(), report=report, say=say, user=user)
         return (stages.tokenizer() if stage == "tokenize" else stages.pretrained()).path
 
 

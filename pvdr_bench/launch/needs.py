@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.runs.files import content_hash
+from pvdr_bench.runs.users import User
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ def stage_needs(specs: Sequence[RunSpec]) -> dict[str, StageNeed]:
         if "pretrain" in missing and model is not None:
             found[model] = StageNeed(model, "pretrain", spec, tokenizer if tokenizer in found else None)
     return dict(sorted(found.items(), key=lambda item: item[1].stage != "tokenize"))
+
+
+def claim(specs: Sequence[RunSpec], user: User) -> None:
+    """Write down that runs will stand on the artefacts which are there, or are known by name, before their jobs start.
+
+    A model whose tokenizer is yet to be made has no name yet: the job that makes it writes down its users.
+    """
+    from pvdr_bench.training.stages import Stages
+
+    for spec in {(tokenizer_key(spec), pretrain_key(spec)): spec for spec in specs}.values():
+        Stages(spec, user=user).claim()
 
 
 def need_of(spec: RunSpec, needs: Mapping[str, StageNeed]) -> str | None:

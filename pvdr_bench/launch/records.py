@@ -23,6 +23,7 @@ from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.errors import DataError
 from pvdr_bench.launch.cluster import PREFIX
 from pvdr_bench.runs.files import read_json, write_json
+from pvdr_bench.runs.users import User
 
 FOLDER = ".slurm"
 JOB, JOB_END, STAGE, SUBMISSION = "job.json", "job_end.json", "stage.json", "submission.json"
@@ -117,6 +118,12 @@ class Submission:
         except (DataError, KeyError):
             return []
         return [Path(record.results) / path for path in elements[record.index]]
+
+    @property
+    def user(self) -> User:
+        """All its runs, as users of what its stages make; a run that comes to stand on something else is none."""
+        elements = [element for array in self.read()["arrays"].values() for element in array]
+        return User(self.path.parent.parent, tuple(sorted(run for element in elements for run in element)))
 
     def profile(self, kind: str = "runs") -> Profile:
         """The profile of its ``runs`` or ``stages``, as it was when they were submitted."""

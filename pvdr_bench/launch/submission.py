@@ -22,7 +22,7 @@ from pvdr_bench.errors import SetupError, StorageError
 from pvdr_bench.launch import snapshot as snapshots
 from pvdr_bench.launch.cluster import Queue, clean_environment, queue
 from pvdr_bench.launch.jobs import RunJob, StageJob
-from pvdr_bench.launch.needs import StageNeed, need_of, stage_needs
+from pvdr_bench.launch.needs import StageNeed, claim, need_of, stage_needs
 from pvdr_bench.launch.records import STAGE, RunRecord, Submission, home, job_name, stage_path, submissions
 from pvdr_bench.rl.replay import SCRATCH
 from pvdr_bench.runs.directory import RunDir
@@ -197,6 +197,7 @@ def _write(plan: Plan, code: Path) -> None:
                 run_dir.open(spec)
                 RunRecord(submission.name, array.name, index, spec.protocol.env_steps, str(plan.results),
                           array.after).write(run_dir.path)
+    claim(plan.runs, submission.user)
 
 
 class _Submitter:

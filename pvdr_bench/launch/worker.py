@@ -73,12 +73,13 @@ def read_order() -> dict[str, Any]:
 def perform(order: dict[str, Any], stop: StopFlag) -> bool:
     """Do the ordered run; False if it was stopped first."""
     from pvdr_bench.catalog.specs import RunSpec
+    from pvdr_bench.runs.users import User
     from pvdr_bench.training.execute import execute
     from pvdr_bench.training.stages import Stages
 
-    spec = RunSpec.model_validate(order["spec"])
-    stages = Stages(spec, order["device"], stop, env_workers=order["env_workers"])
-    return execute(spec, Path(order["results"]), stages.pieces, stop, stages.device)
+    spec, results = RunSpec.model_validate(order["spec"]), Path(order["results"])
+    stages = Stages(spec, order["device"], stop, env_workers=order["env_workers"], user=User.run(results, spec))
+    return execute(spec, results, stages.pieces, stop, stages.device)
 
 
 def main(work: Callable[[dict[str, Any], StopFlag], bool] = perform) -> int:

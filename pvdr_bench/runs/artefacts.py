@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvdr_bench.errors import DataError, LockedError
+from pvdr_bench.errors import DataError, LockedError, StorageError
 from pvdr_bench.runs import provenance
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import (
@@ -30,6 +30,7 @@ from pvdr_bench.runs.files import (
 )
 from pvdr_bench.runs.locks import STALE_MINUTES, FileLock, describe
 from pvdr_bench.runs.paths import data_root, shipped_artefacts
+from pvdr_bench.runs.users import User, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,6 +114,27 @@ class ArtefactStore:
             return read_artefact(path)
         return None
 
+    def claim(self, stage: str, name: str, recipe: Mapping[str, Any], user: User, *, fresh: bool = False) -> str:
+        """Write down that ``user`` will stand on an artefact, before :meth:`find` or :meth:`build`.
+
+        Shipped artefacts are not written to, and nobody removes them. In a data folder that cannot be written, an
+        artefact that is there is used without an entry; returns a word about that, else an empty text.
+
+        Raises:
+            StorageError: it is not there, and cannot be made.
+        """
+        own = self.path(stage, name, recipe)
+        shipped = any(artefact_dir(stage, name, content_hash(recipe), folder).is_dir() for folder in self.shipped)
+        if shipped and not own.is_dir() and not fresh:
+            return ""
+        try:
+            register(own, user)
+        except StorageError as error:
+            if not own.is_dir() or fresh:
+                raise
+            return f"{own} does not know that it is used ({error.message}): whoever cleans there cannot see this run"
+        return ""
+
     def build(self, stage: str, name: str, recipe: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]], *,
               fresh: bool = False, on_wait: Callable[[str], None] | None = None, poll_seconds: float = 2.0,
               stale_minutes: float = STALE_MINUTES) -> Artefact:
@@ -174,11 +196,10 @@ class ArtefactStore:
             found += [read_artefact(path.parent) for path in sorted(root.glob(f"*/*/{MANIFEST}"))]
         return found
 
-    def unused(self, used_hashes: Iterable[str]) -> list[Path]:
-        """Own artefact folders whose recipe hash is not among ``used_hashes`` (shipped ones are never listed)."""
-        used = set(used_hashes)
-        return [path.parent for path in sorted(self.root.glob(f"*/*/{MANIFEST}"))
-                if path.parent.name.rpartition("-")[2] not in used]
+    def building_lock(self, artefact: Path) -> FileLock:
+        """The lock of whoever makes, or removes, the user's own artefact in this folder."""
+        return FileLock(artefact.parent / _BUILDING / f"{artefact.name}.lock",
+                        f"{artefact.parent.name} artefact {artefact.name}")
 
 
 def _places(root: Path, stage: str, name: str, digest: str) -> list[Path]:

@@ -13,26 +13,25 @@ system has one; without it, the taker checks that what it removed is the lock it
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from pvdr_bench.errors import DataError, LockedError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import encode, read_json, storage_errors, to_json, write_file
+from pvdr_bench.runs.guard import guarded
 
 STALE_MINUTES = 10.0
 BEAT_SECONDS = 20.0
 SILENT_SECONDS = 3 * BEAT_SECONDS  # after which watchers no longer call a holder alive
-_GUARD_SECONDS = 10.0
 
 
 def process_start(pid: int) -> str | None:
@@ -314,35 +313,9 @@ class FileLock:
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink()
 
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
+    def _guard(self) -> AbstractContextManager[None]:
         """Serialise takers on file systems that have flock; held for milliseconds, never while running."""
-        with storage_errors(self.path):
-            guard = self.path.with_name(f".{self.path.name}.guard")
-            descriptor = os.open(guard, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if not _flock(descriptor):
-                raise LockedError(f"{self.what} is being locked by another process that hangs", where=str(guard))
-            yield
-        finally:
-            os.close(descriptor)  # the kernel lets the flock go, also when the process dies
-
-
-def _flock(descriptor: int) -> bool:
-    """Wait for the flock; False if it did not come. True where the file system has none: links alone decide there."""
-    deadline = time.monotonic() + _GUARD_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-                return True
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
+        return guarded(self.path.with_name(f".{self.path.name}.guard"), self.what)
 
 
 def _filesystem_now(folder: Path) -> float:

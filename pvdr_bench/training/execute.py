@@ -12,10 +12,9 @@ from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import BenchError, ChangedError, LockedError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import read_json, write_json
+from pvdr_bench.runs.users import ARTEFACTS
 from pvdr_bench.training.checks import check_protocol
 from pvdr_bench.training.online import Pieces, run_online
-
-ARTEFACTS = "artefacts.json"  # references of the artefacts a run stands on
 
 
 def make_deterministic(device: torch.device) -> None:

@@ -7,6 +7,7 @@ artefact is found on a machine that has made no videos.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pvdr_bench.rl.process_group import current_group, wait_for
 from pvdr_bench.runs.artefacts import Artefact, ArtefactStore, read_artefact
 from pvdr_bench.runs.files import content_hash
 from pvdr_bench.runs.paths import data_root
+from pvdr_bench.runs.users import User
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
 from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
@@ -37,6 +39,7 @@ from pvdr_bench.videos.tokens import TokenStore
 CORPUS_EPISODES = {"smoke": 6}  # per scale, where it is not the corpus' own number; the 4th and 5th are held out
 TOKENIZER_CORPORA = BUILTIN
 WAIT_SECONDS = 2.0
+_log = logging.getLogger(__name__)
 Report = Callable[[str, int, int], None]  # what is being made, done, in all
 
 
@@ -62,6 +65,7 @@ class Stages:
         workers: processes that make videos. env_workers: processes that the environments are spread over.
         made: by stage and recipe, what was found or made in this process; share it between runs, so that ``fresh``
             makes an artefact once. report: told of progress. say: told what is waited for.
+        user: who will stand on the artefacts; written down before each is looked for, so that `clean` leaves it alone.
 
     Within a :func:`pvdr_bench.rl.distributed.process_group` all ranks make the same calls: rank 0 searches,
     locks, makes videos and tokens and publishes, and the others take part in training and read what it published.
@@ -70,12 +74,12 @@ class Stages:
     def __init__(self, spec: RunSpec, device: str = "cpu", stop: Stop = lambda: False, *, fresh: bool = False,
                  workers: int = 1, env_workers: int = 1, catalog: Catalog | None = None,
                  made: dict[str, Artefact] | None = None, report: Report = no_report,
-                 say: Callable[[str], None] | None = None) -> None:
+                 say: Callable[[str], None] | None = None, user: User | None = None) -> None:
         self.spec, self.device, self.stop, self.fresh = spec, torch.device(device), stop, fresh
         self.workers, self.env_workers = workers, env_workers
         self.catalog, self.report, self.say = catalog or load_catalog(), report, say
         self.store, self.image_size = ArtefactStore(), spec.protocol.image_size
-        self.config = spec.config_object()
+        self.config, self.user = spec.config_object(), user
         self._made = {} if made is None else made
         self.group = current_group()
 
@@ -182,9 +186,26 @@ class Stages:
 
     def _get(self, plan: StagePlan, make: Callable[[Path], dict[str, Any]]) -> Artefact:
         key = self.group.broadcast(f"{plan.stage}/{plan.name}-{content_hash(plan.recipe)}")
+        if self.group.leads:
+            self._claim(plan)
         if key not in self._made:
             self._made[key] = self._lead(plan, make) if self.group.leads else self._follow(make)
         return self._made[key]
+
+    def claim(self) -> None:
+        """Write down the user of those artefacts whose recipes are known now, without looking into them."""
+        found = None
+        if self.spec.tokenizer is not None:
+            self._claim(plan := self.tokenize_plan())
+            found = self._find(plan)
+        if self.needs_pretrain and (found is not None or not self.spec.info.needs_tokenizer):
+            self._claim(self.pretrain_plan(found if self.spec.info.needs_tokenizer else None))
+
+    def _claim(self, plan: StagePlan) -> None:
+        if self.user is not None:
+            word = self.store.claim(plan.stage, plan.name, plan.recipe, self.user, fresh=self.fresh)
+            if word:
+                (self.say or _log.warning)(word)
 
     def _lead(self, plan: StagePlan, make: Callable[[Path], dict[str, Any]]) -> Artefact:
         """Find or build as the one that writes; the other ranks are told when their part begins and where it ends."""
