@@ -23,7 +23,8 @@ from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.registry import algorithms, load_object
 from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
-from pvdr_bench.rl.ppo import Auxiliary, Batch
+from pvdr_bench.rl.ppo import Auxiliary
+from pvdr_bench.rl.rollout import Batch
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces

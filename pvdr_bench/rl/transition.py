@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from pvdr_bench.rl.diagnostics import Diagnostics
+
 
 @dataclass
 class Transition:
@@ -25,4 +27,4 @@ class Transition:
     truncated: Tensor  # bool [N], time limit or a sync point of the loop
     next_image: Tensor  # uint8 [N, H, W, 3]
     extras: dict[str, Tensor]  # what act returned for learning, each [N, ...]
-    truth: dict[str, Tensor] = field(default_factory=dict)  # each [N]; diagnostics only, never for learning
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)  # what only the simulator knows, each [N]

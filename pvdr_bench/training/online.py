@@ -23,6 +23,7 @@ import torch
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
+from pvdr_bench.rl.diagnostics import Diagnostics
 from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
 from pvdr_bench.rl.replay import EpisodeReplay
 from pvdr_bench.runs.directory import RunDir
@@ -220,7 +221,7 @@ class OnlineLoop:
             terminated=torch.from_numpy(step.terminated.copy()),
             truncated=torch.from_numpy(step.truncated | (at_sync & ~step.terminated)),
             next_image=images_to_tensor(step.final_image),
-            truth={name: torch.from_numpy(np.array(values, np.float32)) for name, values in step.truth.items()})
+            diagnostics=Diagnostics(step.truth))
         if self.replay is not None:
             self.replay.add(transition)
         self.learner.observe(transition)

@@ -17,7 +17,8 @@ from pvdr_bench.algorithms.ppo.config import PPOConfig
 from pvdr_bench.errors import SetupError
 from pvdr_bench.rl.actor_critic import Actor, Critic, NetworkConfig, standardised
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
-from pvdr_bench.rl.ppo import PPOUpdater, RolloutBuffer, needs_bootstrap
+from pvdr_bench.rl.ppo import PPOUpdater
+from pvdr_bench.rl.rollout import RolloutBuffer, needs_bootstrap
 from pvdr_bench.rl.token_history import push_frame, token_dtype
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.pvdr.model import Gaussian
-from pvdr_bench.rl.ppo import Batch
+from pvdr_bench.rl.rollout import Batch
 
 
 @dataclass

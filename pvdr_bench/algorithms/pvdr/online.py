@@ -12,7 +12,9 @@ import math
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -31,7 +33,8 @@ from pvdr_bench.errors import CatalogError
 from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.rl.actor_critic import Actor, Critic, NetworkConfig, standardised
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
-from pvdr_bench.rl.ppo import PPOUpdater, Rollout, RolloutBuffer, needs_bootstrap
+from pvdr_bench.rl.ppo import PPOUpdater
+from pvdr_bench.rl.rollout import Rollout, RolloutBuffer, needs_bootstrap
 from pvdr_bench.rl.token_history import push_frame
 from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
 
@@ -157,13 +160,12 @@ class PVDRLearner(Learner):
             bootstrap[valued] = self._value(extras["history"][valued].long(), next_codes[valued].long())
         pixels = (transition.image.to(self.device).float() - self.goal_pixels).abs().mean((1, 2, 3)) / 255
         metric = (self.distance.features(codes.long()) - self.distance.goal).abs().flatten(1).mean(1)
-        truth = transition.truth.get("goal_distance", torch.full_like(pixels, float("nan")))
         state = {"tokens": extras["tokens"], "extra": extras["z"], "plan": extras["plan"], "next": next_codes,
-                 "pixel_distance": pixels, "metric_distance": metric, "true_distance": truth.to(pixels),
+                 "pixel_distance": pixels, "metric_distance": metric,
                  **{name: extras[name] for name in ("plan_distance", "plan_gain", "plan_diversity")}}
         self.buffer.add(state, action=transition.action.to(self.device), log_prob=extras["log_prob"],
                         value=extras["value"], reward=transition.reward, terminated=transition.terminated,
-                        truncated=transition.truncated, bootstrap=bootstrap)
+                        truncated=transition.truncated, bootstrap=bootstrap, diagnostics=transition.diagnostics)
 
     def _value(self, history: Tensor, next_codes: Tensor) -> Tensor:
         """Value of the true next observation; its state needs a plan of its own."""
@@ -197,13 +199,15 @@ class PVDRLearner(Learner):
         """Rank correlations of the planning metric, and what planning did."""
         state = rollout.state
         out = {name: float(state[name].mean()) for name in ("plan_distance", "plan_gain", "plan_diversity")}
-        # the simulator's truth is of the frame after a decision: the next decision's, unless an episode ended
-        follows = ~(rollout.terminated | rollout.truncated)[:-1]
-        pairs = {"pixel_distance": (state["metric_distance"].flatten(), state["pixel_distance"].flatten()),
-                 "true_distance": (state["metric_distance"][1:][follows], state["true_distance"][:-1][follows])}
-        for name, (metric, other) in pairs.items():
-            if all(varies(x) for x in (metric, other)):
-                out[f"rank_metric_{name}"] = float(spearmanr(metric.cpu().numpy(), other.cpu().numpy()).statistic)
+        metric, pixels = (state[f"{name}_distance"].cpu().numpy() for name in ("metric", "pixel"))
+        pairs = {"pixel_distance": (metric.flatten(), pixels.flatten())}
+        if (truth := rollout.diagnostics.metric("goal_distance")) is not None:
+            # it is of the frame after a decision: the next decision's, unless an episode ended
+            follows = ~(rollout.terminated | rollout.truncated)[:-1].cpu().numpy()
+            pairs["true_distance"] = (metric[1:][follows], truth[:-1][follows])
+        for name, (ours, other) in pairs.items():
+            if varies(ours) and varies(other):
+                out[f"rank_metric_{name}"] = float(spearmanr(ours, other).statistic)
         return out
 
     def _finetune(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
@@ -305,9 +309,9 @@ class PVDRLearner(Learner):
         self.phase, self.rounds = state["phase"], int(state["rounds"])
 
 
-def varies(values: Tensor) -> bool:
-    """Whether values [B] have ranks: all finite (there may be no truth) and not all the same.
+def varies(values: NDArray[np.floating[Any]]) -> bool:
+    """Whether values [B] have ranks: all finite and not all the same.
 
     The standard deviation does not tell: of equal numbers it can be a rounding error above zero.
     """
-    return bool(torch.isfinite(values).all() and (values != values[:1]).any())
+    return bool(np.isfinite(values).all() and (values != values[:1]).any())
