@@ -21,7 +21,8 @@ from pvdr_bench.errors import BenchError, TrainingError
 from pvdr_bench.launch import worker
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.rl.contract import Learner, LearnerContext, Mode, Transition
-from pvdr_bench.suites.base import CameraPose, EnvConfig
+from pvdr_bench.suites.base import EnvConfig
+from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.vector import VectorEnv
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces

@@ -8,9 +8,9 @@ from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog import Catalog, Protocol, load_catalog
 from pvdr_bench.catalog.folders import builtin_root
 from pvdr_bench.catalog.keys import leaves
-from pvdr_bench.catalog.metaworld_names import NAMES
 from pvdr_bench.catalog.scales import SCALES
 from pvdr_bench.errors import CatalogError
+from pvdr_bench.suites.metaworld.names import NAMES
 
 SETS = {
     "set1": {"button-press-topdown", "dial-turn", "drawer-close", "reach", "window-open"},

@@ -24,10 +24,12 @@ from pvdr_bench.results.paper import beside, reported
 from pvdr_bench.results.tables import build_table, to_frame, to_markdown
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites import make_env
-from pvdr_bench.suites.base import CameraPose, EnvConfig
-from pvdr_bench.suites.cameras import CAMERAS
-from pvdr_bench.suites.metaworld import MetaWorldEnv
-from pvdr_bench.suites.vector import VectorEnv, next_seed
+from pvdr_bench.suites.base import EnvConfig
+from pvdr_bench.suites.cameras import CameraPose
+from pvdr_bench.suites.group import next_seed
+from pvdr_bench.suites.metaworld.cameras import CAMERAS
+from pvdr_bench.suites.metaworld.env import MetaWorldEnv
+from pvdr_bench.suites.vector import VectorEnv
 from pvdr_bench.training.checks import check_protocol
 from pvdr_bench.training.evaluation import SEED_SPAN, train_seeds
 from pvdr_bench.training.execute import execute

@@ -17,7 +17,7 @@ from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.specs import RunSpec, TaskSpec
 from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.results.video import render_video
-from pvdr_bench.suites.cameras import CAMERAS
+from pvdr_bench.suites.metaworld.cameras import CAMERAS
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.stages import Stages
 from tests.results_runs import PROTOCOL

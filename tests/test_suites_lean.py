@@ -15,7 +15,7 @@ import pytest
 from pvdr_bench.bench.render import ssim
 from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.suites import gl
-from pvdr_bench.suites.base import CameraPose
+from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.gl import choose_backend, shared_context
 
 choose_backend()
@@ -147,7 +147,7 @@ import sys, numpy as np
 from pvdr_bench.suites.gl import choose_backend
 choose_backend()
 import mujoco
-from pvdr_bench.suites.base import CameraPose
+from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.lean import LeanRenderer, make_camera
 model = mujoco.MjModel.from_xml_path(sys.argv[1]); data = mujoco.MjData(model); mujoco.mj_forward(model, data)
 pose = CameraPose((0.0, 0.0, 0.0), 4.0, 90.0, 0.0)

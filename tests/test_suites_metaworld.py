@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pvdr_bench.bench.render import PAPER_TASKS, measure, ssim
+from pvdr_bench.bench.render import measure, ssim
 from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.suites import make_env
 from pvdr_bench.suites.base import EnvConfig
-from pvdr_bench.suites.cameras import CAMERAS
-from pvdr_bench.suites.metaworld import MetaWorldEnv, env_ids
+from pvdr_bench.suites.metaworld.cameras import CAMERAS
+from pvdr_bench.suites.metaworld.env import MetaWorldEnv, import_metaworld
+from pvdr_bench.suites.metaworld.info import METAWORLD
 
 REACH = EnvConfig("metaworld", "reach-v3", CAMERAS["metaworld"], image_size=48)
 DRAWER = dataclasses.replace(REACH, env_id="drawer-close-v3")
@@ -200,8 +201,9 @@ def test_actions_are_clipped(reach: MetaWorldEnv) -> None:
 
 
 def test_names() -> None:
-    names = env_ids()
-    assert len(names) == 50 and {f"{task}-v3" for task in PAPER_TASKS} <= set(names) and len(PAPER_TASKS) == 12
+    names = METAWORLD.env_ids()
+    assert sorted(names) == sorted(import_metaworld().ALL_V3_ENVIRONMENTS), "the package's own"
+    assert len(names) == 50 and set(METAWORLD.published) <= set(names) and len(METAWORLD.published) == 12
     with pytest.raises(UsageError, match="drawer-open-v3"):
         make_env(dataclasses.replace(REACH, env_id="drawer-opn-v3"))
 
@@ -228,7 +230,7 @@ def test_lean_promise_in_all_tasks_of_the_paper() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("env_id", [f"{task}-v3" for task in PAPER_TASKS])
+@pytest.mark.parametrize("env_id", METAWORLD.published)
 def test_paper_tasks_resets_goals_and_frames(env_id: str) -> None:
     config = dataclasses.replace(REACH, env_id=env_id, image_size=96)
     old, fresh = make_env(config), make_env(config)
@@ -244,7 +246,7 @@ def test_paper_tasks_resets_goals_and_frames(env_id: str) -> None:
 
 @pytest.mark.long
 def test_every_v3_task_can_be_built_played_and_reset() -> None:
-    for env_id in env_ids():
+    for env_id in METAWORLD.env_ids():
         for frozen in (True, False):
             env = make_env(dataclasses.replace(REACH, env_id=env_id, image_size=16, frozen_instance=frozen))
             first = env.reset(3)

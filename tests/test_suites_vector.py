@@ -15,9 +15,14 @@ import numpy as np
 import pytest
 
 from pvdr_bench.errors import SetupError, TrainingError, UsageError
-from pvdr_bench.suites import make_env, suites
-from pvdr_bench.suites.base import CameraPose, EnvConfig
-from pvdr_bench.suites.vector import VectorEnv, next_seed
+from pvdr_bench.suites import make_env, registry
+from pvdr_bench.suites.base import EnvConfig
+from pvdr_bench.suites.cameras import CameraPose
+from pvdr_bench.suites.dummy.info import DUMMY
+from pvdr_bench.suites.group import next_seed
+from pvdr_bench.suites.info import SuiteInfo
+from pvdr_bench.suites.spaces import ImageSpace
+from pvdr_bench.suites.vector import VectorEnv
 
 CAMERA = CameraPose((0.0, 0.0, 0.0), 1.0, 0.0, 0.0)
 POINT = EnvConfig("dummy", "point", CAMERA, image_size=16, action_repeat=4, episode_steps=40, frozen_instance=False)
@@ -109,7 +114,7 @@ def test_dead_worker_is_reported(moment: str) -> None:
 
 
 def test_errors_inside_a_worker_come_out_as_they_are() -> None:
-    with pytest.raises(UsageError, match="allowed: point"):
+    with pytest.raises(UsageError, match="nearest: point"):
         VectorEnv(dataclasses.replace(POINT, env_id="pint"), 2, workers=1)
     with VectorEnv(POINT, 2, workers=1) as envs:
         envs.reset([0, 1])
@@ -154,7 +159,7 @@ def test_a_signal_does_not_kill_a_worker_that_is_starting(monkeypatch: pytest.Mo
         process.send_signal(signal.SIGTERM)
         return process
 
-    monkeypatch.setattr("pvdr_bench.suites.vector.subprocess.Popen", start)
+    monkeypatch.setattr("pvdr_bench.suites.processes.subprocess.Popen", start)
     with VectorEnv(POINT, 2, workers=2) as envs:
         assert len(envs.reset([0, 1])) == 2
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # this process hears them still
@@ -165,7 +170,8 @@ def test_a_signal_does_not_kill_a_worker_that_is_starting(monkeypatch: pytest.Mo
 def test_nothing_is_left_after_kill_9_of_the_parent(where: str) -> None:
     code = f"""
 import sys, threading, time
-from pvdr_bench.suites.base import CameraPose, EnvConfig
+from pvdr_bench.suites.base import EnvConfig
+from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.vector import VectorEnv
 def main():
     envs = VectorEnv(EnvConfig("dummy", "point", CameraPose((0, 0, 0), 1, 0, 0), image_size=16), 4, workers=2)
@@ -196,7 +202,7 @@ def test_workers_run_on_one_thread() -> None:
 
 
 def test_metaworld_in_a_worker_equals_metaworld_here() -> None:
-    from pvdr_bench.suites.cameras import CAMERAS
+    from pvdr_bench.suites.metaworld.cameras import CAMERAS
 
     config = EnvConfig("metaworld", "reach-v3", CAMERAS["metaworld"], image_size=32, episode_steps=16)
     seen = []
@@ -213,10 +219,11 @@ def test_metaworld_in_a_worker_equals_metaworld_here() -> None:
 
 
 def test_suites_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {"metaworld", "dummy"} <= set(suites())
+    assert {"metaworld", "dummy"} <= set(registry.suites())
     with pytest.raises(UsageError, match="did you mean 'metaworld'"):
         make_env(dataclasses.replace(POINT, suite="metawolrd"))
-    monkeypatch.setattr("pvdr_bench.suites._BUILT_IN", {"mine": "no_such_package.envs:Mine"})
+    mine = dataclasses.replace(DUMMY, name="mine", factory="no_such_package.envs:Mine")
+    monkeypatch.setattr(registry, "_found", lambda: ({"mine": mine}, {}))
     with pytest.raises(SetupError, match="no_such_package"):
         make_env(dataclasses.replace(POINT, suite="mine"))
 
@@ -231,3 +238,38 @@ def test_dummy_is_solved_by_its_expert_and_shows_it() -> None:
             break
     assert step.success and step.truth["goal_distance"] < 0.08
     assert np.abs(step.image.astype(int) - goal).sum() < np.abs(start.astype(int) - goal).sum()
+
+
+@pytest.mark.parametrize(("limit", "asked", "processes"), [(None, 0, 0), (None, 2, 2), (1, 0, 5), (2, 1, 3), (9, 0, 1)])
+def test_a_suite_says_how_many_environments_a_process_may_hold(monkeypatch: pytest.MonkeyPatch, limit: int | None,
+                                                               asked: int, processes: int) -> None:
+    """A simulator that can exist once in a process gets processes of its own, and the numbers are the same."""
+    with VectorEnv(POINT, 5, workers=0) as envs:
+        reference = record(envs, 4)
+    limited = dataclasses.replace(DUMMY, envs_per_process=limit)
+    monkeypatch.setattr(registry, "_found", lambda: ({"dummy": limited}, {}))
+    with VectorEnv(POINT, 5, workers=asked) as envs:
+        assert len(envs.worker_pids) == processes
+        assert all(worker.part.stop - worker.part.start <= (limit or 5) for worker in envs._workers)
+        for a, b in zip(record(envs, 4), reference, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_worker_starts_with_the_variables_of_its_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read when a process begins, such as a library path, cannot be set inside it."""
+    class Needy(SuiteInfo):
+        def worker_environment(self) -> dict[str, str]:
+            return {"NEEDY_ROOT": "/opt/needy"}
+
+    needy = Needy(**{field.name: getattr(DUMMY, field.name) for field in dataclasses.fields(DUMMY)})
+    monkeypatch.setattr(registry, "_found", lambda: ({"dummy": needy}, {}))
+    with VectorEnv(POINT, 1, workers=1) as envs:
+        environment = Path(f"/proc/{envs.worker_pids[0]}/environ").read_text().split("\0")
+    assert "NEEDY_ROOT=/opt/needy" in environment and "NEEDY_ROOT" not in os.environ
+
+
+def test_spaces_of_environments_are_those_that_the_suite_declares() -> None:
+    with VectorEnv(POINT, 2, workers=1) as envs:
+        assert envs.action_space == DUMMY.action_space and envs.action_dim == 2
+        assert envs.observation_space == ImageSpace(16, 16)
+        assert envs.reset([0, 1]).shape[1:] == envs.observation_space.shape

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
-from pvdr_bench.catalog.metaworld_names import NAMES
 from pvdr_bench.cli.main import main
-from pvdr_bench.errors import CatalogError
+from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.rl.config import check_divides
-from pvdr_bench.suites import env_ids
+from pvdr_bench.suites.metaworld.names import NAMES
+from pvdr_bench.suites.registry import suite
 from pvdr_bench.training.checks import check_runs, warnings
 
 GOOD = {"suite": "metaworld", "env_id": "push-v3"}
@@ -50,7 +50,8 @@ def refused(catalog: Catalog, method: str, task: str, *overrides: str, scale: st
      "use one of 1, 5"),
     ("dreamerv2", "protocol.image_size=24", "protocol.image_size", "24 pixels are smaller than model.input_size 32",
      "at least 32"),
-    ("random", "protocol.camera=cornr", "protocol.camera", "unknown camera 'cornr'", "did you mean 'corner'? known: "),
+    ("random", "protocol.camera=cornr", "protocol.camera", "unknown camera of suite metaworld 'cornr'",
+     "did you mean 'corner'? known: "),
     ("random", "protocol.env_steps=500", "protocol.env_steps", "not a multiple of sync_every", "use 480 or 640"),
 ])
 def test_values_that_do_not_fit_are_refused(catalog: Catalog, method: str, override: str, key: str, message: str,
@@ -69,7 +70,7 @@ def test_the_grid_is_that_of_the_scale(catalog: Catalog) -> None:
 @pytest.mark.parametrize(("key", "value", "line", "message", "hint"), [
     ("suite", "metawrld", 1, "unknown suite 'metawrld'", "did you mean 'metaworld'? known: dummy, metaworld"),
     ("env_id", "pushh-v3", 2, "unknown env_id of suite metaworld 'pushh-v3'", "did you mean 'push-v3'?"),
-    ("camera", "metaword", 3, "unknown camera 'metaword'", "did you mean 'metaworld'?"),
+    ("camera", "metaword", 3, "unknown camera of suite metaworld 'metaword'", "did you mean 'metaworld'?"),
     ("set", "set9", 3, "unknown hyperparameter set of method pvdr 'set9'", "known: set1, set2, set3"),
 ])
 def test_a_task_that_names_what_is_not_there_is_refused_with_its_line(
@@ -167,8 +168,10 @@ def test_everything_built_in_passes(catalog: Catalog) -> None:
 
 
 def test_suites_tell_their_environments() -> None:
-    assert env_ids("metaworld") == tuple(f"{name}-v3" for name in NAMES)
-    assert env_ids("dummy") == ("point",) and env_ids("of another package") is None
+    assert suite("metaworld").env_ids() == tuple(f"{name}-v3" for name in NAMES)
+    assert suite("dummy").env_ids() == ("point",)
+    with pytest.raises(UsageError, match="did you mean 'metaworld'"):
+        suite("metawrld")
 
 
 @pytest.mark.parametrize("value", [-4, -1, 0, 3, 32])

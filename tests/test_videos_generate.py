@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from pvdr_bench.errors import ChangedError, SetupError, TrainingError, UsageError
 from pvdr_bench.videos import generate as module
 from pvdr_bench.videos import sources
+from pvdr_bench.videos.contract import Clip, CorpusSource, Generator
 from pvdr_bench.videos.generate import check_frames, corpus_path, generate, plan_parts
-from pvdr_bench.videos.sources import Clip, CorpusSource, Generator
 
 ENTRY = CorpusSource("fake", "moving gradients", "generated", f"{__name__}:Fake", 6)
 
@@ -53,7 +53,7 @@ class Fake(Generator):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(sources, "_SOURCES", {**sources._SOURCES, "fake": ENTRY})
+    monkeypatch.setitem(sources._ADDED, "fake", ENTRY)
     yield
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pvdr_bench.videos.contract import Generator
 from pvdr_bench.videos.generate import check_frames
-from pvdr_bench.videos.sources import Generator, source, sources
+from pvdr_bench.videos.sources import source, sources
 
 pytest.importorskip("mujoco")
 
@@ -79,7 +80,7 @@ def _fetch_push(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_physics_is_that_of_fetch_push(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pvdr_bench.videos.fetch import FetchScene
+    from pvdr_bench.suites.fetch.corpus import FetchScene
 
     real, ours = _fetch_push(monkeypatch), FetchScene()
     real.reset(seed=0)
@@ -94,7 +95,7 @@ def test_physics_is_that_of_fetch_push(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fetch_moves_as_commanded_and_blocks_lie_around_the_hand() -> None:
-    from pvdr_bench.videos.fetch import FetchScene
+    from pvdr_bench.suites.fetch.corpus import FetchScene
 
     scene = FetchScene()
     scene.reset(rng(0))

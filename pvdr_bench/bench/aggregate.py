@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pvdr_bench.bench.render import PAPER_TASKS
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.results.cache import SETTLED_SECONDS
 from pvdr_bench.results.collect import Results, collect, write_frame
 from pvdr_bench.runs.directory import FORMAT
 from pvdr_bench.runs.files import content_hash, encode, plain, write_json
+from pvdr_bench.suites.registry import suite
 
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _FIRST_EVALUATION_SEED = 10**9
@@ -112,9 +112,10 @@ def _specs(tasks: int, methods: int, seeds: int, evaluations: int, episodes: int
     whole = load_catalog().resolve("pvdr", "reach", 0, scale="cpu")
     budget = evaluations * whole.protocol.eval_every
     protocol = whole.protocol.model_copy(update={"env_steps": budget, "eval_episodes": episodes})
+    names = suite(whole.task.suite).published
     for task in range(tasks):
-        name = PAPER_TASKS[task] if task < len(PAPER_TASKS) else f"task-{task}"
-        spec = whole.task.model_copy(update={"name": name, "env_id": f"{name}-v3"})
+        name = names[task] if task < len(names) else f"task-{task}"
+        spec = whole.task.model_copy(update={"name": name, "env_id": name})
         for method in range(methods):
             label = f"method-{method:02d}"
             for seed in range(seeds):

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 
 from pvdr_bench.suites.base import EnvConfig
-from pvdr_bench.suites.cameras import CAMERAS
+from pvdr_bench.suites.registry import DEFAULT_SUITE
+from pvdr_bench.suites.registry import suite as suite_of
 from pvdr_bench.suites.vector import VectorEnv
 
 
 def measure(
-    env_id: str = "reach-v3", num_envs: int = 8, workers: Sequence[int] | None = None, seconds: float = 3.0,
-    image_size: int = 64, action_repeat: int = 4, renderer: str = "lean", suite: str = "metaworld",
+    env_id: str = "", num_envs: int = 8, workers: Sequence[int] | None = None, seconds: float = 3.0,
+    image_size: int = 64, action_repeat: int = 4, renderer: str = "lean", suite: str = DEFAULT_SUITE,
 ) -> dict[str, Any]:
     """Step with random actions for ``seconds`` at each number of workers (default 1, 2, 4, ... up to the cores).
+
+    Args:
+        env_id: of the suite; default: the one that it names for probes.
 
     Returns:
         workers: a list of rows with ``workers``, ``env_steps_per_second`` (the simulator's, images of every decision
@@ -28,15 +32,16 @@ def measure(
     cores = os.cpu_count() or 1
     if workers is None:
         workers = [count for count in (1, 2, 4, 8, 16, 32) if count == 1 or count <= min(cores, num_envs)]
+    info = suite_of(suite)
     config = EnvConfig(
-        suite, env_id, CAMERAS["metaworld"], image_size=image_size, renderer=renderer, action_repeat=action_repeat,
-        terminate_on_success=False,
+        suite, env_id or info.probe, info.first_camera, image_size=image_size, renderer=renderer,
+        action_repeat=action_repeat, terminate_on_success=False,
     )
     rows = [_measure_workers(config, num_envs, count, seconds) for count in workers]
     return {
-        "best": max(row["env_steps_per_second"] for row in rows), "workers": rows, "env_id": env_id,
-        "num_envs": num_envs, "image_size": image_size, "action_repeat": action_repeat, "renderer": renderer,
-        "cores": cores,
+        "best": max(row["env_steps_per_second"] for row in rows), "workers": rows, "suite": suite,
+        "env_id": config.env_id, "num_envs": num_envs, "image_size": image_size, "action_repeat": action_repeat,
+        "renderer": renderer, "cores": cores,
     }
 
 

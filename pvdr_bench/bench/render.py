@@ -1,8 +1,8 @@
-"""``bench render``: the lean renderer against the stock one, in the twelve tasks of the paper.
+"""``bench render``: the lean renderer against the stock one, in the tasks that publications report.
 
 Both draw the same states, frame by frame in turn, so that a busy machine slows both. ``stock`` does the OpenGL work of
-Meta-World's ``env.render()`` at the same size, from the protocol's camera. Pictures are compared with the stock picture
-without shadows, by the mean structural similarity (Wang et al., 2004; windows of 7 x 7, mean of the colour channels).
+gymnasium's ``env.render()`` at the same size, from the suite's first camera. Pictures are compared with the stock
+picture without shadows, by the mean structural similarity (Wang et al., 2004; windows of 7 x 7, mean of the colours).
 """
 
 from __future__ import annotations
@@ -14,22 +14,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.suites.base import EnvConfig, Image
-from pvdr_bench.suites.cameras import CAMERAS
+from pvdr_bench.errors import UsageError
+from pvdr_bench.suites import make_env
+from pvdr_bench.suites.base import EnvConfig, Image, MujocoEnv
+from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.gl import choose_backend
+from pvdr_bench.suites.registry import DEFAULT_SUITE
+from pvdr_bench.suites.registry import suite as suite_of
 
-PAPER_TASKS = (
-    "button-press-topdown", "dial-turn", "drawer-close", "reach", "window-open", "button-press", "plate-slide",
-    "plate-slide-back", "window-close", "plate-slide-side", "hand-insert", "drawer-open",
-)
 _WINDOW = 7  # pixels
 _ACTION_REPEAT = 8  # simulator steps between two frames
 
 
 def measure(
-    size: int = 128, frames: int = 8, tasks: Sequence[str] = PAPER_TASKS, progress: Callable[[str], None] | None = None
+    size: int = 128, frames: int = 8, tasks: Sequence[str] = (), progress: Callable[[str], None] | None = None,
+    suite: str = DEFAULT_SUITE,
 ) -> dict[str, Any]:
     """Time and compare both renderers on states of the scripted expert's way to the goal.
+
+    Args:
+        tasks: of the suite, by name; default: those that publications report.
 
     Returns:
         ratio: stock time / lean time, from the sums over tasks of each task's median frame. ratio_min: of the worst
@@ -38,8 +42,12 @@ def measure(
     """
     backend = choose_backend()
     rows: dict[str, dict[str, float]] = {}
-    for task in tasks:
-        rows[task] = _measure_task(task, size, frames)
+    info = suite_of(suite)
+    every = {task.name: task.env_id for task in info.tasks()}
+    for task in tasks or [name for name, env_id in every.items() if env_id in info.published]:
+        rows[task] = _measure_task(EnvConfig(
+            suite, every.get(task, task), info.first_camera, image_size=size, action_repeat=_ACTION_REPEAT,
+            episode_steps=_ACTION_REPEAT * (frames + 1), terminate_on_success=False), frames)
         if progress is not None:
             progress(f"{task}: {rows[task]['ratio']:.1f} times, SSIM {rows[task]['ssim_min']:.3f}")
     stock, lean = (float(np.mean([row[key] for row in rows.values()])) for key in ("stock_ms", "lean_ms"))
@@ -50,18 +58,15 @@ def measure(
     }
 
 
-def _measure_task(task: str, size: int, frames: int) -> dict[str, float]:
+def _measure_task(config: EnvConfig, frames: int) -> dict[str, float]:
     from pvdr_bench.suites.lean import LeanRenderer
-    from pvdr_bench.suites.metaworld import MetaWorldEnv
 
-    camera = CAMERAS["metaworld"]
-    config = EnvConfig(
-        "metaworld", f"{task}-v3", camera, image_size=size, action_repeat=_ACTION_REPEAT,
-        episode_steps=_ACTION_REPEAT * (frames + 1), terminate_on_success=False,
-    )
-    env = MetaWorldEnv(config)
+    env, camera = make_env(config), config.camera
+    if not isinstance(env, MujocoEnv) or not isinstance(camera, CameraPose):
+        raise UsageError(f"the lean renderer does not draw the suite {config.suite}", where="-o suite")
     model, data = env.simulation
-    stock, plain, lean = (LeanRenderer(model, camera, size, kind) for kind in ("stock", "stock-no-shadow", "lean"))
+    stock, plain, lean = (LeanRenderer(model, camera, config.image_size, kind)
+                          for kind in ("stock", "stock-no-shadow", "lean"))
     env.reset(0)
     seconds: dict[LeanRenderer, list[float]] = {stock: [], lean: []}
     similarity = []

@@ -35,7 +35,9 @@ from pvdr_bench.catalog.specs import (
     RunSpec,
     TaskSpec,
 )
+from pvdr_bench.catalog.suites import suite_of
 from pvdr_bench.errors import CatalogError, UsageError
+from pvdr_bench.suites.registry import DEFAULT_SUITE
 from pvdr_bench.yaml_documents import Document, Path_
 
 _INHERITED = ("algorithm", "paper", "tuning", "tokenizer", "pretrain_seeds")  # config and scales are merged apart
@@ -58,17 +60,23 @@ class Catalog(Files):
 
     _whole: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False, compare=False)
 
-    def protocol_layers(self, name: str, scale: str) -> Layers:
-        """The settings of a protocol at a scale, with their places, before they are checked."""
-        return self.protocol_file(name).layers(scale)
+    def protocol_layers(self, name: str, scale: str, suite: str = DEFAULT_SUITE, where: str | None = None) -> Layers:
+        """The settings of a protocol at a scale, with their places, before they are checked.
 
-    def protocol(self, name: str = DEFAULT_PROTOCOL, scale: str = "cpu") -> Protocol:
-        """A protocol at a scale.
+        Args:
+            suite: of the task: its version is part of what a number means. where: the place of that name.
+        """
+        layers = self.protocol_file(name).layers(scale)
+        layers.data.setdefault("suite_version", suite_of(suite, where).version())
+        return layers
+
+    def protocol(self, name: str = DEFAULT_PROTOCOL, scale: str = "cpu", suite: str = DEFAULT_SUITE) -> Protocol:
+        """A protocol at a scale, for tasks of a suite.
 
         Raises:
             CatalogError: no such protocol or scale, or its file is wrong.
         """
-        layers = self.protocol_layers(name, scale)
+        layers = self.protocol_layers(name, scale, suite)
         self._check_all("protocol", name, self.protocol_problems)
         return layers.validate(Protocol, f"protocol {name} at scale {scale}")
 
@@ -200,7 +208,7 @@ class Catalog(Files):
                              f"stages {', '.join(info.stages)} only",
                              hint=f"methods that run: {', '.join(self.runnable())}")
         self._check_set(task_spec, config.method.name)
-        chosen, changes = self._run_protocol(protocol, scale, config.method.name, protocol_texts)
+        chosen, changes = self._run_protocol(protocol, scale, config.method.name, task_spec, protocol_texts)
         corpus = self.corpus(videos or corpus_table.DEFAULT_CORPUS).name if wants_videos(info, config.value) else None
         if videos is not None and corpus is None:
             self.corpus(videos)
@@ -221,12 +229,12 @@ class Catalog(Files):
         if task.set is not None and known and task.set not in known:
             raise unknown(f"hyperparameter set of method {method}", task.set, known, self.task_place(task.name, "set"))
 
-    def _run_protocol(self, name: str, scale: str, method: str,
+    def _run_protocol(self, name: str, scale: str, method: str, task: TaskSpec,
                       texts: Sequence[str]) -> tuple[Protocol, list[tuple[str, str]]]:
         """The protocol with the method's budget and ``-o protocol.key=value``, and what of its meaning changed."""
         what = f"protocol {name} at scale {scale}"
         self.protocol(name, scale)
-        layers = self.protocol_layers(name, scale)
+        layers = self.protocol_layers(name, scale, task.suite, self.task_place(task.name, "suite"))
         chain = self._chain(method)
         for spec, document in chain:
             for each in scales_of(chain, scale):

@@ -14,11 +14,11 @@ from pvdr_bench.catalog import corpora as corpus_table
 from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.catalog.folders import KINDS, search_roots, yaml_files
 from pvdr_bench.catalog.layers import validate_document
-from pvdr_bench.catalog.metaworld_names import NAMES as METAWORLD
 from pvdr_bench.catalog.problems import unknown
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.protocol_file import ProtocolFile, check_protocol_keys
 from pvdr_bench.catalog.specs import CorpusSpec, TaskSpec
+from pvdr_bench.catalog.suites import task_name, tasks_without_file
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.yaml_documents import Document, Path_, read_document
 
@@ -53,9 +53,17 @@ class Files:
         return sorted(self._files["methods"])
 
     def tasks(self) -> list[str]:
-        """Names of all tasks: those with a file first, then every other Meta-World v3 task."""
+        """Names of all tasks: those with a file first, then those that suites have without one."""
         named = sorted(self._files["tasks"])
-        return [*named, *sorted(name for name in METAWORLD if name not in named)]
+        return [*named, *sorted(name for name in tasks_without_file() if name not in named)]
+
+    def task_name(self, name: str) -> str:
+        """The name of the task that is meant by a file's name, an environment's id, or ``SUITE/`` and a task of it.
+
+        Raises:
+            CatalogError: several suites have it.
+        """
+        return name if name in self._files["tasks"] else task_name(name)
 
     def protocols(self) -> list[str]:
         """Names of all protocols."""
@@ -99,20 +107,20 @@ class Files:
         return validate_document(model, document, f"{kind[:-1]} {name}", {"name": name}, inherited), document
 
     def task(self, name: str) -> TaskSpec:
-        """A task by its name; ``reach-v3`` is the same as ``reach``.
+        """A task by its name; ``reach-v3`` and ``metaworld/reach`` are the same as ``reach``.
 
         Raises:
             CatalogError: no such task, or its file is wrong.
         """
-        short = name.removesuffix("-v3")
+        short = self.task_name(name)
         if short in self._files["tasks"]:
             *parents, _ = self._family("tasks", short)
             inherited = {key: value for one in parents for key, value in one.data.items() if key not in _OWN}
             task: TaskSpec = self._spec("tasks", short, TaskSpec, inherited)[0]
             return task
-        if short in METAWORLD:
-            return TaskSpec(name=short, title=short.replace("-", " ").capitalize(), suite="metaworld",
-                            env_id=f"{short}-v3", source="Meta-World v3")
+        if found := tasks_without_file().get(short):
+            info, facts = found
+            return TaskSpec(suite=info.name, **vars(facts))
         raise unknown("task", name, self.tasks())
 
     def task_place(self, name: str, key: str) -> str:

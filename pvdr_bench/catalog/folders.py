@@ -6,8 +6,8 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from pvdr_bench.catalog.plugins import plugins
 from pvdr_bench.errors import CatalogError
+from pvdr_bench.plugins import plugins
 
 PATH_VARIABLE = "PVDR_BENCH_PATH"
 KINDS = {"methods": "methods", "tasks": "tasks", "protocols": "tasks/protocols", "profiles": "slurm",

@@ -36,12 +36,12 @@ class Protocol(StrictModel):
 
     name: str = _meaning("name of the protocol")
     scale: str = _meaning("name of the scale")
-    suite_version: str = _meaning("version of the environments' package, as installed")
+    suite_version: str = _meaning("version of the task's suite, as installed")
     image_size: int = _meaning("side of the square RGB observation in pixels", source="PVDR 5.1: 128; APV: 64", ge=8,
                                le=1024)
     renderer: Literal["stock", "lean"] = _meaning(
         "stock: gymnasium's; lean: no shadows, reflections or multisampling, decimated visual meshes")
-    camera: str = _meaning("name of a camera pose in suites/cameras.py; corner is Meta-World's own",
+    camera: str = _meaning("name of a camera of the task's suite; a task may name another",
                            source="PVDR: an unpublished camera1; APV: corner")
     action_repeat: int = _meaning("simulator steps per decision", source="PVDR 5.1: 2; APV: 1", ge=1)
     episode_steps: int = _meaning("simulator steps until an episode is truncated", source="PVDR 5.1 and APV: 500", ge=1)

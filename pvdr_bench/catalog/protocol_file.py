@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pvdr_bench.catalog.layers import Layers
@@ -43,7 +42,7 @@ class ProtocolFile:
         return tuple(dict.fromkeys(scale for one in self.family for scale in one.data.get("scales") or {}))
 
     def layers(self, scale: str) -> Layers:
-        """The settings at a scale, with their places, before they are checked.
+        """The settings at a scale, with their places, before they are checked and the suite's version is added.
 
         Raises:
             CatalogError: it has no such scale, or one that stands on another wrongly.
@@ -60,7 +59,6 @@ class ProtocolFile:
                 layers.add({key: value for key, value in section.items() if key != EXTENDS}, document, ("scales", each))
         layers.set(("name",), self.name, self.document.file)
         layers.set(("scale",), scale, self.document.file)
-        layers.data.setdefault("suite_version", _suite_version())
         return layers
 
 
@@ -84,11 +82,3 @@ def check_protocol_keys(document: Document) -> None:
             raise unknown("scale", scale, SCALES, document.where(("scales", scale)))
         if not isinstance(section or {}, dict):
             raise CatalogError(f"scales.{scale} must be a mapping", where=document.where(("scales", scale)))
-
-
-def _suite_version() -> str:
-    """The installed environments' package, such as ``metaworld 3.1.1``; part of what a number means."""
-    try:
-        return f"metaworld {version('metaworld')}"
-    except PackageNotFoundError:
-        return "metaworld (not installed)"

@@ -88,16 +88,18 @@ class TaskSpec(NamedSpec):
     title: str = Field(default="", description="name in figures and tables")
     description: str = Field(default="", description="what has to be done")
     extends: str | None = Field(default=None, description="task whose keys this one has, but for those it gives itself")
-    suite: str = Field(description="the code behind the task: metaworld")
+    suite: str = Field(description="the code behind the task, see: pvdr-bench list suites")
     env_id: str = Field(description="the environment's name in its suite")
     set: str | None = Field(default=None, description="published hyperparameter set (paper Table 3): set1, set2, set3")
-    camera: str | None = Field(default=None, description="camera pose of this task, in place of the protocol's")
+    camera: str | None = Field(default=None, description="camera for this task, in place of the protocol's")
+    options: dict[str, Any] = Field(default={}, description="settings of the suite's own, see: describe SUITE")
     tuned_on: bool = Field(default=False, description="whether any method was tuned on this task")
     source: str = Field(default="", description="where the task comes from")
 
     def identity(self) -> dict[str, Any]:
         """What determines results; titles and texts do not."""
-        return {"name": self.name, "suite": self.suite, "env_id": self.env_id, "camera": self.camera}
+        own = {"options": self.options} if self.options else {}
+        return {"name": self.name, "suite": self.suite, "env_id": self.env_id, "camera": self.camera, **own}
 
 
 class CorpusSpec(NamedSpec):
@@ -163,14 +165,15 @@ class RunSpec(PlainSpec):
         """All a worker needs to build the environment.
 
         Raises:
-            CatalogError: unknown camera.
+            CatalogError: the suite or its camera is not known here.
         """
-        from pvdr_bench.catalog.cameras import camera_pose
+        from pvdr_bench.catalog.suites import camera_of, suite_of
         from pvdr_bench.suites.base import EnvConfig
 
         protocol, task = self.protocol, self.task
         return EnvConfig(
-            suite=task.suite, env_id=task.env_id, camera=camera_pose(task.camera or protocol.camera),
+            suite=task.suite, env_id=task.env_id,
+            camera=camera_of(suite_of(task.suite), task.camera or protocol.camera), options=task.options,
             image_size=protocol.image_size, renderer=protocol.renderer, action_repeat=protocol.action_repeat,
             episode_steps=protocol.episode_steps, frozen_instance=protocol.frozen_instance,
             instance_seed=protocol.instance_seed or 0, terminate_on_success=protocol.terminate_on_success,

@@ -56,7 +56,7 @@ def find(catalog: Catalog, name: str) -> list[tuple[str, str]]:
              "experiment": catalog.experiments()}
     kind, colon, rest = name.partition(":")
     wanted, plain = ([kind], rest) if colon and kind in KINDS else (list(KINDS), name)
-    stem = {"method": split_variant(plain)[0], "task": plain.removesuffix("-v3")}
+    stem = {"method": split_variant(plain)[0], "task": catalog.task_name(plain)}
     found = [(each, plain) for each in wanted if stem.get(each, plain) in names[each]]
     if not found:
         raise unknown("name", plain, dict.fromkeys(every for each in wanted for every in names[each]))

@@ -176,7 +176,7 @@ def render_probe() -> None:
 
 
 def time_frames(image_size: int = 128, frames: int = 20) -> dict[str, object]:
-    """Render frames of ``reach``: the backend, seconds until the first frame, milliseconds of each further one.
+    """Render frames of the default suite: the backend, seconds until the first frame, milliseconds of each further one.
 
     Raises:
         SetupError: nothing can be drawn here.
@@ -186,13 +186,13 @@ def time_frames(image_size: int = 128, frames: int = 20) -> dict[str, object]:
     backend = choose_backend()
     import numpy as np
 
-    from pvdr_bench.catalog.cameras import camera_pose
     from pvdr_bench.errors import SetupError
     from pvdr_bench.suites import make_env
     from pvdr_bench.suites.base import EnvConfig
+    from pvdr_bench.suites.registry import DEFAULT_SUITE, suite
 
-    begin = time.perf_counter()
-    env = make_env(EnvConfig("metaworld", "reach-v3", camera_pose("metaworld"), image_size, "lean", 1, 500))
+    begin, info = time.perf_counter(), suite(DEFAULT_SUITE)
+    env = make_env(EnvConfig(info.name, info.probe, info.first_camera, image_size, "lean", 1, 500))
     try:
         image = env.reset(0)
         started = time.perf_counter()

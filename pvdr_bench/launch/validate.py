@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pvdr_bench.algorithms import registry
-from pvdr_bench.catalog.cameras import camera_pose
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.experiment import GridPart
 from pvdr_bench.catalog.folders import KINDS, search_roots
 from pvdr_bench.catalog.problems import Problem, nearest, problems_in, unknown
 from pvdr_bench.catalog.specs import DEFAULT_PROTOCOL
+from pvdr_bench.catalog.suites import check_camera, check_environment
 from pvdr_bench.errors import BenchError, CatalogError, UsageError
 from pvdr_bench.launch.plan import grid
-from pvdr_bench.training.checks import check_environment, check_runs, check_sizes
+from pvdr_bench.training.checks import check_runs, check_sizes
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -127,7 +127,7 @@ def _method_in_protocols(catalog: Catalog, name: str) -> Iterator[Problem]:
 
 def _task(catalog: Catalog, name: str) -> Iterator[Problem]:
     task = catalog.task(name)
-    check_environment(task, catalog)
+    check_environment(task, lambda key: catalog.task_place(task.name, key))
     sets = {key for method in catalog.methods() for key in _sets(catalog, method)}
     if task.set is not None and task.set not in sets:
         yield Problem.of(unknown("hyperparameter set: no method has", task.set, sorted(sets),
@@ -152,7 +152,7 @@ def _protocol(catalog: Catalog, name: str) -> Iterator[Problem]:
     yield from problems
     for scale in () if problems else found.scales:
         layers = catalog.protocol_layers(name, scale)
-        camera_pose(catalog.protocol(name, scale).camera, layers.origin(("camera",)))
+        check_camera(catalog.protocol(name, scale).camera, layers.origin(("camera",)))
 
 
 def _profile(catalog: Catalog, name: str) -> Iterator[Problem]:

@@ -1,38 +1,17 @@
-"""Environments: one interface (``base.py``), one module per suite, imported when a task of it is built.
+"""Environments: one interface (``base.py``), one folder per suite, imported when a task of it is built.
 
-Another package adds a suite by an entry point of the group ``pvdr_bench.suites`` that names a class or function taking
-an :class:`~pvdr_bench.suites.base.EnvConfig`.
+What a suite is stands in its :class:`~pvdr_bench.suites.info.SuiteInfo`; which there are, in ``registry.py``.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-from pvdr_bench.errors import SetupError, UsageError
-from pvdr_bench.suites.base import Env, EnvConfig
+from pvdr_bench.errors import UsageError
 
-ENTRY_POINT_GROUP = "pvdr_bench.suites"
-_BUILT_IN = {
-    "metaworld": "pvdr_bench.suites.metaworld:MetaWorldEnv",
-    "dummy": "pvdr_bench.suites.dummy:DummyEnv",
-}
-
-
-def suites() -> dict[str, str]:
-    """Names of the suites that can be built here, each with the ``module:object`` behind it."""
-    return {**{point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}, **_BUILT_IN}
-
-
-def env_ids(suite: str) -> tuple[str, ...] | None:
-    """Names of a suite's environments, told without loading it; None where only the suite itself knows them."""
-    if suite == "metaworld":
-        from pvdr_bench.catalog.metaworld_names import NAMES
-
-        return tuple(f"{name}-v3" for name in NAMES)
-    return ("point",) if suite == "dummy" else None
+if TYPE_CHECKING:
+    from pvdr_bench.suites.base import Env, EnvConfig
 
 
 def make_env(config: EnvConfig) -> Env:
@@ -42,14 +21,12 @@ def make_env(config: EnvConfig) -> Env:
         UsageError: unknown suite or environment.
         SetupError: the suite's packages or an OpenGL library are missing.
     """
-    found = suites()
-    if config.suite not in found:
-        near = difflib.get_close_matches(config.suite, found, 1, 0.4)
-        hint = f"allowed: {', '.join(sorted(found))}" + (f"; did you mean {near[0]!r}?" if near else "")
-        raise UsageError(f"unknown suite {config.suite!r}", hint=hint)
-    module, _, name = found[config.suite].partition(":")
-    try:
-        factory: Callable[[EnvConfig], Env] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise SetupError(f"suite {config.suite!r}: cannot load {found[config.suite]!r}: {error}") from error
-    return factory(config)
+    from pvdr_bench.suites.registry import suite
+
+    info = suite(config.suite)
+    known = info.env_ids()
+    if config.env_id not in known:
+        near = difflib.get_close_matches(config.env_id, known, 3, 0.4)
+        allowed = f"nearest: {', '.join(near)}" if near else f"allowed: {', '.join(known[:60])}"
+        raise UsageError(f"the suite {info.name} has no environment {config.env_id!r}", hint=allowed)
+    return info.load()(config)

@@ -6,22 +6,18 @@ Shapes: N environments, H = W image size in pixels, A action dimensions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pvdr_bench.errors import UsageError
+from pvdr_bench.suites.cameras import Camera
+from pvdr_bench.suites.spaces import BoxSpace
+
 Image = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class CameraPose:
-    """A free camera in MuJoCo's convention: metres and degrees."""
-
-    lookat: tuple[float, float, float]
-    distance: float
-    azimuth: float
-    elevation: float
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class EnvConfig:
 
     suite: str
     env_id: str
-    camera: CameraPose
+    camera: Camera | None = None  # of those that the suite has; None where it has none
     image_size: int = 64
     renderer: str = "lean"  # stock | lean
     action_repeat: int = 4  # simulator steps per decision
@@ -39,6 +35,7 @@ class EnvConfig:
     instance_seed: int = 0
     terminate_on_success: bool = True
     goal_settle_steps: int = 40  # simulator steps after the expert's first success before the goal image
+    options: Mapping[str, Any] = field(default_factory=dict)  # the task's settings of the suite's own
 
 
 @dataclass
@@ -55,9 +52,14 @@ class EnvStep:
 
 
 class Env(ABC):
-    """One visual robot task. Not thread-safe; one renderer per process."""
+    """One visual robot task, built from an :class:`EnvConfig`. Not thread-safe; one renderer per process."""
 
-    action_dim: int
+    action_space: BoxSpace
+
+    @property
+    def action_dim(self) -> int:
+        """Number of action dimensions A."""
+        return self.action_space.dim
 
     @abstractmethod
     def reset(self, seed: int) -> Image:
@@ -65,19 +67,36 @@ class Env(ABC):
 
     @abstractmethod
     def step(self, action: NDArray[np.float32]) -> EnvStep:
-        """Apply an action [A] (clipped to [-1, 1]) for ``action_repeat`` simulator steps."""
+        """Apply an action [A] (clipped to the action space) for ``action_repeat`` simulator steps."""
 
-    @abstractmethod
     def goal_image(self) -> Image:
-        """Image [H, W, 3] of the current instance solved: the scripted expert has settled."""
+        """Image [H, W, 3] of the current instance solved: the scripted expert has settled.
 
-    @abstractmethod
+        Raises:
+            UsageError: the suite has none (its ``SuiteInfo`` says so, and runs that need one are refused before).
+        """
+        raise UsageError(f"{type(self).__name__} has no goal images")
+
     def expert_action(self) -> NDArray[np.float32]:
-        """The suite's scripted expert's action [A] in the current state."""
+        """The suite's scripted expert's action [A] in the current state.
+
+        Raises:
+            UsageError: the suite has none.
+        """
+        raise UsageError(f"{type(self).__name__} has no scripted expert")
 
     @abstractmethod
     def close(self) -> None:
         """Free the simulator and the renderer."""
+
+
+class MujocoEnv(Env):
+    """An environment that MuJoCo simulates, so that anybody can draw it."""
+
+    @property
+    @abstractmethod
+    def simulation(self) -> tuple[Any, Any]:
+        """The physics' ``MjModel`` and ``MjData``, to draw from."""
 
 
 @dataclass

@@ -1,20 +1,28 @@
-"""Named free cameras. A protocol names one. The built-in corpora are filmed with ``metaworld`` and ``fetch``."""
+"""What a camera is. Each suite says which it has (``SuiteInfo.cameras``), and a protocol or task names one.
+
+Imports nothing: cameras are read where no simulator may be loaded.
+"""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
-from pvdr_bench.suites.base import CameraPose
 
-CAMERAS: dict[str, CameraPose] = {
-    # Across the table towards the Sawyer robot: the whole moving arm, the hand's range and all objects are in view, and
-    # motion along x, y and z looks different. Our own choice, since the paper's ``camera1`` is not published.
-    "metaworld": CameraPose(lookat=(0.0, 0.62, 0.16), distance=1.35, azimuth=235.0, elevation=-28.0),
-    # The Fetch robot's table, from its left front.
-    "fetch": CameraPose(lookat=(1.25, 0.75, 0.55), distance=1.35, azimuth=145.0, elevation=-30.0),
-    # Meta-World's own ``corner`` (xyz_base.xml: pos -1.1 -0.4 0.6, looking along 1 1 -0.4, 45 degrees high as every
-    # free camera there), the camera of APV, ContextWM and PreLAR. Its up vector points down, so its own picture stands
-    # on its head; a free camera at the same pose is upright, which is that picture turned by 180 degrees.
-    "corner": CameraPose(lookat=(0.0, 0.7, 0.16), distance=1.1 * math.sqrt(2.16), azimuth=45.0,
-                         elevation=-math.degrees(math.atan2(0.4, math.sqrt(2.0)))),
-}
+@dataclass(frozen=True)
+class CameraPose:
+    """A free camera in MuJoCo's convention: metres and degrees."""
+
+    lookat: tuple[float, float, float]
+    distance: float
+    azimuth: float
+    elevation: float
+
+
+@dataclass(frozen=True)
+class SceneCamera:
+    """A camera that the scene has itself, by its name there; for simulators that bring their own."""
+
+    name: str
+
+
+Camera = CameraPose | SceneCamera

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import SetupError, UsageError
-from pvdr_bench.suites.base import CameraPose, Image
+from pvdr_bench.suites.base import Image
+from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.decimate import DEFAULT_CELL, decimate_model
 from pvdr_bench.suites.gl import SharedContext, choose_backend, shared_context
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from pvdr_bench.errors import BenchError
-from pvdr_bench.suites.vector import STOPPING, EnvGroup
+from pvdr_bench.suites.group import EnvGroup
+from pvdr_bench.suites.processes import STOPPING
 
 _PR_SET_PDEATHSIG = 1
 
@@ -48,7 +49,7 @@ def _serve(connection: Connection, memory: int) -> None:
         try:
             if message[0] == "open":
                 group = _open(memory, *message[1:])
-                answer: Any = group.action_dim
+                answer: Any = group.action_space
             else:
                 answer = getattr(group, message[0])(*message[1:])
         except BenchError as error:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog
-from pvdr_bench.catalog.problems import unknown
-from pvdr_bench.catalog.specs import RunSpec, TaskSpec
+from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.catalog.suites import check_suite
 from pvdr_bench.errors import CatalogError
 
 
@@ -75,31 +75,9 @@ def check_task(spec: RunSpec, catalog: Catalog) -> None:
     """Refuse a task whose environment cannot be built; no simulator is started, nor imported.
 
     Raises:
-        CatalogError: no such suite, environment or camera.
+        CatalogError: no such suite, environment, camera or option, or no expert or goal image where one is needed.
     """
-    from pvdr_bench.catalog.cameras import camera_pose
-
-    check_environment(spec.task, catalog)
-    if not spec.task.camera:
-        camera_pose(spec.protocol.camera, "protocol.camera")
-
-
-def check_environment(task: TaskSpec, catalog: Catalog) -> None:
-    """Refuse a task of an unknown suite, environment or camera.
-
-    Raises:
-        CatalogError: with the line in the task's file.
-    """
-    from pvdr_bench.catalog.cameras import camera_pose
-    from pvdr_bench.suites import env_ids, suites
-
-    if task.suite not in suites():
-        raise unknown("suite", task.suite, sorted(suites()), catalog.task_place(task.name, "suite"))
-    known = env_ids(task.suite)
-    if known is not None and task.env_id not in known:
-        raise unknown(f"env_id of suite {task.suite}", task.env_id, known, catalog.task_place(task.name, "env_id"))
-    if task.camera:
-        camera_pose(task.camera, catalog.task_place(task.name, "camera"))
+    check_suite(spec, lambda key: catalog.task_place(spec.task.name, key))
 
 
 def check_sizes(spec: RunSpec, catalog: Catalog) -> None:

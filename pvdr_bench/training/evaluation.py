@@ -27,7 +27,9 @@ SEED_SPAN = 2**20  # protocols keep eval_seed_base and train_seed_base at least 
 class VectorEnvLike(Protocol):
     """What the loops need of ``suites.vector.VectorEnv``."""
 
-    action_dim: int
+    @property
+    def action_dim(self) -> int:
+        """Number of action dimensions A."""
 
     def reset(self, seeds: Sequence[int]) -> Image:
         """Start an episode in every environment; first images [N, H, W, 3]."""

@@ -24,7 +24,8 @@ import numpy as np
 
 from pvdr_bench.errors import ChangedError, SetupError, TrainingError, UsageError
 from pvdr_bench.runs.locks import FileLock
-from pvdr_bench.videos.sources import CorpusSource, Generator, source
+from pvdr_bench.videos.contract import CorpusSource, Generator
+from pvdr_bench.videos.sources import source
 from pvdr_bench.videos.store import JOURNAL, ClipStore, ClipWriter, canonical, difference, partial_path
 
 PART_EPISODES = 40
@@ -54,8 +55,8 @@ def recipe_of(corpus: CorpusSource, image_size: int, episodes: int, seed: int) -
     generator = corpus.load()
     return {
         "corpus": corpus.name, "image_size": image_size, "episodes": episodes, "seed": seed,
-        "generator": corpus.generator, "version": generator.version, "sources": list(generator.sources),
-        "part_episodes": PART_EPISODES,
+        "generator": corpus.recipe_name or corpus.maker, "version": generator.version,
+        "sources": list(generator.sources), "part_episodes": PART_EPISODES,
     }
 
 

@@ -3,7 +3,7 @@
 A *frozen* instance is built once by ``set_task`` and its first reset is kept: every later reset restores that very
 state, so frames and physics are identical. (``gym.make`` with ``reset(seed)`` draws a new goal at every reset, and the
 raw class ignores seeds unless ``seeded_rand_vec`` is set.) Otherwise each reset draws goal and furniture from its seed
-alone: ``seeded_rand_vec`` and ``seed()`` before the suite's own reset. The camera is a pose of ``suites/cameras.py``.
+alone: ``seeded_rand_vec`` and ``seed()`` before the suite's own reset.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import SetupError, TrainingError, UsageError
-from pvdr_bench.suites.base import Env, EnvConfig, EnvStep, Image
+from pvdr_bench.suites.base import EnvConfig, EnvStep, Image, MujocoEnv
+from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.gl import choose_backend
+from pvdr_bench.suites.metaworld.info import METAWORLD
 
 CENTRE_GAIN = 10.0  # action per metre, that of most experts
 EXPERT_LIMIT = 1000  # simulator steps in which the scripted expert must succeed; the slowest need about 300
@@ -38,32 +40,20 @@ def import_metaworld() -> Any:
     choose_backend()  # MuJoCo reads MUJOCO_GL while it is imported
     try:
         import metaworld
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise SetupError(
             f"the suite metaworld needs a package that is missing: {error.name or error}",
-            hint="pip install metaworld==3.1.1 packaging (they come with pvdr-bench)",
+            hint=METAWORLD.packages[0].install,
         ) from error
     # Its own experts ask for more than an action can give, and warn about it in every step.
     warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
     return metaworld
 
 
-def env_ids() -> list[str]:
-    """Names of all Meta-World v3 environments."""
-    return sorted(import_metaworld().ALL_V3_ENVIRONMENTS)
-
-
 @lru_cache(maxsize=64)
 def _benchmark(env_id: str, instance_seed: int) -> Any:
     """``MT1`` with the first of its 50 instances: drawing the others takes a second, and nobody asks for them."""
     metaworld = import_metaworld()
-    if env_id not in metaworld.ALL_V3_ENVIRONMENTS:
-        import difflib
-
-        near = difflib.get_close_matches(env_id, metaworld.ALL_V3_ENVIRONMENTS, 3, 0.4)
-        raise UsageError(
-            f"Meta-World has no environment {env_id!r}", hint=f"nearest: {', '.join(near)}" if near else None
-        )
     drawn = metaworld._N_GOALS
     metaworld._N_GOALS = 1
     try:
@@ -95,14 +85,14 @@ def _is_window(value: Any) -> bool:
     return isinstance(value, np.ndarray) and not value.flags.owndata
 
 
-class MetaWorldEnv(Env):
+class MetaWorldEnv(MujocoEnv):
     """One Meta-World task behind the interface of ``suites/base.py``.
 
     ``EnvStep.truth`` has, in metres: ``hand_x/y/z`` (between the fingers), ``goal_x/y/z`` (target of the task), and
     ``goal_distance``: the suite's ``obj_to_target`` (hand to target in reach, object to target elsewhere).
 
     Raises:
-        UsageError: unknown environment id or renderer.
+        UsageError: unknown renderer, or no free camera.
         SetupError: Meta-World or an OpenGL library is missing.
     """
 
@@ -110,13 +100,15 @@ class MetaWorldEnv(Env):
         import_metaworld()
         from metaworld.policies import ENV_POLICY_MAP
 
+        if not isinstance(config.camera, CameraPose):
+            raise UsageError(f"Meta-World is drawn from a free camera, not from {config.camera!r}")
         self.config = config
         benchmark = _benchmark(config.env_id, config.instance_seed)
         self._env: Any = benchmark.train_classes[config.env_id]()
         self._env.set_task(benchmark.train_tasks[0])  # fixes the instance, and shows the expert its goal
         self._env.max_path_length = _STEP_LIMIT
         self._policy: Any = ENV_POLICY_MAP[config.env_id]()
-        self.action_dim = int(self._env.action_space.shape[0])
+        self.action_space = METAWORLD.action_space
         self._start: _Snapshot | None = None
         self._goal: Image | None = None
         self._observation: NDArray[np.float64] = np.zeros(0)

@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import SetupError
-from pvdr_bench.suites.cameras import CAMERAS
+from pvdr_bench.suites.fetch.info import CAMERA
 from pvdr_bench.suites.gl import choose_backend
 from pvdr_bench.suites.lean import LeanRenderer
+from pvdr_bench.videos.contract import Clip, Generator
 from pvdr_bench.videos.play import Box, OUNoise, Vector, WaypointPlay
-from pvdr_bench.videos.sources import Clip, Generator
 
 MODES = ("push", "waypoint", "noise")
 SHARES = (0.5, 0.4, 0.1)
@@ -181,7 +181,7 @@ class FetchPushGenerator(Generator):
 
     def __init__(self, source: str, image_size: int) -> None:
         self._scene = FetchScene()
-        self._renderer = LeanRenderer(self._scene.model, CAMERAS["fetch"], image_size)
+        self._renderer = LeanRenderer(self._scene.model, CAMERA, image_size)
 
     def episode(self, rng: np.random.Generator) -> Clip:
         """One episode; block, mode and noise all come from ``rng``."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.errors import UsageError
 from pvdr_bench.suites.base import Env, EnvConfig, EnvStep, Image
+from pvdr_bench.suites.dummy.info import DUMMY
 
 SPEED = 0.02  # of the picture's width in one simulator step
 RADIUS = 0.08  # a success is a dot this near to the goal
@@ -19,11 +19,9 @@ _BACKGROUND, _DOT, _SQUARE = (40, 40, 40), (230, 60, 60), (60, 200, 90)
 class DummyEnv(Env):
     """A dot at ``position`` [2] in [0, 1]; an action [2] is its velocity in units of :data:`SPEED`."""
 
-    action_dim = 2
+    action_space = DUMMY.action_space
 
     def __init__(self, config: EnvConfig) -> None:
-        if config.env_id != "point":
-            raise UsageError(f"the suite dummy has no environment {config.env_id!r}", hint="allowed: point")
         self.config = config
         self._draw(np.random.default_rng(config.instance_seed))
         self._position = self._start.copy()

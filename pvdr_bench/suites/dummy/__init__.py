@@ -1,0 +1,1 @@
+"""A suite without a simulator, for tests of everything around the environment."""

@@ -1,0 +1,1 @@
+"""The Fetch robot: no tasks, only videos of another robot in another scene."""

@@ -1,0 +1,205 @@
+"""What a suite says of itself, before any simulator is loaded.
+
+A suite is one :class:`SuiteInfo` (or a subclass that answers more cleverly) and one environment class. Nothing outside
+``suites/`` knows a suite by name: version, environments, cameras, actions and needs are read from here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from pvdr_bench.errors import SetupError
+from pvdr_bench.suites.cameras import Camera
+from pvdr_bench.suites.spaces import BoxSpace
+from pvdr_bench.videos.contract import CorpusSource
+
+if TYPE_CHECKING:
+    from pvdr_bench.suites.base import Env, EnvConfig
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution that a suite needs, and the command that installs it."""
+
+    name: str
+    install: str
+
+    @property
+    def installed(self) -> str | None:
+        """Its version here; None where it is missing."""
+        try:
+            return version(self.name)
+        except PackageNotFoundError:
+            return None
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable that a suite reads."""
+
+    name: str
+    meaning: str
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting of a suite's own, such as an action mode; a task gives it under ``options``."""
+
+    name: str
+    default: Any
+    meaning: str
+    allowed: tuple[Any, ...] = ()  # empty: any value of the default's type
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task that has no file: what ``tasks/NAME.yaml`` would say."""
+
+    name: str
+    env_id: str
+    title: str
+    description: str = ""
+    source: str = ""
+    camera: str | None = None
+    set: str | None = None
+
+
+@dataclass(frozen=True)
+class SuiteInfo:
+    """Everything that is known of a suite without loading it.
+
+    Attributes:
+        name: what a task's ``suite`` says.
+        factory: ``module:Class`` of its :class:`~pvdr_bench.suites.base.Env`, built from an ``EnvConfig``.
+        environments: ids of its environments.
+        action_space: what ``step`` takes; see also :meth:`actions`.
+        cameras: by the name that a protocol or task gives. Empty: it draws one picture, whatever name is given.
+        packages: what has to be installed. Unless ``revision`` is given, the first one's version is the suite's.
+        revision: the suite's own version, raised when its numbers change their meaning; None: that of a package.
+        variables: environment variables that it reads.
+        options: settings that a task may give.
+        envs_per_process: how many environments one process may hold; None: any number. A simulator that can exist
+            only once in a process says 1. Worker processes are always spawned, never forked.
+        has_expert: ``expert_action`` works. has_goal_image: ``goal_image`` works.
+        truth: names in ``EnvStep.truth``.
+        corpora: videos that it can make.
+        example: an environment that is quick to build, for probes and benches; empty: the first one.
+        published: environments that publications report, for benches that go through all of them.
+    """
+
+    name: str
+    title: str
+    factory: str
+    environments: tuple[str, ...]
+    action_space: BoxSpace
+    description: str = ""
+    cameras: Mapping[str, Camera] = field(default_factory=dict)
+    packages: tuple[Package, ...] = ()
+    revision: int | None = None
+    variables: tuple[Variable, ...] = ()
+    options: tuple[Option, ...] = ()
+    envs_per_process: int | None = None
+    has_expert: bool = True
+    has_goal_image: bool = True
+    truth: tuple[str, ...] = ()
+    corpora: tuple[CorpusSource, ...] = ()
+    example: str = ""
+    published: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.revision is None and not self.packages:
+            raise ValueError(f"suite {self.name}: neither a package nor a revision tells its version")
+        if self.envs_per_process is not None and self.envs_per_process < 1:
+            raise ValueError(f"suite {self.name}: {self.envs_per_process} environments in a process")
+
+    # What stands in results -------------------------------------------------------------------------------------
+
+    def version(self) -> str:
+        """What ``protocol.suite_version`` says, such as ``metaworld 3.1.1``: part of what a number means."""
+        if self.revision is not None:
+            return f"{self.name} {self.revision}"
+        first = self.packages[0]
+        return f"{first.name} {first.installed or '(not installed)'}"
+
+    def env_ids(self) -> tuple[str, ...]:
+        """Ids of all environments."""
+        return self.environments
+
+    def actions(self, options: Mapping[str, Any] | None = None) -> BoxSpace:
+        """The action space under a task's ``options``; a suite with action modes answers by them."""
+        return self.action_space
+
+    # Tasks without a file ---------------------------------------------------------------------------------------
+
+    def tasks(self) -> tuple[TaskFacts, ...]:
+        """Tasks that need no YAML file; none by default."""
+        return ()
+
+    def task_name(self, name: str) -> str | None:
+        """The task that is meant by a name or an environment's id, such as ``reach-v3``; None if none of :meth:`tasks`.
+        """
+        for task in self.tasks():
+            if name in (task.name, task.env_id):
+                return task.name
+        return None
+
+    # Building environments --------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """What a process has to do before the suite's packages are imported; nothing by default.
+
+        Raises:
+            SetupError: it cannot work here.
+        """
+
+    def worker_environment(self) -> Mapping[str, str]:
+        """Variables that a worker process has to be started with, in addition to ours; none by default.
+
+        For what is read when a process begins, such as a library path; the rest can be done in :meth:`prepare`.
+        """
+        return {}
+
+    def load(self) -> Callable[[EnvConfig], Env]:
+        """The environment's class, imported now.
+
+        Raises:
+            SetupError: something that it needs is not there.
+        """
+        self.prepare()
+        module, _, name = self.factory.partition(":")
+        try:
+            found: Callable[[EnvConfig], Env] = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            raise SetupError(f"the suite {self.name} needs a package that is missing: {error.name}",
+                             hint=self._mend() or f"it is imported by {self.factory}") from error
+        except AttributeError as error:
+            raise SetupError(f"suite {self.name!r}: cannot load {self.factory!r}: {error}") from error
+        return found
+
+    def problems(self) -> list[SetupError]:
+        """What keeps the suite from working here, each with what mends it; for ``doctor``."""
+        found = [SetupError(f"{package.name} is not installed", hint=package.install)
+                 for package in self.packages if package.installed is None]
+        found += [SetupError(f"{variable.name} is not set: {variable.meaning}", hint=f"export {variable.name}=...")
+                  for variable in self.variables if variable.required and not os.environ.get(variable.name)]
+        return found
+
+    def _mend(self) -> str | None:
+        missing = [package.install for package in self.packages if package.installed is None]
+        return "; ".join(missing) or None
+
+    @property
+    def probe(self) -> str:
+        """The environment that probes and benches use."""
+        return self.example or self.env_ids()[0]
+
+    @property
+    def first_camera(self) -> Camera | None:
+        """The camera that probes and benches use; None in a suite that has none to choose from."""
+        return next(iter(self.cameras.values()), None)

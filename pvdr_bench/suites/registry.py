@@ -1,0 +1,52 @@
+"""The suites there are: the built-in ones and those of installed packages. No simulator is imported.
+
+Another package adds a suite by an entry point of the group ``pvdr_bench.suites`` that names a
+:class:`~pvdr_bench.suites.info.SuiteInfo`; the entry point's name is the suite's.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+
+from pvdr_bench.errors import SetupError, UsageError
+from pvdr_bench.plugins import load_plugins
+from pvdr_bench.suites.dummy.info import DUMMY
+from pvdr_bench.suites.info import SuiteInfo
+from pvdr_bench.suites.metaworld.info import METAWORLD
+
+_BUILT_IN = (METAWORLD, DUMMY)
+DEFAULT_SUITE = METAWORLD.name  # what is meant where no task names a suite
+
+
+@cache
+def _found() -> tuple[dict[str, SuiteInfo], dict[str, SetupError]]:
+    found, broken = load_plugins("suites", SuiteInfo)
+    return {**{info.name: info for info in _BUILT_IN}, **{name: info for name, info in found.items()
+            if name not in {built_in.name for built_in in _BUILT_IN}}}, broken
+
+
+def suites() -> dict[str, SuiteInfo]:
+    """All suites by name, the built-in ones first; a package cannot replace one of those."""
+    return _found()[0]
+
+
+def broken_suites() -> dict[str, SetupError]:
+    """Suites of packages that cannot be read, and why."""
+    return _found()[1]
+
+
+def suite(name: str) -> SuiteInfo:
+    """A suite by its name.
+
+    Raises:
+        SetupError: its package cannot be read.
+        UsageError: unknown suite; tells the nearest one.
+    """
+    if name in suites():
+        return suites()[name]
+    if name in broken_suites():
+        raise broken_suites()[name]
+    near = get_close_matches(name, suites(), 1, 0.4)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(f"unknown suite {name!r}", hint=f"{guess}known: {', '.join(suites())}")

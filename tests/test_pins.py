@@ -1,0 +1,56 @@
+"""What has been published stays itself: recipes and protocols of artefacts and published runs keep their hashes.
+
+A hash that changes orphans an artefact, and no row of a published run could be extended or compared any more.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pvdr_bench.catalog.catalog import Catalog, load_catalog
+from pvdr_bench.runs.files import content_hash
+from pvdr_bench.videos.generate import recipe_of
+from pvdr_bench.videos.sources import source
+
+pytest.importorskip("metaworld")
+ARTEFACTS = sorted((Path(__file__).resolve().parent.parent / "artefacts").glob("*/*"))
+# method, task, corpus, protocol: hash of the protocol, hash of the recipe of seed 0, as in results/reference
+PUBLISHED = {
+    ("pvdr", "reach", "metaworld", "pvdr"): ("9b1efb82f31e", "7a8e636a1695"),
+    ("pvdr", "reach", "fetch-push", "pvdr"): ("9b1efb82f31e", "1e2f04604d44"),
+    ("ppo", "reach", None, "pvdr"): ("9b1efb82f31e", "dfa561427df6"),
+    ("dreamerv2", "reach", None, "pvdr"): ("9b1efb82f31e", "63e1b10fdb1f"),
+    ("dreamerv2", "reach", None, "apv"): ("d70a51861813", "9520cde45ada"),
+    ("pvdr", "window-open", "metaworld", "pvdr"): ("9b1efb82f31e", "5c039b36df59"),
+}
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+@pytest.mark.parametrize("run", PUBLISHED, ids=lambda run: "-".join(map(str, run)))
+def test_published_runs_keep_their_hashes(catalog: Catalog, run: tuple[str, str, str | None, str]) -> None:
+    method, task, corpus, protocol = run
+    spec = catalog.resolve(method, task, 0, "cpu", protocol, videos=corpus)
+    assert spec.protocol.suite_version == "metaworld 3.1.1"
+    assert (spec.protocol.hash(), content_hash(spec.recipe())) == PUBLISHED[run]
+
+
+@pytest.mark.parametrize("folder", ARTEFACTS, ids=lambda folder: folder.name)
+def test_shipped_artefacts_stand_on_the_corpora_of_today(folder: Path) -> None:
+    """Their recipes hold the corpora's; a corpus whose code has moved is still the same."""
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert folder.name.endswith(f"-{content_hash(recipe)}")
+    stored = recipe["corpora"] if "corpora" in recipe else {recipe["corpus"]["corpus"]: recipe["corpus"]}
+    for name, old in stored.items():
+        assert recipe_of(source(name), recipe["image_size"], old["episodes"], old["seed"]) == old
+        assert source(name).episodes == old["episodes"], "the default corpus is the one that the artefact was made from"
+
+
+def test_there_are_artefacts_to_look_at() -> None:
+    assert {folder.parent.name for folder in ARTEFACTS} == {"tokenize", "pretrain"}
