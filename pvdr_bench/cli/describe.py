@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvdr_bench.cli.options import Json, Overrides, choose_scale
+from pvdr_bench.plain_text import one_line
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -126,7 +127,7 @@ def echo_entry(entry: dict[str, Any]) -> None:
     typer.echo(f"{entry['kind']} {entry['name']}")
     for key, value in entry["facts"].items():
         if value:
-            typer.echo(f"  {key}: {value}")
+            typer.echo(f"  {key}: {one_line(str(value))}")
     for row in entry["keys"]:
         value = json.dumps(row["value"])
         typer.echo(f"  {row['key']} = {value}")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.main import get_command
@@ -70,19 +69,10 @@ def root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: an expected error becomes one message and its exit code."""
-    from pvdr_bench.errors import BenchError
+    """Entry point: an expected error becomes one message and its exit code; see :mod:`pvdr_bench.cli.output`."""
+    from pvdr_bench.cli.output import run
 
-    code: Any = 0
-    try:
-        code = get_command(app)(args=arguments, prog_name="pvdr-bench", standalone_mode=True)
-    except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader (head, less) has gone: not our error, and nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    sys.exit(code or 0)
+    sys.exit(run(lambda: get_command(app)(args=arguments, prog_name="pvdr-bench", standalone_mode=True)))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pvdr_bench.cli.options import (
     choose_device,
     choose_scale,
 )
+from pvdr_bench.cli.output import console as make_console
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,8 +48,6 @@ def pretrain(
 
     Started by torchrun or srun, its processes train together: torchrun --nproc-per-node 8 -m pvdr_bench pretrain ...
     """
-    from rich.console import Console
-
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.plan import asked_runs
     from pvdr_bench.launch.worker import StopFlag
@@ -62,7 +61,7 @@ def pretrain(
     check_runs(specs, catalog)
     stop = StopFlag().install()
     with process_group(chosen.value) as group:
-        console = Console(stderr=json_, quiet=not group.leads)
+        console = make_console(stderr=json_, quiet=not group.leads)
         together = f", {group.size} processes" if group.size > 1 else ""
         console.print(f"device {chosen.value} ({chosen.reason}){together}, scale {specs[0].scale}",
                       highlight=False, soft_wrap=True)

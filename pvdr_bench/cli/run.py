@@ -26,6 +26,7 @@ from pvdr_bench.cli.options import (
     choose_device,
     choose_scale,
 )
+from pvdr_bench.cli.output import console as make_console
 from pvdr_bench.cli.pretrain import prepare
 from pvdr_bench.words import counted
 
@@ -58,8 +59,6 @@ def run(
 
     What is done is skipped, a larger budget extends, and a run made with another recipe is refused with the difference.
     """
-    from rich.console import Console
-
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch import plan as planning
     from pvdr_bench.launch.local import at_a_time, exit_code_of, run_local
@@ -69,7 +68,7 @@ def run(
     from pvdr_bench.runs.provenance import cores
     from pvdr_bench.training.checks import check_runs, warnings
 
-    console, root, catalog = Console(), results_root(results), load_catalog()
+    console, root, catalog = make_console(), results_root(results), load_catalog()
     chosen = choose_device(device)
     size = choose_scale(scale, chosen.value)
     specs = planning.asked_runs(catalog, experiment=experiment, methods=methods, tasks=tasks, seeds=seeds,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvdr_bench.cli.options import Json, Results
+from pvdr_bench.plain_text import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,4 +136,4 @@ def echo_rows(rows: list[Row], indent: str = "") -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return one_line(",".join(map(str, value)) if isinstance(value, list) else str(value))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvdr_bench.cli.options import Json, Results
+from pvdr_bench.cli.output import console as make_console
 from pvdr_bench.cli.results import Methods, Tasks
+from pvdr_bench.plain_text import one_line
 from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
@@ -35,13 +37,11 @@ def status(
     States: done, running, stale (silent for more than three heartbeats), starting, queued, waiting (for an artefact),
     failed, blocked (its stage failed or was stopped), stopped, lost (its job is gone), new, broken.
     """
-    from rich.console import Console
-
     from pvdr_bench.runs.paths import existing_results
 
-    console, root = Console(), existing_results(results)
+    console, root = make_console(), existing_results(results)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=250)  # a line per run for grep
+        console = make_console(width=250)  # a line per run for grep
     while True:
         stages, runs, note = look(root, methods, tasks, state)
         if json_:
@@ -124,7 +124,7 @@ def table_of(rows: Sequence[RunStatus]) -> Table:
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name not in FOLDED,
                          min_width=FOLDED.get(name))
     for row, texts in zip(rows, cells, strict=True):
-        table.add_row(*(escape(texts[name]) for name in shown), style=STYLES.get(row.state, ""))
+        table.add_row(*(escape(one_line(texts[name])) for name in shown), style=STYLES.get(row.state, ""))
     return table
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pvdr_bench.cli.output import console as make_console
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
@@ -86,7 +88,6 @@ def _progress(title: str, quiet: bool) -> AbstractContextManager[Callable[[int, 
     import contextlib
     import time
 
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -96,7 +97,7 @@ def _progress(title: str, quiet: bool) -> AbstractContextManager[Callable[[int, 
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
 
     @contextlib.contextmanager
     def bar() -> Iterator[Callable[[int, int], None]]:

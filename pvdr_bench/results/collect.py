@@ -17,6 +17,7 @@ import pandas as pd
 from pvdr_bench.errors import BenchError, DataError, UsageError
 from pvdr_bench.results.cache import ContentCache, signature
 from pvdr_bench.results.reading import POINT_TYPES, Content, read_content
+from pvdr_bench.results.sheets import to_csv
 from pvdr_bench.runs.directory import RunDir, difference
 from pvdr_bench.runs.files import atomic_write
 from pvdr_bench.runs.folders import run_folders
@@ -383,13 +384,3 @@ def write_frame(results: Results, folder: Path) -> dict[str, Path]:
         atomic_write(files[kind], to_csv(frame))
     atomic_write(files["parquet"], results.points.to_parquet(index=False, engine="pyarrow"))
     return files
-
-
-def to_csv(frame: pd.DataFrame) -> bytes:
-    """A frame as CSV in UTF-8: full precision, text quoted, empty where a number is missing (NaN)."""
-    import pyarrow as pa
-    from pyarrow.csv import write_csv  # several times as fast as pandas
-
-    sink = pa.BufferOutputStream()
-    write_csv(pa.Table.from_pandas(frame, preserve_index=False), sink)
-    return bytes(sink.getvalue())

@@ -18,8 +18,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import UsageError
-from pvdr_bench.results.collect import COLUMNS, Results, to_csv
+from pvdr_bench.results.collect import COLUMNS, Results
 from pvdr_bench.results.series import METRICS, Row, curve_values, final_values, rows_of
+from pvdr_bench.results.sheets import to_csv
 from pvdr_bench.runs.files import atomic_write, encode, to_json
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pvdr_bench.errors import UsageError
+from pvdr_bench.plain_text import markdown_cell, one_line
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.series import (
     METRICS,
@@ -27,6 +28,7 @@ from pvdr_bench.results.series import (
     rows_of,
     spread_of,
 )
+from pvdr_bench.results.sheets import safe_cells
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, clear_winner
 
 ALL = "all tasks"
@@ -199,7 +201,8 @@ def _reported_head(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """A GitHub table with its caption, notes and reported numbers."""
-    lines = ["| method | " + " | ".join(table.columns) + " |", "| --- |" + " ---: |" * len(table.columns)]
+    lines = ["| method | " + " | ".join(map(markdown_cell, table.columns)) + " |",
+             "| --- |" + " ---: |" * len(table.columns)]
     for row in table.rows:
         texts = []
         for column, unit in zip(table.columns, table.units, strict=True):
@@ -207,10 +210,10 @@ def to_markdown(table: Table) -> str:
             value, span, n = _text(cell, unit)
             value = f"**{value}**" if cell is not None and cell.bold else value
             texts.append(" ".join(part for part in (value, span, f"({n})" if n else "") if part))
-        lines.append(f"| {row.label} | " + " | ".join(texts) + " |")
-    lines += ["", table.caption]
+        lines.append(f"| {markdown_cell(row.label)} | " + " | ".join(texts) + " |")
+    lines += ["", one_line(table.caption)]
     if table.notes:
-        lines += ["", "Not, or not wholly, included:", "", *(f"- {note}" for note in table.notes)]
+        lines += ["", "Not, or not wholly, included:", "", *(f"- {one_line(note)}" for note in table.notes)]
     if not table.reported.empty:
         lines += ["", _reported_head(table), "",
                   *(f"- {_reported_line(record)}" for record in table.reported.to_dict("records"))]
@@ -248,13 +251,13 @@ def to_frame(table: Table) -> pd.DataFrame:
 def to_csv(table: Table) -> str:
     """:func:`to_frame` as CSV."""
     text = io.StringIO()
-    to_frame(table).to_csv(text, index=False, lineterminator="\n")
+    safe_cells(to_frame(table)).to_csv(text, index=False, lineterminator="\n")
     return text.getvalue()
 
 
 def escape_latex(text: str) -> str:
-    """Make text safe for LaTeX."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    """Make text safe for LaTeX, on one line."""
+    return "".join(_LATEX.get(letter, letter) for letter in one_line(text))
 
 
 def to_latex(table: Table) -> str:
@@ -277,15 +280,11 @@ def to_latex(table: Table) -> str:
             texts.append(" ".join(part for part in (value, rf"{{\scriptsize {span}, ${n}$}}" if n else "") if part))
         lines.append(" & ".join([escape_latex(row.label), *texts]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    lines += [f"% not, or not wholly, included: {_one_line(note)}" for note in table.notes]
+    lines += [f"% not, or not wholly, included: {one_line(note)}" for note in table.notes]
     if not table.reported.empty:
-        lines.append(f"% {_one_line(_reported_head(table))}")
-        lines += [f"% {_one_line(_reported_line(record))}" for record in table.reported.to_dict("records")]
+        lines.append(f"% {one_line(_reported_head(table))}")
+        lines += [f"% {one_line(_reported_line(record))}" for record in table.reported.to_dict("records")]
     return "\n".join(lines) + "\n"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 FORMATS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from pvdr_bench.catalog.protocol import Protocol
+from pvdr_bench.plain_text import visible
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.report.overview import Warned, listed, number, span
 from pvdr_bench.results.series import METRICS, final_values, spread_of
@@ -22,8 +23,8 @@ _DASH = '<span class="none">–</span>'
 
 
 def text(value: object) -> str:
-    """Escaped for element content and attributes."""
-    return html.escape(str(value), quote=True)
+    """Escaped for element content and attributes; marks that turn the reading direction are written out."""
+    return html.escape(visible(str(value)), quote=True)
 
 
 @dataclass(frozen=True)
