@@ -38,9 +38,9 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dummy runs, which no catalog knows, and no copy of the code."""
-    monkeypatch.setattr(submission, "stage_needs", lambda specs: {})
-    monkeypatch.setattr(submission, "claim", lambda specs, user: None)
-    monkeypatch.setattr(submission, "need_of", lambda spec, needs: None)
+    monkeypatch.setattr(submission, "stage_needs", lambda specs, catalog: {})
+    monkeypatch.setattr(submission, "claim", lambda specs, user, catalog: None)
+    monkeypatch.setattr(submission, "need_of", lambda spec, needs, catalog: None)
     monkeypatch.setattr(snapshots, "take_snapshot", lambda folder: folder / "code")
 
 

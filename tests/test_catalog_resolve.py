@@ -16,7 +16,7 @@ from pvdr_bench.catalog.catalog import Catalog, split_variant
 from pvdr_bench.catalog.resolve import format_value, join_label
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import BenchError, CatalogError
-from pvdr_bench.rl.config import Section, key
+from pvdr_bench.rl.config import AlgorithmConfig, Section, key
 from pvdr_bench.yaml_documents import read_scalar
 
 
@@ -25,7 +25,7 @@ class Net(Section):
     kind: Literal["mlp", "conv"] = key("mlp", "the kind", "test")
 
 
-class ToyConfig(Section):
+class ToyConfig(AlgorithmConfig):
     lr: float = key(1e-3, "learning rate", "test", gt=0)
     label: str = key("x", "a text", "test")
     sizes: tuple[int, ...] = key((1, 2), "a list", "test")
@@ -40,8 +40,10 @@ class ToyConfig(Section):
         return self
 
 
-TOY = registry.AlgorithmInfo("toy", f"{__name__}:ToyConfig", "nowhere:Learner", version=3, needs_videos=True)
-OFFLINE = registry.AlgorithmInfo("codes", f"{__name__}:ToyConfig", None, offline=(("tokenize", "nowhere:X"),))
+TOY = registry.AlgorithmInfo("toy", f"{__name__}:ToyConfig", "nowhere:Learner", version=3,
+                             offline=(registry.Stage("pretrain", "nowhere:X"),))
+OFFLINE = registry.AlgorithmInfo("codes", f"{__name__}:ToyConfig", None, offline=(
+    registry.Stage("tokenize", "nowhere:X", makes="tokenizer", own_videos=True),))
 
 FILES = {
     "methods/base.yaml": """\

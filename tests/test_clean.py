@@ -254,9 +254,10 @@ def test_every_command_registers_before_the_stage_opens(store: ArtefactStore, tm
     assert seen[0] == mine and sorted(seen[1:]) == sorted([mine, ("None", ())])
     specs = [load_catalog().resolve("ppo", "reach", seed, "smoke") for seed in (3, 4)]
     user = User(tmp_path / "queue", tuple(str(spec.path("")) for spec in specs))
-    claim(specs, user)  # as `submit` does
-    plan = Stages(specs[0]).tokenize_plan()
-    assert user.runs in [entry.runs for entry in entries(store.path(plan.stage, plan.name, plan.recipe))]
+    claim(specs, user, load_catalog())  # as `submit` does
+    stages = Stages(specs[0])
+    node = stages.node("tokenize")
+    assert user.runs in [entry.runs for entry in entries(store.path("tokenize", node.name, stages.recipe(node, {})))]
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------

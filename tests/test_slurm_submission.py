@@ -168,8 +168,9 @@ def test_a_submitter_killed_at_any_write_leaves_nothing_that_points_nowhere(
         slurm: FakeSlurm, no_stages: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
     specs = dummies(2)
-    monkeypatch.setattr(submission, "stage_needs", lambda found: {"key": StageNeed("key", "tokenize", found[0], None)})
-    monkeypatch.setattr(submission, "need_of", lambda spec, needs: "key")
+    monkeypatch.setattr(submission, "stage_needs",
+                        lambda found, catalog: {"key": StageNeed("key", "tokenize", "tokenize t", found[0])})
+    monkeypatch.setattr(submission, "need_of", lambda spec, needs, catalog: "key")
     for i, target in enumerate(("write/stage.json/done", "replace/stage.json", "replace/submission.json",
                                 "write/run.yaml/done", "replace/run.yaml", "replace/job.json")):
         results = tmp_path / str(i)

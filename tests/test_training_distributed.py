@@ -26,11 +26,12 @@ from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from pvdr_bench.errors import BenchError, DataError, Interrupted, SetupError, TrainingError, UsageError
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.rl import distributed
+from pvdr_bench.rl.config import Schedule
 from pvdr_bench.rl.contract import OfflineLearner
 from pvdr_bench.rl.distributed import Place, device_of, find_place, process_group
 from pvdr_bench.rl.process_group import ALONE, ProcessGroup, current_group, wait_for
 from pvdr_bench.tokenizer.learner import VQGANLearner
-from pvdr_bench.training.offline import MixedClips, Schedule, run_offline
+from pvdr_bench.training.offline import MixedClips, run_offline
 from tests import processes
 from tests.test_training_stages import resolve, write_corpora
 from tests.test_vqgan_learner import config as vqgan_config
@@ -398,7 +399,7 @@ def test_torchrun_makes_the_artefacts_of_a_method(tmp_path: Path, monkeypatch: p
     assert json.loads((made["pretrain"] / "metrics.json").read_text())["processes"] == 2
     from pvdr_bench.training.stages import Stages
 
-    alone = Stages(resolve("pvdr"), fresh=True).tokenizer()
+    alone = Stages(resolve("pvdr"), fresh=True).artefact("tokenize")
     ours, theirs = load_file(made["tokenize"] / "model.safetensors"), alone.weights()
     assert close(ours, theirs) and "processes" not in alone.metrics()
 

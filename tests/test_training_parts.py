@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from pvdr_bench.errors import CatalogError, DataError, Interrupted, TrainingError, UsageError
 from pvdr_bench.nets.blur import box_blur
-from pvdr_bench.rl.contract import OfflineLearner, Transition
+from pvdr_bench.rl.config import Schedule
+from pvdr_bench.rl.contract import OfflineLearner, StageContext, Transition
 from pvdr_bench.rl.facts import GoalFacts
 from pvdr_bench.rl.replay import EpisodeReplay
 from pvdr_bench.suites.base import VectorStep
-from pvdr_bench.training.offline import MixedClips, Schedule, run_offline, schedule_of
+from pvdr_bench.training.offline import MixedClips, run_offline
 from pvdr_bench.training.reward import GoalReward, spearman
 from tests.dummies import make_protocol
 
@@ -223,6 +224,10 @@ class OfflineDummy(OfflineLearner):
         self.optimizer = torch.optim.SGD([self.weight], lr=0.1, momentum=0.9)
         self.generator = torch.Generator().manual_seed(3)
 
+    @classmethod
+    def for_stage(cls, context: StageContext) -> OfflineDummy:
+        return cls()
+
     def update(self, batch: Tensor) -> dict[str, float]:
         noise = torch.randn(3, generator=self.generator)
         loss = (batch.float().mean() / 255 + 0.1 * noise - self.weight).square().sum()
@@ -298,8 +303,8 @@ def test_schedules_of_both_kinds_of_config() -> None:
     from pvdr_bench.algorithms.pvdr.config import PVDRConfig
     from pvdr_bench.tokenizer.config import VQGANConfig
 
-    pretrain = schedule_of(PVDRConfig(), "pretrain")
+    pretrain = PVDRConfig().schedule("pretrain")
     assert (pretrain.frames, pretrain.stride, pretrain.steps, pretrain.batch) == (8, 1, 350_000, 128)
-    tokenize = schedule_of(VQGANConfig(), "tokenize")
+    tokenize = VQGANConfig().schedule("tokenize")
     assert dataclasses.asdict(tokenize) == {"steps": 400_000, "batch": 1600, "frames": 1, "stride": 1,
                                             "validate_every": 5000, "validation_clips": 256}

@@ -54,6 +54,8 @@ def test_a_right_folder_has_no_problem(tmp_path: Path) -> None:
     ("methods/a.yaml", "extends: pppo\n", 1, "did you mean 'ppo'"),
     ("methods/a.yaml", "extends: ppo\ntokenizer: tokeniser\n", 2, "did you mean 'tokenizer'"),
     ("methods/a.yaml", "extends: ppo\nconfig:\n  window: 3\n", 3, "does not divide"),
+    ("methods/a.yaml", "extends: tokenizer\nvideos: [metaworl]\n", 2, "did you mean 'metaworld'"),
+    ("methods/a.yaml", "algorithm: vqgan\n", None, "names no videos"),
     ("methods/a.yaml", "extends: ppo\nscales:\n  cpu:\n    protocol: {env_steps: 'x'}\n", 4, "whole number"),
     ("methods/a.yaml", "extends: ppo\nscales:\n  cpu:\n    protocol: {sync_every: 7}\n", 4, "multiple of num_envs"),
     ("methods/a.yaml", "algorithm: [ppo\n", 2, "not valid YAML"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pvdr_bench.rl.config import Section, key
+from pvdr_bench.rl.config import AlgorithmConfig, key
 
 
-class RandomConfig(Section):
+class RandomConfig(AlgorithmConfig):
     """Actions that look at nothing: the floor."""
 
     distribution: Literal["uniform", "gaussian"] = key(
@@ -16,7 +16,7 @@ class RandomConfig(Section):
     std: float = key(0.6065, "standard deviation of the Gaussian", "benchmark: exp(-0.5), PPO's initial one", gt=0)
 
 
-class ScriptedConfig(Section):
+class ScriptedConfig(AlgorithmConfig):
     """The suite's scripted expert, which sees the simulator's state: the ceiling."""
 
     noise: float = key(0.0, "standard deviation of Gaussian noise added to its actions", "benchmark: none", ge=0)

@@ -12,25 +12,57 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from pvdr_bench.errors import CatalogError
+
+ONLINE = "online"  # the last stage of whatever acts in a task
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage before the online one: it learns from videos and leaves an artefact.
+
+    Attributes:
+        name: of the stage and its artefact, such as ``pretrain``.
+        learner: ``module:Class`` of an :class:`~pvdr_bench.rl.contract.OfflineLearner`.
+        sections: parts of the config that the artefact depends on; (): all of it.
+        needs: names of stages whose artefacts it is made from, of this algorithm or of one that the method names
+            (``tokenizer``).
+        batches: which of them turns frames into what this stage learns from; None: it learns from frames.
+        load: ``module:function`` that makes of (weights, config, device) what later stages work with, such as a frozen
+            tokenizer; None: the weights themselves.
+        makes: what the artefact is; its place in the recipes of stages that need it.
+        own_videos: the corpora are those that the method's file names (``videos``), and not the run's ``--videos``:
+            an artefact that all runs of a scale share.
+    """
+
+    name: str
+    learner: str
+    sections: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    batches: str | None = None
+    load: str | None = None
+    makes: str = "model"
+    own_videos: bool = False
+
 
 @dataclass(frozen=True)
 class AlgorithmInfo:
     """What an algorithm is, so that a pair that cannot work is refused before anything starts.
 
     Attributes:
-        config: ``module:Class`` of its pydantic config; that module imports no torch.
-        learner: ``module:Class`` of its online learner, or None for a tokenizer.
-        offline: stage -> ``module:Class`` of its offline learner.
+        config: ``module:Class`` of its :class:`~pvdr_bench.rl.config.AlgorithmConfig`; that module imports no torch.
+        learner: ``module:Class`` of its online learner; None for a tokenizer.
+        offline: its stages before the online one, each after those it needs.
         version: raised when the algorithm's results change.
+        needs: names of stages, its own apart, that the online stage stands on: those of the method's ``tokenizer``.
     """
 
     name: str
     config: str
     learner: str | None
-    offline: tuple[tuple[str, str], ...] = ()
+    offline: tuple[Stage, ...] = ()
     version: int = 1
-    needs_tokenizer: bool = False
-    needs_videos: bool = False
+    needs: tuple[str, ...] = ()
     needs_goal_image: bool = False  # refused in a protocol without one, where each episode has a goal of its own
     needs_expert: bool = False  # the loop puts the scripted expert's actions [N, A] into carry["expert"]
     on_policy: bool = True
@@ -38,8 +70,20 @@ class AlgorithmInfo:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages it declares itself, in order."""
-        return tuple(stage for stage, _ in self.offline) + (("online",) if self.learner else ())
+        """Names of the stages it declares itself, in order."""
+        return tuple(stage.name for stage in self.offline) + ((ONLINE,) if self.learner else ())
+
+    def stage(self, name: str) -> Stage:
+        """One of its stages before the online one.
+
+        Raises:
+            CatalogError: it has none of that name.
+        """
+        for stage in self.offline:
+            if stage.name == name:
+                return stage
+        raise CatalogError(f"algorithm {self.name} has no stage {name}",
+                           hint=f"its stages: {', '.join(self.stages) or 'none'}")
 
 
 def load_object(path: str) -> Any:
@@ -48,19 +92,22 @@ def load_object(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+_TOKENIZE = Stage("tokenize", "pvdr_bench.tokenizer.learner:VQGANLearner", makes="tokenizer", own_videos=True,
+                  load="pvdr_bench.tokenizer.frozen:load_tokenizer")
 _BUILTIN = (
-    AlgorithmInfo("vqgan", "pvdr_bench.tokenizer.config:VQGANConfig", None,
-                  offline=(("tokenize", "pvdr_bench.tokenizer.learner:VQGANLearner"),), needs_videos=True),
+    AlgorithmInfo("vqgan", "pvdr_bench.tokenizer.config:VQGANConfig", None, offline=(_TOKENIZE,)),
     AlgorithmInfo("pvdr", "pvdr_bench.algorithms.pvdr.config:PVDRConfig",
                   "pvdr_bench.algorithms.pvdr.online:PVDRLearner",
-                  offline=(("pretrain", "pvdr_bench.algorithms.pvdr.pretrain:PVDRPretrainer"),),
-                  needs_tokenizer=True, needs_videos=True, needs_goal_image=True),
+                  offline=(Stage("pretrain", "pvdr_bench.algorithms.pvdr.pretrain:PVDRPretrainer",
+                                 sections=("model", "pretrain"), needs=("tokenize",), batches="tokenize"),),
+                  needs=("tokenize",), needs_goal_image=True),
     AlgorithmInfo("ppo", "pvdr_bench.algorithms.ppo.config:PPOConfig", "pvdr_bench.algorithms.ppo.learner:PPOLearner",
-                  needs_tokenizer=True),
+                  needs=("tokenize",)),
     AlgorithmInfo("dreamer", "pvdr_bench.algorithms.dreamer.config:DreamerConfig",
                   "pvdr_bench.algorithms.dreamer.learner:DreamerLearner",
-                  offline=(("pretrain", "pvdr_bench.algorithms.dreamer.pretrain:VideoPretrainer"),),
-                  needs_videos=True, on_policy=False),
+                  offline=(Stage("pretrain", "pvdr_bench.algorithms.dreamer.pretrain:VideoPretrainer",
+                                 sections=("model", "pretrain")),),
+                  on_policy=False),
     AlgorithmInfo("random", "pvdr_bench.algorithms.floor:RandomConfig",
                   "pvdr_bench.algorithms.random_policy:RandomLearner"),
     AlgorithmInfo("scripted", "pvdr_bench.algorithms.floor:ScriptedConfig",

@@ -40,7 +40,7 @@ from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.suites.registry import DEFAULT_SUITE
 from pvdr_bench.yaml_documents import Document, Path_
 
-_INHERITED = ("algorithm", "paper", "tuning", "tokenizer", "pretrain_seeds")  # config and scales are merged apart
+_INHERITED = ("algorithm", "paper", "tuning", "tokenizer", "videos", "pretrain_seeds")  # config and scales apart
 _OWN = ("name", "title", "extends")  # of a task's file, not inherited
 
 
@@ -217,7 +217,7 @@ class Catalog(Files):
         return RunSpec(
             method=config.method.name, variant=config.variant, title=config.method.title, tuning=config.method.tuning,
             algorithm=info.name, algorithm_version=info.version, config=config.value.model_dump(mode="json"),
-            tokenizer=config.method.tokenizer if info.needs_tokenizer or code_reward else None,
+            tokenizer=config.method.tokenizer if info.needs or code_reward else None,
             task=task_spec, corpus=corpus, pretrain_seed=seed % config.method.pretrain_seeds if corpus else 0,
             scale=cast(Scale, scale), scale_label=join_label(label, changes), protocol=chosen, seed=seed,
         )
@@ -283,8 +283,9 @@ def split_variant(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def wants_videos(info: registry.AlgorithmInfo, config: Any) -> bool:
-    """Whether a run of this config stands on a corpus: its algorithm needs one, and ``pretrained`` is not off."""
-    return info.needs_videos and bool(getattr(config, "pretrained", True))
+    """Whether a run of this config stands on a corpus of its own choice: a stage that it uses learns from one."""
+    used = config.stages_used(tuple(stage.name for stage in info.offline))
+    return any(stage.name in used and not stage.own_videos for stage in info.offline)
 
 
 def load_catalog() -> Catalog:

@@ -61,6 +61,8 @@ class MethodSpec(NamedSpec):
     paper: str = Field(default="", description="publication it follows")
     tuning: str = Field(default="", description="the tuning this method got: tasks, seeds, settings tried")
     tokenizer: str = Field("tokenizer", description="method that trains the frame tokenizer")
+    videos: tuple[str, ...] = Field(
+        default=(), description="corpora of stages whose artefact all runs share, such as the tokenizer's")
     pretrain_seeds: int = Field(default=1, description="pre-training seeds that the runs are spread over", ge=1)
     config: dict[str, Any] = Field(default={}, description="keys of the algorithm's config")
     scales: dict[Scale, ScaleSection] = Field(default={}, description="changes per scale")

@@ -181,7 +181,7 @@ def facts_of(plan: Plan) -> dict[str, Any]:
     hours = None if rate is None else steps * rate / 3600
     return {
         "submission": plan.submission.name if runs else None, "profile": profile.name, "runs": len(runs),
-        "stages": [{"name": stage.name, "what": stage.need.label, "after": stage.after,
+        "stages": [{"name": stage.name, "what": stage.need.label, "after": ", ".join(stage.after) or None,
                     "queued_as": stage.job_id} for stage in plan.stages],
         "arrays": [{"name": array.name, "jobs": len(array.elements), "after": array.after} for array in plan.arrays],
         "skipped": {state: len(specs) for state, specs in plan.skipped.items()},

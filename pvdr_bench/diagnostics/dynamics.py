@@ -70,7 +70,7 @@ def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr",
     torch.set_num_threads(1)
     stages = Stages(load_catalog().resolve(method, "reach", 0, scale, videos=corpus))
     config, artefacts = stages.config, stages.build()
-    tokenizer, clips = stages.load_tokenizer(artefacts["tokenize"]), stages.clips(corpus)
+    tokenizer, clips = stages.load(stages.node("tokenize"), artefacts["tokenize"]), stages.clips(corpus)
     truth = clips.truth
     if truth is None:
         raise DataError(f"the corpus {corpus} has no actions and hand positions to probe with", where=str(clips.path))

@@ -186,7 +186,7 @@ def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, us
 
     with process_group(profile.device) as group:
         stages = Stages(spec, str(group.device), stop, workers=cores(), report=report, say=say, user=user)
-        return (stages.tokenizer() if stage == "tokenize" else stages.pretrained()).path
+        return stages.artefact(stage).path
 
 
 def leave(folders: Sequence[Path], profile: Profile, stop: JobStop) -> None:

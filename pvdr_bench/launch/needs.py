@@ -1,80 +1,76 @@
-"""Which artefacts runs wait for, and the stage jobs that make them: a tokenizer first, pre-trained models after it."""
+"""Which artefacts runs wait for, and the stage jobs that make them, those that others stand on first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.runs.files import content_hash
+from pvdr_bench.catalog.stages import stage_graph
 from pvdr_bench.runs.users import User
 
 
 @dataclass(frozen=True)
 class StageNeed:
-    """An artefact that has to be made before some runs can start."""
+    """An artefact that has to be made before some runs can start.
 
-    key: str  # the same for all runs that need it
+    Attributes:
+        key: the same for all runs that need it. stage: its name. label: for people.
+        spec: of one of the runs that need it.
+        after: keys of the missing artefacts that come before it in some run: a run waits for its last one alone.
+    """
+
+    key: str
     stage: str
-    spec: RunSpec  # of one of the runs that need it
-    after: str | None  # key of the stage before it; runs need both, and wait for the last of the chain
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        what = self.spec.tokenizer if self.stage == "tokenize" else f"{self.spec.algorithm} on {self.spec.corpus}"
-        return f"{self.stage} {what} · {self.spec.scale}"
+    label: str
+    spec: RunSpec
+    after: tuple[str, ...] = ()
 
 
-def tokenizer_key(spec: RunSpec) -> str | None:
-    """What all runs with one tokenizer have in common; None for a run without one."""
-    if spec.tokenizer is None:
-        return None
-    return "t" + content_hash([spec.tokenizer, spec.scale, spec.protocol.image_size])
-
-
-def pretrain_key(spec: RunSpec) -> str | None:
-    """What all runs with one pre-trained model have in common; None for a run without one."""
-    if "pretrain" not in spec.info.stages or spec.corpus is None:
-        return None
-    config = {name: spec.config.get(name) for name in ("model", "pretrain")}
-    return "p" + content_hash([spec.algorithm, spec.algorithm_version, spec.corpus, spec.scale, spec.pretrain_seed,
-                               spec.protocol.image_size, config, tokenizer_key(spec)])
-
-
-def stage_needs(specs: Sequence[RunSpec]) -> dict[str, StageNeed]:
+def stage_needs(specs: Sequence[RunSpec], catalog: Catalog) -> dict[str, StageNeed]:
     """The artefacts that are missing, by key; those that others stand on first."""
     from pvdr_bench.training.stages import Stages
 
     found: dict[str, StageNeed] = {}
-    asked: set[tuple[str | None, str | None]] = set()
+    asked: set[tuple[str, ...]] = set()
     for spec in specs:
-        tokenizer, model = tokenizer_key(spec), pretrain_key(spec)
-        if (tokenizer, model) in asked:
+        graph = stage_graph(spec, catalog)
+        if (keys := tuple(node.key for node in graph)) in asked:
             continue
-        asked.add((tokenizer, model))
-        missing = Stages(spec).missing()
-        if "tokenize" in missing and tokenizer is not None:
-            found.setdefault(tokenizer, StageNeed(tokenizer, "tokenize", spec, None))
-        if "pretrain" in missing and model is not None:
-            found[model] = StageNeed(model, "pretrain", spec, tokenizer if tokenizer in found else None)
-    return dict(sorted(found.items(), key=lambda item: item[1].stage != "tokenize"))
+        asked.add(keys)
+        missing = Stages(spec, catalog=catalog).missing()
+        before: list[str] = []
+        for node in (node for node in graph if node.stage.name in missing):
+            need = found.get(node.key) or StageNeed(node.key, node.stage.name, node.label, spec)
+            found[node.key] = replace(need, after=tuple(dict.fromkeys((*need.after, *before))))
+            before.append(node.key)
+    return _ordered(found)
 
 
-def claim(specs: Sequence[RunSpec], user: User) -> None:
+def _ordered(found: Mapping[str, StageNeed]) -> dict[str, StageNeed]:
+    """Each need behind all that it comes after."""
+    done: dict[str, StageNeed] = {}
+    while len(done) < len(found):
+        ready = {key: need for key, need in found.items() if key not in done and all(k in done for k in need.after)}
+        if not ready:
+            raise RuntimeError("stages that wait for one another")  # graphs of runs list stages in one order
+        done |= ready
+    return done
+
+
+def claim(specs: Sequence[RunSpec], user: User, catalog: Catalog) -> None:
     """Write down that runs will stand on the artefacts which are there, or are known by name, before their jobs start.
 
     A model whose tokenizer is yet to be made has no name yet: the job that makes it writes down its users.
     """
     from pvdr_bench.training.stages import Stages
 
-    for spec in {(tokenizer_key(spec), pretrain_key(spec)): spec for spec in specs}.values():
-        Stages(spec, user=user).claim()
+    for spec in {tuple(node.key for node in stage_graph(spec, catalog)): spec for spec in specs}.values():
+        Stages(spec, catalog=catalog, user=user).claim()
 
 
-def need_of(spec: RunSpec, needs: Mapping[str, StageNeed]) -> str | None:
+def need_of(spec: RunSpec, needs: Mapping[str, StageNeed], catalog: Catalog) -> str | None:
     """Key of the missing artefact that a run has to wait for; the last of a chain."""
-    for key in (pretrain_key(spec), tokenizer_key(spec)):
-        if key in needs:
-            return key
-    return None
+    keys = [node.key for node in stage_graph(spec, catalog)] if needs else []
+    return next((key for key in reversed(keys) if key in needs), None)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import SetupError, StorageError
@@ -37,7 +38,7 @@ class StagePlan:
 
     need: StageNeed
     name: str
-    after: str | None  # name of the stage job it waits for
+    after: tuple[str, ...]  # names of the stage jobs it waits for
     job_id: str | None = None  # of one that is in the queue already
 
 
@@ -81,13 +82,14 @@ def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Pr
             todo.append(spec)
         else:
             plan.skipped.setdefault(state, []).append(spec)
-    needs = stage_needs(todo)
+    catalog = load_catalog()
+    needs = stage_needs(todo, catalog)
     waiting = _waiting_stages(results, known)
     for i, need in enumerate(needs.values()):
-        after = next((stage.name for stage in plan.stages if stage.need.key == need.after), None)
+        after = tuple(stage.name for stage in plan.stages if stage.need.key in need.after)
         name, job_id = waiting.get(need.key, (job_name(plan.submission, "s", i), None))
         plan.stages.append(StagePlan(need, name, after, job_id))
-    plan.arrays = _arrays(plan, todo, needs)
+    plan.arrays = _arrays(plan, todo, needs, catalog)
     return plan
 
 
@@ -125,12 +127,12 @@ def _waiting_stages(results: Path, known: Queue) -> dict[str, tuple[str, str]]:
             for name, key in submission.read()["stages"].items() if (name, 0) in known}
 
 
-def _arrays(plan: Plan, todo: Sequence[RunSpec], needs: Mapping[str, StageNeed]) -> list[ArrayPlan]:
+def _arrays(plan: Plan, todo: Sequence[RunSpec], needs: Mapping[str, StageNeed], catalog: Catalog) -> list[ArrayPlan]:
     """Runs that wait for the same stage, in jobs of ``runs_per_job`` and arrays of ``max_array``."""
     profile, names = plan.profiles["runs"], {stage.need.key: stage.name for stage in plan.stages}
     groups: dict[str | None, list[RunSpec]] = defaultdict(list)
     for spec in todo:
-        key = need_of(spec, needs)
+        key = need_of(spec, needs, catalog)
         groups[names[key] if key else None].append(spec)
     arrays: list[ArrayPlan] = []
     for after, group in groups.items():
@@ -197,7 +199,7 @@ def _write(plan: Plan, code: Path) -> None:
                 run_dir.open(spec)
                 RunRecord(submission.name, array.name, index, spec.protocol.env_steps, str(plan.results),
                           array.after).write(run_dir.path)
-    claim(plan.runs, submission.user)
+    claim(plan.runs, submission.user, load_catalog())
 
 
 class _Submitter:
@@ -211,16 +213,17 @@ class _Submitter:
         """All of them; each one's id is written down at once."""
         with clean_environment():
             for stage in (stage for stage in self.plan.stages if stage.job_id is None):
-                executor = make_executor(self.plan, "stages", stage.name, self.code, self._dependency(stage.after))
+                executor = make_executor(self.plan, "stages", stage.name, self.code, self._dependency(*stage.after))
                 self._note(stage.name, _hand_over(executor, [StageJob(str(stage_path(self.plan.results, stage.name)))]))
             for array in self.plan.arrays:
-                executor = make_executor(self.plan, "runs", array.name, self.code, self._dependency(array.after))
+                waits = self._dependency(*([array.after] if array.after else []))
+                executor = make_executor(self.plan, "runs", array.name, self.code, waits)
                 jobs = [RunJob(tuple(str(spec.path(self.plan.results)) for spec in element))
                         for element in array.elements]
                 self._note(array.name, _hand_over(executor, jobs))
 
-    def _dependency(self, after: str | None) -> str | None:
-        return f"afterok:{self.jobs[after]}" if after else None
+    def _dependency(self, *after: str) -> str | None:
+        return ":".join(["afterok", *(str(self.jobs[name]) for name in after)]) if after else None
 
     def _note(self, name: str, job_id: str) -> None:
         self.jobs[name] = job_id

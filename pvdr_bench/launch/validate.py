@@ -98,7 +98,12 @@ def _method(catalog: Catalog, name: str) -> Iterator[Problem]:
     problems = catalog.method_problems(name)
     yield from problems
     info = registry.algorithms()[spec.algorithm or ""]
-    if info.needs_tokenizer and spec.tokenizer not in catalog.methods():
+    for corpus in (corpus for corpus in spec.videos if corpus not in catalog.corpora()):
+        yield Problem.of(unknown("corpus", corpus, catalog.corpora(), catalog.place("methods", name, ("videos",))))
+    if not spec.videos and any(stage.own_videos for stage in info.offline):
+        yield Problem(catalog.place("methods", name, ()), f"method {name} names no videos for a stage that all runs "
+                      "share", f"videos: [{', '.join(catalog.corpora())}]")
+    if info.needs and spec.tokenizer not in catalog.methods():
         others = [other for other in catalog.methods() if other != name]
         yield Problem.of(unknown("method", spec.tokenizer, others, catalog.place("methods", name, ("tokenizer",))))
     elif info.learner is not None and not problems:

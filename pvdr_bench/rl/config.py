@@ -1,8 +1,9 @@
-"""How an algorithm documents its hyperparameters. Imports no torch."""
+"""How an algorithm documents its hyperparameters, and what its config tells the house. Imports no torch."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -17,6 +18,80 @@ def key(default: Any, description: str, source: str, **limits: Any) -> Any:
 
 class Section(StrictModel):
     """A frozen group of keys that refuses unknown ones."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a stage is run: optimiser steps, clips in a batch, frames of a clip and the decisions between them."""
+
+    steps: int
+    batch: int
+    frames: int
+    stride: int
+    validate_every: int
+    validation_clips: int
+
+
+class EpisodeRules(Protocol):
+    """What a config may ask of a protocol; :class:`pvdr_bench.catalog.protocol.Protocol` has it."""
+
+    @property
+    def name(self) -> str:
+        """Of the protocol."""
+        ...
+
+    @property
+    def success_bonus(self) -> float | None:
+        """Reward at the first success of an episode."""
+        ...
+
+    @property
+    def terminate_on_success(self) -> bool:
+        """Whether success ends training episodes."""
+        ...
+
+
+class AlgorithmConfig(Section):
+    """Base of every algorithm's config: its hooks, which the house asks before anything starts.
+
+    A hook that a config does not have says that there is nothing to refuse.
+    """
+
+    def stages_used(self, declared: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the algorithm's own ``declared`` offline stages that runs of this config start from."""
+        return declared if getattr(self, "pretrained", True) else ()
+
+    def schedule(self, stage: str) -> Schedule:
+        """How a declared offline stage is run.
+
+        Raises:
+            CatalogError: the algorithm has no such stage.
+        """
+        raise CatalogError(f"{type(self).__name__} has no schedule of a stage {stage}")
+
+    def check_image(self, size: int) -> None:
+        """Refuse square pictures of ``size`` pixels.
+
+        Raises:
+            CatalogError: with the sizes that would do.
+        """
+
+    def check_grid(self, grid: int) -> None:
+        """Refuse a token grid of ``grid`` x ``grid`` cells.
+
+        Raises:
+            CatalogError: with the sizes that would do.
+        """
+
+    def warning(self, protocol: EpisodeRules) -> str | None:
+        """A sentence about settings that work against the protocol's; runs are made all the same."""
+        return None
+
+
+def schedule_from(section: Any, frames: int, stride: int = 1) -> Schedule:
+    """A schedule whose steps, batch and validations stand in a section of the config."""
+    return Schedule(steps=section.steps, batch=section.batch, frames=frames, stride=stride,
+                    validate_every=section.validate_every, validation_clips=section.validation_clips)
 
 
 def check_divides(key: str, value: int, grid: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from pvdr_bench.rl.process_group import ALONE, ProcessGroup
 from pvdr_bench.rl.replay import EpisodeReplay
 from pvdr_bench.rl.transition import Transition
 
-__all__ = ["Carry", "FixedPolicy", "Learner", "LearnerContext", "Mode", "OfflineLearner", "TaskFacts", "Transition"]
+__all__ = ["Carry", "FixedPolicy", "Learner", "LearnerContext", "Mode", "OfflineLearner", "StageContext", "TaskFacts",
+           "Transition"]
 
 Mode = Literal["train", "eval"]
 Carry = Any  # what an algorithm remembers between decisions: nested dicts of tensors [N, ...]
@@ -97,6 +98,23 @@ class FixedPolicy(Learner):
         """No state to restore."""
 
 
+@dataclass(frozen=True)
+class StageContext:
+    """All that the learner of an offline stage may know.
+
+    Attributes:
+        config: the algorithm's resolved, frozen config.
+        inputs: by the name of each stage that the stage needs, what that stage's ``load`` made (see
+            :class:`~pvdr_bench.algorithms.registry.Stage`), such as the frozen tokenizer.
+    """
+
+    config: Any
+    seed: int
+    device: torch.device
+    image_size: int
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+
 class OfflineLearner(ABC):
     """A stage before the online one: ``tokenize`` or ``pretrain``. The loop owns steps, logs, checkpoints.
 
@@ -106,6 +124,11 @@ class OfflineLearner(ABC):
     """
 
     group: ProcessGroup = ALONE
+
+    @classmethod
+    @abstractmethod
+    def for_stage(cls, context: StageContext) -> Self:
+        """The learner of a stage, with the random weights of ``context.seed``."""
 
     @abstractmethod
     def update(self, batch: Tensor) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.rl.config import Section, key
+from pvdr_bench.rl.config import AlgorithmConfig, Schedule, Section, key, schedule_from
 
 
 class NetConfig(Section):
@@ -103,7 +103,7 @@ class TrainConfig(Section):
     channels_last: bool = key(True, "memory layout of the convolutions", "hardware")
 
 
-class VQGANConfig(Section):
+class VQGANConfig(AlgorithmConfig):
     """The frame tokenizer (VQGAN, arXiv 2012.09841), as PVDR uses it."""
 
     net: NetConfig = NetConfig()
@@ -120,6 +120,10 @@ class VQGANConfig(Section):
         if self.codebook.restart_below and self.codebook.update != "ema":
             raise ValueError("codebook.restart_below needs codebook.update ema, which keeps usage averages")
         return self
+
+    def schedule(self, stage: str) -> Schedule:
+        """Single frames."""
+        return schedule_from(self.train, frames=1) if stage == "tokenize" else super().schedule(stage)
 
     @property
     def factor(self) -> int:

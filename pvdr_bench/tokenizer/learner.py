@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pvdr_bench.errors import TrainingError
 from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.nets.quantizer import perplexity
-from pvdr_bench.rl.contract import OfflineLearner
+from pvdr_bench.rl.contract import OfflineLearner, StageContext
 from pvdr_bench.rl.process_group import ALONE
 from pvdr_bench.tokenizer.config import TrainConfig, VQGANConfig
 from pvdr_bench.tokenizer.frozen import SIZE_KEY
@@ -133,6 +133,11 @@ class VQGANLearner(OfflineLearner):
 
             functorch.donated_buffer = False  # two losses are differentiated through one graph
             self.forward = torch.compile(self.net)
+
+    @classmethod
+    def for_stage(cls, context: StageContext) -> VQGANLearner:
+        """On single frames."""
+        return cls(context.config, context.seed, context.device, context.image_size)
 
     def _place(self, module: nn.Module) -> None:
         module.to(memory_format=self.format).to(self.device)  # type: ignore[call-overload]

@@ -8,6 +8,7 @@ from typing import Any
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.catalog.stages import stage_graph
 from pvdr_bench.catalog.suites import check_suite
 from pvdr_bench.errors import CatalogError
 
@@ -34,8 +35,7 @@ def warnings(specs: Iterable[RunSpec]) -> list[str]:
     variants = {(spec.variant, spec.scale_label, spec.task.set, spec.protocol.name): spec for spec in specs}
     found: dict[str, None] = {}
     for spec in variants.values():
-        warn = getattr(spec.config_object(), "warning", None)
-        if warn is not None and (text := warn(spec.protocol)) is not None:
+        if (text := spec.config_object().warning(spec.protocol)) is not None:
             found[f"{spec.variant}: {text}"] = None
     return list(found)
 
@@ -87,15 +87,13 @@ def check_sizes(spec: RunSpec, catalog: Catalog) -> None:
     Raises:
         CatalogError: with the sizes that would do; or what should train the tokenizer trains none.
     """
-    check_image = getattr(spec.config_object(), "check_image", None)
-    if check_image is not None:
-        check_image(spec.protocol.image_size)
-    if spec.tokenizer is None:
-        return
-    grid = token_grid(spec.tokenizer, spec.scale, spec.protocol.image_size, catalog)
-    check_grid = getattr(spec.config_object(), "check_grid", None) if spec.info.needs_tokenizer else None
-    if check_grid is not None:  # a config without the rule works on any grid
-        check_grid(grid)
+    config = spec.config_object()
+    config.check_image(spec.protocol.image_size)
+    if spec.tokenizer is not None:
+        grid = token_grid(spec.tokenizer, spec.scale, spec.protocol.image_size, catalog)
+        if spec.info.needs:  # others have a tokenizer for their reward alone
+            config.check_grid(grid)
+    stage_graph(spec, catalog)
 
 
 def token_grid(tokenizer: str, scale: str, image_size: int, catalog: Catalog) -> int:
@@ -105,7 +103,7 @@ def token_grid(tokenizer: str, scale: str, image_size: int, catalog: Catalog) ->
         CatalogError: the side of a picture is not a multiple of a cell's, or the method trains no tokenizer.
     """
     found = catalog.config(tokenizer, scale)
-    if "tokenize" not in registry.algorithms()[found.method.algorithm or ""].stages:
+    if all(stage.makes != "tokenizer" for stage in registry.algorithms()[found.method.algorithm or ""].offline):
         raise CatalogError(f"method {tokenizer} trains no frame tokenizer: its algorithm is {found.method.algorithm}",
                            where="tokenizer", hint="leave the key out, for the method named tokenizer")
     config: Any = found.value

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvdr_bench.errors import Interrupted, TrainingError
+from pvdr_bench.rl.config import Schedule
 from pvdr_bench.rl.contract import OfflineLearner
 from pvdr_bench.rl.process_group import ProcessGroup, current_group
 from pvdr_bench.runs.artefacts import MODEL
@@ -64,33 +64,6 @@ class MixedClips:
                  for end, count in zip(ends, counts, strict=True)]
         return np.concatenate([store.sample(rng, int(count), frames, stride, split, own)
                                for store, count, own in zip(self.stores, counts, parts, strict=True) if count])
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a stage is run: optimiser steps, clips in a batch, frames of a clip and the decisions between them."""
-
-    steps: int
-    batch: int
-    frames: int
-    stride: int
-    validate_every: int
-    validation_clips: int
-
-
-def schedule_of(config: Any, stage: str) -> Schedule:
-    """The schedule in an algorithm's config: section ``pretrain`` (or ``train``).
-
-    Clips have the frames that ``model`` asks for (context and future), or those of the section's ``length``; a config
-    with neither learns from single frames.
-    """
-    section = getattr(config, stage, None) or config.train
-    model = getattr(config, "model", None)
-    frames, stride = getattr(section, "length", 1), getattr(section, "frame_stride", 1)
-    if hasattr(model, "context_frames"):
-        frames, stride = model.context_frames + model.future_frames, model.frame_stride  # type: ignore[union-attr]
-    return Schedule(steps=section.steps, batch=section.batch, validate_every=section.validate_every,
-                    validation_clips=section.validation_clips, frames=frames, stride=stride)
 
 
 def as_tensor(batch: NDArray[Any]) -> Tensor:

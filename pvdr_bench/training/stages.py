@@ -1,26 +1,28 @@
-"""The stages before a run: which artefacts it stands on, found by recipe or built (tokenizer -> tokens -> pretrain).
+"""The stages before a run: which artefacts it stands on, found by recipe or built, those first that others need.
 
-An artefact's recipe holds the algorithm's name and version, the resolved config of that stage alone, the recipes of
-the corpora, and the checksum of the tokenizer's weights. Corpora stand in it by recipe and not by content: a shipped
-artefact is found on a machine that has made no videos.
+Which stages there are is read from the graph that algorithms declare (:mod:`pvdr_bench.catalog.stages`). An artefact's
+recipe holds the algorithm's name and version, the part of the config that the stage depends on, the recipes of its
+corpora, and the checksums of the weights that it is made from. Generated corpora stand in it by recipe and not by
+content: a shipped artefact is found on a machine that has made no videos.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pvdr_bench.algorithms import registry
-from pvdr_bench.catalog.catalog import Catalog, load_catalog, wants_videos
+from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import DataError, Interrupted, LockedError
+from pvdr_bench.catalog.stages import StageNode, stage_graph
+from pvdr_bench.errors import DataError, Interrupted, LockedError, UsageError
+from pvdr_bench.rl.contract import StageContext
 from pvdr_bench.rl.process_group import current_group, wait_for
 from pvdr_bench.runs.artefacts import Artefact, ArtefactStore, read_artefact
 from pvdr_bench.runs.files import content_hash
@@ -28,16 +30,14 @@ from pvdr_bench.runs.paths import data_root
 from pvdr_bench.runs.users import User
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
-from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
-from pvdr_bench.training.offline import ClipSource, MixedClips, run_offline, schedule_of
+from pvdr_bench.training.offline import ClipSource, MixedClips, run_offline
 from pvdr_bench.training.online import Pieces, Stop
 from pvdr_bench.videos.generate import corpus_path, generate, recipe_of
-from pvdr_bench.videos.sources import BUILTIN, source
+from pvdr_bench.videos.sources import sources
 from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.tokens import TokenStore
 
 CORPUS_EPISODES = {"smoke": 6}  # per scale, where it is not the corpus' own number; the 4th and 5th are held out
-TOKENIZER_CORPORA = BUILTIN
 WAIT_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 Report = Callable[[str, int, int], None]  # what is being made, done, in all
@@ -45,15 +45,6 @@ Report = Callable[[str, int, int], None]  # what is being made, done, in all
 
 def no_report(what: str, done: int, total: int) -> None:
     """Say nothing."""
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One artefact that a run needs."""
-
-    stage: str
-    name: str
-    recipe: dict[str, Any]
 
 
 class Stages:
@@ -83,65 +74,62 @@ class Stages:
         self._made = {} if made is None else made
         self.group = current_group()
 
-    # Recipes ------------------------------------------------------------------------------------------------------
-
     @cached_property
-    def tokenizer_config(self) -> Any:
-        """The tokenizer's resolved config at the run's scale."""
-        assert self.spec.tokenizer is not None
-        return self.catalog.config(self.spec.tokenizer, self.spec.scale)
+    def graph(self) -> tuple[StageNode, ...]:
+        """The stages that the run stands on, each after those it needs."""
+        return stage_graph(self.spec, self.catalog)
 
-    @property
-    def needs_pretrain(self) -> bool:
-        """Whether the run starts from a pre-trained model."""
-        return "pretrain" in self.spec.info.stages and wants_videos(self.spec.info, self.config)
+    def node(self, stage: str) -> StageNode:
+        """A stage of the graph by its name.
 
-    def tokenize_plan(self) -> StagePlan:
-        """What the frame tokenizer is made of."""
-        config = self.tokenizer_config
-        info = registry.algorithms()[config.method.algorithm]
-        return StagePlan("tokenize", f"{self.spec.tokenizer}-{self.spec.scale}", {
-            "stage": "tokenize", "algorithm": info.name, "version": info.version, "image_size": self.image_size,
-            "config": config.value.model_dump(mode="json"), "seed": 0,
-            "corpora": {name: self._corpus_recipe(name) for name in TOKENIZER_CORPORA}})
+        Raises:
+            UsageError: the run does not stand on such a stage.
+        """
+        for node in self.graph:
+            if node.stage.name == stage:
+                return node
+        raise UsageError(f"{self.spec.variant} stands on no stage {stage}",
+                         hint=f"its stages: {', '.join(node.stage.name for node in self.graph) or 'none'}")
 
-    def pretrain_plan(self, tokenizer: Artefact | None) -> StagePlan:
-        """What the pre-trained model is made of; ``tokenizer`` where it learns from tokens."""
-        spec, config = self.spec, self.spec.config
-        assert spec.corpus is not None
-        tokens = {"tokenizer": tokenizer.weights_sha256} if tokenizer is not None else {}
-        return StagePlan("pretrain", f"{spec.algorithm}-{spec.corpus}-{spec.scale}", {
-            "stage": "pretrain", "algorithm": spec.algorithm, "version": spec.algorithm_version,
-            "config": {name: config[name] for name in ("model", "pretrain") if name in config},
-            "image_size": self.image_size, "corpus": self._corpus_recipe(spec.corpus), **tokens,
-            "seed": spec.pretrain_seed})
+    def recipe(self, node: StageNode, needed: Mapping[str, Artefact]) -> dict[str, Any]:
+        """What an artefact is made of; ``needed`` has those of ``node.needs`` by stage."""
+        weights = {need.stage.name: needed[need.stage.name].weights_sha256 for need in node.needs}
+        return node.recipe(self._corpus_recipe, weights)
 
     def missing(self) -> list[str]:
         """Names of the stages that would have to be built now, for a cost preview."""
-        found, missing = None, []
-        if self.spec.tokenizer is not None:
-            found = self._find(self.tokenize_plan())
-            missing = ["tokenize"] if found is None else []
-        if self.needs_pretrain:
-            waits = self.spec.info.needs_tokenizer and found is None
-            if waits or self._find(self.pretrain_plan(found if self.spec.info.needs_tokenizer else None)) is None:
-                missing.append("pretrain")
-        return missing
+        there = [node.stage.name for node, artefact in self._known() if artefact is not None]
+        return [node.stage.name for node in self.graph if node.stage.name not in there]
 
-    def _find(self, plan: StagePlan) -> Artefact | None:
-        return None if self.fresh else self.store.find(plan.stage, plan.name, plan.recipe)
+    def _known(self, claim: bool = False) -> Iterator[tuple[StageNode, Artefact | None]]:
+        """Stages whose recipes are known now, since what they are made from is there; with their artefacts, if made.
+
+        Args:
+            claim: write down the user of each before it is looked for.
+        """
+        found: dict[str, Artefact] = {}
+        for node in self.graph:
+            if all(need.stage.name in found for need in node.needs):
+                recipe = self.recipe(node, found)
+                if claim:
+                    self._claim(node, recipe)
+                artefact = None if self.fresh else self.store.find(node.stage.name, node.name, recipe)
+                if artefact is not None:
+                    found[node.stage.name] = artefact
+                yield node, artefact
 
     # Corpora ------------------------------------------------------------------------------------------------------
 
     def _corpus_recipe(self, name: str) -> Mapping[str, Any]:
-        path = corpus_path(name, self.image_size, data_root())
+        path, known = corpus_path(name, self.image_size, data_root()), {entry.name: entry for entry in sources()}
+        generated = name in known and known[name].kind == "generated"
         if path.exists():
             store = ClipStore(path)
-            return store.recipe if name in BUILTIN else {"corpus": name, "hash": store.hash}
-        if name not in BUILTIN:
+            return store.recipe if generated else {"corpus": name, "hash": store.hash}
+        if not generated:
             raise DataError(f"corpus {name} has no videos of {self.image_size} pixels", where=str(path),
                             hint="import it at this size: pvdr-bench videos --help")
-        entry = source(name)
+        entry = known[name]
         return recipe_of(entry, self.image_size, CORPUS_EPISODES.get(self.spec.scale, entry.episodes), 0)
 
     def clips(self, name: str) -> ClipStore:
@@ -164,14 +152,13 @@ class Stages:
 
     # Building -----------------------------------------------------------------------------------------------------
 
-    def tokenizer(self) -> Artefact:
-        """The frame tokenizer's artefact."""
-        return self._get(self.tokenize_plan(), self._make_tokenizer)
+    def artefact(self, stage: str) -> Artefact:
+        """A stage's artefact; it and what it needs are made where they are missing.
 
-    def pretrained(self) -> Artefact:
-        """The pre-trained model's artefact."""
-        tokenizer = self.tokenizer() if self.spec.info.needs_tokenizer else None
-        return self._get(self.pretrain_plan(tokenizer), self._make_pretrained)
+        Raises:
+            Interrupted: a signal came; the same command continues.
+        """
+        return self._artefact(self.node(stage))
 
     def build(self) -> dict[str, Artefact]:
         """All artefacts of the run by stage; what is missing is made.
@@ -179,41 +166,37 @@ class Stages:
         Raises:
             Interrupted: a signal came; the same command continues.
         """
-        artefacts = {"tokenize": self.tokenizer()} if self.spec.tokenizer is not None else {}
-        if self.needs_pretrain:
-            artefacts["pretrain"] = self.pretrained()
-        return artefacts
+        return {node.stage.name: self._artefact(node) for node in self.graph}
 
-    def _get(self, plan: StagePlan, make: Callable[[Path], dict[str, Any]]) -> Artefact:
-        key = self.group.broadcast(f"{plan.stage}/{plan.name}-{content_hash(plan.recipe)}")
+    def _artefact(self, node: StageNode) -> Artefact:
+        needed = {need.stage.name: self._artefact(need) for need in node.needs}
+        recipe = self.recipe(node, needed)
+        key = self.group.broadcast(f"{node.stage.name}/{node.name}-{content_hash(recipe)}")
         if self.group.leads:
-            self._claim(plan)
+            self._claim(node, recipe)
         if key not in self._made:
-            self._made[key] = self._lead(plan, make) if self.group.leads else self._follow(make)
+            make = partial(self._make, node, needed)
+            self._made[key] = self._lead(node, recipe, make) if self.group.leads else self._follow(make)
         return self._made[key]
 
     def claim(self) -> None:
         """Write down the user of those artefacts whose recipes are known now, without looking into them."""
-        found = None
-        if self.spec.tokenizer is not None:
-            self._claim(plan := self.tokenize_plan())
-            found = self._find(plan)
-        if self.needs_pretrain and (found is not None or not self.spec.info.needs_tokenizer):
-            self._claim(self.pretrain_plan(found if self.spec.info.needs_tokenizer else None))
+        for _ in self._known(claim=True):
+            pass
 
-    def _claim(self, plan: StagePlan) -> None:
+    def _claim(self, node: StageNode, recipe: dict[str, Any]) -> None:
         if self.user is not None:
-            word = self.store.claim(plan.stage, plan.name, plan.recipe, self.user, fresh=self.fresh)
+            word = self.store.claim(node.stage.name, node.name, recipe, self.user, fresh=self.fresh)
             if word:
                 (self.say or _log.warning)(word)
 
-    def _lead(self, plan: StagePlan, make: Callable[[Path], dict[str, Any]]) -> Artefact:
+    def _lead(self, node: StageNode, recipe: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Artefact:
         """Find or build as the one that writes; the other ranks are told when their part begins and where it ends."""
         def together(folder: Path) -> dict[str, Any]:
             self.group.broadcast({"make": str(folder)})
             return make(folder) | ({"processes": self.group.size} if self.group.size > 1 else {})
 
-        artefact = self.store.build(plan.stage, plan.name, plan.recipe, together, fresh=self.fresh, on_wait=self.say)
+        artefact = self.store.build(node.stage.name, node.name, recipe, together, fresh=self.fresh, on_wait=self.say)
         self.group.broadcast({"done": str(artefact.path)})
         return artefact
 
@@ -223,37 +206,33 @@ class Stages:
             make(Path(message["make"]))
         return read_artefact(wait_for(Path(message["done"])))
 
-    def _make_tokenizer(self, folder: Path) -> dict[str, Any]:
-        config = self.tokenizer_config
-        stores = [self.clips(name) for name in TOKENIZER_CORPORA]
-        learner = _offline_class(config.method.algorithm, "tokenize")(
-            config.value, seed=0, device=self.device, image_size=self.image_size)
-        metrics = run_offline(learner, MixedClips(stores), schedule_of(config.value, "tokenize"), folder, 0, self.stop,
-                              lambda step, steps, _: self.report("tokenize", step, steps))
-        return {**metrics, "corpora": {store.path.parent.name: store.hash for store in stores}}
+    def _make(self, node: StageNode, needed: Mapping[str, Artefact], folder: Path) -> dict[str, Any]:
+        """Train a stage in a work folder; returns its metrics."""
+        stage = node.stage
+        stores = {name: self.clips(name) for name in node.corpora}
+        inputs = {need.stage.name: self.load(need, needed[need.stage.name]) for need in node.needs}
+        clips: list[ClipSource] = list(stores.values())
+        if stage.batches is not None:
+            clips = [self._tokens(store, inputs[stage.batches], needed[stage.batches]) for store in stores.values()]
+        learner = registry.load_object(stage.learner).for_stage(
+            StageContext(node.config, node.seed, self.device, self.image_size, inputs))
+        data = clips[0] if len(clips) == 1 and not stage.own_videos else MixedClips(clips)
+        metrics = run_offline(learner, data, node.config.schedule(stage.name), folder, node.seed, self.stop,
+                              lambda step, steps, _: self.report(stage.name, step, steps))
+        return {**metrics, "corpora": {name: store.hash for name, store in stores.items()}}
 
-    def _make_pretrained(self, folder: Path) -> dict[str, Any]:
-        spec = self.spec
-        assert spec.corpus is not None
-        clips, sizes = self.clips(spec.corpus), {}
-        data: ClipSource = clips
-        if spec.info.needs_tokenizer:
-            artefact = self.tokenizer()
-            tokenizer = self.load_tokenizer(artefact)
-            data = self.group.shared(
-                lambda: TokenStore.build(clips, tokenizer, artefact.weights_sha256[:12],
-                                         progress=lambda done, total: self._progress("tokens", done, total)),
-                lambda path: TokenStore(path, clips))
-            sizes = {"codebook_size": tokenizer.codebook_size, "grid": tokenizer.grid}
-        learner = _offline_class(spec.algorithm, "pretrain")(self.config, seed=spec.pretrain_seed, device=self.device,
-                                                             **sizes)
-        metrics = run_offline(learner, data, schedule_of(self.config, "pretrain"), folder, spec.pretrain_seed,
-                              self.stop, lambda step, steps, _: self.report("pretrain", step, steps))
-        return {**metrics, "corpora": {spec.corpus: clips.hash}}
+    def _tokens(self, clips: ClipStore, encoder: Any, artefact: Artefact) -> TokenStore:
+        """A corpus as the tokens of a needed stage's artefact; encoded once."""
+        return self.group.shared(
+            lambda: TokenStore.build(clips, encoder, artefact.weights_sha256[:12],
+                                     progress=lambda done, total: self._progress("tokens", done, total)),
+            lambda path: TokenStore(path, clips))
 
-    def load_tokenizer(self, artefact: Artefact) -> Tokenizer:
-        """The frozen tokenizer on the run's device."""
-        return load_tokenizer(artefact.weights(), self.tokenizer_config.value, self.device)
+    def load(self, node: StageNode, artefact: Artefact) -> Any:
+        """What later stages and the run work with, on the run's device: the stage's ``load``, else its weights."""
+        weights = artefact.weights()
+        return weights if node.stage.load is None else registry.load_object(node.stage.load)(
+            weights, node.config, self.device)
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self.report(what, done, total)
@@ -269,21 +248,15 @@ class Stages:
         """What the online loop needs, and the references of the artefacts in it."""
         artefacts, info = self.build(), self.spec.info
         assert info.learner is not None
-        needs_tokens = "tokenize" in artefacts
+        tokenizer = next((self.load(node, artefacts[node.stage.name]) for node in self.graph
+                          if node.stage.makes == "tokenizer"), None)
         pieces = Pieces(
             make_envs=self._make_envs, make_learner=registry.load_object(info.learner), config=self.config,
-            device=self.device, tokenizer=self.load_tokenizer(artefacts["tokenize"]) if needs_tokens else None,
+            device=self.device, tokenizer=tokenizer,
             artefacts={stage: artefact.weights() for stage, artefact in artefacts.items()},
-            artefact_config={"tokenize": self.tokenizer_config.value} if needs_tokens else {},
+            artefact_config={node.stage.name: node.config for node in self.graph},
             needs_expert=info.needs_expert, on_policy=info.on_policy)
         return pieces, {stage: artefact.reference for stage, artefact in artefacts.items()}
 
     def _make_envs(self, config: EnvConfig, n: int) -> VectorEnv:
         return VectorEnv(config, n, min(n, self.env_workers))
-
-
-def _offline_class(algorithm: str, stage: str) -> Callable[..., Any]:
-    """The class that trains a stage."""
-    path = dict(registry.algorithms()[algorithm].offline)[stage]
-    loaded: Callable[..., Any] = registry.load_object(path)
-    return loaded

@@ -6,15 +6,12 @@ DreamerV2's with other sizes), or, where it is silent, DreamerV2's; "departure" 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
 from pvdr_bench.errors import CatalogError
-from pvdr_bench.rl.config import Section, key
-
-if TYPE_CHECKING:
-    from pvdr_bench.catalog.protocol import Protocol
+from pvdr_bench.rl.config import AlgorithmConfig, EpisodeRules, Schedule, Section, key, schedule_from
 
 APV = "APV code, metaworld"
 V2 = "DreamerV2 code"
@@ -136,7 +133,7 @@ class BonusConfig(Section):
     momentum: float = key(0.99, "of the running scale that bonuses are divided by", APV, ge=0, lt=1)
 
 
-class DreamerConfig(Section):
+class DreamerConfig(AlgorithmConfig):
     """DreamerV2 (arXiv 2010.02193); with ``stacked`` APV (arXiv 2203.13880)."""
 
     pretrained: bool = key(False, "start from the stage pretrain", "APV: yes; DreamerV2: no")
@@ -157,6 +154,12 @@ class DreamerConfig(Section):
             raise ValueError(f"bonus.window {self.bonus.window} leaves no reward of train.length {self.train.length}")
         return self
 
+    def schedule(self, stage: str) -> Schedule:
+        """Clips of ``pretrain.length`` frames."""
+        if stage != "pretrain":
+            return super().schedule(stage)
+        return schedule_from(self.pretrain, self.pretrain.length, self.pretrain.frame_stride)
+
     def check_image(self, size: int) -> None:
         """Refuse pictures of a side that the networks' input would have to be blown up from.
 
@@ -167,7 +170,7 @@ class DreamerConfig(Section):
             raise CatalogError(f"pictures of {size} pixels are smaller than model.input_size {self.model.input_size}",
                                where="protocol.image_size", hint=f"at least {self.model.input_size}")
 
-    def warning(self, protocol: Protocol) -> str | None:
+    def warning(self, protocol: EpisodeRules) -> str | None:
         """Tell of a protocol that ends episodes at a success worth less than the intrinsic bonus of going on.
 
         The bonus is divided by its running scale, so it stays near ``bonus.weight`` a decision: at most

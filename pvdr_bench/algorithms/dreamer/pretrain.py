@@ -17,7 +17,7 @@ from pvdr_bench.errors import TrainingError
 from pvdr_bench.nets.conv import preprocess
 from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state
 from pvdr_bench.nets.rssm import RSSM, State, balanced_kl
-from pvdr_bench.rl.contract import OfflineLearner
+from pvdr_bench.rl.contract import OfflineLearner, StageContext
 
 
 class VideoPretrainer(OfflineLearner):
@@ -32,6 +32,11 @@ class VideoPretrainer(OfflineLearner):
         self.optimiser = DecayedAdam([{"params": list(self.model.parameters())}], own.lr, own.adam_eps,
                                      own.weight_decay, own.max_grad_norm)
         self.step = 0
+
+    @classmethod
+    def for_stage(cls, context: StageContext) -> VideoPretrainer:
+        """On frames."""
+        return cls(context.config, context.seed, context.device)
 
     def _uniform(self, count: int, length: int, generator: torch.Generator) -> Tensor:
         """Standard uniform numbers [count, length, S]."""

@@ -10,10 +10,10 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.rl.config import Section, check_divides, key
+from pvdr_bench.rl.config import AlgorithmConfig, check_divides, key
 
 
-class PPOConfig(Section):
+class PPOConfig(AlgorithmConfig):
     """PPO from scratch on frozen frame tokens, with the networks of PVDR's action module and critic."""
 
     # the update

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.rl.config import Section, check_divides, key
+from pvdr_bench.rl.config import AlgorithmConfig, Schedule, Section, check_divides, key, schedule_from
 
 
 class ModelConfig(Section):
@@ -143,7 +143,7 @@ class OnlineConfig(Section):
     dtype: Literal["float32", "bfloat16"] = key("float32", "autocast precision of planning", "hardware")
 
 
-class PVDRConfig(Section):
+class PVDRConfig(AlgorithmConfig):
     """PVDR (arXiv 2411.03169)."""
 
     pretrained: bool = key(True, "start from the pre-trained model; False: random weights ('w/o pre-training')",
@@ -166,6 +166,13 @@ class PVDRConfig(Section):
         """Decisions whose mean action L_act predicts."""
         first, last = self.model.frame_stride, self.model.frame_stride * self.model.future_frames
         return {"action": 1, "stride_mean": first, "plan_mean": last}[self.online.lact_target]
+
+    def schedule(self, stage: str) -> Schedule:
+        """Clips of context and future."""
+        if stage != "pretrain":
+            return super().schedule(stage)
+        model = self.model
+        return schedule_from(self.pretrain, model.context_frames + model.future_frames, model.frame_stride)
 
     def check_grid(self, grid: int) -> None:
         """Refuse a token grid of a side that the model cannot work on; see :meth:`ModelConfig.check_grid`."""

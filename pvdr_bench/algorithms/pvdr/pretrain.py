@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pvdr_bench.algorithms.pvdr.config import PretrainConfig, PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian, token_cross_entropy
 from pvdr_bench.errors import TrainingError
-from pvdr_bench.rl.contract import OfflineLearner
+from pvdr_bench.rl.contract import OfflineLearner, StageContext
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -86,6 +86,12 @@ class PVDRPretrainer(OfflineLearner):
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.pretrain.lr)
         self.step = 0
         self.loss_fn = torch.compile(pretraining_loss) if self.config.compile else pretraining_loss
+
+    @classmethod
+    def for_stage(cls, context: StageContext) -> PVDRPretrainer:
+        """On the tokens of the frozen tokenizer."""
+        tokenizer = context.inputs["tokenize"]
+        return cls(context.config, context.seed, context.device, tokenizer.codebook_size, tokenizer.grid)
 
     def update(self, batch: Tensor) -> dict[str, float]:
         """One optimiser step on tokens [B, m + l, h, w]; micro-batches give the gradient of the whole batch, and so do
