@@ -15,7 +15,8 @@ import scipy.stats
 from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.results.aggregate_table import build_aggregate_table
 from pvdr_bench.results.collect import collect
-from pvdr_bench.results.figures import all_tasks_curve, plot_curves, save, task_curve
+from pvdr_bench.results.curve import all_tasks_curve, task_curve
+from pvdr_bench.results.figures import plot_curves, save
 from pvdr_bench.results.paper import published, reported
 from pvdr_bench.results.series import curve_values, final_values, rows_of
 from pvdr_bench.results.tables import build_table, escape_latex, to_csv, to_frame, to_latex, to_markdown
@@ -156,7 +157,7 @@ def test_a_curve_prefers_the_final_evaluation_and_shows_who_is_missing(tmp_path:
     curve = task_curve(values)
     assert list(curve.n) == [2, 2, 1] and curve.whole == 2 and np.isnan(curve.low[2])
     assert curve.y == pytest.approx([0.2, 0.3, 0.9])
-    assert "Dashed: not all seeds" in plot_curves(results).caption
+    assert "Thinner and paler: not all seeds" in plot_curves(results).caption
 
 
 def test_the_curve_over_tasks_uses_points_that_all_seeds_have() -> None:
@@ -195,10 +196,11 @@ def test_lines_of_a_figure_are_the_numbers(grid: Path) -> None:
     assert list(line.get_ydata()) == pytest.approx([*grid_means.iloc[:-1], final])
 
 
-def test_few_seeds_are_named_in_the_legend(tmp_path: Path) -> None:
+def test_few_seeds_are_named_beside_the_line_and_in_the_legend(tmp_path: Path) -> None:
     for seed in range(3):
         make_run(tmp_path, [0.5, 0.6], seed=seed, env_steps=16000)
-    legend = plot_curves(collect(tmp_path)).figure.legends[0]
+    assert [text.get_text() for text in plot_curves(collect(tmp_path)).figure.axes[0].texts] == ["ppo, n = 3"]
+    legend = plot_curves(collect(tmp_path), width="single").figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["ppo, n = 3"]
 
 

@@ -224,6 +224,8 @@ def plot(
                                                            "(of curves: METRIC).")] = None,
     individual: Annotated[bool, typer.Option("--individual", help="Curves: draw every seed as a thin line "
                                                                   "too.")] = False,
+    highlight: Annotated[str | None, typer.Option("--highlight", metavar="A,B", help="Of many rows: draw these in "
+                                                  "colour and the others in grey.")] = None,
     env_steps: At = None, reported: Reported = None, paper: Paper = False,
     allow_mixed: Mixed = False, json_: Json = False,
 ) -> None:
@@ -234,7 +236,7 @@ def plot(
     common = {"metric": metric, "confidence": confidence, "allow_mixed": allow_mixed, "width": width.value}
     printed = _reported(reported, paper, found, curves=kind is Kind.curves)
     figure = _draw(found, kind, common, axis=axis, key=key, threshold=threshold, individual=individual,
-                   reported=printed)
+                   highlight=highlight, reported=printed)
     stem = out or found.root / "figures" / (metric if kind is Kind.curves else f"{kind.value}-{metric}")
     files = save(figure, stem.with_suffix("") if stem.suffix in (".pdf", ".svg", ".png", ".txt") else stem)
     if json_:
@@ -248,18 +250,22 @@ def plot(
 
 
 def _draw(found: Results, kind: Kind, common: dict[str, Any], *, axis: Axis, key: str | None, threshold: float,
-          individual: bool, reported: pd.DataFrame | None) -> Plot:
+          individual: bool, highlight: str | None, reported: pd.DataFrame | None) -> Plot:
     """The figure of a kind; an option of another kind is refused, not ignored."""
+    from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
     from pvdr_bench.results import figures
 
     given = {"--axis": axis is not Axis.env_steps, "--individual": individual, "--key": key is not None,
-             "--threshold": threshold != 0.5, "--reported": reported is not None}
-    fits = {Kind.curves: ("--axis", "--individual", "--reported"), Kind.bars: ("--reported",),
-            Kind.aggregates: ("--threshold",), Kind.sweep: ("--key",)}.get(kind, ())
+             "--threshold": threshold != 0.5, "--reported": reported is not None, "--highlight": highlight is not None}
+    fits = {Kind.curves: ("--axis", "--individual", "--reported", "--highlight"), Kind.bars: ("--reported",),
+            Kind.profile: ("--highlight",), Kind.aggregates: ("--threshold",),
+            Kind.sweep: ("--key", "--highlight")}.get(kind, ())
     wrong = [name for name, there in given.items() if there and name not in fits]
     if wrong:
         raise UsageError(f"{', '.join(wrong)} says nothing about --kind {kind.value}", where="plot")
+    if "--highlight" in fits:
+        common |= {"highlight": split_names(highlight)}
     if kind is Kind.sweep:
         if key is None:
             raise UsageError("a sweep needs the key that was varied", where="--key", hint="for example --key lambda1")

@@ -87,6 +87,7 @@ class Results:
         places: folder of each run by its name (the column ``path``); also of those that could not be read.
         read: run folders that were read; the others' content was known from an earlier time. Says nothing of results.
         at: env_steps that everything was cut at, see :meth:`cut_at`; None: as the runs are.
+        whole: variant and corpus of all runs of the folder where these are a selection: a row's look follows from it.
     """
 
     root: Path
@@ -97,6 +98,13 @@ class Results:
     places: dict[str, Path] = field(default_factory=dict, compare=False)
     read: int = field(default=0, compare=False)
     at: int | None = None
+    whole: frozenset[tuple[str, str]] = field(default=frozenset(), compare=False)
+
+    @property
+    def names(self) -> frozenset[tuple[str, str]]:
+        """Variant and corpus of all runs of the folder, also of those that were not chosen."""
+        return self.whole or frozenset((str(variant), str(corpus)) for variant, corpus in
+                                       zip(self.runs["variant"], self.runs["corpus"], strict=True))
 
     def select(self, **chosen: Sequence[str | int] | None) -> Results:
         """Keep rows whose column is in the given list; None and an empty list keep all.
@@ -121,7 +129,7 @@ class Results:
         hashes = set(runs["protocol_hash"])
         return Results(self.root, points.reset_index(drop=True), runs.reset_index(drop=True), problems,
                        {key: value for key, value in self.protocols.items() if key in hashes}, self.places,
-                       self.read, self.at)
+                       self.read, self.at, self.names)
 
     def cut_at(self, env_steps: int) -> Results:
         """All runs as if their budget had been ``env_steps``: rows of different budgets, compared at one.

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from pvdr_bench.results.collect import Results
+from pvdr_bench.results.figures.layout import Sheet, Size, Width, axes_size
+from pvdr_bench.results.figures.printed import NUMBER_COLOR, REPORTED, REPORTED_COLOR, printed_numbers
 from pvdr_bench.results.figures.style import (
-    ALL,
-    REFERENCE_COLOR,
-    REPORTED,
-    REPORTED_COLOR,
-    WIDTHS,
     Plot,
-    Width,
+    bar_look,
     close_caption,
-    draw_legend,
     label_of,
-    looks_of,
     metric_label,
-    printed_numbers,
     rate_axis,
     require,
     style,
     tasks_of,
 )
+from pvdr_bench.results.looks import Look, looks_of
 from pvdr_bench.results.series import METRICS, Row, bounds_of, final_interval, over_tasks, rows_of
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval
+from pvdr_bench.results.tables import ALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_GREYS = ("0.75", "0.5")  # floor and ceiling
-_GROUP = 0.82  # of the distance between two groups
+_GREYS = {"random": "0.5", "scripted": "0.75"}  # floor and ceiling; any other like the floor
+_GROUP = 0.84  # of the distance between two groups
+_BAR, _NARROWEST = 0.13, 0.062  # inches from bar to bar: where the width is free, and at least
+_WIDEST = 9.0  # inches of the axes, where the width is free
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """What bars are drawn from."""
+
+    results: Results
+    tasks: list[str]
+    metric: str
+    looks: dict[Row, Look]
+    how: tuple[float, int, int]  # confidence, repetitions, seed of the bootstrap
 
 
 def plot_bars(results: Results, metric: str = "success", *, confidence: float = CONFIDENCE,
               repetitions: int = REPETITIONS, bootstrap_seed: int = 0, allow_mixed: bool = False,
               width: Width = "auto", reported: pd.DataFrame | None = None) -> Plot:
-    """Draw the final evaluations, the numbers of the table.
+    """Draw the final evaluations, the numbers of the table; tasks stand on as many lines as bars need room.
 
     Args:
         reported: published numbers, hatched and grey, at the right of their task's group.
@@ -48,61 +58,82 @@ def plot_bars(results: Results, metric: str = "success", *, confidence: float = 
     Raises:
         UsageError: protocols are mixed, or no run has an evaluation.
     """
-    from matplotlib.figure import Figure
-
     require(results, metric, allow_mixed)
     tasks, rows = tasks_of(results), rows_of(results)
     groups = tasks + ([ALL] if len(tasks) > 1 else [])
     printed = printed_numbers(reported, groups)
     slots = len(rows) + max(map(len, printed.values()))
-    inches = WIDTHS[width] if width != "auto" else float(np.clip(0.6 + 0.16 * slots * len(groups), 3.6, 14.0))
-    looks = looks_of(rows)
+    size, a_line = _room(width, slots, len(groups))
+    lines = [groups[k:k + a_line] for k in range(0, len(groups), a_line)]
+    bars = _Bars(results, tasks, metric, looks_of(rows, results.names), (confidence, repetitions, bootstrap_seed))
     with style():
-        figure = Figure(figsize=(inches, 2.9), layout="constrained")
-        ax = figure.subplots()
-        for i, row in enumerate(rows):
-            color = _GREYS[i % 2] if row.reference else looks[row][0]
-            label: str | None = label_of(row, results)
-            for g, task in enumerate(groups):
-                place = g + _GROUP * ((i + 0.5) / slots - 0.5)
-                if _bar(ax, place, 0.9 * _GROUP / slots, row, task, tasks, results, metric, color, label,
-                        (confidence, repetitions, bootstrap_seed)):
-                    label = None  # named once
+        sheet = Sheet([""] * len(lines), width, columns=1, size=size)
+        for ax, part in zip(sheet.panels, lines, strict=True):
+            _panel(ax, bars, rows, part, slots, printed)
+            _axis(ax, sheet, part, a_line, metric)
+        sheet.finish()
+    return Plot(sheet.figure, _caption(results, metric, confidence, len(tasks) > 1, reported))
+
+
+def _room(width: Width, slots: int, groups: int) -> tuple[Size, int]:
+    """The size of a line's axes, and how many groups stand on it."""
+    if width == "auto":
+        wanted = slots * _BAR / _GROUP
+        a_line = max(1, min(groups, int(_WIDEST / wanted)))
+        a_line = -(-groups // -(-groups // a_line))
+        return Size(max(2.4, a_line * max(wanted, 0.5)), 1.8), a_line
+    size = axes_size(width, 1)
+    a_line = max(1, min(groups, int(size.width / max(slots * _NARROWEST / _GROUP, 0.45))))
+    a_line = -(-groups // -(-groups // a_line))
+    return Size(size.width, 1.6 if groups <= a_line else 1.2), a_line
+
+
+def _panel(ax: Axes, bars: _Bars, rows: list[Row], groups: list[str], slots: int,
+           printed: dict[str, list[tuple[str, float]]]) -> None:
+    """The groups of one line."""
+    width = 0.92 * _GROUP / slots
+    for i, row in enumerate(rows):
+        label: str | None = label_of(row, bars.results)
         for g, task in enumerate(groups):
-            for k, (name, level) in enumerate(printed[task]):
-                _reported_bar(ax, g + _GROUP * ((len(rows) + k + 0.5) / slots - 0.5), 0.9 * _GROUP / slots, name, level)
-        ax.set_xticks(range(len(groups)), groups, rotation=30 if len(groups) > 4 else 0,
-                      ha="right" if len(groups) > 4 else "center")
-        ax.set_xlim(-0.5, len(groups) - 0.5)
-        ax.grid(visible=True, axis="y", zorder=0)
-        ax.set_axisbelow(True)
-        ax.tick_params(axis="x", length=0)
-        if metric != "return":
-            rate_axis(ax)
-        ax.set_ylabel(metric_label(metric))
-        draw_legend(figure, [ax])
-    return Plot(figure, _caption(results, metric, confidence, len(tasks) > 1, reported))
+            if _bar(ax, g + _GROUP * ((i + 0.5) / slots - 0.5), width, row, task, bars, label):
+                label = None  # named once
+    for g, task in enumerate(groups):
+        for k, (name, level) in enumerate(printed[task]):
+            _reported_bar(ax, g + _GROUP * ((len(rows) + k + 0.5) / slots - 0.5), width, name, level)
 
 
-def _bar(ax: Axes, x: float, width: float, row: Row, task: str, tasks: list[str], results: Results, metric: str,
-         color: Any, label: str | None, how: tuple[float, int, int]) -> bool:
+def _axis(ax: Axes, sheet: Sheet, groups: list[str], a_line: int, metric: str) -> None:
+    """Names of groups below, wrapped into their room; a last line that is shorter keeps the others' scale."""
+    room = sheet.size.width / a_line
+    ax.set_xticks(range(len(groups)), [sheet.wrapped(group, 0.94 * room, 7.0) for group in groups])
+    ax.set_xlim(-0.5, a_line - 0.5)
+    ax.grid(visible=True, axis="y", zorder=0)
+    ax.tick_params(axis="x", length=0)
+    if metric != "return":
+        rate_axis(ax, steps=4 if sheet.size.height < 1.4 else 5)
+    ax.set_ylabel(metric_label(metric))
+
+
+def _bar(ax: Axes, x: float, width: float, row: Row, task: str, bars: _Bars, label: str | None) -> bool:
     """One bar with its interval and, for one task, a dot per seed; False where there is no number."""
-    confidence, repetitions, seed = how
+    confidence, repetitions, seed = bars.how
     values = np.empty(0)
     interval: Interval | None
     if task == ALL:
-        interval = over_tasks(row, results.points, tasks, metric, confidence=confidence, repetitions=repetitions,
-                              seed=seed)
+        interval = over_tasks(row, bars.results.points, bars.tasks, bars.metric, confidence=confidence,
+                              repetitions=repetitions, seed=seed)
     else:
-        final, interval = final_interval(row, results.points, task, metric, confidence=confidence)
+        final, interval = final_interval(row, bars.results.points, task, bars.metric, confidence=confidence)
         values = final.values
     if interval is None or not interval.n:
         return False
-    ax.bar(x, interval.value, width, color=color, alpha=0.85, label=label, zorder=2)
+    grey: dict[str, Any] = {"facecolor": _GREYS.get(row.variant, "0.5"), "linewidth": 0.0}
+    look = grey if row.reference else bar_look(bars.looks[row])
+    ax.bar(x, interval.value, width, label=label, zorder=2, **look)
     if interval.low is not None and interval.high is not None:
-        ax.vlines(x, interval.low, interval.high, color="0.15", linewidth=0.9, zorder=4)
+        ax.vlines(x, interval.low, interval.high, color="0.15", linewidth=0.8, zorder=4)
     spread = width * 0.3 * np.linspace(-1, 1, values.size) if values.size > 1 else np.zeros(values.size)
-    ax.scatter(x + spread, values, s=4.0, color="white", edgecolor="0.15", linewidth=0.4, zorder=5, clip_on=False)
+    ax.scatter(x + spread, values, s=3.4, color="white", edgecolor="0.15", linewidth=0.4, zorder=5, clip_on=False)
     return True
 
 
@@ -111,7 +142,7 @@ def _reported_bar(ax: Axes, x: float, width: float, name: str, level: float) -> 
     ax.bar(x, level, width, facecolor="white", edgecolor=REPORTED_COLOR, hatch="/////", linewidth=0.5, zorder=2,
            label=REPORTED)
     ax.annotate(name, (x, level), xytext=(0, 1.5), textcoords="offset points", ha="center", va="bottom", fontsize=5.0,
-                color=REFERENCE_COLOR)
+                color=NUMBER_COLOR)
 
 
 def _caption(results: Results, metric: str, confidence: float, several: bool, reported: pd.DataFrame | None) -> str:

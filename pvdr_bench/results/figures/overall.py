@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.aggregates import Aggregates, aggregates_of, performance_profile
 from pvdr_bench.results.collect import Results
+from pvdr_bench.results.figures.facets import (
+    BACKGROUND,
+    BACKGROUND_LABEL,
+    Facet,
+    facets_of,
+    final_score,
+    rows_called,
+)
+from pvdr_bench.results.figures.layout import WIDTHS, Sheet, Size, Width
 from pvdr_bench.results.figures.style import (
-    WIDTHS,
     Plot,
-    Width,
+    bar_look,
     close_caption,
-    draw_legend,
     label_of,
-    looks_of,
+    line_look,
     metric_label,
     rate_axis,
     require,
     style,
     tasks_of,
 )
+from pvdr_bench.results.looks import Look, looks_of
 from pvdr_bench.results.series import METRICS, Row, final_values, rows_of
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval
 
@@ -47,42 +54,61 @@ def _lacking(sentences: list[str], lacking: list[str]) -> None:
 
 def plot_profile(results: Results, metric: str = "success", *, confidence: float = CONFIDENCE,
                  repetitions: int = REPETITIONS, bootstrap_seed: int = 0, allow_mixed: bool = False,
-                 width: Width = "auto") -> Plot:
+                 width: Width = "auto", highlight: Sequence[str] = ()) -> Plot:
     """Draw the share of runs that score above each threshold (run-score distributions).
 
-    Raises:
-        UsageError: protocols are mixed, the metric is not a rate, or no row has every task.
-    """
-    from matplotlib.figure import Figure
+    Args:
+        highlight: rows to draw before the others, which turn grey; many rows get a panel each without it.
 
+    Raises:
+        UsageError: protocols are mixed, the metric is not a rate, no row has every task, or a name in ``highlight`` is
+            no row's.
+    """
     require(results, metric, allow_mixed)
     if metric == "return":
         raise UsageError("a profile needs scores between 0 and 1, and returns are not normalised")
     tasks = tasks_of(results)
     rows, lacking = _whole_rows(results, tasks, metric)
-    looks = looks_of(rows_of(results))
+    looks, titles = looks_of(rows_of(results), results.names), {row: label_of(row, results) for row in rows}
+    profiles = {row: performance_profile([final_values(row, results.points, task, metric).values for task in tasks],
+                                         confidence=confidence, repetitions=repetitions, seed=bootstrap_seed)
+                for row in rows}
+    chosen = [row for row in rows_called(results, highlight) if row in profiles]
+    facets, notes = facets_of(["share of runs above each score"], rows, titles, chosen,
+                              final_score(results, tasks, metric), f"mean final {METRICS[metric]}")
     with style():
-        figure = Figure(figsize=(3.6 if width == "auto" else WIDTHS[width], 2.9), layout="constrained")
-        ax = figure.subplots()
-        for row in rows:
-            scores = [final_values(row, results.points, task, metric).values for task in tasks]
-            profile = performance_profile(scores, confidence=confidence, repetitions=repetitions, seed=bootstrap_seed)
-            color, _ = looks[row]
-            ax.step(profile.taus, profile.share, where="post", color=color, label=label_of(row, results), zorder=4)
-            if profile.low is not None and profile.high is not None:
-                ax.fill_between(profile.taus, profile.low, profile.high, step="post", color=color, alpha=0.16,
-                                linewidth=0.0, zorder=2)
-        rate_axis(ax, "x")
-        rate_axis(ax)
-        ax.grid(visible=True, zorder=0)
-        ax.set_xlabel(f"{metric_label(metric)} of a run, threshold")
-        ax.set_ylabel("share of runs above it")
-        draw_legend(figure, [ax])
+        sheet = Sheet([facet.title if facet.single else "" for facet in facets], width)
+        for index, (facet, ax) in enumerate(zip(facets, sheet.panels, strict=True)):
+            _profile_panel(ax, facet, profiles, looks, titles)
+            first, last = sheet.outer(index)
+            rate_axis(ax, "x", steps=4 if sheet.size.width < 1.9 else 5)
+            rate_axis(ax, steps=4 if sheet.size.height < 1.4 else 5)
+            ax.grid(visible=True, zorder=0)
+            ax.tick_params(labelbottom=last)
+            ax.set_xlabel(f"{metric_label(metric)} of a run" if last else "")
+            ax.set_ylabel("share of runs above" if first else "")
+        sheet.finish()
     sentences = [f"Performance profile of the final {METRICS[metric]}: share of runs above each threshold, all tasks "
                  f"({', '.join(tasks)}) of equal weight; bands: {100 * confidence:g} % stratified bootstrap, "
-                 "pointwise."]
+                 "pointwise.", *notes]
     _lacking(sentences, lacking)
-    return Plot(figure, close_caption(sentences, results))
+    return Plot(sheet.figure, close_caption(sentences, results))
+
+
+def _profile_panel(ax: Axes, facet: Facet[Row], profiles: dict[Row, Any], looks: dict[Row, Look],
+                   titles: dict[Row, str]) -> None:
+    """One panel: the rows that it is about, grey ones behind; marks of several rows stand at different scores."""
+    for k, row in enumerate(facet.own):
+        profile = profiles[row]
+        every = (int(12 * (k + 0.5) / len(facet.own)), 12)
+        ax.step(profile.taus, profile.share, where="post", label=None if facet.single else titles[row], zorder=4,
+                markevery=every, **line_look(looks[row]))
+        if profile.low is not None and profile.high is not None:
+            ax.fill_between(profile.taus, profile.low, profile.high, step="post", color=looks[row].color,
+                            alpha=0.15 if len(facet.own) <= 3 else 0.1, linewidth=0.0, zorder=2)
+    for row in facet.behind:
+        ax.step(profiles[row].taus, profiles[row].share, where="post", color=BACKGROUND, linewidth=0.7, zorder=1.2,
+                label=BACKGROUND_LABEL)
 
 
 def plot_aggregates(results: Results, metric: str = "success", *, threshold: float = 0.5,
@@ -93,8 +119,6 @@ def plot_aggregates(results: Results, metric: str = "success", *, threshold: flo
     Raises:
         UsageError: protocols are mixed, the metric is not a rate, or no row has every task.
     """
-    from matplotlib.figure import Figure
-
     require(results, metric, allow_mixed)
     if metric == "return":
         raise UsageError("aggregates over tasks need scores between 0 and 1, and returns are not normalised")
@@ -103,33 +127,44 @@ def plot_aggregates(results: Results, metric: str = "success", *, threshold: flo
     found = {row: aggregate for row in rows
              if (aggregate := aggregates_of(row, results.points, tasks, metric, threshold=threshold,
                                             confidence=confidence, repetitions=repetitions, seed=bootstrap_seed))}
-    names = {"mean": "mean", "iqm": "IQM", "gap": "optimality\ngap", "area": "area under\nthe curve",
-             "reached": f"share that\nreach {100 * threshold:g} %"}
-    looks = looks_of(rows_of(results))
+    names = {"mean": "mean", "iqm": "IQM", "gap": "optimality gap", "area": "area under the curve",
+             "reached": f"share that reach {100 * threshold:g} %"}
+    looks = looks_of(rows_of(results), results.names)
+    columns, label_room = (2, 1.1) if width == "single" else (len(names), 1.75)
     inches = WIDTHS["double"] if width == "auto" else WIDTHS[width]
     with style():
-        figure = Figure(figsize=(inches, 0.9 + 0.22 * len(rows)), layout="constrained")
-        panels = list(np.atleast_1d(figure.subplots(1, len(names), sharey=True)))
-        for ax, (key, title) in zip(panels, names.items(), strict=True):
-            ax.set_title(title, fontsize=8.0)
-            for place, (row, aggregate) in enumerate(found.items()):
-                _interval_bar(ax, place, getattr(aggregate, key), looks[row][0])
-            ax.set_yticks(range(len(found)), [label_of(row, results) for row in found])
-            ax.set_ylim(len(found) - 0.5, -0.5)
+        probe = Sheet([""], width, columns=1)
+        labels = [probe.wrapped(label_of(row, results), label_room, 7.0) for row in found]
+        places, height = _places([label.count("\n") + 1 for label in labels])
+        across = (inches - label_room - 0.2 - 0.16 * (columns - 1)) / columns
+        sheet = Sheet(list(names.values()), width, columns=columns,
+                      size=Size(across, height))
+        for index, (ax, key) in enumerate(zip(sheet.panels, names, strict=True)):
+            for place, (row, aggregate) in zip(places, found.items(), strict=True):
+                _interval_bar(ax, place, getattr(aggregate, key), looks[row])
+            ax.set_yticks(places, labels)
+            ax.set_ylim(height, 0.0)
             ax.set_xlim(0.0, 1.0)
             ax.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
             ax.grid(visible=True, axis="x", zorder=0)
-            ax.tick_params(axis="y", length=0)
-    return Plot(figure, _aggregates_caption(results, metric, tasks, found, lacking, threshold, confidence))
+            ax.tick_params(axis="y", length=0, labelleft=sheet.outer(index)[0])
+        sheet.finish({})
+    return Plot(sheet.figure, _aggregates_caption(results, metric, tasks, found, lacking, threshold, confidence))
 
 
-def _interval_bar(ax: Axes, place: int, interval: Interval | None, color: object) -> None:
+def _places(lines: list[int]) -> tuple[list[float], float]:
+    """Where rows stand whose names have so many lines, from the top, and the height of them all; inches."""
+    heights = [0.11 * n + 0.1 for n in lines]
+    return [sum(heights[:k]) + height / 2 for k, height in enumerate(heights)], sum(heights)
+
+
+def _interval_bar(ax: Axes, place: float, interval: Interval | None, look: Look) -> None:
     """A value with its interval as a band, as rliable draws them."""
     if interval is None:
         return
     if interval.low is not None and interval.high is not None:
-        ax.barh(place, interval.high - interval.low, 0.6, left=interval.low, color=color, alpha=0.6, zorder=2)
-    ax.vlines(interval.value, place - 0.3, place + 0.3, color="0.1", linewidth=1.2, zorder=4)
+        ax.barh(place, interval.high - interval.low, 0.125, left=interval.low, zorder=2, alpha=0.75, **bar_look(look))
+    ax.vlines(interval.value, place - 0.0625, place + 0.0625, color="0.1", linewidth=1.2, zorder=4)
 
 
 def _aggregates_caption(results: Results, metric: str, tasks: list[str], found: dict[Row, Aggregates],

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from pvdr_bench.catalog.catalog import split_variant
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import Results
+from pvdr_bench.results.figures.facets import BACKGROUND, BACKGROUND_LABEL, Facet, facets_of, rows_called
+from pvdr_bench.results.figures.layout import Sheet, Width
 from pvdr_bench.results.figures.style import (
     Plot,
-    Width,
     close_caption,
-    draw_legend,
-    looks_of,
-    make_panels,
+    line_look,
     metric_label,
     rate_axis,
     require,
     style,
     tasks_of,
 )
+from pvdr_bench.results.looks import Look, Name, assign
 from pvdr_bench.results.series import METRICS, Row, bounds_of, final_interval, rows_of
 from pvdr_bench.results.stats import CONFIDENCE
 from pvdr_bench.runs.directory import RunDir
@@ -111,46 +110,71 @@ def is_numeric(values: Iterable[Any]) -> bool:
 
 
 def plot_sweep(results: Results, key: str, metric: str = "success", *, confidence: float = CONFIDENCE,
-               allow_mixed: bool = False, width: Width = "auto") -> Plot:
+               allow_mixed: bool = False, width: Width = "auto", highlight: Sequence[str] = ()) -> Plot:
     """Draw one panel per task: final score against the value of ``key``, a line per method and corpus.
 
+    Args:
+        highlight: rows whose lines are drawn before the others, which turn grey.
+
     Raises:
-        UsageError: protocols are mixed, or no method was run with two values of ``key``.
+        UsageError: protocols are mixed, no method was run with two values of ``key``, or a name in ``highlight`` is no
+            row's.
     """
     require(results, metric, allow_mixed)
     rows, tasks = swept(results, key), tasks_of(results)
     lines = lines_of(rows)
     order = None if is_numeric(rows.values()) else sorted(set(map(str, rows.values())))
-    looks = looks_of([line.points[0][1] for line in lines])
+    looks = _looks(lines, results)
+    called = set(rows_called(results, highlight))
+    facets, notes = facets_of(tasks, lines, {line: line.label for line in lines},
+                              [line for line in lines if called & {row for _, row in line.points}],
+                              lambda line: _best(line, results, tasks, metric), f"best mean final {METRICS[metric]}")
     with style():
-        figure, panels, columns = make_panels(tasks, width, sharey=metric != "return")
-        for index, (task, ax) in enumerate(zip(tasks, panels, strict=True)):
-            for line in lines:
-                _draw(ax, line, order, results.points, task, metric, confidence, looks[line.points[0][1]])
+        sheet = Sheet([facet.title for facet in facets], width, free=metric == "return" and len(tasks) > 1)
+        for index, (facet, ax) in enumerate(zip(facets, sheet.panels, strict=True)):
+            _panel(ax, facet, order, results, metric, confidence, looks)
+            first, last = sheet.outer(index)
             _scale(ax, rows.values(), order)
             if metric != "return":
-                rate_axis(ax)
+                rate_axis(ax, steps=4 if sheet.size.height < 1.4 else 5)
             ax.grid(visible=True, zorder=0)
-            if index % columns == 0:
-                ax.set_ylabel(metric_label(metric))
-            if index + columns >= len(tasks):
-                ax.set_xlabel(key)
-        draw_legend(figure, panels)
-    return Plot(figure, _caption(results, key, metric, confidence, lines))
+            ax.set_ylabel(metric_label(metric) if first else "")
+            ax.set_xlabel(key if last else "")
+        sheet.finish()
+    return Plot(sheet.figure, _caption(results, key, metric, confidence, lines, notes))
 
 
-def _draw(ax: Axes, line: Line, order: list[str] | None, frame: pd.DataFrame, task: str, metric: str,
-          confidence: float, look: tuple[Any, str]) -> None:
-    """Means joined by a line, each with its interval."""
-    points = [(value if order is None else order.index(str(value)),
-               final_interval(row, frame, task, metric, confidence=confidence)[1]) for value, row in line.points]
-    points = [(x, interval) for x, interval in points if interval.n]
-    color, marker = look
-    ax.plot([x for x, _ in points], [interval.value for _, interval in points], color=color, marker=marker,
-            label=line.label, zorder=4, clip_on=False)
-    for x, interval in points:
-        if interval.low is not None and interval.high is not None:
-            ax.vlines(x, interval.low, interval.high, color=color, linewidth=1.0, zorder=3)
+def _looks(lines: Sequence[Line], results: Results) -> dict[Line, Look]:
+    """A line has the look of its method on its corpus, also where the method itself was not run."""
+    names: dict[Line, Name] = {line: (split_variant(line.points[0][1].variant)[0], line.points[0][1].corpus)
+                               for line in lines}
+    known = assign({*results.names, *names.values()})
+    return {line: known[name] for line, name in names.items()}
+
+
+def _best(line: Line, results: Results, tasks: list[str], metric: str) -> float:
+    """The best value's mean over tasks; NaN where no value has all tasks."""
+    finals = [[final_interval(row, results.points, task, metric)[1] for task in tasks] for _, row in line.points]
+    return max((float(np.mean([i.value for i in found])) for found in finals if all(i.n for i in found)),
+               default=float("nan"))
+
+
+def _panel(ax: Axes, facet: Facet[Line], order: list[str] | None, results: Results, metric: str, confidence: float,
+           looks: dict[Line, Look]) -> None:
+    """Means joined by a line, each with its interval; lines behind are grey and have none."""
+    for line in (*facet.behind, *facet.own):
+        points = [(value if order is None else order.index(str(value)),
+                   final_interval(row, results.points, facet.task, metric, confidence=confidence)[1])
+                  for value, row in line.points]
+        points = [(x, interval) for x, interval in points if interval.n]
+        xs, ys = [x for x, _ in points], [interval.value for _, interval in points]
+        if line in facet.behind:
+            ax.plot(xs, ys, color=BACKGROUND, linewidth=0.7, zorder=1.2, label=BACKGROUND_LABEL)
+            continue
+        ax.plot(xs, ys, **line_look(looks[line]), label=None if facet.single else line.label, zorder=4, clip_on=False)
+        for x, interval in points:
+            if interval.low is not None and interval.high is not None:
+                ax.vlines(x, interval.low, interval.high, color=looks[line].color, linewidth=1.0, zorder=3)
 
 
 def _scale(ax: Axes, values: Iterable[Any], order: list[str] | None) -> None:
@@ -163,9 +187,11 @@ def _scale(ax: Axes, values: Iterable[Any], order: list[str] | None) -> None:
         ax.set_xscale("log")
 
 
-def _caption(results: Results, key: str, metric: str, confidence: float, lines: list[Line]) -> str:
+def _caption(results: Results, key: str, metric: str, confidence: float, lines: list[Line],
+             notes: list[str]) -> str:
     clipped = "" if bounds_of(metric) is None else ", clipped to [0, 1]"
     values = "; ".join(f"{line.label}: {', '.join(str(value) for value, _ in line.points)}" for line in lines)
     return close_caption([f"Final {METRICS[metric]} against {key} ({values}); all other keys as in the method. Points: "
-                          f"mean over seeds; lines: {100 * confidence:g} % Student t interval over seeds{clipped}."],
+                          f"mean over seeds; lines: {100 * confidence:g} % Student t interval over seeds{clipped}.",
+                          *notes],
                          results)

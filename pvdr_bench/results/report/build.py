@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from pvdr_bench.results.collect import Results
-from pvdr_bench.results.figures.curves import BAND_SEEDS
+from pvdr_bench.results.curve import BAND_SEEDS
 from pvdr_bench.results.report import parts
 from pvdr_bench.results.report.clean import Cleaner
 from pvdr_bench.results.report.curves import PALETTE, curve_data

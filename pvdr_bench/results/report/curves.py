@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from pvdr_bench.results.collect import Results
-from pvdr_bench.results.figures import ALL, Curve, all_tasks_curve, task_curve
-from pvdr_bench.results.figures.curves import BAND_SEEDS
+from pvdr_bench.results.curve import BAND_SEEDS, Curve, all_tasks_curve, task_curve
 from pvdr_bench.results.series import METRICS, Row, bounds_of, curve_values, final_interval
 from pvdr_bench.results.stats import REPETITIONS
+from pvdr_bench.results.tables import ALL
 
 # seaborn's "colorblind", as in results/figures.py, without the second that its import takes
 PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9")
