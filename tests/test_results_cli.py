@@ -7,16 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from pvdr_bench.cli.results import aggregate, plot, table, video
+from pvdr_bench.cli.main import app
 from pvdr_bench.errors import BenchError, UsageError
 from tests.results_runs import make_grid, make_run
 
-app = typer.Typer()
-for command in (aggregate, plot, table, video):
-    app.command()(command)
 runner = CliRunner()
 
 
@@ -51,9 +47,13 @@ def test_published_runs_hold_the_numbers_and_no_machine(grid: Path, tmp_path: Pa
     assert len(told["published"]) == 3
     words = ("table", "--method", "ppo", "--json", "--results")
     assert json.loads(run(*words, str(tmp_path / "p")))["rows"] == json.loads(run(*words, str(grid)))["rows"]
-    text = "".join(path.read_text() for path in (tmp_path / "p").rglob("*.json"))
+    assert told["published"] == [f"ppo/reach/none/cpu/seed-{seed}" for seed in range(3)]
+    run("unpack", str(tmp_path / "p"), str(tmp_path / "out"))
+    text = "".join(path.read_text() for path in (tmp_path / "out").rglob("*.json"))
     assert "directory" not in text and '"host"' not in text and str(grid) not in text and '"packages"' in text
-    assert not list((tmp_path / "p").rglob("checkpoints"))
+    assert not list((tmp_path / "out").rglob("checkpoints"))
+    frames = ["points.csv", "points.parquet", "problems.csv", "runs.csv", "runs.zip"]
+    assert sorted(path.name for path in (tmp_path / "p").iterdir() if path.name != ".aggregate") == frames
     with pytest.raises(UsageError, match="into itself"):
         run("aggregate", "--results", str(grid), "--publish", str(grid))
 
@@ -66,6 +66,9 @@ def test_publishing_more_keeps_what_is_there(grid: Path, tmp_path: Path) -> None
     assert set(frame["variant"]) == {"ppo", "pvdr"} and set(frame["status"]) == {"done"}
     run("aggregate", "--results", str(tmp_path / "p"), "--out", str(tmp_path / "anew"))
     assert (tmp_path / "anew" / "points.csv").read_bytes() == (tmp_path / "p" / "points.csv").read_bytes()
+    before = (tmp_path / "p" / "runs.zip").read_bytes()
+    run(*words, "--method", "ppo")  # the same again
+    assert (tmp_path / "p" / "runs.zip").read_bytes() == before
 
 
 def test_singular_and_plural_are_the_same(grid: Path) -> None:

@@ -30,6 +30,8 @@ class MainGroup(LazyGroup):
         "agreement": Lazy("pvdr_bench.cli.compare:agreement", "Rank agreement of our ordering with the published one."),
         "report": Lazy("pvdr_bench.cli.report:report", "Write results and every run as one HTML file."),
         "export": Lazy("pvdr_bench.cli.export:export", "Results for other tools, and runs for trackers."),
+        "pack": Lazy("pvdr_bench.cli.pack:pack", "Put published runs into one archive with checksums."),
+        "unpack": Lazy("pvdr_bench.cli.pack:unpack", "Write the runs of an archive as folders."),
         "video": Lazy("pvdr_bench.cli.results:video", "Film a run's policy beside the plan it follows."),
         "videos": Lazy("pvdr_bench.cli.videos:app", "Make and list the corpora of pre-training."),
         "list": Lazy("pvdr_bench.cli.show:list_", "List methods, tasks, protocols, corpora, profiles, runs and so on."),

@@ -179,8 +179,8 @@ def aggregate(
     protocol: Protocol = None, override: Overrides = None, results: Folder = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder; default: RESULTS/aggregate.")] = None,
     published: Annotated[Path | None, typer.Option(
-        "--publish", metavar="DIR", help="Also copy finished runs to DIR, without checkpoints and hosts, beside those "
-                                     "that are there, and write the frame of them all.")] = None,
+        "--publish", metavar="DIR", help="Also copy finished runs into DIR/runs.zip, without checkpoints and hosts, "
+                                     "beside those that are there, and write the frame of them all.")] = None,
     json_: Json = False,
 ) -> None:
     """Write all results as one tidy frame, parquet and CSV: a row per run and evaluation point; and what is missing.
@@ -197,14 +197,14 @@ def aggregate(
         typer.echo(json.dumps({
             "files": {kind: str(path) for kind, path in files.items()}, "runs": len(found.runs),
             "read": found.read, "points": len(found.points), "protocols": found.protocols, "problems": _problems(found),
-            "published": [str(path) for path in copies]}))
+            "published": copies}))
         return
     typer.echo(f"{len(found.points)} evaluation points of {counted(len(found.runs), 'run')}; protocols (by hash): "
                f"{', '.join(found.protocols) or 'none'}; new or changed since the last time: {found.read}")
     for path in files.values():
         typer.echo(str(path))
     if published:
-        typer.echo(f"{len(copies)} finished runs copied to {published}")
+        typer.echo(f"{counted(len(copies), 'finished run')} copied into {published / 'runs.zip'}")
     _show_problems(found)
 
 

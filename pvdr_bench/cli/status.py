@@ -72,6 +72,7 @@ def look(root: Path, methods: str | None, tasks: str | None, state: str | None
     from pvdr_bench.errors import UsageError
     from pvdr_bench.launch import watch
     from pvdr_bench.launch.cluster import queue_if_any
+    from pvdr_bench.runs.archive import run_name
 
     wanted = split_names(state)
     for name in wanted:
@@ -80,7 +81,7 @@ def look(root: Path, methods: str | None, tasks: str | None, state: str | None
             raise UsageError(error.message, where="--state", hint=error.hint)
     known, note = queue_if_any()
     names = (split_names(methods), split_names(tasks))
-    folders = [run for run in watch.run_folders(root) if _asked(run.relative_to(root).parts, *names)]
+    folders = [run for run in watch.run_folders(root) if _asked(run_name(run, root).split("/"), *names)]
     runs = [each for each in watch.statuses(root, known, folders) if not wanted or each.state in wanted]
     stages = [each for each in watch.stages_of(root, known) if not wanted or each.state in wanted]
     return stages, runs, note
@@ -180,6 +181,7 @@ def cancel(
     from pvdr_bench.launch.cluster import queue
     from pvdr_bench.launch.records import RunRecord, Submission
     from pvdr_bench.launch.watch import named_folders, run_folders, stages_of
+    from pvdr_bench.runs.archive import run_name
     from pvdr_bench.runs.paths import existing_results
 
     root = existing_results(results)
@@ -187,7 +189,7 @@ def cancel(
         raise UsageError("--json cannot ask", hint="add --yes")
     names = _names(methods), _names(tasks)
     folders = named_folders(runs, root) if runs else [
-        run for run in run_folders(root) if _asked(run.relative_to(root).parts, *names)]
+        run for run in run_folders(root) if _asked(run_name(run, root).split("/"), *names)]
     known = queue()
     jobs: dict[str, list[str]] = {}
     for run in folders:

@@ -19,6 +19,7 @@ from pvdr_bench.launch.records import (
     stage_path,
     submissions,
 )
+from pvdr_bench.runs.archive import archived_runs, run_name
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import read_json
 from pvdr_bench.runs.folders import COMMITTED
@@ -67,9 +68,11 @@ class RunStatus:
 
 
 def run_folders(results: Path) -> list[Path]:
-    """All run directories, by their place and not by a search: thousands are found in a moment."""
+    """All run directories, by their place and not by a search (thousands are found in a moment); and packed ones."""
     found = [path.parent for path in results.glob("[!.]*/*/*/*/seed-*/run.yaml")
              if path.relative_to(results).parts[0] not in COMMITTED]
+    loose = {run.relative_to(results).as_posix() for run in found}
+    found += [run for name, run in archived_runs(results).items() if name not in loose]
     return sorted(found, key=lambda run: (run.parent, len(run.name), run.name))  # seed-2 before seed-10
 
 
@@ -93,7 +96,7 @@ def status_of(run: Path, results: Path, queue: Queue | None) -> RunStatus:
     Args:
         queue: the scheduler's answer; None where there is no scheduler.
     """
-    name = run.relative_to(results).as_posix()
+    name = run_name(run, results)
     try:
         return _status(run, name, queue)
     except BenchError as error:

@@ -23,7 +23,7 @@ from pvdr_bench.errors import DataError, LockedError
 from pvdr_bench.runs.artefacts import MANIFEST, ArtefactStore
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import storage_errors, sync_folder
-from pvdr_bench.runs.folders import run_folders
+from pvdr_bench.runs.folders import loose_runs
 from pvdr_bench.runs.users import ARTEFACTS, entries, registry, run_names, users_folder
 
 RUN_TRASH, DATA_TRASH = ".trash", "trash"  # below the results folder; below the data folder
@@ -49,7 +49,7 @@ class Found:
 def broken_runs(root: Path) -> list[Found]:
     """Runs that cannot be continued, or failed; not those that a living process writes or a job will."""
     found = []
-    for name, path in run_folders(root):
+    for name, path in loose_runs(root):
         with suppress(OSError):  # what cannot be looked at is not known to be broken
             if RunDir(path).status() != "running" and not _awaited(path) and (reason := why_broken(RunDir(path))):
                 found.append(Found(path, Path(name), reason, size_of(path)))
@@ -102,7 +102,7 @@ def own_artefacts(store: ArtefactStore) -> Iterator[Path]:
 
 
 def _runs_with_artefacts(root: Path) -> list[Path]:
-    return [path for _, path in run_folders(root) if (path / ARTEFACTS).exists()]
+    return [path for _, path in loose_runs(root) if (path / ARTEFACTS).exists()]
 
 
 def _why_used(artefact: Path, runs: list[Path], days: float) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pvdr_bench.errors import UsageError
 
+ARCHIVE = "runs.zip"  # the published runs of a folder, see runs/archive.py
 DATA_VARIABLE = "PVDR_BENCH_DATA"
 RESULTS_VARIABLE = "PVDR_BENCH_RESULTS"
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -31,10 +32,14 @@ def results_root(option: str | Path | None = None) -> Path:
 def existing_results(option: str | Path | None = None) -> Path:
     """The same for commands that read, in which a wrong path must not look like "no runs". An empty folder is fine.
 
+    An archive of runs stands for its folder.
+
     Raises:
         UsageError: it is not there, or is no folder.
     """
     root = results_root(option)
+    if root.name == ARCHIVE and root.is_file():
+        return root.parent
     if not root.is_dir():
         what = "this is a file, and no results folder" if root.exists() else "there is no results folder here"
         raise UsageError(what, where=str(root), hint=f"name the runs' folder with --results or {RESULTS_VARIABLE}, "
@@ -52,8 +57,11 @@ def existing_run(run: str | Path) -> Path:
     if not (path / "run.yaml").exists():
         what = "this folder holds no run (there is no run.yaml)" if path.is_dir() else \
             "there is no such folder, so it holds no run"
-        raise UsageError(what, where=str(run), hint="a run is RESULTS/method/task/corpus/scale/seed-N; see: "
-                                                    "pvdr-bench list runs --results RESULTS")
+        packed = next((folder for folder in path.absolute().parents if (folder / ARCHIVE).is_file()), None)
+        hint = "a run is RESULTS/method/task/corpus/scale/seed-N; see: pvdr-bench list runs --results RESULTS"
+        if packed is not None:
+            hint = f"the runs of {packed} are packed: pvdr-bench unpack {packed} FOLDER"
+        raise UsageError(what, where=str(run), hint=hint)
     return path
 
 

@@ -1,0 +1,73 @@
+"""Published runs in one archive: ``aggregate --publish``, ``pack`` and ``unpack``, and all that reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pvdr_bench.cli.main import app
+from pvdr_bench.errors import UsageError
+from tests.results_runs import make_grid, make_run
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, list(words), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("grid")
+    make_grid(root, seeds=3)
+    make_run(root, [0.2], variant="pvdr", corpus="metaworld", algorithm="pvdr", title="PVDR", seed=3, done=False,
+             failed="boom")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path / "data"))
+
+
+def test_packed_runs_are_read_as_those_in_folders(grid: Path, tmp_path: Path) -> None:
+    """Everything that is shown of published runs is the same in bytes, packed or not."""
+    run("aggregate", "--results", str(grid), "--publish", str(tmp_path / "p"))
+    run("unpack", str(tmp_path / "p" / "runs.zip"), str(tmp_path / "loose"))
+    for words in ("table", "list runs --json", "status --json", "status --method ppo",
+                      "export --format json --out {}/x.json", "aggregate --out {}/frame",
+                  "report --out {}/report.html", "plot --out {}/curves"):
+        told = [run(*words.format(tmp_path / name).split(), "--results", str(tmp_path / folder))
+                .replace(str(tmp_path / name), "").replace(str(tmp_path / folder), "")
+                for name, folder in (("one", "p"), ("two", "loose"))]
+        assert told[0] == told[1], words
+    one, two = ({path.relative_to(tmp_path / name).as_posix(): path.read_bytes()
+                 for path in (tmp_path / name).rglob("*") if path.is_file()} for name in ("one", "two"))
+    assert set(one) >= {"x.json", "frame/points.csv", "report.html", "curves.svg"} and one == two
+    assert run("table", "--results", str(tmp_path / "p" / "runs.zip")) == run("table", "--results", str(tmp_path / "p"))
+
+
+def test_pack_and_unpack(grid: Path, tmp_path: Path) -> None:
+    run("aggregate", "--results", str(grid), "--method", "ppo,random", "--publish", str(tmp_path / "p"))
+    archive, folder = (tmp_path / "p" / "runs.zip").read_bytes(), tmp_path / "loose"
+    run("unpack", str(tmp_path / "p"), str(folder))
+    (folder / "points.csv").write_text("mine")
+    told = json.loads(run("pack", str(folder), "--json"))
+    assert len(told["moved"]) == len(told["runs"]) == 6 and (folder / "runs.zip").read_bytes() == archive
+    assert sorted(path.name for path in folder.iterdir()) == ["points.csv", "runs.zip"]
+    with pytest.raises(UsageError, match="no run to pack"):
+        run("pack", str(folder))
+    mine = folder / "ppo/reach/none/cpu/seed-0"  # a run that lies there goes before that of the archive
+    mine.mkdir(parents=True)
+    (mine / "failed.json").write_text("{}")
+    assert {row["run"]: row["status"] for row in json.loads(run("list", "runs", "--results", str(folder), "--json"))
+            }["ppo/reach/none/cpu/seed-0"] == "failed"
+    (mine / "checkpoints").mkdir()
+    with pytest.raises(UsageError, match="more than what is published: checkpoints"):
+        run("pack", str(folder))
+    assert (folder / "runs.zip").read_bytes() == archive and mine.is_dir()
+    with pytest.raises(UsageError, match="no archive"):
+        run("unpack", str(tmp_path / "out"), str(tmp_path / "out"))
