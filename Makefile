@@ -21,7 +21,7 @@ export MPLBACKEND ?= Agg
 .PHONY: run test test-long test-slurm lint setup gl
 
 run: setup
-	$(BIN)/pvdr-bench run --method $(METHOD) --task $(TASK) --seeds $(SEEDS) $(ARGS)
+	$(BIN)/pvdr-bench run --plot --method $(METHOD) --task $(TASK) --seeds $(SEEDS) $(ARGS)
 	$(BIN)/pvdr-bench plot --task $(TASK)
 	$(BIN)/pvdr-bench table --task $(TASK)
 

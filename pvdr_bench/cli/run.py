@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +33,7 @@ from pvdr_bench.words import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pvdr_bench.launch.estimate import TimeLeft
     from pvdr_bench.launch.local import Job
     from pvdr_bench.launch.plan import RunPlan
 
@@ -53,6 +54,8 @@ def run(
     jobs: JobsOrCores = None,
     device: Device = "auto",
     fresh: Fresh = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw RESULTS/figures/success.* anew, and show the table so "
+                                                      "far, whenever a run was evaluated.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and its cost.")] = False,
 ) -> None:
     """Train and evaluate methods in tasks; the same command continues.
@@ -61,8 +64,9 @@ def run(
     """
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch import plan as planning
-    from pvdr_bench.launch.local import at_a_time, exit_code_of, run_local
+    from pvdr_bench.launch.local import Together, Watcher, at_a_time, exit_code_of, run_local
     from pvdr_bench.launch.progress import watcher_for
+    from pvdr_bench.launch.redraw import Redraw
     from pvdr_bench.launch.worker import StopFlag
     from pvdr_bench.runs.paths import results_root
     from pvdr_bench.runs.provenance import cores
@@ -86,13 +90,15 @@ def run(
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
     todo = [plan.spec for plan in plans if plan.state != "done"]
     count = jobs or (at_a_time(len(todo), cores()) if chosen.value == "cpu" else 1)
-    rate = planning.known_rate(todo, root)
+    rate = planning.known_rate(todo, root) if dry_run else None
     show_plan(console, plans, rate and rate / min(count, max(1, cores())), count)
     if dry_run or not todo:
         return
     stop = StopFlag().install()
     prepare(console, todo, chosen.value, fresh, stop, root)
-    with watcher_for(console) as watcher:
+    time_left = expect(console, plans, root, chosen.value, count, stop)
+    with watcher_for(console, time_left) as progress:
+        watcher: Watcher = Together(Redraw(root, progress.show), progress) if plot else progress
         done = run_local(specs, root, count, chosen.value, stop, watcher)
     show_outcome(console, done)
     raise typer.Exit(exit_code_of(done))
@@ -119,6 +125,39 @@ def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: floa
     if seconds_per_step is not None:
         cost += f", about {duration(train * seconds_per_step)} as finished runs went"
     console.print(cost, highlight=False, soft_wrap=True)
+
+
+def expect(console: Console, plans: Sequence[RunPlan], root: Path, device: str, jobs: int,
+           stop: Callable[[], bool]) -> TimeLeft:
+    """Say how long all of it takes on this machine: as finished runs of its kind went, else by a short measurement."""
+    from pvdr_bench.launch.estimate import PROBE_SECONDS, PROBE_SHARE, Rate, TimeLeft, key_of
+    from pvdr_bench.launch.plan import known_rate
+    from pvdr_bench.launch.progress import duration
+    from pvdr_bench.runs.provenance import cores
+    from pvdr_bench.training.probe import measure
+    from pvdr_bench.training.stages import Stages
+
+    todo = [plan for plan in plans if plan.state != "done"]
+    share = jobs if device.startswith("cuda") else max(1, cores())  # what runs at the same time divide among them
+    alone = min(1.0, share / jobs)  # finished runs shared it in the same way
+    known = {key_of(plan): rate for plan in todo if (rate := known_rate([plan.spec], root)) is not None}
+    rates = {key: Rate(rate * alone, 0.0) for key, rate in known.items()}
+    new = [plan for plan in todo if key_of(plan) not in rates]
+    if new:
+        steps = sum(plan.env_steps + plan.evaluation_steps for plan in new)
+        console.print("measuring how fast they go on this machine", highlight=False)
+        workers = max(1, cores() // max(1, min(jobs, len(todo))))
+        rates |= measure((plan.spec for plan in new),
+                         lambda spec: Stages(spec, device, stop, env_workers=workers).pieces()[0],
+                         min(max(steps * PROBE_SHARE, PROBE_SECONDS[0]), PROBE_SECONDS[1]), stop,
+                         lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False))
+    left = TimeLeft(plans, rates, jobs, share)
+    if (seconds := left.at_start()) is not None:
+        how = "a short measurement" if new else "finished runs"
+        bound = "about" if left.whole else "more than"
+        console.print(f"all of it takes {bound} {duration(seconds)} on this machine, by {how}"
+                      + ("" if left.whole else " in which no update was due"), highlight=False, soft_wrap=True)
+    return left
 
 
 def show_outcome(console: Console, jobs: Sequence[Job]) -> None:

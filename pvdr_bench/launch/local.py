@@ -42,6 +42,8 @@ class Job:
     told: bool = False  # to stop
     log: IO[bytes] | None = None  # standard error, RUN/worker.log
     output: IO[bytes] | None = None  # standard output; a file, since a pipe would wait for grandchildren
+    began: float | None = None  # when its process was started, and when it was gone; seconds on a clock of its own
+    ended: float | None = None
 
     @property
     def label(self) -> str:
@@ -49,12 +51,31 @@ class Job:
         corpus = f" · {self.spec.corpus}" if self.spec.corpus else ""
         return f"{self.spec.variant} · {self.spec.task.name}{corpus} · seed {self.spec.seed}"
 
+    @property
+    def seconds(self) -> float:
+        """How long its process has run, or ran."""
+        if self.began is None:
+            return 0.0
+        return (time.monotonic() if self.ended is None else self.ended) - self.began
+
 
 class Watcher:
     """Shown the jobs about twice a second; see :mod:`pvdr_bench.launch.progress`."""
 
     def update(self, jobs: Sequence[Job]) -> None:
         """Called at every poll."""
+
+
+class Together(Watcher):
+    """Several watchers, each shown the jobs."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self.watchers = watchers
+
+    def update(self, jobs: Sequence[Job]) -> None:
+        """Show them to all."""
+        for watcher in self.watchers:
+            watcher.update(jobs)
 
 
 def at_a_time(runs: int, core_count: int) -> int:
@@ -123,7 +144,7 @@ def _start(job: Job, results: Path, device: str, env_workers: int, command: Sequ
     with suppress(BrokenPipeError):  # it died at once; its exit code tells
         job.process.stdin.write(json.dumps(order).encode() + b"\n")
         job.process.stdin.flush()
-    job.state = "running"
+    job.state, job.began = "running", time.monotonic()
 
 
 def _collect(job: Job) -> None:
@@ -132,6 +153,7 @@ def _collect(job: Job) -> None:
     code = job.process.poll()
     if code is None:
         return
+    job.ended = time.monotonic()
     job.output.seek(0)
     outcome = _last_json(job.output.read())
     with suppress(BrokenPipeError):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pvdr_bench.launch.local import Job, Watcher
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.words import counted
+
+if TYPE_CHECKING:
+    from pvdr_bench.launch.estimate import TimeLeft
 
 LINE_SECONDS = 15.0  # between two plain lines about the same run
 
@@ -27,22 +32,29 @@ def duration(seconds: float | None) -> str:
 
 
 def facts(job: Job) -> dict[str, Any]:
-    """What the run's heartbeat says, for people: step, rate, success and time left."""
+    """What the run's heartbeat says, for people: phase, steps, rate and success."""
     beat = RunDir(job.path).read_heartbeat() or {}
     if job.process is not None and beat.get("pid") != job.process.pid:
         beat = {}  # an earlier start's
     budget = job.spec.protocol.env_steps
     steps, rate, success = int(beat.get("env_steps", 0)), float(beat.get("rate", 0.0)), beat.get("success")
-    left = max(0, budget - steps) / rate if rate > 0 and job.state == "running" else None
     phase = str(beat.get("phase", "starting")) if job.state == "running" else job.state
-    return {"phase": phase, "steps": steps, "budget": budget, "rate": rate, "left": left,
+    return {"phase": phase, "steps": steps, "budget": budget, "rate": rate,
             "success": "-" if success is None else f"{100 * success:.0f} %"}
 
 
-class LiveTable(Watcher):
-    """A table that is drawn anew in place."""
+def summary(jobs: Sequence[Job], time_left: TimeLeft | None) -> str:
+    """How far all runs together are: ``2 of 6 runs done, time left for all: 1:23``."""
+    done = sum(job.state in ("done", "skipped") for job in jobs)
+    left = None if time_left is None else time_left.left(jobs)
+    return f"{done} of {counted(len(jobs), 'run')} done, time left for all: {duration(left)}"
 
-    def __init__(self, console: Console) -> None:
+
+class LiveTable(Watcher):
+    """A table that is drawn anew in place, with one time left for all runs, and below it what was shown last."""
+
+    def __init__(self, console: Console, time_left: TimeLeft | None = None) -> None:
+        self.time_left, self._shown = time_left, ""
         self._live = Live(console=console, refresh_per_second=2, transient=False)
 
     def __enter__(self) -> Self:
@@ -55,21 +67,27 @@ class LiveTable(Watcher):
     def update(self, jobs: Sequence[Job]) -> None:
         """Draw all jobs."""
         table = Table(box=None, header_style="bold")
-        for name in ("run", "phase", "env_steps", "steps/s", "success", "time left"):
+        for name in ("run", "phase", "env_steps", "steps/s", "success"):
             table.add_column(name, justify="left" if name in ("run", "phase") else "right")
         for job in jobs:
             now = facts(job)
             style = {"failed": "red", "done": "green", "skipped": "dim", "waiting": "dim"}.get(job.state, "")
             table.add_row(job.label, now["phase"], f"{now['steps']:,} / {now['budget']:,}", f"{now['rate']:.0f}",
-                          now["success"], duration(now["left"]), style=style)
-        self._live.update(table)
+                          now["success"], style=style)
+        text = "\n".join(part for part in (summary(jobs, self.time_left), self._shown) if part)
+        self._live.update(Group(table, Text(text)))
+
+    def show(self, text: str) -> None:
+        """Keep a text below the table, in place of the last one."""
+        self._shown = text
 
 
 class PlainLines(Watcher):
     """A line where a run's phase or evaluated success changed, and now and then while it trains."""
 
-    def __init__(self, console: Console, every_seconds: float = LINE_SECONDS) -> None:
-        self.console, self.every = console, every_seconds
+    def __init__(self, console: Console, time_left: TimeLeft | None = None,
+                 every_seconds: float = LINE_SECONDS) -> None:
+        self.console, self.time_left, self.every = console, time_left, every_seconds
         self._seen: dict[str, tuple[Any, float]] = {}
 
     def __enter__(self) -> Self:
@@ -90,13 +108,17 @@ class PlainLines(Watcher):
                 continue
             self._seen[str(job.path)] = (what, clock)
             self.console.print(f"{job.label}: {now['phase']}  {now['steps']:,}/{now['budget']:,} env_steps  "
-                               f"{now['rate']:.0f}/s  success {now['success']}  left {duration(now['left'])}",
+                               f"{now['rate']:.0f}/s  success {now['success']}  ({summary(jobs, self.time_left)})",
                                highlight=False, soft_wrap=True)
 
+    def show(self, text: str) -> None:
+        """Print a text."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-def watcher_for(console: Console) -> LiveTable | PlainLines:
+
+def watcher_for(console: Console, time_left: TimeLeft | None = None) -> LiveTable | PlainLines:
     """The kind that fits the console."""
-    return LiveTable(console) if console.is_terminal else PlainLines(console)
+    return LiveTable(console, time_left) if console.is_terminal else PlainLines(console, time_left)
 
 
 class StageProgress:

@@ -1,0 +1,145 @@
+"""How long all of it takes: before anything runs, while it goes on, and what is drawn on the way."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pvdr_bench.launch.estimate import Rate, TimeLeft, done_share, expected, key_of, wall_time
+from pvdr_bench.launch.local import Job, Together, Watcher, run_local
+from pvdr_bench.launch.plan import RunPlan, plan_runs
+from pvdr_bench.launch.progress import PlainLines, summary
+from pvdr_bench.launch.redraw import Redraw
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.training.probe import measure
+from tests.dummies import EPISODE, SYNC, make_pieces, make_spec
+from tests.results_runs import make_grid
+from tests.results_runs import make_spec as made_spec
+
+COMMAND = (sys.executable, "-m", "tests.dummies", "worker")
+
+
+def test_runs_share_cores_and_the_last_ones_have_them_alone() -> None:
+    assert wall_time([], 2, 2) == 0.0
+    assert wall_time([10.0, 10.0, 10.0], 2, 2) == 20.0
+    assert wall_time([10.0, 10.0, 10.0], 3, 2) == 15.0
+    assert wall_time([10.0] * 5, 3, 2) == 25.0  # three and then two
+    assert wall_time([30.0, 10.0, 10.0, 10.0], 2, 2) == 30.0  # the long one beside the others
+    assert wall_time([4.0, 2.0], 8, 1) == 6.0
+
+
+def plans_of(tmp_path: Path, seeds: Sequence[int] = (0, 1), **options: Any) -> list[RunPlan]:
+    return plan_runs([make_spec(seed=seed, **options) for seed in seeds], tmp_path)
+
+
+def test_what_is_expected_is_start_training_and_evaluation(tmp_path: Path) -> None:
+    plan = plans_of(tmp_path, [0])[0]
+    rate = Rate(train=2.0, evaluate=0.5, start=3.0)
+    assert expected(plan, rate) == 3.0 + 2.0 * 2 * SYNC + 0.5 * (3 * 3 + 5) * EPISODE
+    whole = expected(plan, rate)
+    shares = [done_share(plan, rate, steps, phase) for steps, phase in (
+        (0, "evaluate grid"), (0, "train"), (SYNC // 2, "train"), (SYNC, "evaluate grid"), (SYNC, "train"),
+        (2 * SYNC, "evaluate grid"), (2 * SYNC, "evaluate final"))]
+    assert shares == sorted(shares) and len(set(shares)) == len(shares) and shares[0] == 3.0 / whole
+    assert shares[1] == (3.0 + 0.5 * 3 * EPISODE) / whole
+    assert shares[-1] == pytest.approx(1 - 0.5 * 5 * EPISODE / whole)  # the final evaluation is all that is left
+
+
+class Started(Job):
+    """A running job whose process has run for as long as the test says."""
+
+    elapsed = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.elapsed
+
+
+def test_one_time_left_for_all_follows_the_pace_of_what_was_done(tmp_path: Path) -> None:
+    plans = plans_of(tmp_path, [0, 1, 2, 3])
+    rates = {key_of(plan): Rate(1.0, 1.0) for plan in plans}
+    left, unknown = TimeLeft(plans, rates, 2, 2), TimeLeft(plans, {}, 2, 2)
+    whole = expected(plans[0], Rate(1.0, 1.0))
+    jobs = [Started(plan.spec, plan.path) for plan in plans]
+    assert left.at_start() == left.left(jobs) == 2 * whole and left.whole
+    assert unknown.at_start() is None and unknown.left(jobs) is None
+    assert "0 of 4 runs done, time left for all: -" in summary(jobs, unknown)
+
+    for job in jobs[:2]:  # both at a third, in three times the time that was expected
+        job.state, job.elapsed = "running", whole
+        run_dir = RunDir(job.path)
+        with run_dir.lock():
+            run_dir.heartbeat(every_seconds=0, phase="train", env_steps=0, rate=1.0)
+        share = done_share(plans[0], Rate(1.0, 1.0), 0, "train")
+    for each in (left, unknown):  # no rate is needed once something was done
+        assert each.left(jobs) == pytest.approx(whole / share * (1 - share) + whole / share)
+    jobs[0].state = jobs[1].state = "done"
+    assert left.left(jobs) == pytest.approx(whole)  # two more, side by side, each in the time the first two took
+    jobs[2].state = jobs[3].state = "failed"
+    assert left.left(jobs) == 0.0
+
+
+def test_the_probe_sees_updates_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    said: list[str] = []
+    specs = [make_spec(), make_spec(seed=1), make_spec("recurrent"), make_spec("never", config={"rollout": 10**9})]
+    rates = measure(specs, make_pieces, 0.6, lambda: False, said.append)
+    assert set(rates) == {("onpolicy", "smoke"), ("recurrent", "smoke"), ("never", "smoke")} and not said
+    assert all(rate.train > 0 and rate.evaluate > 0 and rate.start > 0 for rate in rates.values())
+    assert rates["onpolicy", "smoke"].whole and rates["recurrent", "smoke"].whole
+    assert not rates["never", "smoke"].whole  # learning was never due: training takes longer than this
+    assert not list(tmp_path.glob("pvdr-bench*"))
+
+
+def test_what_cannot_be_measured_is_said_and_left_to_its_run() -> None:
+    said: list[str] = []
+    rates = measure([make_spec(config={"nan_at": 0}), make_spec("recurrent")], make_pieces, 0.2, lambda: False,
+                    said.append)
+    assert set(rates) == {("recurrent", "smoke")}
+    assert len(said) == 1 and "onpolicy" in said[0] and "the loss is nan" in said[0]
+
+
+class Shown(Watcher):
+    """Draws as the real one, from results that another test module writes."""
+
+    def __init__(self, results: Path) -> None:
+        self.texts: list[str] = []
+        self.redraw = Redraw(results, self.texts.append)
+
+
+def test_curve_and_table_are_drawn_anew_at_each_evaluation(tmp_path: Path) -> None:
+    make_grid(tmp_path, seeds=2)
+    specs = [made_spec(seed=seed) for seed in (0, 1)]
+    jobs = [Job(spec, spec.path(tmp_path), state="done") for spec in specs]
+    shown = Shown(tmp_path)
+    shown.redraw.update(jobs)
+    shown.redraw.update(jobs)  # nothing new
+    assert len(shown.texts) == 1 and (tmp_path / "figures" / "success.png").stat().st_size > 1000
+    header, row, curve = shown.texts[0].splitlines()
+    assert "success so far" in header and "reach" in row and "2 seeds" in row and curve.endswith("success.png")
+    with (jobs[0].path / "episodes.jsonl").open("a") as file:
+        file.write("\n")
+    jobs[1].state = "running"
+    shown.redraw.update(jobs)  # a new evaluation, but the last drawing was just now
+    assert len(shown.texts) == 1
+    jobs[1].state = "done"
+    shown.redraw.update(jobs)  # all are over: nothing is left undrawn
+    assert len(shown.texts) == 2
+
+
+def test_a_picture_that_cannot_be_drawn_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    output = io.StringIO()
+    specs = [make_spec(seed=seed) for seed in (0, 1)]
+    lines = PlainLines(Console(file=output, width=250), TimeLeft(plan_runs(specs, tmp_path), {}, 2, 2))
+    (tmp_path / "figures").write_text("a file where a folder should be")
+    jobs = run_local(specs, tmp_path, 2, "cpu", lambda: False, Together(Redraw(tmp_path, lines.show), lines), COMMAND)
+    assert [job.state for job in jobs] == ["done", "done"]
+    text = output.getvalue()
+    assert "not drawn: " in text and "2 of 2 runs done, time left for all: 0:00" in text
