@@ -1,5 +1,6 @@
 # make run        set up, and do the main job at the scale that fits this machine: curve and table at the end
 # make test       set up, and pass the tests          make test-long   what takes longer
+# make margins    how much room every test of learning has, over five seeds on three instruction sets (part of test-long)
 # make test-slurm what needs a SLURM cluster: brings one up on this machine (root), else says why it is skipped
 # make lint       ruff and mypy                       make setup       only the environment
 #
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export MPLBACKEND ?= Agg
 
-.PHONY: run test test-long test-slurm lint setup gl
+.PHONY: run test test-long margins test-slurm lint setup gl
 
 run: setup
 	$(BIN)/pvdr-bench run --plot --method $(METHOD) --task $(TASK) --seeds $(SEEDS) $(ARGS)
@@ -30,6 +31,9 @@ test: setup
 
 test-long: setup
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -m 'long or hypothesis'
+
+margins: setup
+	$(BIN)/python -m tests.margins $(ARGS)
 
 test-slurm: setup
 	@[ "$$(id -u)" != 0 ] || slurm/sandbox/cluster.sh install || true

@@ -18,6 +18,7 @@ from pvdr_bench.algorithms.dreamer.world_model import Sequences, VideoModel, Wor
 from pvdr_bench.nets.rssm import RSSM, balanced_kl
 from pvdr_bench.rl.contract import Transition
 from pvdr_bench.rl.replay import EpisodeReplay
+from tests.learning import above, below, learns
 
 SIZE = 32
 SMALL = {"model": {"input_size": SIZE, "deter": 12, "hidden": 12, "stoch": 3, "classes": 4, "cnn_depth": 4,
@@ -40,8 +41,8 @@ def sequences(seed: int = 0, batch: int = 3, length: int = 6) -> Sequences:
                      torch.zeros(batch, length, dtype=torch.bool))
 
 
-def world_model(two_hot: bool = False, discount: bool = False, **changes: object) -> WorldModel:
-    torch.manual_seed(0)
+def world_model(two_hot: bool = False, discount: bool = False, seed: int = 0, **changes: object) -> WorldModel:
+    torch.manual_seed(seed)
     return WorldModel(config(**changes), 2, two_hot, discount)
 
 
@@ -307,10 +308,10 @@ def test_the_actor_learns_through_the_dynamics_and_the_critic_alone_from_targets
     assert all(g is None for g in reached)
 
 
-def test_the_actor_finds_the_action_that_pays() -> None:
+@learns(mean=above(0.9), std=below(0.5))
+def test_the_actor_finds_the_action_that_pays(seed: int) -> dict[str, float]:
     """A model whose reward is the first action itself: dynamics backpropagation drives the mean to one."""
-    torch.manual_seed(0)
-    model = world_model()
+    model = world_model(seed=seed)
     behaviour = Behaviour(model.config, model.rssm.feature_dim, 2)
     marker = torch.zeros(3, 4)
 
@@ -329,14 +330,15 @@ def test_the_actor_finds_the_action_that_pays() -> None:
         torch.autograd.backward(loss)
         adam.step()
     policy = behaviour.actor(path.feature[1].detach())
-    assert float(policy.mean[:, 0].mean()) > 0.9 and float(policy.std[:, 0].mean()) < 0.5
+    return {"mean": float(policy.mean[:, 0].mean()), "std": float(policy.std[:, 0].mean())}
 
 
 # Pre-training -------------------------------------------------------------------------------------------------------
 
 
-def test_pretraining_learns_a_moving_square_and_imagines_better_than_copying() -> None:
-    g = torch.Generator().manual_seed(0)
+@learns(image_loss_left=below(0.2), psnr_over_copying=above(3))
+def test_pretraining_learns_a_moving_square_and_imagines_better_than_copying(seed: int) -> dict[str, float]:
+    g = torch.Generator().manual_seed(seed)
 
     def clips(count: int) -> Tensor:
         out = torch.zeros(count, 8, SIZE, SIZE, 3, dtype=torch.uint8)
@@ -346,15 +348,16 @@ def test_pretraining_learns_a_moving_square_and_imagines_better_than_copying() -
         return out
 
     settings = config(model={**SMALL["model"], "deter": 32, "hidden": 32, "cnn_depth": 8}, pretrain={"lr": 3e-3})
-    learner = VideoPretrainer(settings, 0, torch.device("cpu"))
+    learner = VideoPretrainer(settings, seed, torch.device("cpu"))
     held_out = clips(8)
     before = learner.validate(held_out)
     for _ in range(150):
         metrics = learner.update(clips(8))
     after = learner.validate(held_out)
-    assert after["image_loss"] < 0.2 * before["image_loss"] and metrics["grad_norm"] > 0
-    assert after["psnr_imagined"] > after["psnr_copy_last"] + 3
+    assert metrics["grad_norm"] > 0
     assert learner.validate(held_out) == after  # its randomness is fixed and nothing changes
+    return {"image_loss_left": after["image_loss"] / before["image_loss"],
+            "psnr_over_copying": after["psnr_imagined"] - after["psnr_copy_last"]}
 
 
 def test_video_model_and_rssm_share_one_shape() -> None:

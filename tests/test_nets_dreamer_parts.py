@@ -13,6 +13,7 @@ from pvdr_bench.nets.conv import MLP, ConvDecoder, ConvEncoder, preprocess
 from pvdr_bench.nets.distributions import TruncatedNormal
 from pvdr_bench.nets.optimizers import DecayedAdam
 from pvdr_bench.nets.twohot import two_hot, two_hot_bins, two_hot_loss, two_hot_mean
+from tests.learning import below, learns
 
 CASES = [(0.0, 0.1), (0.0, 2.1), (0.9, 0.3), (-0.99, 1.5), (0.6, 0.1)]
 
@@ -83,9 +84,10 @@ def test_two_hot_loss_is_cross_entropy_and_a_flat_head_says_zero() -> None:
     assert float(two_hot_mean(peaked, bins)) == pytest.approx(float(bins[140]))
 
 
-def fit(two_hot_head: bool, steps: int = 400) -> tuple[float, float]:
-    """Errors on common small rewards and on the rare bonus after equal training."""
-    torch.manual_seed(0)
+def fit(two_hot_head: bool, steps: int, seed: int) -> tuple[float, float]:
+    """Errors on common small rewards and on the rare bonus after equal training, means over the last fifth of it: Adam
+    shakes a regression whose targets are that far apart."""
+    torch.manual_seed(seed)
     x = torch.randn(512, 4)
     rare = torch.arange(512) % 64 == 0
     x[:, 0] = rare.float()
@@ -93,23 +95,28 @@ def fit(two_hot_head: bool, steps: int = 400) -> tuple[float, float]:
     bins = two_hot_bins()
     head = MLP(4, 255 if two_hot_head else 1, 2, 64, zero_output=two_hot_head)
     adam = torch.optim.Adam(head.parameters(), lr=1e-3)
+    errors = []
     for _ in range(steps):
         out = head(x)
+        predicted = (two_hot_mean(out, bins) if two_hot_head else out[:, 0]).detach()
+        error = (predicted - reward).abs()
+        errors.append((float(error[~rare].mean()), float(error[rare].mean())))
         loss = two_hot_loss(out, reward, bins).mean() if two_hot_head else 0.5 * (out[:, 0] - reward).square().mean()
         adam.zero_grad()
         torch.autograd.backward(loss)
         adam.step()
-    predicted = (two_hot_mean(head(x), bins) if two_hot_head else head(x)[:, 0]).detach()
-    error = (predicted - reward).abs()
-    return float(error[~rare].mean()), float(error[rare].mean())
+    small, bonus = np.mean(errors[-steps // 5:], axis=0)
+    return float(small), float(bonus)
 
 
-def test_both_heads_fit_rare_bonuses_and_small_rewards_at_once_and_two_hot_the_small_ones_better() -> None:
-    small, bonus = fit(two_hot_head=True, steps=1000)
-    small_mse, bonus_mse = fit(two_hot_head=False, steps=1000)
-    assert small < 0.01 and bonus < 0.5
-    assert small_mse < 0.02 and bonus_mse < 0.5
-    assert small < 0.7 * small_mse
+@learns(small=below(0.01), bonus=below(0.5), small_mse=below(0.05), bonus_mse=below(0.5), small_over_mse=below(0.7))
+def test_both_heads_fit_rare_bonuses_and_small_rewards_at_once_and_two_hot_the_small_ones_better(
+        seed: int) -> dict[str, float]:
+    """The small rewards scatter by 0.1 about their mean, so that is the error of a head that says the mean."""
+    small, bonus = fit(two_hot_head=True, steps=1000, seed=seed)
+    small_mse, bonus_mse = fit(two_hot_head=False, steps=1000, seed=seed)
+    return {"small": small, "bonus": bonus, "small_mse": small_mse, "bonus_mse": bonus_mse,
+            "small_over_mse": small / small_mse}
 
 
 def test_published_sizes() -> None:

@@ -22,6 +22,7 @@ from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import GoalFacts, TaskFacts
 from pvdr_bench.rl.token_history import push_frame, token_dtype
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
+from tests.learning import above, below, learns
 
 GRID = 4
 
@@ -115,15 +116,15 @@ class Player:
         return transition
 
 
-def test_it_learns_to_move_the_dot_to_the_goal() -> None:
-    learner = PPOLearner(context(config(), 16), IdentityTokenizer())
-    player = Player(learner, 16)
+@learns(early=below(0.4), late=above(0.9), explained_variance=above(0.3), approx_kl=below(0.5))
+def test_it_learns_to_move_the_dot_to_the_goal(seed: int) -> dict[str, float]:
+    player = Player(PPOLearner(context(config(), 16, seed), IdentityTokenizer()), 16, seed)
     for _ in range(300):
         player.decide()
-    early, late = np.mean(player.successes[:60]), np.mean(player.successes[-60:])
-    assert early < 0.4 and late > 0.9, (early, late)
-    assert player.metrics[-1]["rounds"] == 25 and player.metrics[-1]["explained_variance"] > 0.3
-    assert all(m["grad_norm_actor"] > 0 and m["approx_kl"] < 0.5 for m in player.metrics)
+    assert player.metrics[-1]["rounds"] == 25 and all(m["grad_norm_actor"] > 0 for m in player.metrics)
+    return {"early": np.mean(player.successes[:60]), "late": np.mean(player.successes[-60:]),
+            "explained_variance": player.metrics[-1]["explained_variance"],
+            "approx_kl": max(m["approx_kl"] for m in player.metrics)}
 
 
 def test_context_repeats_the_first_frame_and_shifts() -> None:
