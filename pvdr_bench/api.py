@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import DataError, UsageError
-from pvdr_bench.runs.directory import RunDir, Status
+from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.paths import existing_run
+from pvdr_bench.runs.standing import State
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,18 +57,12 @@ def load_run(path: Path | str) -> Run:
         UsageError: the folder holds no run.
         DataError: its ``run.yaml`` is broken, or of a schema that this version cannot read.
     """
-    from pydantic import ValidationError
-
-    from pvdr_bench.catalog.specs import RunSpec
+    from pvdr_bench.catalog.specs import written_spec
 
     run_dir = RunDir(existing_run(path))
-    found = run_dir.read_run() or {}
-    try:
-        spec = RunSpec.model_validate(found["spec"])
-    except (KeyError, ValidationError) as error:
-        raise DataError(f"the run's specification does not fit this version: {error}",
-                        where=str(run_dir.path / "run.yaml")) from error
-    return Run(run_dir, spec)
+    found = run_dir.read_run()
+    assert found is not None
+    return Run(run_dir, written_spec(found["spec"], str(run_dir.path / "run.yaml")))
 
 
 @dataclass(frozen=True)
@@ -216,8 +211,8 @@ class Run:
         return self.dir.path
 
     @property
-    def status(self) -> Status:
-        """new, running, stopped, failed or done."""
+    def status(self) -> State:
+        """new, running, stopped, failed, done or broken (not what was finished)."""
         return self.dir.status()
 
     def train(self) -> pd.DataFrame:

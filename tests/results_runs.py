@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.specs import RunSpec, TaskSpec
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.seal import make_seal
 
 PROTOCOL: dict[str, Any] = {
     "name": "pvdr", "scale": "cpu", "suite_version": "metaworld 3", "image_size": 64, "renderer": "lean",
@@ -64,6 +66,36 @@ def make_run(root: Path, rates: list[float], *, final: float | None = None, done
         if failed is not None:
             run_dir.mark_failed(RuntimeError(failed))
     return run_dir.path
+
+
+def finish(run: RunDir, env_steps: int, **facts: Any) -> None:
+    """Play the final evaluation that the run's protocol asks for, and mark it done."""
+    found = run.read_run()
+    if found is not None:
+        write_episodes(run, RunSpec.model_validate(found["spec"]), env_steps, "final", 0.5)
+    run.mark_done(env_steps=env_steps, **facts)
+    run.episodes.close()
+
+
+def stopped(path: Path) -> Path:
+    """The same run as if it had been stopped just before it was done."""
+    (path / "done.json").unlink()
+    return path
+
+
+def resealed(path: Path, **facts: Any) -> Path:
+    """The same run as if what stands there now had been there when it was done."""
+    done = {key: value for key, value in json.loads((path / "done.json").read_text()).items() if key != "seal"} | facts
+    (path / "done.json").write_text(json.dumps({**done, "seal": make_seal(path, done)}))
+    return path
+
+
+def unsealed(path: Path, **facts: Any) -> Path:
+    """The same run as versions before there were seals left it."""
+    done = json.loads((path / "done.json").read_text())
+    done.pop("seal", None)
+    (path / "done.json").write_text(json.dumps({**done, **facts}))
+    return path
 
 
 def make_grid(root: Path, *, seeds: int = 5, tasks: tuple[str, ...] = ("reach",)) -> None:

@@ -12,6 +12,7 @@ from pvdr_bench.errors import TrainingError
 from pvdr_bench.launch import worker
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.runs.directory import RunDir
+from tests.results_runs import finish
 
 
 def perform(order: dict[str, Any], stop: StopFlag) -> bool:
@@ -34,7 +35,7 @@ def perform(order: dict[str, Any], stop: StopFlag) -> bool:
             while not stop():
                 time.sleep(0.02)
             return False
-        run_dir.mark_done(env_steps=spec.protocol.env_steps)
+        finish(run_dir, spec.protocol.env_steps)
     return True
 
 

@@ -12,6 +12,7 @@ import pytest
 from pvdr_bench.cli.lazy import load_command
 from pvdr_bench.cli.main import MainGroup, main
 from pvdr_bench.errors import EXIT_CODES, SetupError
+from tests.results_runs import finish
 
 HEAVY = ("torch", "pandas", "numpy", "pydantic", "metaworld", "mujoco", "matplotlib", "rich", "yaml")
 
@@ -120,7 +121,7 @@ def test_list_runs(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
         run.heartbeat(env_steps=160)
         _, out, _ = call(capsys, "list", "runs", "--results", str(tmp_path), "--json")
         assert json.loads(out) == [{"run": "random/reach/none/smoke/seed-2", "status": "running", "env_steps": 160}]
-        run.mark_done(env_steps=320)
+        finish(run, 320)
     _, out, _ = call(capsys, "list", "runs", "--results", str(tmp_path), "--json")
     assert json.loads(out)[0] == {"run": "random/reach/none/smoke/seed-2", "status": "done", "env_steps": 320}
 

@@ -21,6 +21,7 @@ from pvdr_bench.launch.plan import known_rate, plan_runs
 from pvdr_bench.launch.progress import LiveTable, PlainLines, duration
 from pvdr_bench.runs.directory import RunDir
 from tests.dummies import SYNC, make_spec
+from tests.results_runs import finish
 
 COMMAND = (sys.executable, "-m", "tests.dummies", "worker")
 
@@ -120,6 +121,6 @@ def test_the_rate_of_finished_runs(tmp_path: Path) -> None:
     run_dir = RunDir(spec.path(tmp_path))
     run_dir.open(spec)
     assert known_rate([spec], tmp_path) is None
-    run_dir.mark_done(env_steps=64, wall_seconds=32.0)
+    finish(run_dir, 64, wall_seconds=32.0)
     assert known_rate([spec], tmp_path) == 0.5
     assert known_rate([make_spec("recurrent")], tmp_path) is None

@@ -15,7 +15,7 @@ from pvdr_bench.results.collect import collect
 from pvdr_bench.results.report import Options, build_report
 from pvdr_bench.results.video import write_video
 from pvdr_bench.runs.directory import RunDir
-from tests.results_runs import make_run
+from tests.results_runs import make_run, resealed
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install 'pvdr-bench[browser]'")
 
@@ -39,9 +39,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(3):
         for task in ("reach", "push"):
             path = make_run(root, [0.1, 0.4 + 0.1 * seed], task=task, seed=seed, env_steps=16000, title="PPO")
-            (path / "done.json").write_text(json.dumps({"env_steps": 16000, "wall_seconds": 100.0 * (seed + 1)}))
             for k in range(50):
                 RunDir(path).train.append({"env_steps": 320 * k, "policy_loss": float(np.sin(k / 5)), "entropy": 1.0})
+            resealed(path, wall_seconds=100.0 * (seed + 1))
         make_run(root, [0.0, 0.05], variant="random", seed=seed, env_steps=16000, title="Random")
     make_run(root, [0.2, 0.9], variant="pvdr", corpus="metaworld", env_steps=16000, title="PVDR <b>bold</b>")
     make_run(root, [0.1], variant="pvdr", corpus="metaworld", seed=1, done=False, failed="the worker died",

@@ -161,7 +161,7 @@ def test_errors_say_what_is_wrong(run_path: Path, tmp_path: Path, monkeypatch: p
     (copy / "run.yaml").write_text(text)
     with pytest.raises(UsageError, match="no checkpoint yet"), load_run(copy).open():
         pass
-    (copy / "run.yaml").write_text(text.replace("algorithm_version: 1", "algorithm_version: one"))
+    (copy / "run.yaml").write_text(text.replace("scale_label: smoke", "scale_label: [1]"))
     with pytest.raises(DataError, match="does not fit"):
         load_run(copy)
     monkeypatch.setattr(Stages, "missing", lambda self: ["tokenize"])

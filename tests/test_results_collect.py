@@ -14,11 +14,7 @@ import pytest
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import COLUMNS, collect, write_frame
 from pvdr_bench.runs.directory import RunDir
-from tests.results_runs import make_grid, make_run, make_spec, write_episodes
-
-
-def kinds(root: Path) -> dict[str, str]:
-    return {problem.run: problem.kind for problem in collect(root).problems}
+from tests.results_runs import make_grid, make_run, make_spec, stopped, unsealed, write_episodes
 
 
 def test_rows_are_means_over_the_logs_episodes(tmp_path: Path) -> None:
@@ -105,10 +101,10 @@ def test_a_run_that_is_being_written_is_running(tmp_path: Path) -> None:
 
 
 def test_a_torn_point_of_a_stopped_run_is_incomplete(tmp_path: Path) -> None:
-    path = make_run(tmp_path, [0.5] * 5)
+    path = stopped(make_run(tmp_path, [0.5] * 5))
     lines = (path / "episodes.jsonl").read_bytes().splitlines(keepends=True)
     (path / "episodes.jsonl").write_bytes(b"".join(lines[:-1]) + lines[-1][:9])
-    assert kinds(tmp_path) == {"ppo/reach/none/cpu/seed-0": "incomplete"}
+    assert [problem.kind for problem in collect(tmp_path).problems] == ["stopped", "incomplete"]
     points = collect(tmp_path).points
     assert list(points.loc[~points["complete"].astype(bool), "episodes"]) == [99]
 
@@ -127,7 +123,7 @@ def test_a_broken_run_is_listed_and_stops_nothing(tmp_path: Path, file: str, con
 
 
 def test_episodes_that_are_there_twice_count_once(tmp_path: Path) -> None:
-    path = make_run(tmp_path, [0.5] * 5)
+    path = unsealed(make_run(tmp_path, [0.5] * 5))
     log = path / "episodes.jsonl"
     first = log.read_text().splitlines(keepends=True)[0]
     log.write_text(log.read_text() + first.replace('"success_any":true', '"success_any":false'))

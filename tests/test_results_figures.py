@@ -25,7 +25,7 @@ from pvdr_bench.results.figures import (
 from pvdr_bench.results.figures.sweep import key_value
 from pvdr_bench.results.paper import reported
 from pvdr_bench.runs.directory import RunDir
-from tests.results_runs import make_grid, make_run
+from tests.results_runs import make_grid, make_run, resealed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -159,6 +159,7 @@ def timed(root: Path, seeds: int = 2, device: str = "cpu") -> None:
                 evaluation = 36000.0 * (index - 1)
                 run.timing.append({"env_steps": 8000 * index, "point": point, "evaluation_seconds": evaluation,
                                    "wall_seconds": 3600.0 * (seed + 1) * index + evaluation, "device": device})
+        resealed(path)
 
 
 def test_curves_against_time_leave_evaluations_out(tmp_path: Path) -> None:

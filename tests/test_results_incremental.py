@@ -23,7 +23,7 @@ from pvdr_bench.errors import DataError
 from pvdr_bench.results import cache, reading
 from pvdr_bench.results.collect import Results, collect, write_frame
 from pvdr_bench.runs.directory import RunDir
-from tests.results_runs import make_run, make_spec, write_episodes
+from tests.results_runs import make_run, make_spec, resealed, write_episodes
 
 SMALL = {"eval_episodes": 2, "eval_final_episodes": 3, "env_steps": 16000}
 
@@ -72,7 +72,8 @@ def test_a_change_of_equal_size_in_run_yaml_is_seen(folder: Path) -> None:
     path.write_text(path.read_text().replace("goal_blur: 3", "goal_blur: 5"))
     os.utime(path, (1_000_000_001, 1_000_000_001))
     results = collect(folder)
-    assert results.read == 1 and results.runs["protocol_hash"].nunique() == 2
+    assert [(p.run[-6:], p.kind) for p in results.problems] == [("seed-1", "broken")]
+    assert "recipe" in results.problems[0].detail or "run.yaml was changed" in results.problems[0].detail
 
 
 def test_status_is_asked_anew_for_runs_whose_logs_are_known(folder: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_change_while_reading_is_not_kept(folder: Path, monkeypatch: pytest.Mo
         patch.setattr("pvdr_bench.results.collect.read_content", slow)
         assert collect(folder).problems == []
     results = collect(folder)
-    assert results.read == 1 and [p.kind for p in results.problems] == ["incomplete"]
+    assert results.read == 1 and [p.kind for p in results.problems] == ["broken"]
 
 
 def test_a_damaged_cache_is_made_anew(folder: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_moved_folder_needs_no_reading_and_names_its_own_paths(folder: Path, t
     folder.rename(other)
     results = collect(other)
     assert_same(results, collect(other, cached=False))
-    assert results.read == 1 and str(other) in results.problems[0].detail  # the broken one
+    assert results.read == 1 and results.problems[0].run.endswith("seed-1")  # the broken one
 
 
 def test_two_processes_share_a_folder(folder: Path) -> None:
@@ -204,11 +205,8 @@ class History:
 
     def add(self, index: int, _: int) -> None:
         self.run(index).mkdir(parents=True, exist_ok=True)
-        for source in self.template.glob("*.*"):
-            data = source.read_bytes()
-            if source.name == "run.yaml":
-                data = data.replace(b"seed: 0\n", b"seed: %d\n" % index)
-            self.write(self.run(index) / source.name, data)
+        for source in (self.template / f"seed-{index}").glob("*.*"):
+            self.write(self.run(index) / source.name, source.read_bytes())
 
     def delete(self, index: int, _: int) -> None:
         shutil.rmtree(self.run(index), ignore_errors=True)
@@ -248,7 +246,8 @@ EVENTS = ("add", "delete", "cut", "extend", "tear", "spoil", "reprotocol", "remo
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("template"), [0.0, 0.5], **SMALL)
+    root = tmp_path_factory.mktemp("template")
+    return [make_run(root, [0.0, 0.5], seed=seed, **SMALL) for seed in range(3)][0].parent
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -303,15 +302,18 @@ def test_both_readers_and_pandas_agree(tmp_path: Path, rows: list[Any], torn: bo
 
 
 def test_what_the_fast_reader_does_not_take_is_read_line_by_line(tmp_path: Path) -> None:
-    run_dir = write_log(tmp_path, [{**ROW, "success_any": 1}, {**ROW, "eval_seed": 1, "return": float("nan")}], "\n")
+    run_dir = write_log(tmp_path, [{**ROW, "success_any": 1}, {**ROW, "eval_seed": 1}], "\n")
     found = reading._read_episodes(run_dir)
-    assert found["success_any"].tolist() == [1.0, 1.0] and np.isnan(found["return"][1])
-    assert np.isnan(reading._means(found)[0]["return"]).all()  # a return that is no number is not left out silently
+    assert found["success_any"].tolist() == [1.0, 1.0] and found["return"].tolist() == [-1.5, -1.5]
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"success_any": None}, "success_any is None"), ({"success_end": "yes"}, "success_end is 'yes'"),
-    ({"env_steps": float("nan")}, "env_steps"), ({"point": 3}, "point is 3"), ({"return": "1.5"}, "return is '1.5'"),
+    ({"success_any": None}, "row 2: success_any.* is None"), ({"success_end": "yes"}, "success_end.* is 'yes'"),
+    ({"success_any": 2}, "success_any.* is 2"), ({"env_steps": float("nan")}, "env_steps is nan"),
+    ({"point": 3}, "point is 3"), ({"point": "finaX"}, "point is 'finaX'"), ({"return": "1.5"}, "return is '1.5'"),
+    ({"return": float("nan")}, "return is nan"), ({"return": float("-inf")}, "return is -inf"),
+    ({"env_steps": -8000}, "env_steps is -8000"), ({"length": -1}, "length is -1"), ({"eval_seed": 2**63}, "eval_seed"),
+    ({"return": 10**400}, "not a JSON line"),
 ])
 def test_a_value_of_the_wrong_kind_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     run_dir = write_log(tmp_path, [ROW, {**ROW, **change}])
@@ -332,6 +334,7 @@ def test_wall_time_and_device_of_an_evaluation(folder: Path) -> None:
         timing.append({"env_steps": 16000, "point": "final", "wall_seconds": seconds, "evaluation_seconds": 2.0,
                        "device": "cuda"})
     timing.close()
+    resealed(path)
     collect(folder)
     points = collect(folder).points
     told = points[points["device"].ne(reading.UNKNOWN)]
@@ -340,6 +343,7 @@ def test_wall_time_and_device_of_an_evaluation(folder: Path) -> None:
     assert points["wall_seconds"].isna().sum() == len(points) - 1
     timing.append({"env_steps": 16000})
     timing.close()
+    resealed(path)
     assert [(p.run[-6:], p.kind) for p in collect(folder).problems] == [("seed-1", "broken")]
 
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from pvdr_bench.errors import DataError, SetupError, UsageError
+from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.results import trackers
 from pvdr_bench.results.collect import collect
+from pvdr_bench.results.problems import Problem
 from pvdr_bench.results.trackers import Label, flat, replay, tracker
 from pvdr_bench.runs.directory import RunDir
-from tests.results_runs import make_run
+from tests.results_runs import make_run, resealed
 
 SMALL = {"eval_episodes": 4, "eval_final_episodes": 5, "env_steps": 16000}
 NAME = "ppo/reach/none/cpu/seed-0"
@@ -49,6 +50,7 @@ def train(path: Path, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         log.append(row)
     log.close()
+    resealed(path)
 
 
 @pytest.fixture
@@ -118,8 +120,10 @@ def test_a_sink_is_closed_when_a_run_cannot_be_sent(folder: Path) -> None:
 
 def test_broken_logs_and_nothing_finished_are_refused(folder: Path, tmp_path: Path) -> None:
     train(folder / NAME, [{"loss": 1.0}])
-    with pytest.raises(DataError, match="lacks env_steps"):
-        sent(folder)
+    make_run(folder, [0.25, 0.5], seed=2, **SMALL)
+    left_out: list[Problem] = []
+    assert replay(collect(folder), Memory, left_out) == ["ppo/reach/none/cpu/seed-2"]
+    assert [(p.run, p.kind, "lacks env_steps" in p.detail) for p in left_out] == [(NAME, "broken", True)]
     with pytest.raises(UsageError, match="no finished run"):
         replay(collect(folder).select(seed=[1]), Memory)
     assert dict(flat({"a": {"b": "~/x/y", "c": "reach-v3"}})) == {"a.b": "y", "a.c": "reach-v3"}

@@ -15,6 +15,7 @@ from pvdr_bench.launch.records import Submission
 from pvdr_bench.launch.submission import script
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import read_json
+from tests.results_runs import finish
 from tests.slurm_fakes import ID, FakeSlurm, nowhere, slurm
 from tests.slurm_submit import BIG, SMALL, WORDS, dummies, fixed, flag, go, names, resolved, script_of
 from tests.test_cli_run import cli
@@ -154,7 +155,7 @@ def test_the_cost_as_finished_runs_went(slurm: FakeSlurm, tmp_path: Path, capsys
     spec = resolved("random")[0]
     run_dir = RunDir(spec.path(tmp_path))
     run_dir.open(spec)
-    run_dir.mark_done(env_steps=spec.protocol.env_steps, wall_seconds=spec.protocol.env_steps * 3600 / 640)
+    finish(run_dir, spec.protocol.env_steps, wall_seconds=spec.protocol.env_steps * 3600 / 640)
     facts = json.loads(cli(capsys, "submit", *WORDS, "--seeds", "5", "--profile", "a100", "--results", str(tmp_path),
                            "--dry-run", "--json")[1])
     assert facts["skipped"] == {"done": 1} and facts["run_hours"] == pytest.approx(4 * 0.5)

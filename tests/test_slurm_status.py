@@ -21,6 +21,7 @@ from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import write_json
 from pvdr_bench.runs.locks import SILENT_SECONDS, identity
 from tests.dummies import make_spec
+from tests.results_runs import finish
 from tests.slurm_fakes import NAME, FakeSlurm, entry, lock, nowhere, slurm, submission, submitted_run
 from tests.test_cli_run import cli
 
@@ -39,11 +40,11 @@ def nothing(run: Path) -> None:
 
 
 def done(run: Path) -> None:
-    RunDir(run).mark_done(env_steps=make_spec().protocol.env_steps, success_any=0.25)
+    finish(RunDir(run), make_spec().protocol.env_steps, success_any=0.25)
 
 
 def done_smaller(run: Path) -> None:
-    RunDir(run).mark_done(env_steps=32)
+    finish(RunDir(run), 32)
 
 
 def failed(run: Path) -> None:
@@ -77,7 +78,7 @@ def end(outcome: str) -> Callable[[Path], None]:
 def stage_end(outcome: str) -> Callable[[Path], None]:
     def write(run: Path) -> None:
         folder = stage_path(run.parents[4], STAGE)
-        write_json(folder / "stage.json", {"stage": "tokenize", "label": "tokenize t", "name": STAGE})
+        write_json(folder / "stage.json", {"stage": "tokenize", "label": "tokenize t", "name": STAGE, "spec": {}})
         if outcome:
             write_end(folder, outcome, "why\nmore", "9")
     return write
@@ -216,7 +217,8 @@ def test_states_of_stages(tmp_path: Path) -> None:
     submission(tmp_path, {name: f"key{i}" for i, name in enumerate(names)})
     folders = [stage_path(tmp_path, name) for name in names]
     for name, folder in zip(names, folders, strict=True):
-        write_json(folder / "stage.json", {"stage": "tokenize", "label": f"tokenize {name[-1]}", "name": name})
+        write_json(folder / "stage.json",
+                   {"stage": "tokenize", "label": f"tokenize {name[-1]}", "name": name, "spec": {}})
     write_end(folders[0], "done", "/made", "7")
     write_end(folders[1], "failed", "why\nmore", "8")
     write_end(folders[2], "stopped", "no scontrol", "9")

@@ -20,6 +20,7 @@ from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.locks import FileLock
 from tests.dummies import make_spec
 from tests.processes import forked
+from tests.results_runs import finish
 from tests.slurm_fakes import FakeSlurm, lock, nowhere, slurm
 from tests.slurm_submit import SMALL, WORDS, dummies, flag, go, names, no_stages, resolved
 from tests.test_cli_run import cli
@@ -67,7 +68,7 @@ def test_no_run_twice(slurm: FakeSlurm, no_stages: None, tmp_path: Path) -> None
     assert go(specs, tmp_path).skipped == {"queued": specs} and not slurm.calls("sbatch")
     assert len(slurm.calls("squeue")) == 1
     done, running, failed, stopped, lost, held = specs
-    RunDir(done.path(tmp_path)).mark_done(env_steps=done.protocol.env_steps)
+    finish(RunDir(done.path(tmp_path)), done.protocol.env_steps)
     RunDir(failed.path(tmp_path)).mark_failed(RuntimeError("it broke"))
     slurm.change(name, 1, "RUNNING")
     for index in (0, 2, 3, 4, 5):

@@ -21,10 +21,11 @@ import yaml
 
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.results.cache import SETTLED_SECONDS
 from pvdr_bench.results.collect import Results, collect, write_frame
-from pvdr_bench.runs.directory import FORMAT
 from pvdr_bench.runs.files import content_hash, encode, plain, write_json
+from pvdr_bench.runs.known import SETTLED_SECONDS
+from pvdr_bench.runs.schema import FORMAT
+from pvdr_bench.runs.seal import make_seal
 from pvdr_bench.suites.registry import suite
 
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -142,7 +143,8 @@ def _write_run(root: Path, spec: RunSpec, rng: np.random.Generator) -> None:
         for env_steps, rate in zip(steps.tolist(), rates.tolist(), strict=True):
             log.writelines(_lines(spec, env_steps, "grid", rate, protocol.eval_episodes, rng))
         log.writelines(_lines(spec, protocol.env_steps, "final", rates[-1], protocol.eval_final_episodes, rng))
-    write_json(folder / "done.json", {"time": 0.0, "env_steps": protocol.env_steps}, durable=False)
+    facts = {"time": 0.0, "env_steps": protocol.env_steps}
+    write_json(folder / "done.json", {**facts, "seal": make_seal(folder, facts)}, durable=False)
 
 
 def _lines(spec: RunSpec, env_steps: int, point: str, rate: float, episodes: int,

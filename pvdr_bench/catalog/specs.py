@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.protocol import Protocol, digest
 from pvdr_bench.catalog.scales import EXTENDS, Scale
-from pvdr_bench.errors import CatalogError
+from pvdr_bench.errors import CatalogError, DataError
 from pvdr_bench.strict import StrictModel
 
 if TYPE_CHECKING:
@@ -186,3 +186,15 @@ class RunSpec(PlainSpec):
         """``RESULTS/variant/task/corpus/scale/seed-N``."""
         corpus = self.corpus or "none"
         return Path(results) / self.variant / self.task.name / corpus / self.scale_label / f"seed-{self.seed}"
+
+
+def written_spec(value: Any, where: str) -> RunSpec:
+    """A run's specification as a file has it.
+
+    Raises:
+        DataError: it is of a schema that this version cannot read, or was damaged.
+    """
+    try:
+        return RunSpec.model_validate(value)
+    except (ValidationError, RecursionError) as error:
+        raise DataError(f"the run's specification does not fit this version: {error}", where=where) from error

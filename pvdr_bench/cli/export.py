@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pvdr_bench.cli.options import Json
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.results import Methods, Metric, Mixed, Overrides, Protocol, Scale, Seeds, Tasks, Videos
+
+if TYPE_CHECKING:
+    from pvdr_bench.results.problems import Problem
 
 
 def export(
@@ -40,11 +43,14 @@ def export(
     found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
     if format_ is not None and out is not None:
         files = write(found, format_, out, metric=metric, allow_mixed=allow_mixed)
-        _tell({"files": [str(path) for path in files]}, json_)
+        lines = [f"{problem.run}: {problem.kind}, {problem.detail}" for problem in found.problems]
+        _tell({"files": [str(path) for path in files], "left_out": lines}, json_)
         return
     folder = (out or found.root / "trackers" / str(to)).resolve()
-    names = replay(found, tracker(str(to), folder, online=online))
-    _tell({"files": [str(folder)], "runs": names}, json_)
+    left_out: list[Problem] = []
+    names = replay(found, tracker(str(to), folder, online=online), left_out)
+    lines = [f"{problem.run}: {problem.kind}, {problem.detail}" for problem in (*found.problems, *left_out)]
+    _tell({"files": [str(folder)], "runs": names, "left_out": lines}, json_)
 
 
 def _tell(told: dict[str, list[str]], json_: bool) -> None:
@@ -55,3 +61,7 @@ def _tell(told: dict[str, list[str]], json_: bool) -> None:
         typer.echo(f"{len(told['runs'])} finished runs exported")
     for path in told["files"]:
         typer.echo(path)
+    if told["left_out"]:
+        typer.echo("not, or not wholly, included:")
+        for line in told["left_out"]:
+            typer.echo(f"  {line}")

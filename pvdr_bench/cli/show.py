@@ -107,20 +107,30 @@ def _experiments(catalog: Catalog) -> list[Row]:
 
 
 def _runs(results: Path | None) -> list[Row]:
-    from pvdr_bench.errors import BenchError
+    from pvdr_bench.errors import DataError
     from pvdr_bench.runs.directory import RunDir
     from pvdr_bench.runs.folders import run_folders
+    from pvdr_bench.runs.known import KnownRuns
     from pvdr_bench.runs.paths import existing_results
+    from pvdr_bench.runs.standing import judge
 
-    rows = []
-    for name, path in run_folders(existing_results(results)):
-        run, row = RunDir(path), Row(run=name)
+    root = existing_results(results)
+    known, rows = KnownRuns(root), list[Row]()
+
+    def refused(name: str, reason: str) -> None:
+        rows.append({"run": name, "status": "broken", "env_steps": None,
+                     "problem": f"the folder cannot be read: {reason}"})
+
+    for name, folder in run_folders(root, refused):
+        standing = judge(folder, known)
         try:
-            beat, done = run.read_heartbeat() or {}, run.done() or {}
-            row |= {"status": str(run.status()), "env_steps": done.get("env_steps", beat.get("env_steps"))}
-        except BenchError as error:
-            row |= {"status": "broken", "env_steps": None, "problem": error.message}
-        rows.append(row)
+            beat = RunDir(folder).read_heartbeat() or {}
+        except DataError:  # `status` tells of it
+            beat = {}
+        row: Row = {"run": name, "status": standing.state,
+                    "env_steps": standing.done["env_steps"] if standing.done else beat.get("env_steps")}
+        rows.append(row | ({"problem": standing.why} if standing.why else {}))
+    known.store(whole=True)
     return rows
 
 

@@ -81,14 +81,18 @@ def look(root: Path, methods: str | None, tasks: str | None, state: str | None
             raise UsageError(error.message, where="--state", hint=error.hint)
     known, note = queue_if_any()
     names = (split_names(methods), split_names(tasks))
-    folders = [run for run in watch.run_folders(root) if _asked(run_name(run, root).split("/"), *names)]
-    runs = [each for each in watch.statuses(root, known, folders) if not wanted or each.state in wanted]
+    dark: list[watch.RunStatus] = []  # folders that cannot be looked into may hold any run
+    folders = [run for run in watch.run_folders(root, lambda name, reason: dark.append(watch.unreadable(name, reason)))
+               if _asked(run_name(run, root), *names)]
+    runs = [each for each in (*watch.statuses(root, known, folders), *dark) if not wanted or each.state in wanted]
     stages = [each for each in watch.stages_of(root, known) if not wanted or each.state in wanted]
     return stages, runs, note
 
 
-def _asked(parts: Sequence[str], methods: Sequence[str], tasks: Sequence[str]) -> bool:
-    return (not methods or parts[0] in methods) and (not tasks or parts[1] in tasks)
+def _asked(place: str, methods: Sequence[str], tasks: Sequence[str]) -> bool:
+    """Whether a run's place, method/task/..., is asked for."""
+    method, task, *_ = (*place.split("/"), "", "")
+    return (not methods or method in methods) and (not tasks or task in tasks)
 
 
 def summary(runs: Sequence[RunStatus]) -> str:
@@ -189,7 +193,7 @@ def cancel(
         raise UsageError("--json cannot ask", hint="add --yes")
     names = _names(methods), _names(tasks)
     folders = named_folders(runs, root) if runs else [
-        run for run in run_folders(root) if _asked(run_name(run, root).split("/"), *names)]
+        run for run in run_folders(root) if _asked(run_name(run, root), *names)]
     known = queue()
     jobs: dict[str, list[str]] = {}
     for run in folders:

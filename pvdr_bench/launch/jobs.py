@@ -22,17 +22,18 @@ from pathlib import Path
 from rich.console import Console
 
 from pvdr_bench.catalog.profile import Profile
-from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.catalog.specs import RunSpec, written_spec
 from pvdr_bench.errors import BenchError, DataError, Interrupted, LockedError, StorageError, TrainingError
 from pvdr_bench.launch.cluster import requeue
 from pvdr_bench.launch.local import Job, exit_code_of, run_local
 from pvdr_bench.launch.progress import PlainLines
-from pvdr_bench.launch.records import STAGE, RunRecord, Submission, failed_in_job, write_end
+from pvdr_bench.launch.records import STAGE, RunRecord, StageFile, Submission, failed_in_job, write_end
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.files import read_json, write_json
+from pvdr_bench.runs.files import write_json
 from pvdr_bench.runs.locks import job_id, restarts
 from pvdr_bench.runs.provenance import COMMAND, cores
+from pvdr_bench.runs.schema import read
 from pvdr_bench.runs.users import User
 
 END_TIME = "SLURM_JOB_END_TIME"  # seconds since 1970; not every version of slurm sets it
@@ -134,7 +135,7 @@ class StageJob:
             SystemExit: with the documented code, unless the artefact is there.
         """
         folder = Path(self.path)
-        order = read_json(folder / STAGE)
+        order = read(StageFile, folder / STAGE)
         submission = Submission(folder.parent)
         profile = submission.profile("stages")
         os.environ.setdefault(COMMAND, json.dumps(submission.read()["command"]))  # for the artefact's provenance
@@ -142,8 +143,8 @@ class StageJob:
         stop.install()
         say(f"job {job_id()}, start {restarts() + 1}: {order['stage']}")
         try:
-            path = make_artefact(RunSpec.model_validate(order["spec"]), order["stage"], profile, stop, submission.user,
-                                 folder)
+            spec = written_spec(order["spec"], str(folder / STAGE))
+            path = make_artefact(spec, order["stage"], profile, stop, submission.user, folder)
         except Interrupted:
             if leads():
                 leave([folder], profile, stop)
@@ -258,7 +259,7 @@ def read_spec(run: Path) -> RunSpec:
     found = RunDir(run).read_run()
     if found is None:
         raise DataError("this run has no run.yaml", where=str(run), hint="submit it again")
-    return RunSpec.model_validate(found["spec"])
+    return written_spec(found["spec"], str(run / "run.yaml"))
 
 
 def say(text: str) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.seeds import Texts, parse_seeds, split_names
 from pvdr_bench.catalog.specs import DEFAULT_PROTOCOL, RunSpec
-from pvdr_bench.errors import UsageError
+from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.schema import DoneFile
 
 
 def grid(catalog: Catalog, methods: Sequence[str], tasks: Sequence[str], seeds: Texts, scale: str, protocol: str,
@@ -104,7 +106,7 @@ def known_rate(specs: Sequence[RunSpec], results: Path) -> float | None:
     """Seconds per env_step of finished runs of the same methods and scale, evaluation included; None if unknown."""
     seconds = steps = 0.0
     for _, done in _finished(specs, results):
-        seconds, steps = seconds + float(done["wall_seconds"]), steps + float(done["env_steps"])
+        seconds, steps = seconds + done.get("wall_seconds", 0.0), steps + done["env_steps"] * ("wall_seconds" in done)
     return seconds / steps if steps else None
 
 
@@ -115,11 +117,12 @@ def known_bytes(specs: Sequence[RunSpec], results: Path) -> float | None:
     return sum(sizes) / len(sizes) if sizes else None
 
 
-def _finished(specs: Sequence[RunSpec], results: Path) -> Iterator[tuple[RunDir, dict[str, Any]]]:
-    """Finished runs of the same methods and scale, whatever their tasks, corpora and seeds."""
+def _finished(specs: Sequence[RunSpec], results: Path) -> Iterator[tuple[RunDir, DoneFile]]:
+    """Finished runs of the same methods and scale, whatever their tasks, corpora and seeds; for an estimate only."""
     wanted = {(spec.variant, spec.scale_label) for spec in specs}
     for variant, label in sorted(wanted):
-        for path in sorted(results.glob(f"{variant}/*/*/{label}/seed-*/done.json")):
+        for path in sorted(results.glob(f"{glob.escape(variant)}/*/*/{glob.escape(label)}/seed-*/done.json")):
             run_dir = RunDir(path.parent)
-            if done := run_dir.done():
-                yield run_dir, done
+            with suppress(DataError):  # what is wrong with another run is that run's matter
+                if done := run_dir.done():
+                    yield run_dir, done

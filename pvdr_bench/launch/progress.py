@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from pvdr_bench.errors import DataError
 from pvdr_bench.launch.local import Job, Watcher
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.words import counted
@@ -33,11 +34,14 @@ def duration(seconds: float | None) -> str:
 
 def facts(job: Job) -> dict[str, Any]:
     """What the run's heartbeat says, for people: phase, steps, rate and success."""
-    beat = RunDir(job.path).read_heartbeat() or {}
+    try:
+        beat = RunDir(job.path).read_heartbeat() or {}
+    except DataError:  # progress is not worth a run
+        beat = {}
     if job.process is not None and beat.get("pid") != job.process.pid:
         beat = {}  # an earlier start's
     budget = job.spec.protocol.env_steps
-    steps, rate, success = int(beat.get("env_steps", 0)), float(beat.get("rate", 0.0)), beat.get("success")
+    steps, rate, success = beat.get("env_steps", 0), beat.get("rate") or 0.0, beat.get("success")
     phase = str(beat.get("phase", "starting")) if job.state == "running" else job.state
     return {"phase": phase, "steps": steps, "budget": budget, "rate": rate,
             "success": "-" if success is None else f"{100 * success:.0f} %"}

@@ -17,16 +17,68 @@ import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
+
+from pydantic import ValidationError
+from typing_extensions import TypedDict
 
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.errors import DataError
 from pvdr_bench.launch.cluster import PREFIX
-from pvdr_bench.runs.files import read_json, write_json
+from pvdr_bench.runs.files import write_json
+from pvdr_bench.runs.schema import Count, Finite, read, read_if_any
 from pvdr_bench.runs.users import User
 
 FOLDER = ".slurm"
 JOB, JOB_END, STAGE, SUBMISSION = "job.json", "job_end.json", "stage.json", "submission.json"
+
+
+class JobFile(TypedDict):
+    """``job.json``, see :class:`RunRecord`."""
+
+    submission: str
+    name: str
+    index: Count
+    env_steps: Count
+    results: str
+    after: str | None
+
+
+class StageFile(TypedDict):
+    """``stage.json``: what a stage's job is there for."""
+
+    stage: Literal["tokenize", "pretrain"]
+    label: str
+    name: str
+    spec: dict[str, Any]
+
+
+class SubmissionFile(TypedDict):
+    """``submission.json``."""
+
+    command: list[str]
+    snapshot: str
+    profiles: dict[str, dict[str, Any]]
+    stages: dict[str, str]  # name of a stage's job -> key of the stage
+    arrays: dict[str, list[list[str]]]  # name of an array -> paths of each element's runs below the results folder
+    jobs: dict[str, str]  # name -> number
+
+
+class EndFile(TypedDict):
+    """``job_end.json``: how a job left a run or a stage."""
+
+    time: NotRequired[Finite]
+    job: NotRequired[str | None]
+    outcome: Literal["requeued", "done", "failed", "stopped"]
+    message: str
+
+
+class BeatFile(TypedDict):
+    """``heartbeat.json`` of a stage's job."""
+
+    phase: str
+    done: Count
+    total: Count
 
 
 @dataclass(frozen=True)
@@ -53,12 +105,13 @@ class RunRecord:
             DataError: another version wrote it, or it is broken.
         """
         try:
-            return cls(**read_json(run / JOB))
+            found = read(JobFile, run / JOB)
         except FileNotFoundError:
             return None
-        except TypeError as error:
-            raise DataError(f"not a job's description: {error}", where=str(run / JOB), hint="submit the run again"
+        except DataError as error:
+            raise DataError(f"not a job's description: {error.message}", where=error.where, hint="submit the run again"
                             ) from error
+        return cls(**{key: found[key] for key in JobFile.__annotations__})  # type: ignore[literal-required]
 
 
 @dataclass(frozen=True)
@@ -87,14 +140,14 @@ class Submission:
         """Where slurm writes what its jobs print."""
         return self.path / "logs"
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> SubmissionFile:
         """``submission.json``.
 
         Raises:
             DataError: it was removed, or is broken.
         """
         try:
-            return read_json(self.path / SUBMISSION)
+            return read(SubmissionFile, self.path / SUBMISSION)
         except FileNotFoundError as error:
             raise DataError("this submission's folder was removed", where=str(self.path / SUBMISSION),
                             hint="submit its runs again, or name a --profile") from error
@@ -102,10 +155,9 @@ class Submission:
     def jobs(self) -> dict[str, str]:
         """Numbers of its jobs by their names; without those whose submitter died before it wrote them down."""
         try:
-            found: dict[str, str] = self.read()["jobs"]
+            return self.read()["jobs"]
         except DataError:
             return {}
-        return found
 
     def write(self, facts: dict[str, Any]) -> None:
         """Replace ``submission.json``."""
@@ -114,10 +166,10 @@ class Submission:
     def runs_of(self, record: RunRecord) -> list[Path]:
         """All runs of the job that does this one (with several in a job, none can be ended alone); empty if unknown."""
         try:
-            elements: list[list[str]] = self.read()["arrays"][record.name]
-        except (DataError, KeyError):
+            element = self.read()["arrays"][record.name][record.index]
+        except (DataError, LookupError):
             return []
-        return [Path(record.results) / path for path in elements[record.index]]
+        return [Path(record.results) / path for path in element]
 
     @property
     def user(self) -> User:
@@ -126,8 +178,16 @@ class Submission:
         return User(self.path.parent.parent, tuple(sorted(run for element in elements for run in element)))
 
     def profile(self, kind: str = "runs") -> Profile:
-        """The profile of its ``runs`` or ``stages``, as it was when they were submitted."""
-        return Profile.model_validate(self.read()["profiles"][kind])
+        """The profile of its ``runs`` or ``stages``, as it was when they were submitted.
+
+        Raises:
+            DataError: the file was removed, is broken, or of another version.
+        """
+        try:
+            return Profile.model_validate(self.read()["profiles"][kind])
+        except (KeyError, ValidationError) as error:
+            raise DataError(f"the profile of {kind} does not fit this version: {error}",
+                            where=str(self.path / SUBMISSION), hint="submit the runs again") from error
 
 
 def home(results: Path) -> Path:
@@ -159,12 +219,14 @@ def failed_in_job(run: Path) -> bool:
         return False
 
 
-def read_end(run: Path) -> dict[str, Any] | None:
-    """How the last job left a run (or a stage's folder): job, outcome, message; None while it has not."""
-    try:
-        return read_json(run / JOB_END)
-    except FileNotFoundError:
-        return None
+def read_end(run: Path) -> EndFile | None:
+    """How the last job left a run (or a stage's folder); None while it has not."""
+    return read_if_any(EndFile, run / JOB_END)
+
+
+def read_beat(stage: Path) -> BeatFile | None:
+    """How far a stage's job is; None before it began."""
+    return read_if_any(BeatFile, stage / "heartbeat.json")
 
 
 def write_end(run: Path, outcome: str, message: str, job: str | None) -> None:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pvdr_bench.errors import BenchError, UsageError
+from pvdr_bench.errors import BenchError, DataError, UsageError
 from pvdr_bench.launch.cluster import Queue, QueuedJob
 from pvdr_bench.launch.records import (
     JOB,
     STAGE,
     RunRecord,
+    StageFile,
     Submission,
     failed_in_job,
+    read_beat,
     read_end,
     stage_path,
     submissions,
 )
-from pvdr_bench.runs.archive import archived_runs, run_name
+from pvdr_bench.runs.archive import run_name
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.files import read_json
-from pvdr_bench.runs.folders import COMMITTED
+from pvdr_bench.runs.folders import Refused
+from pvdr_bench.runs.folders import run_folders as every_run
+from pvdr_bench.runs.known import KnownRuns
 from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock, certainly_gone, identity
+from pvdr_bench.runs.schema import HeartbeatFile, read
+from pvdr_bench.runs.standing import Known, Standing, judge
 
+T = TypeVar("T")
 State = Literal["done", "running", "stale", "starting", "queued", "waiting", "failed", "blocked", "stopped", "lost",
                 "new", "broken"]
 STATES: dict[State, str] = {
@@ -39,7 +45,7 @@ STATES: dict[State, str] = {
     "stopped": "it was stopped, and can be continued",
     "lost": "its job is gone without a word",
     "new": "it has not started",
-    "broken": "a file of it cannot be read",
+    "broken": "it is not what was finished, or a file of it cannot be read",
 }
 RETRIED: tuple[State, ...] = ("failed", "stale", "lost", "blocked", "stopped")
 
@@ -67,13 +73,15 @@ class RunStatus:
         return asdict(self)
 
 
-def run_folders(results: Path) -> list[Path]:
-    """All run directories, by their place and not by a search (thousands are found in a moment); and packed ones."""
-    found = [path.parent for path in results.glob("[!.]*/*/*/*/seed-*/run.yaml")
-             if path.relative_to(results).parts[0] not in COMMITTED]
-    loose = {run.relative_to(results).as_posix() for run in found}
-    found += [run for name, run in archived_runs(results).items() if name not in loose]
-    return sorted(found, key=lambda run: (run.parent, len(run.name), run.name))  # seed-2 before seed-10
+def unreadable(name: str, reason: str) -> RunStatus:
+    """A folder that cannot be looked into."""
+    return RunStatus(name, "broken", note=f"the folder cannot be read: {reason}")
+
+
+def run_folders(results: Path, refused: Refused = lambda name, reason: None) -> list[Path]:
+    """All run directories; seed-2 before seed-10."""
+    found = (path for _, path in every_run(results, refused))
+    return sorted(found, key=lambda run: (run.parent, len(run.name), run.name))
 
 
 def named_folders(runs: Sequence[Path], results: Path) -> list[Path]:
@@ -90,48 +98,73 @@ def named_folders(runs: Sequence[Path], results: Path) -> list[Path]:
     return found
 
 
-def status_of(run: Path, results: Path, queue: Queue | None) -> RunStatus:
-    """One run's state.
+def status_of(run: Path, results: Path, queue: Queue | None, known: Known | None = None) -> RunStatus:
+    """One run's state: its :class:`~pvdr_bench.runs.standing.Standing`, and what the scheduler adds to it.
 
     Args:
         queue: the scheduler's answer; None where there is no scheduler.
+        known: runs that were found intact before.
     """
-    name = run_name(run, results)
+    name, standing, unread = run_name(run, results), judge(run, known), list[str]()
+    record = _tried(lambda: RunRecord.read(run), unread)
+    beat = _tried(RunDir(run).read_heartbeat, unread) or HeartbeatFile()
     try:
-        return _status(run, name, queue)
+        found = _status(run, name, queue, standing, record, beat)
     except BenchError as error:
-        return RunStatus(name, "broken", note=error.message)
+        unread.append(error.message)
+        found = RunStatus(name, standing.state, note=standing.why)
+    if not unread:
+        return found
+    # What became of its job is not known; a run that ended without one's help is what its own files say.
+    state: State = found.state if standing.state in ("done", "failed", "running") else "broken"
+    return replace(found, state=state, note="; ".join(filter(None, (found.note, *unread))))
 
 
-def _status(run: Path, name: str, queue: Queue | None) -> RunStatus:
-    directory, record = RunDir(run), RunRecord.read(run)
-    beat, done, failed = directory.read_heartbeat() or {}, directory.done(), directory.failed()
+def _tried(read: Callable[[], T | None], unread: list[str]) -> T | None:
+    """What a file says that only watchers need; why it cannot be read goes to ``unread``."""
+    try:
+        return read()
+    except DataError as error:
+        unread.append(f"{Path((error.where or 'a file').partition(':')[0]).name} cannot be read: {error.message}")
+        return None
+
+
+def _status(run: Path, name: str, queue: Queue | None, standing: Standing, record: RunRecord | None,
+            beat: HeartbeatFile) -> RunStatus:
     entry = queue.get((record.name, record.index)) if queue is not None and record is not None else None
     budget = record.env_steps if record is not None else beat.get("budget")
     lock = FileLock(run / "lock")
     holder, silent = lock.holder(), lock.silence()
     facts: dict[str, Any] = {
-        "phase": str(beat.get("phase", "")), "env_steps": int(beat.get("env_steps", 0)), "budget": budget,
-        "success": beat.get("success"), "node": beat.get("node"), "restarts": int(beat.get("restarts", 0)),
+        "phase": beat.get("phase", ""), "env_steps": beat.get("env_steps", 0), "budget": budget,
+        "success": beat.get("success"), "node": beat.get("node"), "restarts": beat.get("restarts", 0),
         "job": entry.job_id if entry is not None else beat.get("job")}
-    if holder is not None:
-        return _held(name, run, holder, entry, record, queue,
-                     facts | {"rate": beat.get("rate"), "silent_seconds": silent})
+    if standing.state == "broken":
+        return RunStatus(name, "broken", **facts, note=standing.why)
+    if holder is not None and (standing.state == "running" or standing.done is None):
+        return _held(name, holder, entry, record, queue, facts | {"rate": beat.get("rate"), "silent_seconds": silent},
+                     failed=standing.failed is not None or (run / "failed.json").exists())
+    done = standing.done
     # Before the queue: other runs of its job may go on.
-    if done is not None and int(done.get("env_steps", 0)) >= int(budget or 0) and failed is None:
-        return RunStatus(name, "done", **(facts | {"phase": "done", "env_steps": int(done["env_steps"]),
+    if standing.state == "done" and done is not None and done["env_steps"] >= (budget or 0):
+        return RunStatus(name, "done", **(facts | {"phase": "done", "env_steps": done["env_steps"],
                                                    "success": done.get("success_any")}))
     if entry is not None and not failed_in_job(run):
         return RunStatus(name, _queued(entry, record), **(facts | {"note": _why(entry), "node": entry.node or None}))
-    if failed is not None:
-        note = str(failed.get("message") or failed.get("error")).splitlines()[0]
-        return RunStatus(name, "failed", **facts, note=note)
+    if standing.state == "failed":
+        return RunStatus(name, "failed", **facts, note=_message(standing))
     state, note = _gone(run, record, queue, bool(beat))
     return RunStatus(name, state, **facts, note=note)
 
 
-def _held(name: str, run: Path, holder: Mapping[str, Any], entry: QueuedJob | None, record: RunRecord | None,
-          queue: Queue | None, facts: dict[str, Any]) -> RunStatus:
+def _message(standing: Standing) -> str:
+    """The first line of why a run failed."""
+    failed = standing.failed or {}
+    return next(iter(str(failed.get("message") or failed.get("error") or "no message").splitlines()), "no message")
+
+
+def _held(name: str, holder: Mapping[str, Any], entry: QueuedJob | None, record: RunRecord | None,
+          queue: Queue | None, facts: dict[str, Any], *, failed: bool) -> RunStatus:
     """A run with a lock: alive, silent, or left behind by a process that died."""
     gone, silent = certainly_gone(holder, identity()), facts["silent_seconds"]
     if gone is True or (gone is None and silent > SILENT_SECONDS):
@@ -139,7 +172,7 @@ def _held(name: str, run: Path, holder: Mapping[str, Any], entry: QueuedJob | No
             return RunStatus(name, _queued(entry, record), **(facts | {"note": _why(entry), "rate": None}))
         if not gone and (entry is not None or queue is None or record is None):
             return RunStatus(name, "stale", **facts, note=f"silent for {silent:.0f} s")
-        if RunDir(run).failed() is not None:
+        if failed:
             return RunStatus(name, "failed", **facts, note="its process died while it wrote down why")
         return RunStatus(name, "lost", **facts, note="its process is gone and left its lock; `retry` takes it over")
     rate, budget = facts.get("rate") or 0.0, facts.get("budget")
@@ -184,7 +217,7 @@ def _failed_stage(record: RunRecord) -> str | None:
     end = read_end(folder)
     if end is None or end["outcome"] not in ("failed", "stopped"):
         return None
-    label = read_json(folder / STAGE).get("label", record.after)
+    label = read(StageFile, folder / STAGE)["label"]
     return f"{label} {'failed' if end['outcome'] == 'failed' else 'was stopped'}: {str(end['message']).splitlines()[0]}"
 
 
@@ -192,33 +225,47 @@ def stages_of(results: Path, queue: Queue | None) -> list[RunStatus]:
     """The newest job of each stage that is not done; what came before is made good by it."""
     found: dict[str, RunStatus] = {}
     for submission in submissions(results):
-        for name, key in submission.read()["stages"].items():
+        try:
+            stages = submission.read()["stages"]
+        except DataError as error:
+            found[submission.name] = RunStatus(submission.name, "broken", note=error.message)
+            continue
+        for name, key in stages.items():
             found.pop(key, None)
             found[key] = _stage(submission, stage_path(results, name), queue)
     return [status for status in found.values() if status.state != "done"]
 
 
 def _stage(submission: Submission, folder: Path, queue: Queue | None) -> RunStatus:
-    order, name = read_json(folder / STAGE), f"{submission.name}/{folder.name}"
-    beat = read_json(folder / "heartbeat.json") if (folder / "heartbeat.json").exists() else {}
+    name = f"{submission.name}/{folder.name}"
+    try:
+        order, beat, end = read(StageFile, folder / STAGE), read_beat(folder), read_end(folder)
+    except FileNotFoundError:
+        return RunStatus(name, "broken", note=f"{STAGE} is missing")
+    except DataError as error:
+        return RunStatus(name, "broken", note=error.message)
     phase = f"{beat['phase']} {beat['done']:,}/{beat['total']:,}" if beat else ""
     entry = queue.get((order["name"], 0)) if queue is not None else None
     facts: dict[str, Any] = {"phase": f"{order['label']} {phase}".strip(), "job": entry.job_id if entry else None}
-    end = read_end(folder) or {"outcome": "", "message": ""}
-    said = str(end["message"]).partition("\n")[0]
-    if end["outcome"] in ("done", "failed"):
-        return RunStatus(name, end["outcome"], **facts, note=said)
+    said = end["message"].partition("\n")[0] if end else ""
+    if end and end["outcome"] == "done":
+        return RunStatus(name, "done", **facts, note=said)
+    if end and end["outcome"] == "failed":
+        return RunStatus(name, "failed", **facts, note=said)
     if entry is not None:
         state: State = "running" if not entry.waits and beat else _queued(entry, None)
         return RunStatus(name, state, **facts, note=_why(entry), node=entry.node or None)
-    if end["outcome"]:
+    if end:
         return RunStatus(name, "stopped", **facts, note=said)
     return RunStatus(name, "lost" if queue is not None else "queued", **facts, note="its job is not in the queue")
 
 
 def statuses(results: Path, queue: Queue | None, only: Sequence[Path] | None = None) -> list[RunStatus]:
     """All runs of a results folder (or some of them)."""
-    return [status_of(run, results, queue) for run in (run_folders(results) if only is None else only)]
+    known = KnownRuns(results)
+    found = [status_of(run, results, queue, known) for run in (run_folders(results) if only is None else only)]
+    known.store()
+    return found
 
 
 def was_submitted(run: Path) -> bool:

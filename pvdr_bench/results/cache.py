@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-import uuid
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,32 +22,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pvdr_bench.catalog.protocol import Protocol
-from pvdr_bench.errors import StorageError
+from pvdr_bench.errors import DataError, StorageError
 from pvdr_bench.results.reading import FILES, POINT_TYPES, Content
 from pvdr_bench.runs.files import atomic_write, content_hash
+from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
+from pvdr_bench.runs.known import FOLDER, SETTLED_SECONDS, file_system_time, ignore_in_git
+from pvdr_bench.runs.standing import Signature, signature
 
-SCHEMA = 1  # raise it when Content, or how files are read, changes
-FOLDER = ".aggregate"
-SETTLED_SECONDS = 2.0  # the coarsest clock of a file system in use
+SCHEMA = 2  # raise it when Content, or how files are read, changes
 _NAME = "contents.parquet"
 _KEY = b"pvdr_bench.contents"
-_IGNORE = "*\n"  # git adds nothing of this folder
 _log = logging.getLogger(__name__)
 
-Signature = tuple[int, ...]  # size, mtime_ns and inode of each of FILES in turn; -1 where there is none
 
-
-def signature(path: Path) -> Signature:
-    """What tells that a run's files are as they were."""
-    found: list[int] = []
-    for name in FILES:
-        try:
-            stat = (path / name).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            found += [-1, -1, -1]
-        else:
-            found += [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    return tuple(found)
+def content_signature(path: Path) -> Signature:
+    """What tells that the files a content is read from are as they were."""
+    return signature(path, FILES)
 
 
 class ContentCache:
@@ -82,7 +69,7 @@ class ContentCache:
         The time is the file system's own, so clocks of hosts need not agree.
         """
         if self._now is None:
-            self._now = self._file_system_time()
+            self._now = file_system_time(self.folder.parent)
 
     def put(self, name: str, before: Signature, after: Signature, content: Content) -> None:
         """Remember what was read between two looks at a run's files, if they were at rest."""
@@ -99,35 +86,21 @@ class ContentCache:
         if not self._new and len(self._kept) == len(self._entries):
             return
         try:
-            if not (self.folder / ".gitignore").exists():
-                atomic_write(self.folder / ".gitignore", _IGNORE.encode(), durable=False)
+            ignore_in_git(self.folder.parent)
             atomic_write(self.path, _to_parquet(self._kept), durable=False)
         except StorageError as error:
             _log.info("the cache of results is not written: %s", error.message)
 
     def _load(self) -> dict[str, tuple[Signature, Content]]:
         try:
-            data = self.path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            data = read_bytes(self.path, LARGEST_LOG)
+        except (FileNotFoundError, DataError):
             return {}
         try:
             return _from_parquet(data)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # damaged from outside: made anew
             _log.warning("%s is damaged and made anew: %s", self.path, error)
             return {}
-
-    def _file_system_time(self) -> int:
-        """Nanoseconds, as a file made now is dated; ours where none can be made (and nothing will be stored)."""
-        probe = self.folder / f".now.{uuid.uuid4().hex}.tmp"
-        try:
-            self.folder.mkdir(exist_ok=True)
-            probe.touch()
-            return probe.stat().st_mtime_ns
-        except OSError:
-            return time.time_ns()
-        finally:
-            with suppress(OSError):
-                probe.unlink(missing_ok=True)
 
 
 def _version() -> bytes:

@@ -14,14 +14,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pvdr_bench.errors import BenchError, DataError, UsageError
-from pvdr_bench.results.cache import ContentCache, signature
+from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.results.cache import ContentCache, content_signature
+from pvdr_bench.results.problems import (
+    ROW,
+    Problem,
+    Run,
+    incomplete,
+    missing,
+    mixed,
+    run_problems,
+    why_left_out,
+)
 from pvdr_bench.results.reading import POINT_TYPES, Content, read_content
 from pvdr_bench.results.sheets import to_csv
-from pvdr_bench.runs.directory import RunDir, difference
+from pvdr_bench.runs.directory import difference
 from pvdr_bench.runs.files import atomic_write
 from pvdr_bench.runs.folders import run_folders
+from pvdr_bench.runs.known import KnownRuns
 from pvdr_bench.runs.paths import existing_results
+from pvdr_bench.runs.standing import judge
 
 COLUMNS: dict[str, str] = {
     "method": "name of the method's YAML",
@@ -58,22 +70,8 @@ COLUMNS: dict[str, str] = {
 RUN_COLUMNS = tuple(name for name in COLUMNS if name in (
     "method", "variant", "title", "algorithm", "algorithm_version", "task", "corpus", "scale", "protocol",
     "protocol_hash", "recipe_hash", "seed", "pretrain_seed", "status", "budget", "path"))
-ROW = ("variant", "corpus", "scale", "protocol_hash")  # one row of a table, one line of a figure
-REFERENCES = ("random", "scripted")  # algorithms that do not learn: floor and ceiling
 _RUN_SORT = ["task", "variant", "corpus", "scale", "protocol_hash", "seed"]
 _SORT = [*_RUN_SORT, "env_steps", "point"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A run that is not, or not wholly, in the results.
-
-    ``kind``: missing, failed, running, stopped, short, incomplete, mixed, twice or broken.
-    """
-
-    run: str
-    kind: str
-    detail: str
 
 
 @dataclass
@@ -202,26 +200,6 @@ def _protocol_title(key: str, protocol: dict[str, Any]) -> str:
     return f"{key}: protocol {protocol.get('name', '?')}, scale {protocol.get('scale', '?')}"
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A run that counts: its row of :attr:`Results.runs`, what its files say, and how many episodes points need."""
-
-    row: dict[str, Any]
-    content: Content
-
-    @property
-    def wanted(self) -> dict[str, int]:
-        protocol = self.content.protocol
-        return {"grid": protocol.get("eval_episodes", 1), "final": protocol.get("eval_final_episodes", 1)}
-
-    @property
-    def complete(self) -> np.ndarray[Any, Any]:
-        """Whether each point has the episodes that the protocol asks for [points]."""
-        points = self.content.points
-        wanted = self.wanted
-        return points["episodes"] >= np.array([wanted.get(point, 1) for point in points["point"]], np.int64)
-
-
 def collect(root: Path | str, *, cached: bool = True) -> Results:
     """Read every run below ``root``, but not in its folders ``reference`` and ``paper`` (give those as ``root``).
 
@@ -232,41 +210,44 @@ def collect(root: Path | str, *, cached: bool = True) -> Results:
         UsageError: ``root`` is not a folder.
     """
     root = existing_results(root)
-    cache = ContentCache(root) if cached else None
-    runs: list[_Run] = []
+    cache, known = (ContentCache(root), KnownRuns(root)) if cached else (None, None)
+    runs: list[Run] = []
     problems: list[Problem] = []
     seen: dict[tuple[Any, ...], str] = {}
     places: dict[str, Path] = {}
     read = 0
-    for name, path in run_folders(root):
+
+    def refused(name: str, reason: str) -> None:
+        problems.append(Problem(name, "broken", f"the folder cannot be read: {reason}"))
+
+    for name, path in run_folders(root, refused):
         read += 1
         places[name] = path
-        run_dir = RunDir(path)
         try:
-            status = run_dir.status()  # before the logs: what ends meanwhile is still running here
-            content, known = _content(path, name, cache)
-            read -= known
-            found = [] if content is None else _run_problems(run_dir, name, status, content)
+            standing = judge(path, known)  # before the logs: what ends meanwhile is still running here
+            content, known_content = (None, False) if standing.state == "broken" else _content(path, name, cache)
+            read -= known_content
         except DataError as error:
             problems.append(Problem(name, "broken", str(error).splitlines()[0]))
             continue
         if content is None:
-            problems.append(Problem(name, "failed" if (path / "failed.json").exists() else "broken", _failure(run_dir)))
+            problems.append(why_left_out(name, standing))
             continue
-        run = _Run({**content.facts, "status": status, "path": name}, content)
+        run = Run({**content.facts, "status": standing.state, "path": name}, content)
         identity = tuple(run.row[key] for key in ("task", *ROW, "seed"))
         if identity in seen:
             problems.append(Problem(name, "twice", f"the same run as {seen[identity]}, which counts"))
             continue
         seen[identity] = name
         runs.append(run)
-        problems += found + _incomplete(run)
-    if cache is not None:
+        problems += run_problems(run, standing) + incomplete(run)
+    if cache is not None and known is not None:
         cache.store()
+        known.store(whole=True)
     frame = _frame([run.row for run in runs], RUN_COLUMNS, _RUN_SORT)
     recipes = {run.row["recipe_hash"]: run.content.recipe for run in runs}
     protocols = {run.row["protocol_hash"]: run.content.protocol for run in runs}
-    problems += _missing(frame) + _mixed(frame, recipes)
+    problems += missing(frame) + mixed(frame, recipes)
     return Results(root, _points(runs), frame, problems, dict(sorted(protocols.items())), places, read)
 
 
@@ -274,14 +255,14 @@ def _content(path: Path, name: str, cache: ContentCache | None) -> tuple[Content
     """What a run's files say, and whether that was known already."""
     if cache is None:
         return read_content(path), False
-    before = signature(path)
+    before = content_signature(path)
     known = cache.get(name, before)
     if known is not None:
         return known, True
     cache.begin()
     content = read_content(path)
     if content is not None:
-        cache.put(name, before, signature(path), content)
+        cache.put(name, before, content_signature(path), content)
     return content, False
 
 
@@ -290,7 +271,7 @@ def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...], order: list[str
     return frame.sort_values(order, kind="stable").reset_index(drop=True) if rows else frame
 
 
-def _points(runs: list[_Run]) -> pd.DataFrame:
+def _points(runs: list[Run]) -> pd.DataFrame:
     """A row per run and point: the runs' columns repeated, beside what was measured."""
     counts = [len(run.content.points["episodes"]) for run in runs]
     if not sum(counts):
@@ -308,76 +289,6 @@ def _points(runs: list[_Run]) -> pd.DataFrame:
     repeated = pd.DataFrame([run.row for run in runs]).take(np.repeat(np.arange(len(runs)), counts))
     frame = repeated.reset_index(drop=True).assign(**measured)[list(COLUMNS)]
     return frame.sort_values(_SORT, kind="stable").reset_index(drop=True)
-
-
-def _incomplete(run: _Run) -> list[Problem]:
-    """Points with fewer episodes than the protocol asks for; a run that is being written may have one."""
-    if run.row["status"] == "running":
-        return []
-    points, wanted = run.content.points, run.wanted
-    return [Problem(run.row["path"], "incomplete",
-                    f"{points['episodes'][i]} of {wanted[points['point'][i]]} episodes of the {points['point'][i]} "
-                    f"point at {points['env_steps_made'][i]} env_steps; left out")
-            for i in np.flatnonzero(~run.complete)]
-
-
-def _run_problems(run_dir: RunDir, name: str, status: str, content: Content) -> list[Problem]:
-    """What is to be said about a run, but for its single points.
-
-    Raises:
-        DataError: ``done.json`` is broken.
-    """
-    budget, reached = content.facts["budget"], content.reached
-    so_far = f"evaluated up to {reached} of {budget} env_steps"
-    found = []
-    if status == "failed":
-        found.append(Problem(name, "failed", f"{_failure(run_dir)} ({so_far})"))
-    elif status != "done":
-        found.append(Problem(name, "stopped" if status == "stopped" else "running", so_far))
-    elif (made := int((run_dir.done() or {}).get("env_steps", reached))) < budget:
-        found.append(Problem(name, "short", f"{made} of {budget} env_steps"))
-    if content.twice:
-        found.append(Problem(name, "broken", f"{content.twice} evaluation episodes are there twice; "
-                             "the later ones count"))
-    return found
-
-
-def _failure(run_dir: RunDir) -> str:
-    """The first line of a failed run's message."""
-    try:
-        failed = run_dir.failed()
-    except BenchError as error:
-        return f"failed.json cannot be read: {error.message}"
-    if failed is None:
-        return "there is no run.yaml"
-    return str(failed.get("message") or failed.get("error") or "no message").splitlines()[0]
-
-
-def _missing(runs: pd.DataFrame) -> list[Problem]:
-    """Seeds that a learned row lacks and another one of the same task, scale and protocol has."""
-    problems = []
-    learned = runs[~runs["algorithm"].isin(REFERENCES)]
-    for _, group in learned.groupby(["task", "scale", "protocol_hash"], sort=True):
-        expected = set(group["seed"])
-        for (variant, corpus, task, scale), row in group.groupby(["variant", "corpus", "task", "scale"], sort=True):
-            absent = sorted(expected - set(row["seed"]))
-            if absent:
-                problems.append(Problem(f"{variant}/{task}/{corpus}/{scale}", "missing",
-                                        f"seed{'s' if len(absent) > 1 else ''} {', '.join(map(str, absent))}"))
-    return problems
-
-
-def _mixed(runs: pd.DataFrame, recipes: dict[str, dict[str, Any]]) -> list[Problem]:
-    """Rows whose seeds were made with different recipes."""
-    problems = []
-    for (task, variant, corpus, scale, _), row in runs.groupby(["task", *ROW], sort=True):
-        hashes = sorted(row["recipe_hash"].unique())
-        if len(hashes) > 1:
-            changed = difference(recipes[hashes[0]], recipes[hashes[1]])
-            what = "; ".join(changed).replace("(there)", "(some)").replace("(asked for)", "(others)")
-            problems.append(Problem(f"{variant}/{task}/{corpus}/{scale}", "mixed",
-                                    f"its seeds were made with {len(hashes)} recipes: {what}"))
-    return problems
 
 
 def write_frame(results: Results, folder: Path) -> dict[str, Path]:

@@ -3,32 +3,33 @@
 What is read here depends on the bytes of :data:`FILES` alone, so it can be cached. Whether a run is done, failed or
 being written is asked anew each time, elsewhere.
 
-Well-formed logs are parsed by pyarrow and YAML by libyaml; whatever these do not take is read by
-:class:`~pvdr_bench.runs.directory.RunDir`, which says what is wrong and where.
+Well-formed logs are parsed by pyarrow; whatever it does not take is read line by line, which says what is wrong and
+where. One rule holds for both: success is true or false (or 1 or 0), return and length are finite.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from numpy.typing import NDArray
 from pyarrow import json as arrow_json
 
 from pvdr_bench.catalog.protocol import Protocol, digest
 from pvdr_bench.errors import DataError
-from pvdr_bench.runs.directory import FORMAT, RunDir
+from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import content_hash, plain
+from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
+from pvdr_bench.runs.logs import read_jsonl
+from pvdr_bench.runs.schema import POINTS, EpisodeRow, RunFile, SpecFacts, checked, read_run_file
 
 FILES = ("run.yaml", "episodes.jsonl", "timing.jsonl")
 MEANS = ("success_any", "success_end", "return", "length")
 UNKNOWN = "unknown"  # the device of an evaluation that no line of timing.jsonl tells of
 _NEVER_IN_RECIPE = ("seed", "pretrain_seed")
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, ten times faster
 _SCHEMA = pa.schema([("env_steps", pa.int64()), ("decisions", pa.int64()), ("point", pa.string()),
                      ("eval_seed", pa.int64()), ("success_any", pa.bool_()), ("success_end", pa.bool_()),
                      ("return", pa.float64()), ("length", pa.float64())])
@@ -68,59 +69,42 @@ def read_content(path: Path) -> Content | None:
     Raises:
         DataError: a file is broken, or lacks something.
     """
-    run_dir = RunDir(path)
-    run = _read_run(run_dir)
+    run = read_run_file(path / "run.yaml")
     if run is None:
         return None
     facts, protocol, recipe, sync_every = _facts(run, str(path / "run.yaml"))
+    run_dir = RunDir(path)
     episodes = _read_episodes(run_dir)
     reached = int(episodes["env_steps"].max(initial=0))
     points, twice = _means(episodes)
     return Content(facts, protocol, recipe, sync_every, {**points, **_timing(run_dir, points)}, reached, twice)
 
 
-def _read_run(run_dir: RunDir) -> dict[str, Any] | None:
+def _facts(run: RunFile, where: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]:
+    """What ``run.yaml`` says: the run's columns, the protocol's meaning, the recipe, and sync_every.
+
+    Raises:
+        DataError: something is missing, or is not what belongs there.
+    """
+    spec = checked(SpecFacts, run["spec"], f"{where}: spec")
+    protocol, task, corpus = spec["protocol"], spec["task"], spec.get("corpus")
+    recipe = {key: value for key, value in run["recipe"].items() if key not in _NEVER_IN_RECIPE}
     try:
-        value = yaml.load((run_dir.path / "run.yaml").read_bytes(), Loader=_LOADER)
-    except (FileNotFoundError, yaml.YAMLError):
-        return run_dir.read_run()
-    if isinstance(value, dict) and "recipe" in value and value.get("format") == FORMAT:
-        return value
-    return run_dir.read_run()  # says what is wrong
-
-
-def _need(mapping: dict[str, Any], key: str, where: str) -> Any:
-    try:
-        return mapping[key]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"the key `{key}` is missing", where=where) from error
-
-
-def _facts(run: dict[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]:
-    """What ``run.yaml`` says: the run's columns, the protocol's meaning, the recipe, and sync_every."""
-    spec, recipe = _need(run, "spec", where), dict(_need(run, "recipe", where))
-    protocol, task = _need(spec, "protocol", where), _need(spec, "task", where)
-    for key in _NEVER_IN_RECIPE:
-        recipe.pop(key, None)
-    try:
-        recipe, meaning = plain(recipe), plain(_meaning(protocol))
+        recipe, meaning = plain(recipe), plain(_meaning(cast("dict[str, Any]", protocol)))
         hashes = {"protocol_hash": digest(meaning), "recipe_hash": content_hash(recipe)}
-    except (TypeError, ValueError) as error:  # a date, or NaN in the protocol
+    except (TypeError, ValueError) as error:  # NaN in the protocol
         raise DataError(f"a value that no recipe has: {error}", where=where) from error
-    corpus = spec.get("corpus")
     return {
-        "method": _need(spec, "method", where), "variant": _need(spec, "variant", where),
-        "title": _title(spec), "algorithm": _need(spec, "algorithm", where),
-        "algorithm_version": int(_need(spec, "algorithm_version", where)),
-        "task": task["name"] if isinstance(task, dict) else str(task),
-        "corpus": corpus["name"] if isinstance(corpus, dict) else str(corpus or "none"),
-        "scale": _need(spec, "scale", where), "protocol": _need(protocol, "name", where), **hashes,
-        "seed": int(_need(spec, "seed", where)), "pretrain_seed": int(spec.get("pretrain_seed", 0) if corpus else -1),
-        "budget": int(_need(protocol, "env_steps", where)),
-    }, meaning, recipe, int(_need(protocol, "sync_every", where))
+        "method": spec["method"], "variant": spec["variant"], "title": _title(spec), "algorithm": spec["algorithm"],
+        "algorithm_version": spec["algorithm_version"], "task": task if isinstance(task, str) else task["name"],
+        "corpus": corpus["name"] if isinstance(corpus, dict) else corpus or "none",
+        "scale": spec["scale"], "protocol": protocol["name"], **hashes,
+        "seed": spec["seed"], "pretrain_seed": spec.get("pretrain_seed", 0) if corpus else -1,
+        "budget": protocol["env_steps"],
+    }, meaning, recipe, protocol["sync_every"]
 
 
-def _title(spec: dict[str, Any]) -> str:
+def _title(spec: SpecFacts) -> str:
     """The method's title, or the variant's name where ``-o`` changed something that the title does not say."""
     return str(spec.get("title") or spec["variant"]) if spec["variant"] == spec["method"] else str(spec["variant"])
 
@@ -134,7 +118,7 @@ def _meaning(protocol: dict[str, Any]) -> dict[str, Any]:
 def _read_episodes(run_dir: RunDir) -> Columns:
     """All whole lines of ``episodes.jsonl``, a column each."""
     try:
-        data = run_dir.episodes.path.read_bytes()
+        data = read_bytes(run_dir.episodes.path, LARGEST_LOG)
     except FileNotFoundError:
         data = b""
     data = data[:data.rfind(b"\n") + 1]  # a torn last line is no line
@@ -146,9 +130,17 @@ def _read_episodes(run_dir: RunDir) -> Columns:
             parse_options=arrow_json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore"))
     except pa.ArrowInvalid:
         return _read_episodes_slowly(run_dir)
-    if len(table) != data.count(b"\n") or any(column.null_count for column in table.columns):
+    if not data.isascii() or len(table) != data.count(b"\n") or any(column.null_count for column in table.columns):
         return _read_episodes_slowly(run_dir)
-    return {name: table.column(name).to_numpy() for name in _SCHEMA.names}
+    found = {name: table.column(name).to_numpy() for name in _SCHEMA.names}
+    return found if _plausible(found) else _read_episodes_slowly(run_dir)
+
+
+def _plausible(episodes: Columns) -> bool:
+    """Whether all values lie where they can."""
+    whole = all(int(episodes[name].min()) >= 0 for name in ("env_steps", "decisions", "eval_seed"))
+    return (whole and bool(np.isfinite(episodes["return"]).all() and np.isfinite(episodes["length"]).all())
+            and float(episodes["length"].min()) >= 0.0 and set(episodes["point"].tolist()) <= set(POINTS))
 
 
 def _numpy_type(kind: Any) -> Any:
@@ -156,28 +148,16 @@ def _numpy_type(kind: Any) -> Any:
 
 
 def _read_episodes_slowly(run_dir: RunDir) -> Columns:
-    """The same, line by line, for logs with blank lines, numbers in place of booleans, or NaN.
+    """The same, line by line, for logs with blank lines or numbers in place of booleans.
 
     Raises:
-        DataError: a line is no JSON, lacks something, or has text where a number belongs.
+        DataError: a line is no JSON, lacks something, or has a value that cannot be; says which line.
     """
-    rows, where = run_dir.read_episodes(), str(run_dir.episodes.path)
-    absent = [name for name in _SCHEMA.names if any(name not in row for row in rows)]
-    if absent:
-        raise DataError(f"rows lack {', '.join(absent)}", where=where)
-    return {field.name: _column([row[field.name] for row in rows], field, where) for field in _SCHEMA}
-
-
-def _column(values: list[Any], field: Any, where: str) -> NDArray[Any]:
-    wanted: Any = str if pa.types.is_string(field.type) else int | float  # a bool is an int
-    wrong = [value for value in values if not isinstance(value, wanted)]
-    if wrong:
-        raise DataError(f"{field.name} is {wrong[0]!r}", where=where)
-    kind = np.float64 if pa.types.is_boolean(field.type) else _numpy_type(field.type)
-    try:
-        return np.array(values, dtype=kind)
-    except (ValueError, OverflowError) as error:  # NaN where a whole number belongs
-        raise DataError(f"{field.name}: {error}", where=where) from error
+    path = run_dir.episodes.path
+    rows = [checked(EpisodeRow, row, f"{path}: row {number}") for number, row in enumerate(read_jsonl(path), start=1)]
+    return {field.name: np.array([cast("dict[str, Any]", row)[field.name] for row in rows],
+                                 np.float64 if pa.types.is_boolean(field.type) else _numpy_type(field.type))
+            for field in _SCHEMA}
 
 
 def _means(episodes: Columns) -> tuple[Columns, int]:
@@ -208,13 +188,8 @@ def _sums(values: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.
 
 def _timing(run_dir: RunDir, points: Columns) -> Columns:
     """The last line of ``timing.jsonl`` for each point; NaN and :data:`UNKNOWN` where there is none."""
-    where = str(run_dir.timing.path)
-    try:
-        told = {(int(row["env_steps"]), str(row["point"])):
-                (float(row["wall_seconds"]), float(row["evaluation_seconds"]), str(row["device"]))
-                for row in run_dir.read_timing()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"a row lacks a value, or has a wrong one: {error}", where=where) from error
+    told = {(row["env_steps"], row["point"]): (row["wall_seconds"], row["evaluation_seconds"], row["device"])
+            for row in run_dir.read_timing()}
     keys = zip(points["env_steps_made"].tolist(), points["point"].tolist(), strict=True)
     rows = [told.get(key, (np.nan, np.nan, UNKNOWN)) for key in keys]
     wall, evaluation, device = zip(*rows, strict=True) if rows else ((), (), ())

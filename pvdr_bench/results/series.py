@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pvdr_bench.results.collect import REFERENCES, ROW, Results
+from pvdr_bench.results.collect import Results
+from pvdr_bench.results.problems import REFERENCES, ROW
 from pvdr_bench.results.stats import (
     CONFIDENCE,
     REPETITIONS,

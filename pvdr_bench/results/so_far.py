@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvdr_bench.results.collect import ROW, Results
+from pvdr_bench.results.collect import Results
+from pvdr_bench.results.problems import ROW
 from pvdr_bench.words import counted
 
 

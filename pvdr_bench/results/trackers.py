@@ -25,6 +25,7 @@ import pandas as pd
 
 from pvdr_bench.errors import DataError, SetupError, UsageError
 from pvdr_bench.results.collect import Results
+from pvdr_bench.results.problems import Problem
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import atomic_write, content_hash
 
@@ -58,21 +59,29 @@ class Sink(Protocol):
 OpenSink = Callable[[Label], Sink]
 
 
-def replay(results: Results, open_sink: OpenSink) -> list[str]:
+def replay(results: Results, open_sink: OpenSink, left_out: list[Problem] | None = None) -> list[str]:
     """Send every finished run to a sink of its own; returns their names.
+
+    Args:
+        left_out: gets those whose log is broken.
 
     Raises:
         UsageError: there is no finished run.
-        DataError: a run's log is broken.
     """
     names = [str(path) for path, status in zip(results.runs["path"], results.runs["status"], strict=True)
              if status == "done"]
     if not names:
         raise UsageError("there is no finished run to export", where=str(results.root))
+    sent = []
     for name in names:
         run_dir, points = RunDir(results.places[name]), results.points[results.points["path"].eq(name)]
-        recipe = (run_dir.read_run() or {}).get("recipe", {})
-        moments = merged([*_training(run_dir), *_evaluations(points)])
+        try:
+            recipe = (run_dir.read_run() or {}).get("recipe", {})
+            moments = merged([*_training(run_dir), *_evaluations(points)])
+        except DataError as error:
+            if left_out is not None:
+                left_out.append(Problem(name, "broken", error.message))
+            continue
         sink = open_sink(Label(name, name.rpartition("/")[0], content_hash([name, recipe])))
         try:
             sink.config(dict(flat(recipe)))
@@ -80,7 +89,8 @@ def replay(results: Results, open_sink: OpenSink) -> list[str]:
                 sink.scalars(env_steps, values)
         finally:
             sink.close()
-    return names
+        sent.append(name)
+    return sent
 
 
 def flat(value: Any, key: str = "") -> Iterator[tuple[str, Scalar]]:

@@ -31,7 +31,8 @@ from pvdr_bench.runs.paths import ARCHIVE, data_root
 
 MANIFEST, FORMAT = "manifest.json", 1
 COPIES = ".unpacked"  # hidden: no search for runs looks into it
-SIGNS = ("run.yaml", "failed.json")  # a folder with one of them is a run
+# A folder with one of these is a run: one that lost a file is no secret.
+SIGNS = ("run.yaml", "failed.json", "done.json", "episodes.jsonl")
 LARGEST_MANIFEST, LARGEST_SMALL = 64 * 2**20, 64 * 2**20  # bytes; an archive of any size may hold the second
 LARGEST_RATIO = 200  # of unpacked and packed bytes; logs have 5 to 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)

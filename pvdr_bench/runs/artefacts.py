@@ -30,6 +30,7 @@ from pvdr_bench.runs.files import (
 )
 from pvdr_bench.runs.locks import STALE_MINUTES, FileLock, describe
 from pvdr_bench.runs.paths import data_root, shipped_artefacts
+from pvdr_bench.runs.schema import ManifestFile, read, read_if_any
 from pvdr_bench.runs.users import User, register
 
 if TYPE_CHECKING:
@@ -108,9 +109,7 @@ class ArtefactStore:
         digest = content_hash(recipe)
         own = _places(self.root, stage, name, digest)
         shipped = [path for folder in self.shipped for path in _places(folder, stage, name, digest)]
-        fresh = [path for path in own
-                 if (path / MANIFEST).exists() and read_json(path / MANIFEST).get("fresh") is True]
-        for path in (*fresh, *shipped, *own):
+        for path in (*filter(_made_fresh, own), *shipped, *own):
             return read_artefact(path)
         return None
 
@@ -216,21 +215,41 @@ def read_artefact(path: Path) -> Artefact:
     """
     hint = "remove the folder (or restore it, if it came with the code), then give the command again"
     try:
-        manifest = read_json(path / MANIFEST)
+        manifest = read(ManifestFile, path / MANIFEST)
     except FileNotFoundError as error:
         raise DataError("the artefact has no manifest", where=str(path), hint=hint) from error
-    files = manifest.get("files")
-    if not isinstance(files, dict) or MODEL not in files:
+    files = manifest["files"]
+    if MODEL not in files:
         raise DataError("the manifest lists no model", where=str(path / MANIFEST), hint=hint)
     for name, digest in files.items():
-        if not (path / name).is_file():
+        if Path(name).name != name or not (path / name).is_file():
             raise DataError("the file is missing", where=str(path / name), hint=hint)
-        if sha256_file(path / name) != digest:
+        if _digest_of(path / name) != digest:
             raise DataError("its checksum is wrong", where=str(path / name), hint=hint)
-    recipe = read_json(path / RECIPE)
+    recipe = _recipe_of(path, hint)
     if content_hash(recipe) != manifest.get("hash"):
         raise DataError("the recipe does not have the manifest's hash", where=str(path / RECIPE), hint=hint)
     return Artefact(path, manifest["stage"], manifest["name"], manifest["hash"], recipe, files[MODEL])
+
+
+def _made_fresh(path: Path) -> bool:
+    """Whether an artefact was made with ``--fresh``, and so goes before those that are shipped."""
+    manifest = read_if_any(ManifestFile, path / MANIFEST)
+    return manifest is not None and manifest.get("fresh") is True
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def _recipe_of(path: Path, hint: str) -> dict[str, Any]:
+    try:
+        return read_json(path / RECIPE)
+    except FileNotFoundError as error:
+        raise DataError("the file is missing", where=str(path / RECIPE), hint=hint) from error
 
 
 def _manifest_time(path: Path) -> float | None:

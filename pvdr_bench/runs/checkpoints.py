@@ -18,10 +18,13 @@ from typing import Any, NamedTuple
 from pvdr_bench.errors import DataError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import encode, remove_leftovers, sha256, storage_errors, sync_folder, write_file
+from pvdr_bench.runs.intake import read_bytes
+from pvdr_bench.runs.schema import CheckpointManifestFile, read
 from pvdr_bench.runs.state import pack, unpack
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+LARGEST_STATE = 2**40  # bytes of one file
 _STATE, _TENSORS = "state.json", "state.safetensors"
 _NAME = re.compile(r"step-(\d{12,})|\.step-(\d{12,})\.old\.tmp")
 _log = logging.getLogger(__name__)
@@ -63,7 +66,10 @@ class CheckpointStore:
         """Steps that have a checkpoint, whole or broken, in order."""
         if not self.folder.is_dir():
             return []
-        matches = [_NAME.fullmatch(path.name) for path in self.folder.iterdir()]
+        try:
+            matches = [_NAME.fullmatch(path.name) for path in self.folder.iterdir()]
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror}", where=str(self.folder)) from error
         return sorted({int(match[1] or match[2]) for match in matches if match})
 
     def tidy(self) -> None:
@@ -137,17 +143,14 @@ class CheckpointStore:
             DataError: it is missing or broken; says the file and what is wrong.
         """
         folder = self._existing(step)
-        manifest = _read_object(folder / MANIFEST)
-        if manifest.get("format") != FORMAT:
-            raise DataError(f"format {manifest.get('format')} is not known", where=str(folder),
-                            hint=f"this version reads format {FORMAT}")
+        manifest = _read_manifest(folder)
         data = {name: _read_checked(folder / name, manifest) for name in (_STATE, _TENSORS)}
-        tree = json.loads(data[_STATE])
-        if tree.get("step") != step:
-            raise DataError(f"it is of step {tree.get('step')}", where=str(folder))
         try:
+            tree = json.loads(data[_STATE])
+            if tree["step"] != step:
+                raise DataError(f"it is of step {tree['step']}", where=str(folder))
             value = unpack({"state": tree["state"], "extra": tree["extra"]}, data[_TENSORS])
-        except (KeyError, ValueError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"state and tensors do not fit: {error}", where=str(folder)) from error
         return Checkpoint(step, value["state"], value["extra"])
 
@@ -173,30 +176,28 @@ class CheckpointStore:
         return None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> CheckpointManifestFile:
     try:
-        value = json.loads(path.read_bytes())
+        manifest = read(CheckpointManifestFile, folder / MANIFEST)
     except FileNotFoundError as error:
-        raise DataError("the file is missing", where=str(path)) from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path)) from error
-    if not isinstance(value, dict):
-        raise DataError("a JSON object is needed", where=str(path))
-    return value
+        raise DataError("the file is missing", where=str(folder / MANIFEST)) from error
+    if manifest["format"] != FORMAT:
+        raise DataError(f"format {manifest['format']} is not known", where=str(folder),
+                        hint=f"this version reads format {FORMAT}")
+    return manifest
 
 
-def _read_checked(path: Path, manifest: dict[str, Any]) -> bytes:
+def _read_checked(path: Path, manifest: CheckpointManifestFile) -> bytes:
     """A file's bytes, compared with the manifest's length and sha256."""
-    files = manifest.get("files")
-    entry = files.get(path.name) if isinstance(files, dict) else None
-    if not isinstance(entry, dict):
+    entry = manifest["files"].get(path.name)
+    if entry is None:
         raise DataError("the manifest does not list it", where=str(path))
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    if len(data) != entry.get("bytes"):
-        raise DataError(f"it has {len(data)} bytes instead of {entry.get('bytes')}", where=str(path))
-    if sha256(data) != entry.get("sha256"):
+        data = read_bytes(path, LARGEST_STATE)
+    except FileNotFoundError as error:
+        raise DataError("the file is missing", where=str(path)) from error
+    if len(data) != entry["bytes"]:
+        raise DataError(f"it has {len(data)} bytes instead of {entry['bytes']}", where=str(path))
+    if sha256(data) != entry["sha256"]:
         raise DataError("its checksum is wrong", where=str(path))
     return data

@@ -9,7 +9,7 @@
     timing.jsonl      seconds up to each evaluation   } the last is never the same twice
     heartbeat.json    progress for watchers
     checkpoints/      videos/
-    done.json or failed.json
+    done.json or failed.json    done.json seals the others, see runs/seal.py
     lock              who writes it now
 
 Reading needs no torch and no lock.
@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import yaml
 
@@ -36,19 +36,31 @@ from pvdr_bench.runs.files import (
     content_hash,
     encode,
     plain,
-    read_json,
     remove_leftovers,
     storage_errors,
     write_json,
 )
 from pvdr_bench.runs.locks import STALE_MINUTES, FileLock, place
 from pvdr_bench.runs.logs import JsonlLog, read_jsonl
+from pvdr_bench.runs.schema import (
+    FORMAT,
+    DoneFile,
+    FailedFile,
+    HeartbeatFile,
+    ProvenanceFile,
+    ReferenceFile,
+    TimingRow,
+    TrainRow,
+    checked,
+    read_if_any,
+    read_run_file,
+)
+from pvdr_bench.runs.seal import check_facts, make_seal, resealed
+from pvdr_bench.runs.standing import REPAIR, Standing, State, judge
 
-FORMAT = 1
-Status = Literal["new", "running", "stopped", "failed", "done"]
+T = TypeVar("T")
 _MISSING = "(absent)"
-# libyaml's, where PyYAML has it: ten times faster, which a thousand planned runs feel.
-_LOADER, _DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where PyYAML has it: ten times faster
 
 
 class Spec(Protocol):
@@ -137,7 +149,10 @@ class RunDir:
                 self.open(spec)
             return
         text = yaml.dump(wanted, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=120)
+        done = self.unseal()
         atomic_write(self.path / "run.yaml", encode(text))
+        if done is not None:  # the same run under another title, or about to be extended
+            write_json(self.path / "done.json", resealed(done, "run.yaml", encode(text)))
 
     def check(self, spec: Spec) -> None:
         """Refuse as :meth:`open` would, and write nothing.
@@ -159,10 +174,11 @@ class RunDir:
         """Record what this start runs with; returns it. Later starts keep the first and add what differs."""
         now = provenance.collect()
         path = self.path / "provenance.json"
-        if not path.exists():
+        self.unseal()
+        first = cast("dict[str, Any] | None", read_if_any(ProvenanceFile, path))
+        if first is None:
             write_json(path, {**now, "resumes": []})
             return now
-        first = read_json(path)
         changed = {key: value for key, value in now.items() if canonical_json(first.get(key)) != canonical_json(value)}
         first.setdefault("resumes", []).append(changed)
         write_json(path, first)
@@ -206,10 +222,33 @@ class RunDir:
             write_json(self.path / "heartbeat.json", facts, durable=False)
 
     def mark_done(self, **facts: Any) -> None:
-        """Write ``done.json``; put the reached ``env_steps`` into ``facts``."""
+        """Write ``done.json``, and in it the seal of what is there now; put the reached ``env_steps`` into ``facts``.
+
+        Raises:
+            DataError: a file was damaged while the run was going on.
+        """
         self.check_lock()
+        self.offsets()  # what is sealed is on the disk
+        facts = plain({"time": time.time(), **facts})
+        seal = make_seal(self.path, facts)
         (self.path / "failed.json").unlink(missing_ok=True)
-        write_json(self.path / "done.json", {"time": time.time(), **facts})
+        write_json(self.path / "done.json", {**facts, "seal": seal})
+
+    def unseal(self) -> DoneFile | None:
+        """Take the seal off before a sealed file changes; ``done.json`` as it was, or None if there is no seal.
+
+        A process that dies meanwhile leaves a run without a seal, which is whole.
+
+        Raises:
+            DataError: ``done.json`` is broken, or was changed.
+        """
+        done = self.done()
+        if done is None or "seal" not in done:
+            return None
+        if change := check_facts(done):
+            raise DataError(change.detail, where=str(self.path / change.file), hint=REPAIR)
+        write_json(self.path / "done.json", {key: value for key, value in done.items() if key != "seal"})
+        return done
 
     def mark_failed(self, error: BaseException, **facts: Any) -> None:
         """Write ``failed.json`` with message, exit code and traceback."""
@@ -233,50 +272,43 @@ class RunDir:
         Raises:
             DataError: it is broken or of a later format.
         """
-        path = self.path / "run.yaml"
-        try:
-            value = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
-        except FileNotFoundError:
-            return None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise DataError(f"not a YAML file: {error}", where=str(path)) from error
-        if not isinstance(value, dict) or "recipe" not in value:
-            raise DataError("not a run's description: the key `recipe` is missing", where=str(path))
-        if value.get("format") != FORMAT:
-            raise DataError(f"format {value.get('format')} is not known", where=f"{path}: format",
-                            hint=f"this version reads format {FORMAT}")
-        return value
+        return cast("dict[str, Any] | None", read_run_file(self.path / "run.yaml"))
 
-    def done(self) -> dict[str, Any] | None:
+    def done(self) -> DoneFile | None:
         """``done.json``, if the run is done."""
-        return self._optional("done.json")
+        return read_if_any(DoneFile, self.path / "done.json")
 
-    def failed(self) -> dict[str, Any] | None:
+    def failed(self) -> FailedFile | None:
         """``failed.json``, if the last start failed."""
-        return self._optional("failed.json")
+        return read_if_any(FailedFile, self.path / "failed.json")
 
-    def read_heartbeat(self) -> dict[str, Any] | None:
+    def read_heartbeat(self) -> HeartbeatFile | None:
         """The last progress report."""
-        return self._optional("heartbeat.json")
+        return read_if_any(HeartbeatFile, self.path / "heartbeat.json")
 
-    def read_provenance(self) -> dict[str, Any] | None:
+    def read_provenance(self) -> ProvenanceFile | None:
         """``provenance.json``."""
-        return self._optional("provenance.json")
+        return read_if_any(ProvenanceFile, self.path / "provenance.json")
 
-    def _optional(self, name: str) -> dict[str, Any] | None:
-        try:
-            return read_json(self.path / name)
-        except FileNotFoundError:
-            return None
+    def read_artefacts(self) -> dict[str, ReferenceFile] | None:
+        """``artefacts.json``: what the run stands on, by stage."""
+        return read_if_any(dict[str, ReferenceFile], self.path / "artefacts.json")
 
     def is_done(self, env_steps: int) -> bool:
-        """Whether the run has reached a budget of ``env_steps``."""
-        done = self.done()
-        return done is not None and int(done.get("env_steps", 0)) >= env_steps
+        """Whether the run has reached a budget of ``env_steps``, and is as it was then.
+
+        Raises:
+            DataError: it has been changed since; says how.
+        """
+        found = self.standing()
+        if found.state == "broken":
+            raise found.error(self.path)
+        done = found.done or self.done()
+        return done is not None and done["env_steps"] >= env_steps
 
     def read_train(self) -> list[dict[str, Any]]:
         """Rows of ``train.jsonl``."""
-        return read_jsonl(self.train.path)
+        return [cast("dict[str, Any]", row) for row in self._rows(TrainRow, self.train)]
 
     def read_episodes(self) -> list[dict[str, Any]]:
         """Rows of ``episodes.jsonl``."""
@@ -284,7 +316,13 @@ class RunDir:
 
     def read_timing(self) -> list[dict[str, Any]]:
         """Rows of ``timing.jsonl``: env_steps, wall_seconds, evaluation_seconds among them, device."""
-        return read_jsonl(self.timing.path)
+        return [cast("dict[str, Any]", row) for row in self._rows(TimingRow, self.timing)]
+
+    @staticmethod
+    def _rows(kind: type[T], log: JsonlLog) -> list[T]:
+        """A log's rows, each checked."""
+        return [checked(kind, row, f"{log.path}: row {number}")
+                for number, row in enumerate(read_jsonl(log.path), start=1)]
 
     @property
     def videos(self) -> Path:
@@ -295,15 +333,13 @@ class RunDir:
         """The process that holds the lock, dead or alive."""
         return FileLock(self.path / "lock").holder()
 
-    def status(self) -> Status:
+    def standing(self) -> Standing:
         """What is true of this run now, as far as its files tell."""
-        if (self.path / "lock").exists() and FileLock(self.path / "lock").is_held_by_living():
-            return "running"
-        if (self.path / "done.json").exists():
-            return "done"
-        if (self.path / "failed.json").exists():
-            return "failed"
-        return "stopped" if (self.path / "run.yaml").exists() else "new"
+        return judge(self.path)
+
+    def status(self) -> State:
+        """Its state alone."""
+        return self.standing().state
 
 
 def difference(old: Any, new: Any, key: str = "") -> list[str]:

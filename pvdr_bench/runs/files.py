@@ -19,6 +19,7 @@ from typing import Any
 
 from pvdr_bench.errors import DataError, StorageError
 from pvdr_bench.runs.faults import armed, crash_point
+from pvdr_bench.runs.intake import parse_json, read_bytes
 
 NONFINITE = "_nonfinite"
 _HINTS = {
@@ -202,18 +203,35 @@ def from_json(text: str | bytes) -> Any:
     """What :func:`to_json` wrote, with NaN and infinities back in place.
 
     Raises:
-        ValueError: not JSON.
+        ValueError: not such a text.
     """
-    value = json.loads(text)
-    if isinstance(value, dict) and isinstance(value.get(NONFINITE), dict):
-        for pointer, number in value.pop(NONFINITE).items():
-            keys = [key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]]
-            target: Any = value
-            for key in keys[:-1]:
-                target = target[int(key) if isinstance(target, list) else key]
-            last = keys[-1]
-            target[int(last) if isinstance(target, list) else last] = float(number)
+    value = parse_json(text)
+    if isinstance(value, dict) and NONFINITE in value:
+        places = value.pop(NONFINITE)
+        if not isinstance(places, dict):
+            raise ValueError(f"`{NONFINITE}` must be an object")
+        for pointer, number in places.items():
+            _put_nonfinite(value, pointer, number)
     return value
+
+
+def _put_nonfinite(value: Any, pointer: str, number: Any) -> None:
+    """Put one NaN or infinity back where a null stands for it.
+
+    Raises:
+        ValueError: there is no such place, or no null in it.
+    """
+    keys: list[Any] = [key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]]
+    target, place = None, value
+    try:
+        for key in keys:
+            target, last = place, int(key) if isinstance(place, list) else key
+            place = target[last]
+    except (KeyError, IndexError, TypeError, ValueError):
+        target = None
+    if target is None or place is not None or number not in ("nan", "inf", "-inf"):
+        raise ValueError(f"`{NONFINITE}` says {number!r} of {pointer!r}, and no null is there")
+    target[last] = float(number)
 
 
 def canonical_json(value: Any) -> str:
@@ -235,11 +253,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read what :func:`write_json` wrote.
 
     Raises:
-        DataError: the file is no JSON object.
+        DataError: the file is no JSON object, or cannot be read.
         FileNotFoundError: there is none.
     """
+    data = read_bytes(path)
     try:
-        value = from_json(path.read_bytes())
+        value = from_json(data)
     except ValueError as error:
         raise DataError(f"not a JSON file: {error}", where=str(path)) from error
     if not isinstance(value, dict):

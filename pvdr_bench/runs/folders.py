@@ -1,27 +1,31 @@
-"""Which run directories a results folder holds."""
+"""Which run directories a results folder holds: one search for every command."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pvdr_bench.runs.archive import SIGNS, archived_runs
 from pvdr_bench.runs.directory import RunDir
 
 COMMITTED = ("reference", "paper")  # folders of a results folder that are part of the repository
+Refused = Callable[[str, str], None]  # told name and reason
 
 
-def run_folders(root: Path) -> Iterator[tuple[str, Path]]:
+def run_folders(root: Path, refused: Refused = lambda name, reason: None) -> Iterator[tuple[str, Path]]:
     """Name (the path below ``root``) and folder of each run: those that lie in ``root``, then those of its archive.
 
     A run that lies in ``root`` goes before one of the same name in the archive.
+
+    Args:
+        refused: told of folders that cannot be looked into.
 
     Raises:
         DataError: the archive is damaged.
     """
     seen = set()
-    for name, path in loose_runs(root):
+    for name, path in loose_runs(root, refused):
         seen.add(name)
         yield name, path
     for name, path in archived_runs(root).items():
@@ -29,19 +33,27 @@ def run_folders(root: Path) -> Iterator[tuple[str, Path]]:
             yield name, path
 
 
-def loose_runs(root: Path) -> Iterator[tuple[str, Path]]:
+def loose_runs(root: Path, refused: Refused = lambda name, reason: None) -> Iterator[tuple[str, Path]]:
     """Name and folder of each run that lies in ``root``, by name.
 
-    A run is a folder with ``run.yaml`` or ``failed.json``; nothing below it is looked at. Hidden folders (``.trash``,
-    ``.slurm``) hold none, and committed results in the folders :data:`COMMITTED` are left alone.
+    A run is a folder with one of :data:`SIGNS`, even if it is a folder itself; nothing below a run is looked at.
+    Hidden folders (``.trash``, ``.slurm``) hold none, links to folders are not followed, and committed results in the
+    folders :data:`COMMITTED` are left alone.
     """
-    for folder, names, files in os.walk(root):
-        if any(name in files for name in SIGNS):
+    def report(error: OSError) -> None:
+        refused(_name(Path(error.filename or root), root), error.strerror or "unknown reason")
+
+    for folder, names, files in os.walk(root, onerror=report):
+        if any(sign in files or sign in names for sign in SIGNS):
             names.clear()
-            yield Path(folder).relative_to(root).as_posix(), Path(folder)
+            yield _name(Path(folder), root), Path(folder)
         else:
             committed = COMMITTED if Path(folder) == root else ()
             names[:] = sorted(name for name in names if not name.startswith(".") and name not in committed)
+
+
+def _name(folder: Path, root: Path) -> str:
+    return folder.relative_to(root).as_posix()
 
 
 def find_runs(root: Path | str) -> list[RunDir]:

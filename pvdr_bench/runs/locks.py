@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -22,12 +23,13 @@ import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pvdr_bench.errors import DataError, LockedError
 from pvdr_bench.runs.faults import crash_point
-from pvdr_bench.runs.files import encode, read_json, storage_errors, to_json, write_file
+from pvdr_bench.runs.files import encode, storage_errors, to_json, write_file
 from pvdr_bench.runs.guard import guarded
+from pvdr_bench.runs.schema import LockFile, read
 
 STALE_MINUTES = 10.0
 BEAT_SECONDS = 20.0
@@ -109,7 +111,7 @@ def certainly_gone(holder: Mapping[str, Any], me: Mapping[str, Any]) -> bool | N
         # The same host after a reboot has no processes from before; another namespace (a container) is unknown.
         rebooted = _boot(scope) != _boot(mine) and scope.partition(" ")[2] == mine.partition(" ")[2]
         return True if rebooted and scope and mine else None
-    pid = int(holder["pid"])
+    pid = holder["pid"]
     if not process_alive(pid):
         return True
     start = process_start(pid)
@@ -146,7 +148,7 @@ class FileLock:
     def holder(self) -> dict[str, Any] | None:
         """Who holds the lock now, dead or alive; None where nobody does."""
         try:
-            return read_json(self.path)
+            return cast("dict[str, Any]", read(LockFile, self.path))
         except FileNotFoundError:
             return None
         except DataError:  # published whole, so this was damaged from outside; its heartbeat still counts
@@ -155,8 +157,8 @@ class FileLock:
     def silence(self) -> float:
         """Seconds since the holder was last heard of, by this host's clock; 0 where nobody holds the lock."""
         try:
-            return max(0.0, time.time() - self.path.stat().st_mtime)
-        except FileNotFoundError:
+            return max(0.0, time.time() - self.path.lstat().st_mtime)
+        except OSError:
             return 0.0
 
     def is_held_by_living(self) -> bool:
@@ -256,8 +258,8 @@ class FileLock:
         if gone is not None:
             return gone
         try:
-            age = _filesystem_now(self.path.parent) - self.path.stat().st_mtime
-        except FileNotFoundError:
+            age = _filesystem_now(self.path.parent) - self.path.lstat().st_mtime
+        except OSError:
             return False  # released meanwhile: the caller looks again
         return age > 60 * self.stale_minutes
 
@@ -299,7 +301,7 @@ class FileLock:
         crash_point(f"lock/{self.path.name}/removed")
         taken = FileLock(aside).holder() or {}
         if taken.get("token") == judged.get("token"):
-            aside.unlink(missing_ok=True)
+            _discard(aside)
             return True
         with suppress(FileExistsError):  # a living lock was moved: put it back unless a third one came
             os.link(aside, self.path)
@@ -316,6 +318,14 @@ class FileLock:
     def _guard(self) -> AbstractContextManager[None]:
         """Serialise takers on file systems that have flock; held for milliseconds, never while running."""
         return guarded(self.path.with_name(f".{self.path.name}.guard"), self.what)
+
+
+def _discard(aside: Path) -> None:
+    """Delete what stood in the lock's place, even a folder."""
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.unlink(missing_ok=True)
 
 
 def _filesystem_now(folder: Path) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 from pvdr_bench.errors import DataError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import encode, from_json, storage_errors, to_json, write_all
+from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
 
 
 class JsonlLog:
@@ -133,25 +134,38 @@ def read_jsonl_from(path: Path | str, offset: int) -> tuple[list[dict[str, Any]]
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < offset:
-                offset = 0
-            file.seek(offset)
-            data = file.read()
+        data = read_bytes(path, LARGEST_LOG)
     except FileNotFoundError:
         return [], 0
+    if len(data) < offset:
+        offset = 0
+    data = data[offset:]
     data = data[:data.rfind(b"\n") + 1]
+    return parse_rows(data, path, offset), offset + len(data)
+
+
+def parse_rows(data: bytes, path: Path, offset: int = 0, *, wanted: bytes = b"") -> list[dict[str, Any]]:
+    """The rows of a log's whole lines.
+
+    Args:
+        path: the log, for errors.
+        offset: where in it ``data`` begins.
+        wanted: leave out lines without these bytes.
+
+    Raises:
+        DataError: a line is not a JSON object; says which line and byte.
+    """
     rows, position = [], offset
     for number, line in enumerate(data.splitlines(keepends=True), start=1):
-        if line.strip():
+        if wanted in line and line.strip():
             rows.append(_parse(line, path, number if offset == 0 else None, position))
         position += len(line)
-    return rows, position
+    return rows
 
 
 def _parse(line: bytes, path: Path, number: int | None, position: int) -> dict[str, Any]:
     where = f"{path}: " + (f"line {number}, " if number else "") + f"byte {position}"
-    hint = "give the run's command again: it cuts its logs back to the last checkpoint"
+    hint = "pvdr-bench verify says more; the command of a run that is not done cuts its logs back to its checkpoint"
     try:
         row = from_json(line)
     except ValueError as error:

@@ -11,7 +11,7 @@ import torch
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import BenchError, ChangedError, LockedError
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.files import read_json, write_json
+from pvdr_bench.runs.files import write_json
 from pvdr_bench.runs.users import ARTEFACTS
 from pvdr_bench.training.checks import check_protocol
 from pvdr_bench.training.online import Pieces, run_online
@@ -39,13 +39,14 @@ def check_artefacts(run_dir: RunDir, references: dict[str, dict[str, str]]) -> N
     if not path.exists() or not run_dir.checkpoints.steps():
         write_json(path, references)
         return
-    before = read_json(path)
+    before = run_dir.read_artefacts() or {}
     for stage, reference in references.items():
-        old = before.get(stage, {})
-        if old.get("weights_sha256") != reference["weights_sha256"]:
+        old = before.get(stage)
+        if old is None or old["weights_sha256"] != reference["weights_sha256"]:
+            name, digest = (old["name"], old["weights_sha256"]) if old else (None, None)
             raise ChangedError(
-                f"the {stage} artefact was made anew since this run began: {old.get('name')} "
-                f"{str(old.get('weights_sha256'))[:12]} (then) -> {reference['weights_sha256'][:12]} (now)",
+                f"the {stage} artefact was made anew since this run began: {name} {str(digest)[:12]} (then) -> "
+                f"{reference['weights_sha256'][:12]} (now)",
                 where=str(path), hint="choose another --results folder, or remove the run")
 
 

@@ -273,8 +273,8 @@ class OnlineLoop:
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint; a fresh run is evaluated before its first decision."""
+        self.dir.reopen()  # before the logs are cut: what is done has its final evaluation
         found = self.dir.restore()  # step, state, extra
-        self.dir.reopen()
         if found is None:
             if self.replay is not None:
                 self.replay.clear()

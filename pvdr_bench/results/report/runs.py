@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pvdr_bench.errors import BenchError
+from pvdr_bench.errors import DataError
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.report.clean import Cleaner, cleaner_of
 from pvdr_bench.results.report.curves import Clock
@@ -74,16 +74,12 @@ def paths_of(results: Results) -> list[str]:
 
 def read_source(results: Results, path: str) -> Source:
     """Read a run directory; a broken file becomes a note."""
-    from pvdr_bench.runs.files import read_json
-
     run, notes = RunDir(results.places[path]), list[str]()
 
     def tried(name: str, read: Any) -> Any:
         try:
             return read()
-        except FileNotFoundError:
-            return None
-        except (BenchError, ValueError) as error:
+        except DataError as error:
             notes.append(f"{name} cannot be read: {str(error).splitlines()[0]}")
             return None
 
@@ -91,7 +87,7 @@ def read_source(results: Results, path: str) -> Source:
         path, tried("run.yaml", run.read_run) or {}, tried("provenance.json", run.read_provenance) or {},
         tried("done.json", run.done) or {}, tried("heartbeat.json", run.read_heartbeat) or {},
         tried("failed.json", run.failed),
-        tried("artefacts.json", lambda: read_json(run.path / "artefacts.json")) or {},
+        tried("artefacts.json", run.read_artefacts) or {},
         tried("train.jsonl", run.read_train) or [], tried("timing.jsonl", run.read_timing) or [], tuple(notes))
 
 

@@ -1,0 +1,287 @@
+"""The files of a run, typed: what each kind holds, and one reader for all of them.
+
+A reader gives the file's own mapping (keys that it does not know included) once it is checked: what is named here has
+its type, and a number is finite. All else is a :class:`DataError` that names file and key.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypeVar, cast
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from pvdr_bench.errors import DataError
+from pvdr_bench.runs.files import content_hash, read_json
+from pvdr_bench.runs.intake import check_depth, read_text
+from pvdr_bench.yaml_documents import read_written
+
+FORMAT = 1  # of run.yaml
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Positive = Annotated[int, Field(ge=1, le=2**53)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+Point = Literal["grid", "final"]
+POINTS: tuple[str, ...] = ("grid", "final")
+Success = bool | Literal[0, 1]
+T = TypeVar("T")
+
+
+class SealedFile(TypedDict):
+    """A file as it was when its run was done; see :mod:`pvdr_bench.runs.seal`."""
+
+    bytes: Count
+    sha256: str
+    rows: NotRequired[Count]
+    marks: NotRequired[str]
+
+
+class SealFile(TypedDict):
+    """The seal in ``done.json``."""
+
+    format: Literal[1]
+    files: dict[str, SealedFile | None]
+    final: Count  # episodes of the final evaluation
+    wanted: Count | None  # and how many the protocol asks for
+    sha256: str  # of all else in done.json
+
+
+DoneFile = TypedDict("DoneFile", {  # the key `return` is no name
+    "time": NotRequired[Finite], "env_steps": Count, "decisions": NotRequired[Count],
+    "wall_seconds": NotRequired[Seconds], "success_any": NotRequired[Rate], "success_end": NotRequired[Rate],
+    "return": NotRequired[Finite], "episodes": NotRequired[Count], "seal": NotRequired[SealFile],
+})
+
+
+class FailedFile(TypedDict):
+    """``failed.json``."""
+
+    time: NotRequired[Finite]
+    error: NotRequired[str]
+    message: NotRequired[str]
+    exit_code: NotRequired[Count]
+    traceback: NotRequired[str]
+
+
+class HeartbeatFile(TypedDict):
+    """``heartbeat.json`` of a run: where it is, and how far."""
+
+    time: NotRequired[Finite]
+    pid: NotRequired[int]
+    node: NotRequired[str]
+    job: NotRequired[str | None]
+    restarts: NotRequired[Count]
+    phase: NotRequired[str]
+    env_steps: NotRequired[Count]
+    budget: NotRequired[Count]
+    rate: NotRequired[Finite | None]
+    success: NotRequired[Rate | None]
+    train_success: NotRequired[Rate | None]
+    wall_seconds: NotRequired[Seconds]
+
+
+class Start(TypedDict):
+    """What a run was started with: what its readers rely on."""
+
+    command: NotRequired[list[str]]
+    git: NotRequired[dict[str, Any]]
+    packages: NotRequired[dict[str, Any]]
+    host: NotRequired[str]
+    directory: NotRequired[str]
+    executable: NotRequired[str]
+
+
+class ProvenanceFile(Start):
+    """``provenance.json``: the first start, and what differed in later ones."""
+
+    resumes: NotRequired[list[Start]]
+
+
+class ReferenceFile(TypedDict):
+    """An artefact that a run stands on, in ``artefacts.json``."""
+
+    stage: str
+    name: str
+    hash: str
+    weights_sha256: str
+
+
+class ManifestFile(TypedDict):
+    """``manifest.json`` of an artefact: sha256 of its files by name."""
+
+    stage: Name
+    name: Name
+    hash: Name
+    files: dict[str, str]
+    fresh: NotRequired[bool]
+
+
+class CheckedFile(TypedDict):
+    """A file in a checkpoint's manifest."""
+
+    bytes: Count
+    sha256: str
+
+
+class CheckpointManifestFile(TypedDict):
+    """``manifest.json`` of a checkpoint."""
+
+    format: int
+    step: Count
+    files: dict[str, CheckedFile]
+
+
+class LockFile(TypedDict):
+    """A lock's holder."""
+
+    pid: int
+    host: NotRequired[str]
+    token: NotRequired[str]
+    start: NotRequired[str | None]
+    scope: NotRequired[str]
+    job: NotRequired[str | None]
+    restarts: NotRequired[Count]
+    command: NotRequired[str]
+    since: NotRequired[str]
+
+
+class RunFile(TypedDict):
+    """``run.yaml``."""
+
+    format: Literal[1]
+    recipe_hash: str
+    recipe: dict[str, Any]
+    spec: dict[str, Any]
+
+
+class Named(TypedDict):
+    """A mapping with a name: a task, a corpus."""
+
+    name: Name
+
+
+class ProtocolFacts(TypedDict):
+    """Of a run's protocol, what its readers rely on."""
+
+    name: Name
+    env_steps: Positive
+    sync_every: Positive
+    eval_episodes: NotRequired[Positive]
+    eval_final_episodes: NotRequired[Positive]
+
+
+class SpecFacts(TypedDict):
+    """Of a run's specification, what its readers rely on."""
+
+    method: Name
+    variant: Name
+    title: NotRequired[str | None]
+    algorithm: Name
+    algorithm_version: Count
+    task: Name | Named
+    corpus: NotRequired[Name | Named | None]
+    pretrain_seed: NotRequired[Count]
+    scale: Name
+    protocol: ProtocolFacts
+    seed: Count
+
+
+EpisodeRow = TypedDict("EpisodeRow", {  # a row of `episodes.jsonl`
+    "env_steps": Count, "decisions": Count, "point": Point, "eval_seed": Annotated[int, Field(ge=0, lt=2**63)],
+    "success_any": Success, "success_end": Success, "return": Finite, "length": Seconds,
+})
+
+
+class TimingRow(TypedDict):
+    """A row of ``timing.jsonl``."""
+
+    env_steps: Count
+    point: Point
+    wall_seconds: Seconds
+    evaluation_seconds: Seconds
+    device: str
+
+
+class TrainRow(TypedDict):
+    """A row of ``train.jsonl``: metrics by name, and where they were taken."""
+
+    env_steps: NotRequired[Count]
+    decisions: NotRequired[Count]
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def checked(kind: type[T], value: Any, where: str) -> T:
+    """``value`` as it is, once it is known to be of ``kind``.
+
+    Raises:
+        DataError: it is not; says the key and what belongs there.
+    """
+    try:
+        _adapter(cast(Any, kind)).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = ".".join(str(part) for part in first["loc"] if part not in ("constrained-str", "Named"))
+        if first["type"] == "missing":
+            raise DataError(f"the key `{key}` is missing", where=where) from error
+        shown = repr(first["input"])
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
+        raise DataError(f"{key} is {shown}: {first['msg'].replace('Input should', 'it should')}",
+                        where=where) from error
+    return cast(T, value)
+
+
+def read(kind: type[T], path: Path) -> T:
+    """A JSON file of ``kind``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it is broken, or not of that kind.
+    """
+    return checked(kind, read_json(path), str(path))
+
+
+def read_if_any(kind: type[T], path: Path) -> T | None:
+    """The same; None where there is no file.
+
+    Raises:
+        DataError: it is broken, or not of that kind.
+    """
+    try:
+        return read(kind, path)
+    except FileNotFoundError:
+        return None
+
+
+def read_run_file(path: Path) -> RunFile | None:
+    """``run.yaml``; None where there is none.
+
+    Raises:
+        DataError: it is broken, of a later format, or its recipe is not the one that its hash was made of.
+    """
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        return None
+    try:
+        value = read_written(text, str(path))
+        check_depth(value)
+    except (ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise DataError(f"not a YAML file of ours: {error}", where=str(path)) from error
+    if not isinstance(value, dict) or "recipe" not in value:
+        raise DataError("not a run's description: the key `recipe` is missing", where=str(path))
+    if value.get("format") != FORMAT:
+        raise DataError(f"format {str(value.get('format'))[:60]} is not known", where=f"{path}: format",
+                        hint=f"this version reads format {FORMAT}")
+    found = checked(RunFile, value, str(path))
+    if content_hash(found["recipe"]) != found["recipe_hash"]:
+        raise DataError(f"the recipe was changed: its hash is {content_hash(found['recipe'])}, and recipe_hash says "
+                        f"{found['recipe_hash'][:60]}", where=str(path))
+    return found
