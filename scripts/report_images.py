@@ -67,7 +67,7 @@ def main(results: Path, folder: Path) -> None:
             browser.execute_script("arguments[0].focus({preventScroll: true, focusVisible: true})", plot)
             plot.send_keys(Keys.HOME, *[Keys.ARROW_RIGHT] * 3)
             picture(browser, folder / "report-curves.png", height=770)
-            longest = max(found.runs["path"], key=lambda path: len((results / path / "train.jsonl").read_bytes()))
+            longest = max(found.runs["path"], key=lambda path: len((found.places[path] / "train.jsonl").read_bytes()))
             browser.execute_script("location.hash = arguments[0]", f"#run={quote(longest, safe='/')}")
             set_theme(browser, "dark")
             browser.execute_script("document.activeElement.blur(); scrollTo({top: 0, behavior: 'instant'})")
