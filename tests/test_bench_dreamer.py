@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pvdr_bench.bench import dreamer, memory, replay
 from pvdr_bench.cli.main import app
 from pvdr_bench.errors import UsageError
-from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
 
 CPU = torch.device("cpu")
 

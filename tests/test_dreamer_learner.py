@@ -26,7 +26,7 @@ from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.errors import CatalogError, SetupError, TrainingError
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import RewardFacts, TaskFacts
-from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 from pvdr_bench.training.execute import execute

@@ -17,7 +17,7 @@ from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, VideoModel, WorldModel
 from pvdr_bench.nets.rssm import RSSM, balanced_kl
 from pvdr_bench.rl.contract import Transition
-from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from tests.learning import above, below, learns
 
 SIZE = 32

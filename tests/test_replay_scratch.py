@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pvdr_bench.errors import DataError, SetupError, StorageError
-from pvdr_bench.rl import replay as module
-from pvdr_bench.rl.replay import SCRATCH, EpisodeReplay, copy_bytes
+from pvdr_bench.rl.replay import scratch as module
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
+from pvdr_bench.rl.replay.scratch import SCRATCH, copy_bytes
 from tests.test_training_parts import filled, transition
 
 FILES = ("env-000.u8", "env-000.f32", "env-001.u8", "env-001.f32")

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from pvdr_bench.rl.contract import Learner, LearnerContext
 from pvdr_bench.rl.diagnostics import Diagnostics
-from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.rl.rollout import RolloutBuffer
 from pvdr_bench.runs.state import pack, unpack
 from pvdr_bench.training.execute import execute

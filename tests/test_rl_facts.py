@@ -33,7 +33,7 @@ def told(tmp_path: Path, **changes: Any) -> TaskFacts:
 
 def test_facts_are_those_of_environments_and_protocol(tmp_path: Path) -> None:
     facts = told(tmp_path)
-    assert facts.observation == ImageSpace(IMAGE, IMAGE) and facts.action.shape == BoxSpace(2).shape
+    assert facts.observation == ImageSpace(IMAGE, IMAGE) and facts.action == BoxSpace(2, names=("right", "up"))
     assert (facts.action.low, facts.action.high) == (-1.0, 1.0)
     assert facts.num_envs == ENVS and facts.budget_decisions == 2 * SYNC // REPEAT
     assert facts.reward.success_bonus == 10.0 and facts.reward.ends_on_success

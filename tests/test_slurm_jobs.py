@@ -19,7 +19,7 @@ from pvdr_bench.launch import jobs
 from pvdr_bench.launch.jobs import JobStop, RunJob, StageJob
 from pvdr_bench.launch.local import run_local
 from pvdr_bench.launch.records import RunRecord, read_end
-from pvdr_bench.rl.replay import SCRATCH
+from pvdr_bench.rl.replay.scratch import SCRATCH
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.faults import FULL_AT
 from pvdr_bench.runs.files import write_json

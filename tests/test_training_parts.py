@@ -18,7 +18,7 @@ from pvdr_bench.nets.blur import box_blur
 from pvdr_bench.rl.config import Schedule
 from pvdr_bench.rl.contract import OfflineLearner, StageContext, Transition
 from pvdr_bench.rl.facts import GoalFacts
-from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.suites.base import VectorStep
 from pvdr_bench.training.offline import MixedClips, run_offline
 from pvdr_bench.training.reward import GoalReward, spearman

@@ -25,7 +25,7 @@ from pvdr_bench.errors import UsageError
 from pvdr_bench.nets.rssm import State
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import RewardFacts, TaskFacts
-from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 
 ACTIONS = 4  # dimensions of an action, as in Meta-World

@@ -19,7 +19,7 @@ from torch import Tensor
 from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.bench.dreamer import ACTIONS, Stopwatch, fill, make_learner, recipe, repeat
 from pvdr_bench.bench.memory import reset_peaks, resident_bytes
-from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
 
 LARGEST_SHARE = 0.05  # of an update, promised
 
@@ -112,8 +112,8 @@ def _cold_seconds(replay: EpisodeReplay, draw: Callable[[], Any], times: int = 5
     for _ in range(times):
         for stream in replay.streams:
             stream.sync()  # only pages that are on the disk can leave the cache
-            for fd in stream.files:
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            for file in stream.open_files():
+                os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         started = time.perf_counter()
         draw()
         spent.append(time.perf_counter() - started)

@@ -25,7 +25,7 @@ from pvdr_bench.launch.cluster import Queue, clean_environment, queue
 from pvdr_bench.launch.jobs import RunJob, StageJob
 from pvdr_bench.launch.needs import StageNeed, claim, need_of, stage_needs
 from pvdr_bench.launch.records import STAGE, RunRecord, Submission, home, job_name, stage_path, submissions
-from pvdr_bench.rl.replay import SCRATCH
+from pvdr_bench.rl.replay.scratch import SCRATCH
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import storage_errors, write_json
 from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pvdr_bench.rl.facts import TaskFacts
 from pvdr_bench.rl.process_group import ALONE, ProcessGroup
-from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.rl.transition import Transition
 
 __all__ = ["Carry", "FixedPolicy", "Learner", "LearnerContext", "Mode", "OfflineLearner", "StageContext", "TaskFacts",

@@ -23,6 +23,7 @@ from pvdr_bench.runs.schema import CheckpointManifestFile, read
 from pvdr_bench.runs.state import pack, unpack
 
 FORMAT = 1
+KEEP = 2  # checkpoints besides the newest
 MANIFEST = "manifest.json"
 LARGEST_STATE = 2**40  # bytes of one file
 _STATE, _TENSORS = "state.json", "state.safetensors"
@@ -46,7 +47,7 @@ class CheckpointStore:
         keep: how many to keep besides the newest.
     """
 
-    def __init__(self, folder: Path | str, keep: int = 2) -> None:
+    def __init__(self, folder: Path | str, keep: int = KEEP) -> None:
         self.folder, self.keep = Path(folder), keep
         self.broken: list[dict[str, str]] = []  # what `latest` had to skip: {"checkpoint", "reason"}
 

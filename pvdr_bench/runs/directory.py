@@ -29,7 +29,7 @@ import yaml
 
 from pvdr_bench.errors import BenchError, ChangedError, DataError
 from pvdr_bench.runs import provenance
-from pvdr_bench.runs.checkpoints import CheckpointStore
+from pvdr_bench.runs.checkpoints import KEEP, CheckpointStore
 from pvdr_bench.runs.files import (
     atomic_write,
     canonical_json,
@@ -81,7 +81,7 @@ class RunDir:
         keep: checkpoints to keep besides the newest.
     """
 
-    def __init__(self, path: Path | str, *, keep: int = 2) -> None:
+    def __init__(self, path: Path | str, *, keep: int = KEEP) -> None:
         self.path = Path(path)
         self.checkpoints = CheckpointStore(self.path / "checkpoints", keep)
         self.train = JsonlLog(self.path / "train.jsonl")

@@ -18,6 +18,7 @@ from torch import Tensor
 from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.rl.contract import Learner
 from pvdr_bench.suites.base import Image, VectorStep
+from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 from pvdr_bench.training.reward import GoalReward
 
 Point = Literal["grid", "final"]
@@ -27,9 +28,11 @@ SEED_SPAN = 2**20  # protocols keep eval_seed_base and train_seed_base at least 
 class VectorEnvLike(Protocol):
     """What the loops need of ``suites.vector.VectorEnv``."""
 
+    action_space: BoxSpace  # of one environment's actions, A = its dim
+
     @property
-    def action_dim(self) -> int:
-        """Number of action dimensions A."""
+    def observation_space(self) -> ImageSpace:
+        """Of one environment's images."""
 
     def reset(self, seeds: Sequence[int]) -> Image:
         """Start an episode in every environment; first images [N, H, W, 3]."""

@@ -25,10 +25,9 @@ from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
 from pvdr_bench.rl.diagnostics import Diagnostics
 from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
-from pvdr_bench.rl.replay import EpisodeReplay
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.base import EnvConfig, Image, VectorStep
-from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.training.checks import check_protocol
 from pvdr_bench.training.evaluation import (
@@ -71,8 +70,8 @@ def task_facts(spec: RunSpec, envs: VectorEnvLike, first: Image) -> TaskFacts:
     goal = GoalFacts(image=np.array(envs.goal_image()), start=first[0].copy()) if protocol.has_goal_image else None
     bonus = protocol.success_bonus if protocol.reward == "goal_distance" else None
     return TaskFacts(
-        observation=ImageSpace(protocol.image_size, protocol.image_size), action=BoxSpace(envs.action_dim, -1.0, 1.0),
-        num_envs=protocol.num_envs, budget_decisions=protocol.env_steps // protocol.action_repeat, goal=goal,
+        observation=envs.observation_space, action=envs.action_space, num_envs=protocol.num_envs,
+        budget_decisions=protocol.env_steps // protocol.action_repeat, goal=goal,
         reward=RewardFacts(success_bonus=bonus or 0.0, ends_on_success=protocol.terminate_on_success))
 
 
@@ -167,7 +166,8 @@ class OnlineLoop:
         stack.callback(self.envs.close)
         self.replay: EpisodeReplay | None = None
         if not pieces.on_policy:
-            self.replay = EpisodeReplay(run_dir.path / "replay", self.n, protocol.image_size, self.envs.action_dim)
+            self.replay = EpisodeReplay(run_dir.path / "replay", self.n, protocol.image_size,
+                                        self.envs.action_space.dim)
             stack.callback(self.replay.close)
         task = task_facts(spec, self.envs, self.envs.reset(self._seeds()))
         self.reward = GoalReward(protocol, task.goal, pieces.tokenizer, pieces.device)

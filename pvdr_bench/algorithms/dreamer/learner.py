@@ -20,7 +20,7 @@ from pvdr_bench.nets.rssm import RSSM, State
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
 
 if TYPE_CHECKING:
-    from pvdr_bench.rl.replay import EpisodeReplay
+    from pvdr_bench.rl.replay.episodes import EpisodeReplay
 
 LOG_EVERY = 20  # updates whose metrics make one row
 
@@ -47,7 +47,7 @@ class DreamerLearner(Learner):
                                hint=f"at least {config.train.length * task.num_envs}")
         self.config, self.device, self.replay = config, context.device, context.replay
         if self.replay is not None:
-            self.replay.capacity = config.train.capacity
+            self.replay.declare(capacity=config.train.capacity)
         self.action_dim, self.num_envs = task.action.dim, task.num_envs
         two_hot = config.loss.reward_head == "two_hot" or (
             config.loss.reward_head == "auto" and task.reward.success_bonus > 0)
