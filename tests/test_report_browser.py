@@ -124,13 +124,13 @@ def test_toggles_change_the_plot_and_no_mean(browser: Any) -> None:
     before, mean = lines(), means()
     seeds = len(all_of(browser, ".seed"))
     assert before == 1 and seeds == 8  # PPO on push; single seeds of PPO twice and of PVDR twice on reach
-    one(browser, "#seeds input[data-value='0']").click()
+    one(browser, ".seeds input[data-value='0']").click()
     assert len(all_of(browser, ".seed")) == seeds - 3 and means() == mean
-    next(b for b in all_of(browser, "#seeds button") if b.text == "none").click()
+    next(b for b in all_of(browser, ".seeds button") if b.text == "none").click()
     assert not all_of(browser, ".seed") and means() == mean
-    one(browser, "#methods input[data-value='0']").click()
+    one(browser, ".methods input[data-value='0']").click()
     assert lines() == 0
-    one(browser, "#methods input[data-value='0']").click()
+    one(browser, ".methods input[data-value='0']").click()
     assert lines() == 1 and means() == mean
 
 
@@ -141,11 +141,11 @@ def test_bands_need_three_seeds(browser: Any) -> None:
 
 
 def test_the_axis_changes(browser: Any) -> None:
-    titles = [radio.get_attribute("value") for radio in all_of(browser, "#axis input")]
+    titles = [radio.get_attribute("value") for radio in all_of(browser, ".axis input")]
     assert titles == ["env_steps", "wall"]
     assert one(browser, ".panel .title").text == "env_steps"
     place = one(browser, ".panel .line path").get_attribute("d")
-    one(browser, "#axis input[value=wall]").click()
+    one(browser, ".axis input[value=wall]").click()
     assert one(browser, ".panel .title").text == "wall time (minutes)"
     assert "share of the run's whole time" in one(browser, "#axis-note").text
     assert one(browser, ".panel .line path").get_attribute("d") != place
@@ -234,7 +234,7 @@ def test_every_plot_has_a_table_with_the_same_numbers(browser: Any) -> None:
         panel.find_element(By.TAG_NAME, "summary").click()
         wait(browser, lambda b, panel=panel: panel.find_elements(By.TAG_NAME, "table"))
     data = json.loads(one(browser, "#data").get_attribute("textContent"))
-    for panel, source in zip(panels, data["curves"]["panels"], strict=True):
+    for panel, source in zip(panels, data["chapters"][0]["panels"], strict=True):
         rows = panel.find_elements(By.CSS_SELECTOR, "tbody tr")
         assert len(rows) == sum(len(line["y"]) for line in source["lines"]) + len(source["flats"])
         values = [cell.text for row in rows for cell in row.find_elements(By.CSS_SELECTOR, "td:nth-child(4)")]
@@ -295,3 +295,44 @@ def test_nothing_sticks_out(browser: Any, width: int) -> None:
             assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), path
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_chapters_are_apart(chrome: Any, tmp_path: Path) -> None:
+    for scale in ("cpu", "gpu"):
+        for seed in range(3):
+            make_run(tmp_path, [0.1, 0.5 + 0.1 * seed], seed=seed, scale=scale, env_steps=16000, title="PPO")
+    for k in range(9):
+        make_run(tmp_path, [0.1, 0.1 * k], variant=f"m{k}", env_steps=16000, scale="gpu", title=f"Method {k}")
+    out = tmp_path / "report.html"
+    out.write_text(build_report(collect(tmp_path), Options(repetitions=200)).html, encoding="utf-8")
+    chrome.get_log("browser")
+    chrome.get(out.as_uri())
+    one(chrome, "header nav a[href='#overview-2']").click()
+    assert chrome.execute_script("return document.getElementById('overview-2').getBoundingClientRect().top") < 100
+    lines = [len(all_of(chrome, f"#panels{suffix} .line")) for suffix in ("-1", "-2")]
+    assert lines == [10, 1]
+    ppo = next(label for label in all_of(chrome, "#controls-1 .methods label") if label.text == "PPO")
+    ppo.find_element(By.TAG_NAME, "input").click()
+    assert [len(all_of(chrome, f"#panels{suffix} .line")) for suffix in ("-1", "-2")] == [9, 1]
+    ppo.find_element(By.TAG_NAME, "input").click()
+    webdriver.ActionChains(chrome).move_to_element(ppo).perform()
+    assert len(all_of(chrome, "#panels-1 .line.dim")) == 9 and not all_of(chrome, "#panels-2 .dim")
+    assert [band.is_displayed() for band in all_of(chrome, "#panels-1 .band.lit")] == [True]
+    webdriver.ActionChains(chrome).move_to_element(one(chrome, "#table-title-1")).perform()
+    assert not all_of(chrome, ".dim") and not any(band.is_displayed() for band in all_of(chrome, "#panels-1 .band"))
+    assert chrome.get_log("browser") == []
+
+
+def test_a_method_looks_the_same_in_table_controls_and_curves(browser: Any) -> None:
+    def look(selector: str) -> list[Any]:
+        return browser.execute_script("""
+            const node = document.querySelector(arguments[0]); const mark = node.querySelector("path.mark");
+            const bare = mark.getAttribute("d"), line = node.querySelector("line, path:not(.mark)");
+            return [getComputedStyle(node).color, bare, mark.getAttribute("class"),
+                    line.getAttribute("stroke-dasharray")];
+            """, selector)
+
+    for index in (0, 1):
+        table, box = look(f"#final [data-look='{index}'] svg"), look(f".methods input[data-value='{index}'] + svg")
+        assert table == box == look(f".panel .line[data-row='{index}']")
+    assert look("#final [data-look='0'] svg") != look("#final [data-look='1'] svg")

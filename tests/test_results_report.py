@@ -25,14 +25,15 @@ from typer.testing import CliRunner
 from pvdr_bench.cli.report import report
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import collect
+from pvdr_bench.results.looks import DASHES, looks_of
 from pvdr_bench.results.report import Options, Report, build_report
 from pvdr_bench.results.report.clean import Cleaner
-from pvdr_bench.results.report.curves import PALETTE
 from pvdr_bench.results.report.downsample import min_max
 from pvdr_bench.results.report.media import embed
 from pvdr_bench.results.report.overview import summary
 from pvdr_bench.results.report.parts import lead
 from pvdr_bench.results.report.runs import metrics_of
+from pvdr_bench.results.series import rows_of
 from pvdr_bench.results.tables import build_table, to_frame, to_markdown
 from pvdr_bench.runs.directory import RunDir
 from tests.results_runs import make_grid, make_run, resealed
@@ -125,7 +126,7 @@ def test_the_tables_are_those_of_table(grid: Path, built: tuple[Report, Page]) -
 def test_curves_equal_an_independent_computation(grid: Path, built: tuple[Report, Page]) -> None:
     results = collect(grid)
     data = built[1].data
-    panels = {panel["task"]: panel for panel in data["curves"]["panels"]}
+    panels = {panel["task"]: panel for panel in data["chapters"][0]["panels"]}
     assert list(panels) == ["drawer-open", "reach", "all tasks"]
     index = next(i for i, row in enumerate(data["rows"]) if row["label"] == "PPO")
     line = next(line for line in panels["reach"]["lines"] if line["row"] == index)
@@ -148,10 +149,15 @@ def test_curves_equal_an_independent_computation(grid: Path, built: tuple[Report
     assert flat["y"] == pytest.approx(final["success"].mean()) and flat["n"] == 3
 
 
-def test_colours_are_those_of_the_figures() -> None:
-    import seaborn as sns
-
-    assert sns.color_palette("colorblind", 10).as_hex() == list(PALETTE)
+def test_looks_are_those_of_the_figures(grid: Path, built: tuple[Report, Page]) -> None:
+    results = collect(grid)
+    looks = looks_of(rows_of(results), results.names)
+    shown = {row["label"]: row for row in built[1].data["rows"]}
+    for row, look in looks.items():
+        found = shown[row.label]
+        assert (found["color"], found["mark"], found["filled"]) == (look.color, look.mark, look.filled)
+        assert tuple(found["dash"]) == DASHES[look.dash]
+    assert shown["Random"]["dash"] != shown["Scripted expert"]["dash"] and "color" not in shown["Random"]
 
 
 def test_the_same_results_give_the_same_bytes_wherever_they_lie(tmp_path: Path) -> None:
@@ -288,8 +294,8 @@ def add_times(path: Path, seconds: list[float], device: str = "cpu") -> None:
 
 def axes_of(root: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     data = make(root)[1].data
-    line = data["curves"]["panels"][0]["lines"][0]
-    return {axis["key"]: axis for axis in data["curves"]["axes"]}, line, " ".join(data["curves"]["absent"])
+    line = data["chapters"][0]["panels"][0]["lines"][0]
+    return {axis["key"]: axis for axis in data["chapters"][0]["axes"]}, line, " ".join(data["chapters"][0]["absent"])
 
 
 def test_axes_are_offered_only_where_every_run_has_the_numbers(tmp_path: Path) -> None:
@@ -411,4 +417,53 @@ def test_all_measures_and_the_iqm(grid: Path) -> None:
 def test_an_empty_curve_is_no_error(tmp_path: Path) -> None:
     make_run(tmp_path, [], done=False)
     made, page = make(tmp_path)
-    assert page.data["curves"]["panels"] == [] and "no learned method has a final evaluation yet" in made.html
+    assert page.data["chapters"][0]["panels"] == [] and "no learned method has a final evaluation yet" in made.html
+
+
+def two_protocols(root: Path) -> Path:
+    """PPO under both, PVDR under the first alone; one failed run under the second."""
+    for seed in range(3):
+        for scale, rate in (("cpu", 0.3), ("gpu", 0.9)):
+            make_run(root, [0.1, rate + 0.01 * seed], seed=seed, scale=scale, env_steps=16000, title="PPO")
+        make_run(root, [0.2, 0.6 + 0.1 * seed], variant="pvdr", corpus="metaworld", seed=seed, env_steps=16000,
+                 title="PVDR")
+    make_run(root, [0.1], seed=3, scale="gpu", done=False, failed="the card is gone", env_steps=16000, title="PPO")
+    return root
+
+
+def test_several_protocols_get_a_chapter_each(tmp_path: Path) -> None:
+    results = collect(two_protocols(tmp_path))
+    made, page = make(tmp_path)
+    assert len(made.chapters) == 2 == len(page.data["chapters"]) and made.runs == 10
+    for chapter, suffix in zip(made.chapters, ("-1", "-2"), strict=True):
+        (key,) = chapter.results.protocols
+        alone = to_frame(build_table(results.select(protocol_hash=[key]), repetitions=FAST.repetitions))
+        shown = page.tables[f"final{suffix}"]
+        assert len(shown) == 1 + len(alone)
+        assert [row[1].split(" ")[0] for row in shown[1:]] == [f"{100 * value:.1f}" for value in alone["value"]]
+        section = made.html.partition(f'id="table{suffix}"')[2].partition("</section>")[0]
+        other = next(one for one in results.protocols if one != key)
+        assert f"hash {key}" in section and other not in section
+    failed = "ppo/reach/none/gpu/seed-3"
+    assert [any(problem.run == failed for problem in chapter.results.problems) for chapter in made.chapters] == [
+        chapter.results.protocols[next(iter(chapter.results.protocols))]["scale"] == "gpu" for chapter in made.chapters]
+    ids = re.findall(r' id="([^"]+)"', made.html)
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in page.links if link.startswith("#") and not link.startswith("#run=")} <= set(ids)
+    ppo = [{key: row[key] for key in ("color", "dash", "mark")} for row in page.data["rows"] if row["label"] == "PPO"]
+    assert len(ppo) == 2 and ppo[0] == ppo[1]  # one method, one look, in both chapters
+    mixed, _ = make(tmp_path, allow_mixed=True)
+    assert len(mixed.chapters) == 1 and any(warned.title == "Several protocols" for warned in mixed.warnings)
+
+
+def test_the_command_names_the_chapters(tmp_path: Path) -> None:
+    words = ["--results", str(two_protocols(tmp_path)), "--reported", "pvdr"]
+    told = CliRunner().invoke(app, words, catch_exceptions=False).stdout
+    assert re.search(r"chapter: PPO and PVDR \(metaworld\) on reach, protocol pvdr, scale cpu, hash \w+: 6 runs", told)
+    assert re.search(r"chapter: PPO on reach, protocol pvdr, scale gpu, hash \w+: 4 runs", told)
+    assert "Results under 2 protocols: 10 runs" in told
+    data = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert [(chapter["title"], chapter["runs"]) for chapter in data["chapters"]] == [
+        ("PPO and PVDR (metaworld) on reach", 6), ("PPO on reach", 4)]
+    with pytest.raises(UsageError, match="no number is reported"):
+        CliRunner().invoke(app, [*words[:-1], "nobody"], catch_exceptions=False)

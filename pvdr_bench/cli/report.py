@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +29,12 @@ from pvdr_bench.cli.results import (
 )
 from pvdr_bench.words import counted
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pvdr_bench.results.collect import Results
+    from pvdr_bench.results.report.overview import Warned
+
 
 def report(
     methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
@@ -41,16 +48,14 @@ def report(
 ) -> None:
     """Write one HTML file for readers who ran nothing: numbers, curves, and how every run was made.
 
-    The file needs no network. Hosts and local paths do not enter it.
+    Runs of several protocols get a chapter for each. The file needs no network. Hosts and local paths do not enter it.
     """
     from pvdr_bench.results.report import Options, build_report
     from pvdr_bench.runs.files import atomic_write
 
     found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
-    options = Options(metric, confidence, statistic, allow_mixed, media_total=int(video_mb * 1e6))
-    published = _reported(reported, paper, found)
-    if published is not None:
-        options = Options(**{**options.__dict__, "reported": published})
+    options = Options(metric, confidence, statistic, allow_mixed, _published(found, reported, paper),
+                      media_total=int(video_mb * 1e6))
     made = build_report(found, options)
     path, data = out or found.root / "report.html", made.html.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,11 +64,43 @@ def report(
     if json_:
         typer.echo(json.dumps({
             "out": str(path), "bytes": len(data), "title": made.title, "runs": made.runs, "media": len(made.media),
-            "left_out": left_out, "warnings": [{"title": w.title, "text": w.text} for w in made.warnings]}))
+            "left_out": left_out, "warnings": _warnings(made.warnings),
+            "chapters": [{"protocols": list(chapter.results.protocols), "title": chapter.title, "runs": chapter.runs,
+                          "warnings": _warnings(chapter.warnings)} for chapter in made.chapters]}))
         return
-    for warned in made.warnings:
-        typer.echo(f"{warned.title}: {warned.text}")
+    for chapter in made.chapters:
+        if chapter.name:
+            typer.echo(f"chapter: {chapter.title}, {chapter.name}: {counted(chapter.runs, 'run')}")
+        for warned in chapter.warnings:
+            typer.echo(f"{'  ' if chapter.name else ''}{warned.title}: {warned.text}")
     for medium in left_out:
         typer.echo(f"left out: {medium['run']}/videos/{medium['name']}: {medium['why']}")
     typer.echo(f"{made.title}: {counted(made.runs, 'run')}, {len(data) / 1e6:.2f} MB")
     typer.echo(str(path))
+
+
+def _warnings(found: Sequence[Warned]) -> list[dict[str, str]]:
+    return [{"title": warned.title, "text": warned.text} for warned in found]
+
+
+def _published(found: Results, names: str | None, every: bool) -> dict[str, pd.DataFrame]:
+    """Published numbers by protocol hash; protocols for which nothing is published have none.
+
+    Raises:
+        UsageError: nothing is published for any of them.
+    """
+    from pvdr_bench.errors import UsageError
+
+    out: dict[str, pd.DataFrame] = {}
+    refused: UsageError | None = None
+    for key in sorted(set(map(str, found.runs["protocol_hash"]))):
+        try:
+            numbers = _reported(names, every, found.select(protocol_hash=[key]))
+        except UsageError as error:
+            refused = refused or error
+            continue
+        if numbers is not None:
+            out[key] = numbers
+    if refused is not None and not out:
+        raise refused
+    return out

@@ -4,6 +4,7 @@ It opens from disk and asks no network for anything. Statistics are made here, b
 ``plot`` use; the browser only shows them. The same results folder gives the same bytes.
 """
 
-from pvdr_bench.results.report.build import Options, Report, build_report
+from pvdr_bench.results.report.build import Report, build_report
+from pvdr_bench.results.report.chapters import Options
 
 __all__ = ["Options", "Report", "build_report"]

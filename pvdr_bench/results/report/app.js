@@ -33,6 +33,7 @@ function route(event) {
 startTheme();
 document.querySelectorAll("table.sortable").forEach(makeSortable);
 startFilter();
-startCurves();
+document.querySelectorAll("[data-look]").forEach((node) => node.append(swatch(data.rows[node.dataset.look])));
+data.chapters.forEach((curves) => new Chapter(curves));
 window.addEventListener("hashchange", route);
 route();

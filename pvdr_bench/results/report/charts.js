@@ -1,92 +1,19 @@
 // The curves: one panel per task. Means and bands come as numbers; nothing is computed here but where they stand.
 
-const MARKS = [
-  (r) => `M${-r},0A${r},${r} 0 1 0 ${r},0A${r},${r} 0 1 0 ${-r},0Z`,
-  (r) => `M${-r},${-r}H${r}V${r}H${-r}Z`,
-  (r) => `M0,${-1.35 * r}L${1.35 * r},0L0,${1.35 * r}L${-1.35 * r},0Z`,
-  (r) => `M${-1.2 * r},${-r}H${1.2 * r}L0,${1.2 * r}Z`,
-  (r) => `M${-1.2 * r},${r}H${1.2 * r}L0,${-1.2 * r}Z`,
-  (r) => `M${-0.4 * r},${-1.2 * r}h${0.8 * r}v${0.8 * r}h${0.8 * r}v${0.8 * r}h${-0.8 * r}v${0.8 * r}h${-0.8 * r}v${-0.8 * r}h${-0.8 * r}v${-0.8 * r}h${0.8 * r}Z`,
-  (r) => `M${-r},${-1.2 * r}L0,${-0.4 * r}L${r},${-1.2 * r}L${r},${1.2 * r}L0,${0.4 * r}L${-r},${1.2 * r}Z`,
-  (r) => `M0,${-1.4 * r}L${0.4 * r},${-0.4 * r}L${1.4 * r},0L${0.4 * r},${0.4 * r}L0,${1.4 * r}L${-0.4 * r},${0.4 * r}L${-1.4 * r},0L${-0.4 * r},${-0.4 * r}Z`,
-  (r) => `M${r},${-1.2 * r}V${1.2 * r}L${-1.2 * r},0Z`,
-  (r) => `M${-r},${-1.2 * r}V${1.2 * r}L${1.2 * r},0Z`,
-];
-const DASHES = ["1.5 3", "7 3 1.5 3"]; // of floor and ceiling
 const MARGIN = {top: 12, right: 16, bottom: 40, left: 52};
 
-const state = {axis: "env_steps", rows: new Set(), seeds: new Set()};
-
-function startCurves() {
-  const {panels} = data.curves;
-  data.rows.forEach((_, index) => state.rows.add(index));
-  const seeds = [...new Set(panels.flatMap((panel) => panel.lines.flatMap((line) => line.seeds.map((s) => s.seed))))].sort((a, b) => a - b);
-  const learned = data.rows.filter((row) => !row.reference).length;
-  if (learned <= 4) seeds.forEach((seed) => state.seeds.add(seed));
-  document.getElementById("controls").append(methodControls(), seedControls(seeds), axisControls());
-  const holder = document.getElementById("panels");
-  if (panels.length === 1) holder.classList.add("single");
-  if (!panels.length) holder.append(el("p", {}, "No run has an evaluation yet."));
-  const drawn = panels.map((panel) => new Panel(panel, holder));
-  const redraw = () => drawn.forEach((panel) => panel.draw());
-  document.getElementById("controls").addEventListener("change", () => { redraw(); sayAxis(); });
-  new ResizeObserver(redraw).observe(holder);
-  redraw();
-  sayAxis();
-}
-
-function sayAxis() {
-  document.getElementById("axis-note").textContent = data.curves.axes.find((axis) => axis.key === state.axis).note;
-}
-
-function swatch(row, index) {
-  const dash = row.reference ? DASHES[index % 2] : null;
-  const parts = [svg("line", {x1: 1, x2: 27, y1: 7, y2: 7, class: row.reference ? "flat" : null, stroke: row.reference ? null : "currentColor", "stroke-width": 2, "stroke-dasharray": dash})];
-  if (!row.reference) parts.push(svg("path", {d: MARKS[row.mark](3.4), fill: "currentColor", transform: "translate(14,7)"}));
-  return svg("svg", {width: 28, height: 14, "aria-hidden": "true", class: "swatch", paint: row.color}, parts);
-}
-
-function toggleOf(set, value, label, ...content) {
-  const box = el("input", {type: "checkbox", "data-value": value});
-  box.checked = set.has(value);
-  box.addEventListener("change", () => { if (box.checked) set.add(value); else set.delete(value); });
-  return el("label", {}, box, content, label);
-}
-
-function methodControls() {
-  const boxes = data.rows.map((row, index) => toggleOf(state.rows, index, row.label, swatch(row, index)));
-  return el("fieldset", {id: "methods"}, el("legend", {}, "Methods"), boxes);
-}
-
-function seedControls(seeds) {
-  const boxes = seeds.map((seed) => toggleOf(state.seeds, seed, String(seed)));
-  const setAll = (on) => () => {
-    boxes.forEach((box) => { box.firstChild.checked = on; box.firstChild.dispatchEvent(new Event("change", {bubbles: true})); });
-  };
-  return el("fieldset", {id: "seeds"}, el("legend", {}, "Single seeds"), boxes,
-    el("button", {type: "button", on: {click: setAll(true)}}, "all"), el("button", {type: "button", on: {click: setAll(false)}}, "none"));
-}
-
-function axisControls() {
-  const choices = data.curves.axes.map((axis) => {
-    const radio = el("input", {type: "radio", name: "axis", value: axis.key});
-    radio.checked = axis.key === state.axis;
-    radio.addEventListener("change", () => { state.axis = axis.key; });
-    return el("label", {}, radio, axis.label);
-  });
-  return el("fieldset", {id: "axis"}, el("legend", {}, "Horizontal axis"), choices);
-}
-
 class Panel {
-  constructor(panel, holder) {
+  constructor(panel, chapter) {
     this.panel = panel;
+    this.curves = chapter.curves;
+    this.state = chapter.state;
     this.cursor = null;
     this.plot = el("div", {class: "plot", tabindex: "0", role: "slider", "aria-label": `Read the curves of ${panel.task}`,
       "aria-orientation": "horizontal", "aria-valuemin": "0"});
     this.readout = el("div", {class: "readout", hidden: true});
     const numbers = folded("Numbers of this plot", () => this.table());
     numbers.className = "numbers";
-    holder.append(el("figure", {class: "panel"}, el("figcaption", {}, el("h3", {}, panel.task)),
+    chapter.holder.append(el("figure", {class: "panel"}, el("figcaption", {}, el("h3", {}, panel.task)),
       el("div", {class: "stage"}, this.plot, this.readout), numbers));
     this.plot.addEventListener("pointermove", (event) => this.point(event));
     this.plot.addEventListener("pointerleave", () => { if (document.activeElement !== this.plot) this.move(null); });
@@ -95,22 +22,22 @@ class Panel {
     this.plot.addEventListener("keydown", (event) => this.key(event));
   }
 
-  lines() { return this.panel.lines.filter((line) => state.rows.has(line.row)); }
+  lines() { return this.panel.lines.filter((line) => this.state.rows.has(line.row)); }
 
-  flats() { return this.panel.flats.filter((flat) => state.rows.has(flat.row)); }
+  flats() { return this.panel.flats.filter((flat) => this.state.rows.has(flat.row)); }
 
   // All x at which a shown line has a point.
-  stops() { return [...new Set(this.lines().flatMap((line) => line.x[state.axis]))].sort((a, b) => a - b); }
+  stops() { return [...new Set(this.lines().flatMap((line) => line.x[this.state.axis]))].sort((a, b) => a - b); }
 
   scales() {
     const width = Math.max(280, this.plot.clientWidth);
     const height = Math.round(Math.min(430, Math.max(250, width * 0.5)));
     const all = this.panel.lines; // also hidden ones, so that a toggle moves no axis
-    const right = Math.max(1e-9, ...all.flatMap((line) => line.x[state.axis]), ...all.flatMap((line) => line.seeds.flatMap((s) => s.x[state.axis])));
-    const drawn = (line, bounds) => bounds.filter((_, i) => line.n[i] >= data.curves.bandSeeds);
+    const right = Math.max(1e-9, ...all.flatMap((line) => line.x[this.state.axis]), ...all.flatMap((line) => line.seeds.flatMap((s) => s.x[this.state.axis])));
+    const drawn = (line, bounds) => bounds.filter((_, i) => line.n[i] >= this.curves.bandSeeds);
     const ys = all.flatMap((line) => [...line.y, ...drawn(line, line.low), ...drawn(line, line.high), ...line.seeds.flatMap((s) => s.y)])
       .concat(this.panel.flats.map((flat) => flat.y)).filter((y) => y !== null);
-    let [bottom, top] = data.curves.rate || !ys.length ? [0, 1] : [Math.min(...ys), Math.max(...ys)];
+    let [bottom, top] = data.rate || !ys.length ? [0, 1] : [Math.min(...ys), Math.max(...ys)];
     if (bottom === top) [bottom, top] = [bottom - 1, top + 1];
     const inner = {left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: height - MARGIN.bottom};
     return {width, height, inner, range: [right * 1.02, bottom, top],
@@ -125,6 +52,7 @@ class Panel {
       this.frame(s), this.flats().map((flat) => this.flat(flat, s)), this.lines().map((line) => this.band(line, s)),
       this.lines().map((line) => this.seeds(line, s)), this.lines().map((line) => this.line(line, s)), this.hairline);
     this.plot.replaceChildren(picture);
+    this.plot.classList.toggle("many", this.lines().length > data.banded);
     const stops = this.stops();
     this.plot.setAttribute("aria-valuemax", String(Math.max(0, stops.length - 1)));
     this.move(this.cursor === null || !stops.length ? null : Math.min(this.cursor, stops.length - 1));
@@ -133,11 +61,11 @@ class Panel {
   frame(s) {
     const [right, bottom, top] = s.range;
     const xs = ticks(0, right, s.width > 520 ? 8 : 4);
-    const ys = data.curves.rate ? [0, 0.2, 0.4, 0.6, 0.8, 1] : ticks(bottom, top, 5);
-    const label = data.curves.axes.find((axis) => axis.key === state.axis).label;
+    const ys = data.rate ? [0, 0.2, 0.4, 0.6, 0.8, 1] : ticks(bottom, top, 5);
+    const label = this.curves.axes.find((axis) => axis.key === this.state.axis).label;
     return svg("g", {class: "frame"},
       ys.map((y) => svg("line", {class: "grid", x1: s.inner.left, x2: s.inner.right, y1: s.y(y), y2: s.y(y)})),
-      ys.map((y) => svg("text", {x: s.inner.left - 8, y: s.y(y) + 4, "text-anchor": "end"}, data.curves.rate ? `${Math.round(100 * y)} %` : shortNumber(y))),
+      ys.map((y) => svg("text", {x: s.inner.left - 8, y: s.y(y) + 4, "text-anchor": "end"}, data.rate ? `${Math.round(100 * y)} %` : shortNumber(y))),
       xs.map((x) => svg("line", {class: "tick", x1: s.x(x), x2: s.x(x), y1: s.inner.bottom, y2: s.inner.bottom + 4})),
       xs.map((x) => svg("text", {x: s.x(x), y: s.inner.bottom + 17, "text-anchor": "middle"}, shortNumber(x))),
       svg("line", {class: "axis", x1: s.inner.left, x2: s.inner.right, y1: s.inner.bottom, y2: s.inner.bottom}),
@@ -146,14 +74,14 @@ class Panel {
 
   flat(flat, s) {
     return svg("line", {class: "flat", "data-row": flat.row, x1: s.inner.left, x2: s.inner.right, y1: s.y(flat.y), y2: s.y(flat.y),
-      "stroke-dasharray": DASHES[flat.row % 2]});
+      "stroke-dasharray": dashOf(data.rows[flat.row], 1.3)});
   }
 
   band(line, s) {
-    const xs = line.x[state.axis];
+    const xs = line.x[this.state.axis];
     const runs = [];
     line.low.forEach((low, i) => {
-      if (low === null || line.high[i] === null || line.n[i] < data.curves.bandSeeds) return;
+      if (low === null || line.high[i] === null || line.n[i] < this.curves.bandSeeds) return;
       const last = runs[runs.length - 1];
       if (last && last[last.length - 1] === i - 1) last.push(i); else runs.push([i]);
     });
@@ -163,19 +91,19 @@ class Panel {
   }
 
   seeds(line, s) {
-    return line.seeds.filter((one) => state.seeds.has(one.seed)).map((one) => svg("path", {
-      class: "seed", "data-row": line.row, "data-seed": one.seed, paint: data.rows[line.row].color, d: path(one.x[state.axis], one.y, s)}));
+    return line.seeds.filter((one) => this.state.seeds.has(one.seed)).map((one) => svg("path", {
+      class: "seed", "data-row": line.row, "data-seed": one.seed, paint: data.rows[line.row].color, d: path(one.x[this.state.axis], one.y, s)}));
   }
 
   line(line, s) {
-    const {color, mark} = data.rows[line.row];
-    const xs = line.x[state.axis];
+    const row = data.rows[line.row];
+    const xs = line.x[this.state.axis];
     const from = Math.max(0, line.whole - 1);
     const every = Math.max(1, Math.ceil(xs.length / 12));
-    return svg("g", {class: "line", "data-row": line.row, paint: color},
-      svg("path", {d: path(xs.slice(0, line.whole), line.y.slice(0, line.whole), s)}),
-      line.whole < xs.length ? svg("path", {"stroke-dasharray": "6 4", d: path(xs.slice(from), line.y.slice(from), s)}) : null,
-      xs.map((x, i) => (i % every ? null : svg("path", {class: "mark", d: MARKS[mark](3.4), transform: `translate(${s.x(x)},${s.y(line.y[i])})`}))));
+    return svg("g", {class: "line", "data-row": line.row, paint: row.color},
+      svg("path", {"stroke-dasharray": dashOf(row, 2), d: path(xs.slice(0, line.whole), line.y.slice(0, line.whole), s)}),
+      line.whole < xs.length ? svg("path", {class: "short", "stroke-dasharray": dashOf(row, 1), d: path(xs.slice(from), line.y.slice(from), s)}) : null,
+      xs.map((x, i) => (i % every ? null : markOf(row, `${s.x(x)},${s.y(line.y[i])}`))));
   }
 
   point(event) {
@@ -208,7 +136,7 @@ class Panel {
       return;
     }
     const x = stops[index];
-    const found = this.lines().map((line) => ({line, i: nearest(line.x[state.axis], x, stops)})).filter((hit) => hit.i >= 0);
+    const found = this.lines().map((line) => ({line, i: nearest(line.x[this.state.axis], x, stops)})).filter((hit) => hit.i >= 0);
     this.mark(x, found);
     this.tell(x, index, found);
   }
@@ -216,20 +144,20 @@ class Panel {
   mark(x, found) {
     const s = this.scale;
     this.hairline.replaceChildren(svg("line", {x1: s.x(x), x2: s.x(x), y1: s.inner.top, y2: s.inner.bottom}),
-      ...found.map(({line, i}) => svg("circle", {cx: s.x(line.x[state.axis][i]), cy: s.y(line.y[i]), r: 5, paint: data.rows[line.row].color})));
+      ...found.map(({line, i}) => svg("circle", {cx: s.x(line.x[this.state.axis][i]), cy: s.y(line.y[i]), r: 5, paint: data.rows[line.row].color})));
   }
 
   tell(x, index, found) {
-    const unit = data.curves.axes.find((axis) => axis.key === state.axis).label;
+    const unit = this.curves.axes.find((axis) => axis.key === this.state.axis).label;
     const lines = found.map(({line, i}) => {
-      const own = line.x[state.axis][i];
+      const own = line.x[this.state.axis][i];
       const at = own === x ? "" : ` at ${plainNumber(own)}`;
       return {row: line.row, text: `${data.rows[line.row].label} ${cellText(line, i)}${at}`};
     });
     this.flats().forEach((flat) => lines.push({row: flat.row, text: `${data.rows[flat.row].label} ${metricNumber(flat.y)}, n = ${flat.n}`}));
-    const head = state.axis === "env_steps" ? `${plainNumber(x)} env_steps` : `${unit}: ${plainNumber(x)}`;
+    const head = this.state.axis === "env_steps" ? `${plainNumber(x)} env_steps` : `${unit}: ${plainNumber(x)}`;
     this.readout.hidden = false;
-    this.readout.replaceChildren(el("strong", {}, head), ...lines.map(({row, text}) => el("span", {}, swatch(data.rows[row], row), text)));
+    this.readout.replaceChildren(el("strong", {}, head), ...lines.map(({row, text}) => el("span", {}, swatch(data.rows[row]), text)));
     this.readout.classList.toggle("low", this.crowdedAbove(x));
     this.readout.style.left = `${Math.min(78, Math.max(0, (100 * this.scale.x(x)) / this.scale.width))}%`;
     this.readout.classList.toggle("left", this.scale.x(x) > this.scale.width / 2);
@@ -241,20 +169,20 @@ class Panel {
   crowdedAbove(x) {
     const [right, bottom, top] = this.scale.range;
     const side = x > right / 2 ? [x - 0.45 * right, x] : [x, x + 0.45 * right];
-    const ys = this.lines().flatMap((line) => line.y.filter((_, i) => line.x[state.axis][i] >= side[0] && line.x[state.axis][i] <= side[1]));
+    const ys = this.lines().flatMap((line) => line.y.filter((_, i) => line.x[this.state.axis][i] >= side[0] && line.x[this.state.axis][i] <= side[1]));
     return ys.filter((y) => y > (bottom + top) / 2).length > ys.length / 2;
   }
 
   table() {
     const rows = this.panel.lines.flatMap((line) => line.y.map((_, i) => [
-      data.rows[line.row].label, ...data.curves.axes.map((axis) => line.x[axis.key][i]),
+      data.rows[line.row].label, ...this.curves.axes.map((axis) => line.x[axis.key][i]),
       {node: metricNumber(line.y[i]), key: line.y[i]},
       line.low[i] === null ? "no interval" : {node: `[${metricNumber(line.low[i])}, ${metricNumber(line.high[i])}]`, key: line.low[i]},
       line.n[i], seedTexts(line, i)]));
-    const flats = this.panel.flats.map((flat) => [data.rows[flat.row].label, ...data.curves.axes.map(() => null),
+    const flats = this.panel.flats.map((flat) => [data.rows[flat.row].label, ...this.curves.axes.map(() => null),
       {node: metricNumber(flat.y), key: flat.y}, null, flat.n, ""]);
-    const measure = data.curves.label + (data.curves.rate ? ", %" : "");
-    return tableOf(`Numbers of ${this.panel.task}`, ["method", ...data.curves.axes.map((axis) => axis.label), measure, "interval", "seeds", "single seeds"], rows.concat(flats));
+    const measure = this.curves.label + (data.rate ? ", %" : "");
+    return tableOf(`Numbers of ${this.panel.task}`, ["method", ...this.curves.axes.map((axis) => axis.label), measure, "interval", "seeds", "single seeds"], rows.concat(flats));
   }
 }
 

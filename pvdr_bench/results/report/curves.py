@@ -15,8 +15,6 @@ from pvdr_bench.results.series import METRICS, Row, bounds_of, curve_values, fin
 from pvdr_bench.results.stats import REPETITIONS
 from pvdr_bench.results.tables import ALL
 
-# seaborn's "colorblind", as in results/figures.py, without the second that its import takes
-PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9")
 _SHORT_HOURS = 3.0  # wall times under this are shown in minutes
 _NOTES = {
     "exact": "Time of training, without evaluation; a line stands at the mean over the seeds that have the point.",
@@ -44,17 +42,19 @@ class Clock:
 
 
 def curve_data(results: Results, rows: list[Row], clocks: dict[str, Clock], metric: str, *, confidence: float,
-               repetitions: int = REPETITIONS, bootstrap_seed: int = 0) -> dict[str, Any]:
+               first: int = 0, repetitions: int = REPETITIONS, bootstrap_seed: int = 0) -> dict[str, Any]:
     """Axes and panels (one per task, and one over all tasks where there are several), as JSON types.
 
     Args:
         clocks: by run directory below the results folder.
+        first: place of the first row among the rows of the page.
 
     Returns:
         ``axes``: what x may be, with the reason for each that is left out in ``absent``. ``panels``: per task the lines
         (x per axis, mean, bounds or None, seeds behind each point, every seed's own line) and the horizontal lines.
     """
     learned = [row for row in rows if not row.reference]
+    place = {row: first + k for k, row in enumerate(rows)}
     axes, absent = _axes(results, learned, clocks)
     options = {"confidence": confidence, "repetitions": repetitions, "seed": bootstrap_seed}
     tasks = sorted(map(str, results.points["task"].unique()))
@@ -62,9 +62,9 @@ def curve_data(results: Results, rows: list[Row], clocks: dict[str, Clock], metr
     for panel in tasks + ([ALL] if len(tasks) > 1 else []):
         shown = tasks if panel == ALL else [panel]
         lines = [line for row in learned
-                 if (line := _line(row, rows.index(row), shown, results, clocks, axes, metric, options)) is not None]
+                 if (line := _line(row, place[row], shown, results, clocks, axes, metric, options)) is not None]
         flats = [flat for row in rows if row.reference
-                 if (flat := _flat(row, rows.index(row), shown, results, metric, confidence)) is not None]
+                 if (flat := _flat(row, place[row], shown, results, metric, confidence)) is not None]
         panels.append({"task": panel, "lines": lines, "flats": flats})
     return {"axes": axes, "absent": absent, "panels": panels, "label": METRICS[metric], "rate": metric != "return",
             "bandSeeds": BAND_SEEDS}

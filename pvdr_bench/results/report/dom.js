@@ -38,7 +38,7 @@ function shortNumber(value) {
 }
 
 // As in the tables: rates in percent with one digit, returns with two.
-function metricNumber(value) { return data.curves.rate ? (100 * value).toFixed(1) : value.toFixed(2); }
+function metricNumber(value) { return data.rate ? (100 * value).toFixed(1) : value.toFixed(2); }
 
 function ticks(low, high, wanted) {
   const rough = (high - low) / wanted || 1;

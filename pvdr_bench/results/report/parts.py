@@ -95,13 +95,13 @@ def lead(sentences: list[str]) -> str:
         folded("Each task in words", rest) if rest else "")
 
 
-def warning_list(found: list[Warned]) -> str:
+def warning_list(found: list[Warned], suffix: str = "") -> str:
     """The warnings, or that there are none."""
     if not found:
         return '<p class="fine">No warnings: no row has few seeds, and no run is missing, failed or short.</p>'
     items = "\n".join(f"<li><strong>{text(w.title)}.</strong> {text(w.text)}</li>" for w in found)
-    return f'<section class="warnings" aria-labelledby="warnings-title">\n<h2 id="warnings-title">Before you read ' \
-           f"the numbers</h2>\n<ul>\n{items}\n</ul>\n</section>"
+    return f'<section class="warnings" aria-labelledby="warnings-title{suffix}">\n<h2 id="warnings-title{suffix}">' \
+           f"Before you read the numbers</h2>\n<ul>\n{items}\n</ul>\n</section>"
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -130,12 +130,22 @@ def overview_facts(results: Results, table: Table, commits: list[str]) -> str:
     ])
 
 
-def main_table(table: Table, name: str = "final") -> str:
-    """Rows are methods, columns are tasks: the numbers of ``table``."""
+def main_table(table: Table, name: str = "final", *, first: int = 0) -> str:
+    """Rows are methods, columns are tasks: the numbers of ``table``.
+
+    Args:
+        first: place of the first row among all rows of the page, whose looks the script draws.
+    """
     heads = ["method", *table.columns]
-    rows = [[words(row.label, head=True), *(_cell(table.cells[row, column], table.metric) for column in table.columns)]
-            for row in table.rows]
+    rows = [[_named(row.label, first + index),
+             *(_cell(table.cells[row, column], table.metric) for column in table.columns)]
+            for index, row in enumerate(table.rows)]
     return sortable(f"Final {METRICS[table.metric]}", heads, rows, name=name)
+
+
+def _named(label: str, row: int) -> Td:
+    """A method's name behind its look."""
+    return Td(f'<span class="look" data-look="{row}"></span>{text(label)}', label, head=True)
 
 
 def _cell(cell: Cell | None, metric: str) -> Td:
@@ -147,7 +157,7 @@ def _cell(cell: Cell | None, metric: str) -> Td:
               f'<span class="n">n = {cell.interval.n}</span>', cell.interval.value, wide=True)
 
 
-def seed_table(results: Results, table: Table) -> str:
+def seed_table(results: Results, table: Table, name: str = "by-seed") -> str:
     """The single seeds behind the main table, each with a link to its run."""
     paths = {(str(r["task"]), str(r["variant"]), str(r["corpus"]), str(r["scale"]), str(r["protocol_hash"]),
               int(r["seed"])): str(r["path"]) for r in results.runs.to_dict("records")}
@@ -161,7 +171,7 @@ def seed_table(results: Results, table: Table) -> str:
                              Td(number(float(value), table.metric), float(value)), count(episodes),
                              count(final.env_steps)])
     heads = ["method", "task", "seed", METRICS[table.metric] + _unit(table.metric), "episodes", "env_steps"]
-    return sortable("Every seed's final evaluation", heads, rows, name="by-seed")
+    return sortable("Every seed's final evaluation", heads, rows, name=name)
 
 
 def _unit(metric: str) -> str:
@@ -175,7 +185,7 @@ def table_notes(table: Table) -> str:
     return f'<p class="note">{text(table.caption)}</p>{left}'
 
 
-def reported_table(reported: pd.DataFrame) -> str:
+def reported_table(reported: pd.DataFrame, name: str = "reported") -> str:
     """Published numbers, apart from ours."""
     if reported.empty:
         return ""
@@ -185,7 +195,7 @@ def reported_table(reported: pd.DataFrame) -> str:
     first = reported.iloc[0]
     heads = ["method", "task", "corpus", "horizon", "success, %", "seeds", "source"]
     note = f"Under another protocol ({first['protocol']}): not comparable, in no statistic. {first['note']}"
-    return "<h3>Reported by others</h3>" + sortable("Numbers as reported by others", heads, rows, name="reported",
+    return "<h3>Reported by others</h3>" + sortable("Numbers as reported by others", heads, rows, name=name,
                                                     note=f'<p class="note">{text(note)}</p>')
 
 
