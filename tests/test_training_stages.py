@@ -17,7 +17,8 @@ from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import DataError, Interrupted
 from pvdr_bench.training.stages import Stages
 from pvdr_bench.videos.generate import corpus_path
-from pvdr_bench.videos.store import ClipStore, ClipWriter
+from pvdr_bench.videos.store import ClipStore
+from pvdr_bench.videos.writer import ClipWriter
 
 CORPORA = ("metaworld", "fetch-push")  # those that methods/tokenizer.yaml names
 

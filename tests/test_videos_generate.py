@@ -86,7 +86,7 @@ def test_a_finished_corpus_is_opened_and_a_changed_recipe_refused(tmp_path: Path
     stamp = (first.path / "frames.u8").stat().st_mtime_ns
     assert generate("fake", 16, tmp_path, 3, 2).hash == first.hash
     assert (first.path / "frames.u8").stat().st_mtime_ns == stamp
-    with pytest.raises(ChangedError, match="seed: stored 0, asked for 5"):
+    with pytest.raises(ChangedError, match=r"seed: 0 \(there\) -> 5 \(asked for\)"):
         generate("fake", 16, tmp_path, 3, 1, seed=5)
 
 

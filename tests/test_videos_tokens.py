@@ -13,8 +13,10 @@ import torch
 
 from pvdr_bench.errors import DataError
 from pvdr_bench.runs.faults import CRASH_CODE
-from pvdr_bench.videos.store import HELDOUT, ClipStore, ClipWriter
+from pvdr_bench.videos.layout import HELDOUT
+from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.tokens import TOKENS, TokenStore
+from pvdr_bench.videos.writer import ClipWriter
 
 
 class MeanTokenizer:

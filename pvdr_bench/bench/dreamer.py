@@ -26,9 +26,10 @@ from pvdr_bench.nets.rssm import State
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import RewardFacts, TaskFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
+from pvdr_bench.suites.registry import DEFAULT_SUITE, suite
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 
-ACTIONS = 4  # dimensions of an action, as in Meta-World
+ACTIONS = suite(DEFAULT_SUITE).action_space.dim
 TOLERANCE = 1e-4  # largest difference of states and logits that float32's order of summation may cause
 ScanOutput = tuple[State, Tensor]
 

@@ -22,11 +22,11 @@ from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import GoalFacts, TaskFacts
-from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
+from pvdr_bench.suites.registry import DEFAULT_SUITE, suite
+from pvdr_bench.suites.spaces import ImageSpace
 from pvdr_bench.tokenizer.frozen import load_tokenizer
 from pvdr_bench.tokenizer.learner import VQGANLearner
 
-ACTIONS = 4  # dimensions of an action, as in Meta-World
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -159,8 +159,8 @@ def random_context(config: PVDRConfig, image_size: int, num_envs: int, seed: int
     """A learner's context with random images."""
     images = np.random.default_rng(seed).integers(0, 256, (2, image_size, image_size, 3), dtype=np.uint8)
     pretrained = config.model_copy(update={"pretrained": True})
-    task = TaskFacts(ImageSpace(image_size, image_size), BoxSpace(ACTIONS), num_envs, budget_decisions=40_000,
-                     goal=GoalFacts(image=images[0], start=images[1]))
+    task = TaskFacts(ImageSpace(image_size, image_size), suite(DEFAULT_SUITE).action_space, num_envs,
+                     budget_decisions=40_000, goal=GoalFacts(image=images[0], start=images[1]))
     return LearnerContext(config=pretrained, task=task, seed=seed, device=device)
 
 

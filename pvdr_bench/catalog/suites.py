@@ -12,7 +12,7 @@ from pvdr_bench.suites.registry import broken_suites, suites
 if TYPE_CHECKING:
     from pvdr_bench.catalog.specs import RunSpec, TaskSpec
     from pvdr_bench.suites.cameras import Camera
-    from pvdr_bench.suites.info import SuiteInfo, TaskFacts
+    from pvdr_bench.suites.info import SuiteInfo, SuiteTask
 
 
 def suite_of(name: str, where: str | None = None) -> SuiteInfo:
@@ -29,9 +29,9 @@ def suite_of(name: str, where: str | None = None) -> SuiteInfo:
     return suites()[name]
 
 
-def tasks_without_file() -> dict[str, tuple[SuiteInfo, TaskFacts]]:
+def tasks_without_file() -> dict[str, tuple[SuiteInfo, SuiteTask]]:
     """The suites' own tasks by name; where two suites have one of a name, it is the first suite's."""
-    found: dict[str, tuple[SuiteInfo, TaskFacts]] = {}
+    found: dict[str, tuple[SuiteInfo, SuiteTask]] = {}
     for info in suites().values():
         for task in info.tasks():
             found.setdefault(task.name, (info, task))

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pvdr_bench.catalog.catalog import Catalog
     from pvdr_bench.catalog.layers import Layers
 
-KINDS = ("method", "task", "protocol", "corpus", "scale", "profile", "experiment")
+KINDS = ("method", "task", "suite", "protocol", "corpus", "scale", "profile", "experiment")
 
 
 def describe(
-    name: Annotated[str, typer.Argument(help="A method (also a variant, pvdr@lambda1=1e-2), task, protocol, corpus, "
-                                        "scale, profile or experiment; method:pvdr and protocol:pvdr "
+    name: Annotated[str, typer.Argument(help="A method (also a variant, pvdr@lambda1=1e-2), task, suite, protocol, "
+                                        "corpus, scale, profile or experiment; method:pvdr and protocol:pvdr "
                                         "where a name is both.")],
     scale: Annotated[str | None, typer.Option("--scale", help="Scale of the values; default: cpu.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Task whose hyperparameter set is applied.")] = None,
@@ -51,10 +51,11 @@ def find(catalog: Catalog, name: str) -> list[tuple[str, str]]:
     from pvdr_bench.catalog.catalog import split_variant
     from pvdr_bench.catalog.problems import unknown
     from pvdr_bench.catalog.scales import SCALES
+    from pvdr_bench.suites.registry import suites
 
-    names = {"method": catalog.methods(), "task": catalog.tasks(), "protocol": catalog.protocols(),
-             "corpus": catalog.corpora(), "scale": list(SCALES), "profile": catalog.profiles(),
-             "experiment": catalog.experiments()}
+    names = {"method": catalog.methods(), "task": catalog.tasks(), "suite": list(suites()),
+             "protocol": catalog.protocols(), "corpus": catalog.corpora(), "scale": list(SCALES),
+             "profile": catalog.profiles(), "experiment": catalog.experiments()}
     kind, colon, rest = name.partition(":")
     wanted, plain = ([kind], rest) if colon and kind in KINDS else (list(KINDS), name)
     stem = {"method": split_variant(plain)[0], "task": catalog.task_name(plain)}
@@ -69,6 +70,10 @@ def explain(catalog: Catalog, kind: str, name: str, scale: str, task: str | None
     """Facts and keys of one entry, as plain data."""
     if kind == "method":
         return _method(catalog, name, scale, task, overrides)
+    if kind == "suite":
+        from pvdr_bench.cli.suites import explain_suite
+
+        return explain_suite(name)
     if kind == "protocol":
         return _protocol(catalog, name, scale)
     if kind == "scale":

@@ -20,7 +20,7 @@ import typer
 
 from pvdr_bench.cli.options import Json, Results
 
-PACKAGES = ("numpy", "gymnasium", "mujoco", "metaworld", "pydantic", "pandas", "pyarrow", "safetensors", "imageio",
+PACKAGES = ("numpy", "gymnasium", "pydantic", "pandas", "pyarrow", "safetensors", "imageio",
             "submitit")
 RENDER_SECONDS = 180.0
 LOW_DISK = 5e9  # bytes; a corpus and its artefacts take about one GB
@@ -40,10 +40,10 @@ class Check:
 
 
 def doctor(results: Results = None, json_: Json = False) -> None:
-    """Check Python, torch, device, GL (a frame is rendered and timed), disk, SLURM and corpora."""
+    """Check Python, packages, suites, torch, device, GL (a frame is rendered and timed), disk, SLURM and corpora."""
     checks: list[Callable[[], Check]] = [
-        check_python, check_packages, check_torch, check_device, check_render, lambda: check_disk(results),
-        check_slurm, check_corpora,
+        check_python, check_packages, check_suites, check_torch, check_device, check_render,
+        lambda: check_disk(results), check_slurm, check_corpora,
     ]
     found: list[Check] = []
     for check in checks:
@@ -83,6 +83,19 @@ def check_packages() -> Check:
     if missing:
         return Check("packages", "fail", f"missing: {', '.join(missing)}", "install again: make setup", found)
     return Check("packages", "ok", detail, data=found)
+
+
+def check_suites() -> Check:
+    """Each suite's packages and variables; only the default suite has to work."""
+    from pvdr_bench.cli.suites import suite_health
+
+    good, bad, needed = suite_health()
+    data: dict[str, object] = {"work": good, "problems": bad}
+    if not bad:
+        return Check("suites", "ok", ", ".join(good), data=data)
+    fails = any(problem.startswith(f"{needed}: ") for problem in bad)
+    return Check("suites", "fail" if fails else "warn", "; ".join(bad),
+                 f"what works: {', '.join(good) or 'none'}", data)
 
 
 def check_torch() -> Check:

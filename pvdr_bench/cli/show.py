@@ -25,6 +25,7 @@ class Kind(StrEnum):
 
     methods = "methods"
     tasks = "tasks"
+    suites = "suites"
     protocols = "protocols"
     corpora = "corpora"
     scales = "scales"
@@ -37,7 +38,7 @@ def list_(
     kind: Annotated[Kind | None, typer.Argument(help="What to list; default: all but runs.")] = None,
     results: Results = None, json_: Json = False,
 ) -> None:
-    """List methods, tasks, protocols, corpora, scales, cluster profiles, experiments or runs."""
+    """List methods, tasks, suites, protocols, corpora, scales, cluster profiles, experiments or runs."""
     from pvdr_bench.catalog import load_catalog
 
     catalog = load_catalog()
@@ -59,8 +60,8 @@ def rows_of(kind: Kind, catalog: Catalog, results: Path | None = None) -> list[R
     if kind is Kind.runs:
         return _runs(results)
     makers: dict[Kind, Callable[[Catalog], list[Row]]] = {
-        Kind.methods: _methods, Kind.tasks: _tasks, Kind.protocols: _protocols, Kind.corpora: _corpora,
-        Kind.scales: _scales, Kind.profiles: _profiles, Kind.experiments: _experiments,
+        Kind.methods: _methods, Kind.tasks: _tasks, Kind.suites: _suites, Kind.protocols: _protocols,
+        Kind.corpora: _corpora, Kind.scales: _scales, Kind.profiles: _profiles, Kind.experiments: _experiments,
     }
     return makers[kind](catalog)
 
@@ -77,6 +78,12 @@ def _tasks(catalog: Catalog) -> list[Row]:
     specs = [catalog.task(name) for name in catalog.tasks()]
     return [{"name": spec.name, "suite": spec.suite, "env_id": spec.env_id, "set": spec.set,
              "title": spec.title} for spec in specs]
+
+
+def _suites(catalog: Catalog) -> list[Row]:
+    from pvdr_bench.cli.suites import suite_rows
+
+    return suite_rows()
 
 
 def _protocols(catalog: Catalog) -> list[Row]:

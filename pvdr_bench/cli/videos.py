@@ -68,7 +68,8 @@ def list_(json_: Annotated[bool, typer.Option("--json", help="Machine-readable."
 def _made(folder: Path) -> list[dict[str, Any]]:
     """What is on disk of one corpus, broken stores included."""
     from pvdr_bench.errors import DataError
-    from pvdr_bench.videos.store import MANIFEST, ClipStore
+    from pvdr_bench.videos.layout import MANIFEST
+    from pvdr_bench.videos.store import ClipStore
 
     found: list[dict[str, Any]] = []
     for path in sorted(p.parent for p in folder.glob(f"*/{MANIFEST}") if not p.parent.name.endswith(".partial")):

@@ -58,7 +58,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class TaskFacts:
+class SuiteTask:
     """A task that has no file: what ``tasks/NAME.yaml`` would say."""
 
     name: str
@@ -137,7 +137,7 @@ class SuiteInfo:
 
     # Tasks without a file ---------------------------------------------------------------------------------------
 
-    def tasks(self) -> tuple[TaskFacts, ...]:
+    def tasks(self) -> tuple[SuiteTask, ...]:
         """Tasks that need no YAML file; none by default."""
         return ()
 

@@ -26,7 +26,7 @@ from pvdr_bench.runs.artefacts import MODEL
 from pvdr_bench.runs.checkpoints import Checkpoint, CheckpointStore
 from pvdr_bench.runs.files import atomic_write
 from pvdr_bench.runs.logs import JsonlLog
-from pvdr_bench.videos.store import HELDOUT, TRAIN
+from pvdr_bench.videos.layout import HELDOUT, TRAIN
 
 LOG_ROWS = 200  # rows of train.jsonl over a whole stage, besides those of validations
 OfflineProgress = Callable[[int, int, dict[str, float]], None]  # step, steps, newest row

@@ -23,10 +23,14 @@ from zlib import crc32
 import numpy as np
 
 from pvdr_bench.errors import ChangedError, SetupError, TrainingError, UsageError
+from pvdr_bench.runs.directory import difference
+from pvdr_bench.runs.files import atomic_write, canonical_json
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.videos.contract import CorpusSource, Generator
+from pvdr_bench.videos.layout import JOURNAL, partial_path
 from pvdr_bench.videos.sources import source
-from pvdr_bench.videos.store import JOURNAL, ClipStore, ClipWriter, canonical, difference, partial_path
+from pvdr_bench.videos.store import ClipStore
+from pvdr_bench.videos.writer import ClipWriter, changed_recipe
 
 PART_EPISODES = 40
 Progress = Callable[[int, int], None]  # episodes done, episodes in all
@@ -107,11 +111,8 @@ def generate(
 
 def _open_finished(path: Path, recipe: Mapping[str, Any]) -> ClipStore:
     store = ClipStore(path)
-    if store.recipe != recipe:
-        raise ChangedError(
-            f"a corpus with another recipe is here:\n{difference(store.recipe, recipe)}", where=str(path),
-            hint="delete that folder, use another data root (PVDR_BENCH_DATA), or ask for the stored recipe",
-        )
+    if changed := difference(store.recipe, dict(recipe)):
+        raise changed_recipe("a corpus", changed, path)
     return store
 
 
@@ -119,13 +120,11 @@ def _check_parts(folder: Path, recipe: dict[str, Any]) -> None:
     """Parts of another recipe must not be joined; the recipe is written before the first part."""
     folder.mkdir(exist_ok=True)
     file = folder / "recipe.json"
-    text = canonical(recipe)
+    text = canonical_json(recipe)
     if file.exists() and file.read_text() != text:
         raise ChangedError("an interrupted corpus with another recipe is here", where=str(folder),
                            hint="delete that folder, or generate with the arguments it was started with")
-    temporary = folder / "recipe.json.tmp"
-    temporary.write_text(text)
-    temporary.replace(file)
+    atomic_write(file, text.encode())
 
 
 def plan_parts(corpus: CorpusSource, image_size: int, episodes: int, seed: int, folder: Path) -> list[_Part]:

@@ -16,20 +16,12 @@ from numpy.typing import NDArray
 
 from pvdr_bench.errors import DataError, LockedError
 from pvdr_bench.runs.faults import crash_point
-from pvdr_bench.runs.files import storage_errors
+from pvdr_bench.runs.files import sha256_file, storage_errors, sync_folder
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.tokenizer.interface import FrameTokenizer
-from pvdr_bench.videos.store import (
-    TRAIN,
-    ClipStore,
-    Episode,
-    episode_windows,
-    file_sha256,
-    fsync_dir,
-    read_json,
-    sample_indices,
-    write_json,
-)
+from pvdr_bench.videos.layout import TRAIN, Episode, read_object, write_object
+from pvdr_bench.videos.store import ClipStore
+from pvdr_bench.videos.windows import episode_windows, sample_indices
 
 TOKENS, META = "tokens.u16", "tokens.json"
 _HINT = "delete the folder; the next run makes it again"
@@ -49,7 +41,7 @@ class TokenStore:
 
     def __init__(self, folder: Path | str, clips: ClipStore) -> None:
         self.path = Path(folder)
-        meta = read_json(self.path / META)
+        meta = read_object(self.path / META, _HINT)
         if meta["format"] != _FORMAT or meta["corpus_hash"] != clips.hash:
             raise DataError(
                 f"tokens were made from corpus {meta['corpus_hash']}, this one is {clips.hash}",
@@ -104,7 +96,7 @@ class TokenStore:
         Raises:
             DataError: the checksum is wrong or a code is out of range.
         """
-        if file_sha256(self.path / TOKENS) != self._sha256:
+        if sha256_file(self.path / TOKENS) != self._sha256:
             raise DataError("checksum is wrong", where=str(self.path / TOKENS), hint=_HINT)
         if self.num_frames and int(self._data.max()) >= self.codebook_size:
             raise DataError(f"a code is not below {self.codebook_size}", where=str(self.path / TOKENS), hint=_HINT)
@@ -168,11 +160,11 @@ def _encode_all(
             if progress:
                 progress(done, clips.num_frames)
         os.fsync(file.fileno())
-    write_json(partial / META, {
+    write_object(partial / META, {
         "format": _FORMAT, "grid": grid, "codebook_size": tokenizer.codebook_size, "tokenizer_hash": tokenizer_hash,
-        "corpus_hash": clips.hash, "sha256": file_sha256(target),
+        "corpus_hash": clips.hash, "sha256": sha256_file(target),
     })
-    fsync_dir(partial)
+    sync_folder(partial)
     crash_point("tokens.publish")
     partial.replace(path)
-    fsync_dir(path.parent)
+    sync_folder(path.parent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pvdr_bench.suites.info import Package, SuiteInfo, TaskFacts, Variable
+from pvdr_bench.suites.info import Package, SuiteInfo, SuiteTask, Variable
 from pvdr_bench.suites.metaworld.cameras import CAMERAS
 from pvdr_bench.suites.metaworld.names import NAMES, PAPER
 from pvdr_bench.suites.spaces import BoxSpace
@@ -20,9 +20,9 @@ VIDEOS = CorpusSource(
 class MetaWorld(SuiteInfo):
     """Meta-World v3; every one of its 50 environments is a task, by its short name."""
 
-    def tasks(self) -> tuple[TaskFacts, ...]:
+    def tasks(self) -> tuple[SuiteTask, ...]:
         """``reach`` is the environment ``reach-v3``."""
-        return tuple(TaskFacts(name=name, env_id=f"{name}-v3", title=name.replace("-", " ").capitalize(),
+        return tuple(SuiteTask(name=name, env_id=f"{name}-v3", title=name.replace("-", " ").capitalize(),
                                source="Meta-World v3") for name in NAMES)
 
     def prepare(self) -> None:

@@ -1,0 +1,239 @@
+"""Writing a clip store, episode by episode, so that it survives any death. What lies on disk: ``layout.py``."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvdr_bench.errors import ChangedError, DataError
+from pvdr_bench.runs.directory import difference
+from pvdr_bench.runs.faults import crash_point
+from pvdr_bench.runs.files import canonical_json, content_hash, sha256_file, storage_errors, sync_folder, write_json
+from pvdr_bench.videos.layout import (
+    FORMAT_VERSION,
+    FRAMES,
+    INDEX,
+    JOURNAL,
+    MANIFEST,
+    TRUTH,
+    TRUTH_RAW,
+    Frames,
+    checksum,
+    partial_path,
+    read_object,
+    split_of,
+    write_object,
+)
+from pvdr_bench.videos.store import ClipStore
+
+
+def _append(file: Any, data: Any, name: str) -> None:
+    """Write in two halves with a crash point between them, so that tests meet torn episodes."""
+    half = len(data) // 2
+    file.write(data[:half])
+    file.flush()
+    crash_point(name)
+    file.write(data[half:])
+    file.flush()
+
+
+class ClipWriter:
+    """Appends episodes to an unfinished store and publishes it in one rename.
+
+    A second writer with the same path and recipe continues after the last complete episode (`num_episodes` tells how
+    many there are). There must be one writer at a time; `generate` holds a lock.
+
+    Args:
+        path: the folder to publish.
+        image_size: height and width in pixels.
+        recipe: plain JSON data, all that determines the frames.
+        fps: frames per second of the real motion.
+        truth_columns: name -> width of each array of the side file; None for none.
+        first_index: number of the first episode within its corpus (decides the splits).
+
+    Raises:
+        ChangedError: an unfinished store of another recipe is there.
+    """
+
+    def __init__(
+        self, path: Path | str, image_size: int, recipe: Mapping[str, Any], *, fps: float = 20.0,
+        truth_columns: Mapping[str, int] | None = None, first_index: int = 0,
+    ) -> None:
+        self.path, self.image_size, self.fps = Path(path), image_size, fps
+        self.recipe: dict[str, Any] = json.loads(canonical_json(recipe))
+        self.truth_columns = dict(truth_columns) if truth_columns else None
+        self.first_index = first_index
+        self.partial = partial_path(self.path)
+        self.num_frames = 0
+        self._rows: list[dict[str, Any]] = []
+        with storage_errors(self.partial):
+            self._open()
+
+    @property
+    def num_episodes(self) -> int:
+        """Complete episodes so far, those of an interrupted writer included."""
+        return len(self._rows)
+
+    def _open(self) -> None:
+        self.partial.mkdir(parents=True, exist_ok=True)
+        recipe_file = self.partial / "recipe.json"
+        header = {"format": FORMAT_VERSION, "image_size": self.image_size, "truth": self.truth_columns, **self.recipe}
+        if recipe_file.exists():
+            if changed := difference(read_object(recipe_file), json.loads(canonical_json(header))):
+                raise changed_recipe("an unfinished corpus", changed, self.partial)
+        else:
+            write_json(recipe_file, header)
+        for name in (FRAMES, JOURNAL, TRUTH_RAW):
+            (self.partial / name).touch()
+        self._recover()
+        self._frames_file = (self.partial / FRAMES).open("ab")
+        self._truth_file = (self.partial / TRUTH_RAW).open("ab")
+        self._journal = (self.partial / JOURNAL).open("ab")
+
+    def _recover(self) -> None:
+        """Cut all files back to the last episode that is complete and has its checksum."""
+        good_bytes, frame_bytes = 0, self.image_size * self.image_size * 3
+        row_bytes = 4 * sum((self.truth_columns or {}).values())
+        truth_bytes = (self.partial / TRUTH_RAW).stat().st_size
+        with (self.partial / JOURNAL).open("rb") as journal, (self.partial / FRAMES).open("rb") as frames:
+            for line in journal:
+                try:
+                    row = json.loads(line) if line.endswith(b"\n") else None
+                except (json.JSONDecodeError, UnicodeDecodeError):
+                    row = None  # a torn line: the writer was killed while it wrote; everything after it is redone
+                if row is None or zlib.crc32(frames.read(row["length"] * frame_bytes)) != row["crc32"]:
+                    break
+                if (self.num_frames + row["length"]) * row_bytes > truth_bytes:
+                    break
+                self._rows.append(row)
+                self.num_frames += row["length"]
+                good_bytes += len(line)
+        os.truncate(self.partial / JOURNAL, good_bytes)
+        os.truncate(self.partial / FRAMES, self.num_frames * frame_bytes)
+        os.truncate(self.partial / TRUTH_RAW, self.num_frames * row_bytes)
+
+    def append(self, frames: Frames, source: str, truth: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Add one episode.
+
+        Args:
+            frames: uint8 [T, H, W, 3].
+            source: where it comes from, e.g. the task's name.
+            truth: arrays [T, width] or [T], exactly those of ``truth_columns``.
+
+        Raises:
+            DataError: frames or truth of another shape or type.
+            StorageError: the disk is full.
+        """
+        expected = (self.image_size, self.image_size, 3)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != expected or not len(frames):
+            raise DataError(
+                f"episode is {frames.dtype} {frames.shape}, expected uint8 [T >= 1, {expected}]", where=source
+            )
+        table = self._truth_table(len(frames), truth, source)
+        row = {"length": len(frames), "source": source, "crc32": checksum(frames)}
+        with storage_errors(self.partial):
+            _append(self._truth_file, table.tobytes(), "videos.truth")
+            _append(self._frames_file, frames.tobytes(), "videos.frames")
+            _append(self._journal, (canonical_json(row) + "\n").encode(), "videos.journal")
+        self._rows.append(row)
+        self.num_frames += len(frames)
+
+    def _truth_table(
+        self, length: int, truth: Mapping[str, NDArray[Any]] | None, source: str
+    ) -> NDArray[np.float32]:
+        columns = self.truth_columns or {}
+        given = truth or {}
+        if set(given) != set(columns):
+            raise DataError(f"truth has {sorted(given)}, the store expects {sorted(columns)}", where=source)
+        parts = [np.zeros((length, 0), np.float32)]
+        for name, width in columns.items():
+            part = np.asarray(given[name], np.float32).reshape(-1, width)
+            if len(part) != length:
+                raise DataError(f"truth {name!r} has {len(part)} rows for {length} frames", where=source)
+            parts.append(part)
+        return np.concatenate(parts, axis=1)
+
+    def close(self) -> None:
+        """Close the files; the unfinished store stays and can be continued."""
+        for file in (self._frames_file, self._truth_file, self._journal):
+            file.close()
+
+    def publish(self, made_with: Mapping[str, str] | None = None) -> ClipStore:
+        """Write index and manifest and rename the folder to its final name; returns the published store.
+
+        Raises:
+            ChangedError: a store of this name exists already.
+            DataError: there is no episode.
+        """
+        if not self._rows:
+            raise DataError("a corpus needs at least one episode", where=str(self.partial))
+        if self.path.exists():
+            raise ChangedError("a published store is there already", where=str(self.path))
+        with storage_errors(self.partial):
+            self._publish(dict(made_with or {}))
+        return ClipStore(self.path)
+
+    def _publish(self, made_with: dict[str, str]) -> None:
+        for file in (self._frames_file, self._truth_file, self._journal):
+            os.fsync(file.fileno())
+        self.close()
+        write_object(self.partial / INDEX, self._index())
+        names = [FRAMES, INDEX]
+        if self.truth_columns:
+            self._write_truth()
+            names.append(TRUTH)
+        files = {name: _fingerprint(self.partial / name) for name in names}
+        manifest = {
+            "format": FORMAT_VERSION, "files": files, "recipe": self.recipe, "made_with": made_with,
+            "hash": content_hash({name: files[name]["sha256"] for name in (FRAMES, INDEX)}),
+        }
+        write_object(self.partial / MANIFEST, manifest)
+        sync_folder(self.partial)
+        crash_point("videos.publish")
+        self.partial.replace(self.path)
+        crash_point("videos.published")
+        sync_folder(self.path.parent)
+        for name in (JOURNAL, TRUTH_RAW, "recipe.json"):  # last, so that a kill before the rename loses nothing
+            (self.path / name).unlink(missing_ok=True)
+
+    def _index(self) -> dict[str, Any]:
+        episodes, start = [], 0
+        for number, row in enumerate(self._rows):
+            episodes.append([start, row["length"], row["source"], split_of(self.first_index + number)])
+            start += row["length"]
+        return {
+            "image_size": self.image_size, "fps": self.fps, "episodes": episodes,
+            "crc32": [row["crc32"] for row in self._rows],
+        }
+
+    def _write_truth(self) -> None:
+        assert self.truth_columns is not None
+        width = sum(self.truth_columns.values())
+        table = np.fromfile(self.partial / TRUTH_RAW, np.float32).reshape(self.num_frames, width)
+        with (self.partial / TRUTH).open("wb") as raw, zipfile.ZipFile(raw, "w") as archive:
+            column = 0
+            for name, count in self.truth_columns.items():
+                buffer = io.BytesIO()
+                np.lib.format.write_array(buffer, np.ascontiguousarray(table[:, column:column + count]))
+                # a fixed date, so that the same corpus has the same bytes
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue())
+                column += count
+
+
+def changed_recipe(what: str, changed: list[str], place: Path) -> ChangedError:
+    """The error for videos made from another recipe, with what differs."""
+    return ChangedError("\n  ".join([f"{what} with another recipe is here:", *changed]), where=str(place),
+                        hint="delete that folder, use another data root (PVDR_BENCH_DATA), or ask for that recipe")
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
