@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from pvdr_bench.errors import ChangedError, SetupError, TrainingError, UsageErro
 from pvdr_bench.videos import generate as module
 from pvdr_bench.videos import sources
 from pvdr_bench.videos.contract import Clip, CorpusSource, Generator
-from pvdr_bench.videos.generate import check_frames, corpus_path, generate, plan_parts
+from pvdr_bench.videos.generate import check_frames, corpus_path, generate, plan_parts, recipe_of
 
 ENTRY = CorpusSource("fake", "moving gradients", "generated", f"{__name__}:Fake", 6)
 
@@ -192,3 +193,28 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert listed["fake"]["made"][0]["hash"] == entry["hash"]
     assert listed["metaworld"]["made"] == []
     assert "not made yet: pvdr-bench videos generate metaworld" in CliRunner().invoke(app, ["list"]).stdout
+
+
+def test_a_missing_package_is_said_before_a_worker_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe needs none of them: an artefact made of it is found where the corpus could not be made."""
+    lacking = dataclasses.replace(ENTRY, name="lacking", needs=("numpy", "no-such-package"))
+    monkeypatch.setitem(sources._ADDED, "lacking", lacking)
+    assert recipe_of(lacking, 16, 3, 0)["generator"] == ENTRY.maker
+    with pytest.raises(SetupError, match="the corpus lacking needs no-such-package\n  -> pip install no-such-package"):
+        generate("lacking", 16, tmp_path, 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_keeps_its_hash_when_the_code_moves() -> None:
+    moved = dataclasses.replace(ENTRY, maker=f"{__name__}:Moved", recipe_name=ENTRY.maker)
+    assert recipe_of(moved, 16, 3, 0) == recipe_of(ENTRY, 16, 3, 0)
+
+
+class Moved(Fake):
+    """The same generator at another place."""
+
+
+def test_a_corpus_of_files_is_not_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sources._ADDED, "mine", dataclasses.replace(ENTRY, name="mine", kind="files"))
+    with pytest.raises(UsageError, match="read from files"):
+        generate("mine", 16, tmp_path, 3)

@@ -9,7 +9,6 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from pvdr_bench.algorithms import registry
-from pvdr_bench.catalog import corpora as corpus_table
 from pvdr_bench.catalog.files import Files
 from pvdr_bench.catalog.layers import Layers
 from pvdr_bench.catalog.problems import OVERRIDE, Problem, SettingsError, nearest, unknown
@@ -37,7 +36,7 @@ from pvdr_bench.catalog.specs import (
 )
 from pvdr_bench.catalog.suites import suite_of
 from pvdr_bench.errors import CatalogError, UsageError
-from pvdr_bench.suites.registry import DEFAULT_SUITE
+from pvdr_bench.suites.registry import DEFAULT_CORPUS, DEFAULT_SUITE
 from pvdr_bench.yaml_documents import Document, Path_
 
 _INHERITED = ("algorithm", "paper", "tuning", "tokenizer", "videos", "pretrain_seeds")  # config and scales apart
@@ -209,7 +208,7 @@ class Catalog(Files):
                              hint=f"methods that run: {', '.join(self.runnable())}")
         self._check_set(task_spec, config.method.name)
         chosen, changes = self._run_protocol(protocol, scale, config.method.name, task_spec, protocol_texts)
-        corpus = self.corpus(videos or corpus_table.DEFAULT_CORPUS).name if wants_videos(info, config.value) else None
+        corpus = self.corpus(videos or DEFAULT_CORPUS).name if wants_videos(info, config.value) else None
         if videos is not None and corpus is None:
             self.corpus(videos)
         label = scale if protocol == DEFAULT_PROTOCOL else f"{protocol}-{scale}"

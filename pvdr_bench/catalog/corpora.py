@@ -5,8 +5,6 @@ from __future__ import annotations
 from pvdr_bench.catalog.specs import NAME, CorpusSpec
 from pvdr_bench.runs.paths import data_root
 
-DEFAULT_CORPUS = "metaworld"
-
 
 def user_corpora() -> dict[str, CorpusSpec]:
     """Clip stores under ``DATA/videos/NAME/``, whoever made them."""

@@ -107,7 +107,7 @@ class Files:
         return validate_document(model, document, f"{kind[:-1]} {name}", {"name": name}, inherited), document
 
     def task(self, name: str) -> TaskSpec:
-        """A task by its name; ``reach-v3`` and ``metaworld/reach`` are the same as ``reach``.
+        """A task by its name; an environment's id and ``SUITE/NAME`` are the same as ``NAME``.
 
         Raises:
             CatalogError: no such task, or its file is wrong.

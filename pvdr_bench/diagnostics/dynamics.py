@@ -25,6 +25,7 @@ from pvdr_bench.algorithms.pvdr.probes import (
     plan_validity,
     planner_test,
 )
+from pvdr_bench.suites.registry import DEFAULT_CORPUS
 
 WINDOWS_PER_EPISODE = 6
 REAL_FRAMES = 8000  # of training episodes, that last plan frames are compared with
@@ -45,7 +46,7 @@ def collect_windows(tokens: Any, truth: dict[str, Any], episodes: list[Any], spl
     return join(parts)
 
 
-def measure(scale: str = "cpu", corpus: str = "metaworld", method: str = "pvdr", candidates: int = 16,
+def measure(scale: str = "cpu", corpus: str = DEFAULT_CORPUS, method: str = "pvdr", candidates: int = 16,
             states: int = 600, probe_steps: int = 1000, few_labels: tuple[int, ...] = (400, 2000), metric: str = "",
             goal_frames: str = "", seed: int = 0) -> dict[str, Any]:
     """Probe the artefact that ``method`` uses; it is made first if it is not there.

@@ -17,6 +17,7 @@ from pvdr_bench.suites.metaworld.info import METAWORLD
 
 _BUILT_IN = (METAWORLD, DUMMY)
 DEFAULT_SUITE = METAWORLD.name  # what is meant where no task names a suite
+DEFAULT_CORPUS = METAWORLD.corpora[0].name  # what methods pre-train on unless --videos says otherwise
 
 
 @cache

@@ -95,21 +95,24 @@ class CorpusSource:
         """Import the maker.
 
         Raises:
-            SetupError: a distribution of ``needs`` is not installed, or the class is not there.
+            SetupError: it is not there.
         """
-        missing = self.missing()
-        if missing:
-            raise SetupError(f"the corpus {self.name} needs {', '.join(missing)}",
-                             hint=f"pip install {' '.join(missing)}")
         module, _, name = self.maker.partition(":")
         try:
             return getattr(importlib.import_module(module), name)
         except (ModuleNotFoundError, AttributeError) as error:
             raise SetupError(f"the corpus {self.name}: cannot load {self.maker!r}: {error}") from error
 
-    def missing(self) -> list[str]:
-        """Those of ``needs`` that are not installed."""
-        return [name for name in self.needs if not _installed(name)]
+    def check_needs(self) -> None:
+        """Refuse to make or read it where something is missing.
+
+        Raises:
+            SetupError: a distribution of ``needs`` is not installed.
+        """
+        missing = [name for name in self.needs if not _installed(name)]
+        if missing:
+            raise SetupError(f"the corpus {self.name} needs {', '.join(missing)}",
+                             hint=f"pip install {' '.join(missing)}")
 
 
 def _installed(name: str) -> bool:

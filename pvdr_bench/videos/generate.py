@@ -83,6 +83,7 @@ def generate(
 
     Raises:
         UsageError: unknown corpus or impossible numbers.
+        SetupError: a package that it needs is not installed.
         ChangedError: a corpus with another recipe is there.
         LockedError: another process is making this corpus.
         TrainingError: a worker died.
@@ -90,6 +91,7 @@ def generate(
     corpus = source(corpus_name)
     if corpus.kind != "generated":
         raise UsageError(f"corpus {corpus_name!r} is read from files, not generated")
+    corpus.check_needs()
     total = corpus.episodes if episodes is None else episodes
     if total < 1 or workers < 1 or image_size < 8:
         raise UsageError("episodes and workers must be at least 1, the image size at least 8")

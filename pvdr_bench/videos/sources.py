@@ -12,11 +12,9 @@ from functools import cache
 from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.plugins import load_plugins
 from pvdr_bench.suites.fetch.info import FETCH_PUSH
-from pvdr_bench.suites.metaworld.info import METAWORLD
 from pvdr_bench.suites.registry import suites
 from pvdr_bench.videos.contract import CorpusSource
 
-BUILTIN = (*(corpus.name for corpus in METAWORLD.corpora), FETCH_PUSH.name)
 _ADDED: dict[str, CorpusSource] = {}
 
 
