@@ -25,8 +25,8 @@ from pvdr_bench.rl.contract import OfflineLearner, StageContext
 from pvdr_bench.runs.artefacts import ArtefactStore
 from pvdr_bench.training.stages import Stages
 from pvdr_bench.videos import sources
-from pvdr_bench.videos.generate import corpus_path
 from pvdr_bench.videos.contract import CorpusSource
+from pvdr_bench.videos.generate import corpus_path
 from pvdr_bench.videos.writer import ClipWriter
 
 SHIPPED = {"tokenize": "857a72de91ef", "pretrain": "4ea91ef1d21b"}  # hashes of recipes, in the folders' names

@@ -30,12 +30,8 @@ def suite_of(name: str, where: str | None = None) -> SuiteInfo:
 
 
 def tasks_without_file() -> dict[str, tuple[SuiteInfo, SuiteTask]]:
-    """The suites' own tasks by name; where two suites have one of a name, it is the first suite's."""
-    found: dict[str, tuple[SuiteInfo, SuiteTask]] = {}
-    for info in suites().values():
-        for task in info.tasks():
-            found.setdefault(task.name, (info, task))
-    return found
+    """The suites' own tasks by name; the registry sees to it that no two suites have the same."""
+    return {task.name: (info, task) for info in suites().values() for task in info.tasks()}
 
 
 def task_name(name: str) -> str:
@@ -121,6 +117,7 @@ def _check_options(info: SuiteInfo, given: Mapping[str, Any], where: str) -> Non
         option = known[name]
         if option.allowed and value not in option.allowed:
             raise unknown(f"{name} of suite {info.name}", str(value), map(str, option.allowed), where)
-        if type(value) is not type(option.default):
+        wanted = (float, int) if type(option.default) is float else (type(option.default),)
+        if type(value) not in wanted:
             raise CatalogError(f"{name} of suite {info.name} is a {type(option.default).__name__}, not {value!r}",
                                where=where)

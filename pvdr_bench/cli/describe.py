@@ -26,7 +26,7 @@ def describe(
                                         "corpus, scale, profile or experiment; method:pvdr and protocol:pvdr "
                                         "where a name is both.")],
     scale: Annotated[str | None, typer.Option("--scale", help="Scale of the values; default: cpu.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Task whose hyperparameter set is applied.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Task whose hyperparameters and suite are applied.")] = None,
     override: Overrides = None, json_: Json = False,
 ) -> None:
     """Explain every key of anything that has a name: its meaning, value and source, and where it was set."""
@@ -75,7 +75,9 @@ def explain(catalog: Catalog, kind: str, name: str, scale: str, task: str | None
 
         return explain_suite(name)
     if kind == "protocol":
-        return _protocol(catalog, name, scale)
+        from pvdr_bench.suites.registry import DEFAULT_SUITE
+
+        return _protocol(catalog, name, scale, catalog.task(task).suite if task else DEFAULT_SUITE)
     if kind == "scale":
         from pvdr_bench.catalog.scales import SCALES
 
@@ -103,10 +105,10 @@ def _method(catalog: Catalog, name: str, scale: str, task: str | None, overrides
     return {"kind": "method", "name": config.variant, "facts": facts, "keys": keys_of(config.value, config.layers)}
 
 
-def _protocol(catalog: Catalog, name: str, scale: str) -> dict[str, Any]:
+def _protocol(catalog: Catalog, name: str, scale: str, suite: str) -> dict[str, Any]:
     found = catalog.protocol_file(name)
-    layers = catalog.protocol_layers(name, scale)
-    protocol = catalog.protocol(name, scale)
+    layers = catalog.protocol_layers(name, scale, suite)
+    protocol = catalog.protocol(name, scale, suite)
     facts = {"title": found.title, "description": found.description, "source": found.document.data.get("source"),
              "scale": scale, "hash": protocol.hash()}
     return {"kind": "protocol", "name": name, "facts": facts, "keys": keys_of(protocol, layers)}

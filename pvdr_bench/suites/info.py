@@ -138,16 +138,18 @@ class SuiteInfo:
     # Tasks without a file ---------------------------------------------------------------------------------------
 
     def tasks(self) -> tuple[SuiteTask, ...]:
-        """Tasks that need no YAML file; none by default."""
+        """Tasks that need no YAML file; none by default.
+
+        Names are those of the catalog: where another suite may have the same, begin them with ``SUITE-``. A user may
+        leave that away, or write ``SUITE/`` in its place.
+        """
         return ()
 
     def task_name(self, name: str) -> str | None:
-        """The task that is meant by a name or an environment's id, such as ``reach-v3``; None if none of :meth:`tasks`.
-        """
-        for task in self.tasks():
-            if name in (task.name, task.env_id):
-                return task.name
-        return None
+        """The task that is meant by a name, one without ``SUITE-`` before it, or an environment's id; None: none is."""
+        found = (task.name for task in self.tasks()
+                 if name in (task.name, task.name.removeprefix(f"{self.name}-"), task.env_id))
+        return next(found, None)
 
     # Building environments --------------------------------------------------------------------------------------
 

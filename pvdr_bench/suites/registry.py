@@ -22,13 +22,35 @@ DEFAULT_CORPUS = METAWORLD.corpora[0].name  # what methods pre-train on unless -
 
 @cache
 def _found() -> tuple[dict[str, SuiteInfo], dict[str, SetupError]]:
-    found, broken = load_plugins("suites", SuiteInfo)
-    return {**{info.name: info for info in _BUILT_IN}, **{name: info for name, info in found.items()
-            if name not in {built_in.name for built_in in _BUILT_IN}}}, broken
+    of_packages, broken = load_plugins("suites", SuiteInfo)
+    found = {info.name: info for info in _BUILT_IN}
+    for info in of_packages.values():
+        try:
+            _check(info, found)
+        except SetupError as error:
+            broken[info.name] = error
+        else:
+            found[info.name] = info
+    return found, broken
+
+
+def _check(info: SuiteInfo, others: dict[str, SuiteInfo]) -> None:
+    """Refuse a package's suite that answers with an error, or takes a name that another suite has."""
+    if info.name in others:
+        raise SetupError(f"there is a suite {info.name} already", hint="give it another name")
+    taken = {task.name: other.name for other in others.values() for task in other.tasks()}
+    try:
+        info.version()
+        mine = [task.name for task in info.tasks() if info.env_ids()]
+    except Exception as error:  # whatever another package's code does when it is asked
+        raise SetupError(f"the suite {info.name} cannot tell what it is: {type(error).__name__}: {error}") from error
+    if double := next((name for name in mine if name in taken), None):
+        raise SetupError(f"the task {double} of suite {info.name} is one of suite {taken[double]} already",
+                         hint=f"call it {info.name}-{double}; `--task {info.name}/{double}` finds it")
 
 
 def suites() -> dict[str, SuiteInfo]:
-    """All suites by name, the built-in ones first; a package cannot replace one of those."""
+    """All suites by name, the built-in ones first."""
     return _found()[0]
 
 
