@@ -42,7 +42,7 @@ class StageNode:
 
     @property
     def name(self) -> str:
-        """The artefact's, before its hash: ``tokenizer-cpu``, ``pvdr-metaworld-cpu``."""
+        """The artefact's, before its hash: ``tokenizer-cpu``, ``pvdr-fetch-push-cpu``."""
         what = self.method if self.stage.own_videos else f"{self.info.name}-{'+'.join(self.corpora)}"
         return f"{what}-{self.scale}"
 

@@ -26,7 +26,7 @@ def describe(
                                         "corpus, scale, profile or experiment; method:pvdr and protocol:pvdr "
                                         "where a name is both.")],
     scale: Annotated[str | None, typer.Option("--scale", help="Scale of the values; default: cpu.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Task whose hyperparameters and suite are applied.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Task whose set and suite are applied.")] = None,
     override: Overrides = None, json_: Json = False,
 ) -> None:
     """Explain every key of anything that has a name: its meaning, value and source, and where it was set."""
