@@ -205,6 +205,22 @@ def test_the_same_runs_have_one_entry(artefact: Artefact, store: ArtefactStore, 
     assert {entry.process["host"] for entry in found} == {identity()["host"]}
 
 
+def test_an_artefact_may_have_another_name(artefact: Artefact, store: ArtefactStore, tmp_path: Path) -> None:
+    """One recipe is one artefact at all scales: its users and its maker's lock are those of its hash."""
+    words = ("--results", tmp_path / "empty", "--artefacts", "--older-than", "0")
+    assert store.find(STAGE, "t-quick", RECIPE) == artefact
+    store.claim(STAGE, "t-quick", RECIPE, User(tmp_path / "results", ("a",)))
+    assert f"process {os.getpid()}" in reasons(clean(*words))[0]
+    forget_process(artefact)
+
+    def look(folder: Path) -> dict[str, Any]:
+        assert reasons(clean(*words)) == ["a process makes it anew"]
+        return make(folder)
+
+    store.build(STAGE, "t-quick", RECIPE, look, fresh=True)
+    assert len(clean(*words)["artefacts"]) == 1 and not artefact.path.exists()
+
+
 def _claim_and_use(root: Path, name: str, tries: int, lost: Any) -> None:
     for i in range(tries):
         store = ArtefactStore(root, shipped=[])

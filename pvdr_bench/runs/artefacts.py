@@ -31,7 +31,7 @@ from pvdr_bench.runs.files import (
 from pvdr_bench.runs.locks import STALE_MINUTES, FileLock, describe
 from pvdr_bench.runs.paths import data_root, shipped_artefacts
 from pvdr_bench.runs.schema import ManifestFile, read, read_if_any
-from pvdr_bench.runs.users import User, register
+from pvdr_bench.runs.users import User, digest_of, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,16 +122,16 @@ class ArtefactStore:
         Raises:
             StorageError: it is not there, and cannot be made.
         """
-        own = self.path(stage, name, recipe)
-        shipped = any(artefact_dir(stage, name, content_hash(recipe), folder).is_dir() for folder in self.shipped)
-        if shipped and not own.is_dir() and not fresh:
+        digest = content_hash(recipe)
+        own = _places(self.root, stage, name, digest)
+        if not own and not fresh and any(_places(folder, stage, name, digest) for folder in self.shipped):
             return ""
         try:
-            register(own, user)
+            register(self.path(stage, name, recipe), user)
         except StorageError as error:
-            if not own.is_dir() or fresh:
+            if not own or fresh:
                 raise
-            return f"{own} does not know that it is used ({error.message}): whoever cleans there cannot see this run"
+            return f"{own[0]} does not know that it is used ({error.message}): whoever cleans there cannot see this run"
         return ""
 
     def build(self, stage: str, name: str, recipe: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]], *,
@@ -153,12 +153,11 @@ class ArtefactStore:
         if not fresh and (found := self.find(stage, name, recipe)):
             return found
         final = next(iter(_places(self.root, stage, name, content_hash(recipe))), self.path(stage, name, recipe))
-        work = final.parent / _BUILDING / content_hash(recipe)  # the same under every name, and so is the lock
+        work = final.parent / _BUILDING / digest_of(final)  # the same under every name, and so is the lock
         with storage_errors(work):
             work.mkdir(parents=True, exist_ok=True)
         before = _manifest_time(final)
-        lock = FileLock(work.with_name(f"{work.name}.lock"), f"{stage} artefact {final.name}",
-                        stale_minutes=stale_minutes)
+        lock = self.building_lock(final, stale_minutes)
         self._wait_for(lock, on_wait, poll_seconds)
         try:
             # Another process may have made it between our search and our lock.
@@ -195,10 +194,11 @@ class ArtefactStore:
             found += [read_artefact(path.parent) for path in sorted(root.glob(f"*/*/{MANIFEST}"))]
         return found
 
-    def building_lock(self, artefact: Path) -> FileLock:
-        """The lock of whoever makes, or removes, the user's own artefact in this folder."""
-        return FileLock(artefact.parent / _BUILDING / f"{artefact.name}.lock",
-                        f"{artefact.parent.name} artefact {artefact.name}")
+    @staticmethod
+    def building_lock(artefact: Path, stale_minutes: float = STALE_MINUTES) -> FileLock:
+        """The lock of whoever makes, or removes, the artefact with this folder's recipe, under whichever name."""
+        return FileLock(artefact.parent / _BUILDING / f"{digest_of(artefact)}.lock",
+                        f"{artefact.parent.name} artefact {artefact.name}", stale_minutes=stale_minutes)
 
 
 def _places(root: Path, stage: str, name: str, digest: str) -> list[Path]:

@@ -24,7 +24,7 @@ from pvdr_bench.runs.artefacts import MANIFEST, ArtefactStore
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import storage_errors, sync_folder
 from pvdr_bench.runs.folders import loose_runs
-from pvdr_bench.runs.users import ARTEFACTS, entries, registry, run_names, users_folder
+from pvdr_bench.runs.users import ARTEFACTS, digest_of, entries, registry, run_names, users_folder
 
 RUN_TRASH, DATA_TRASH = ".trash", "trash"  # below the results folder; below the data folder
 JOB, JOB_END = "job.json", "job_end.json"  # of a run that was handed to a scheduler
@@ -114,7 +114,7 @@ def _why_used(artefact: Path, runs: list[Path], days: float) -> str | None:
 
 def _standing(artefact: Path, runs: list[Path]) -> tuple[str | None, float]:
     """Who stands on the artefact of this path, which may have been moved; and when it was last asked for."""
-    digest, asked = artefact.name.rpartition("-")[2], 0.0
+    digest, asked = digest_of(artefact), 0.0
     try:
         for entry in entries(artefact):
             asked = max(asked, entry.time)

@@ -1,4 +1,4 @@
-"""Who stands on an artefact, written down before it is opened: ``ROOT/.users/STAGE/NAME-HASH/USER.json``.
+"""Who stands on an artefact, written down before it is opened: ``ROOT/.users/STAGE/HASH/USER.json``.
 
 An entry says which runs of which results folder, since when, and the process that wrote it. It counts while
 
@@ -91,9 +91,14 @@ def run_names(folder: Path, digest: str) -> bool:
     return any(isinstance(found, dict) and found.get("hash") == digest for found in references.values())
 
 
+def digest_of(artefact: Path) -> str:
+    """The hash of the recipe of ``ROOT/STAGE/NAME-HASH``; the name says only at which scale it was first made."""
+    return artefact.name.rpartition("-")[2]
+
+
 def users_folder(artefact: Path) -> Path:
-    """Where the users of ``ROOT/STAGE/NAME-HASH`` are."""
-    return artefact.parent.parent / FOLDER / artefact.parent.name / artefact.name
+    """Where the users of ``ROOT/STAGE/NAME-HASH`` are, whatever its name."""
+    return artefact.parent.parent / FOLDER / artefact.parent.name / digest_of(artefact)
 
 
 @contextmanager
