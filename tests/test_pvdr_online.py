@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
-from pvdr_bench.algorithms.pvdr.online import PVDRLearner, varies
+from pvdr_bench.algorithms.pvdr.metrics import varies
+from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from tests.learning import above, below, learns
 from tests.test_ppo_learner import GRID, IdentityTokenizer, Player, assert_equal, context

@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from pvdr_bench.algorithms.pvdr.metrics import planning_metrics
 from pvdr_bench.rl.contract import Learner, LearnerContext
 from pvdr_bench.rl.diagnostics import Diagnostics
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
@@ -19,7 +20,6 @@ from pvdr_bench.runs.state import pack, unpack
 from pvdr_bench.training.execute import execute
 from tests.dummies import make_pieces, make_spec
 from tests.test_ppo_core import fill
-from tests.test_pvdr_online import build, config
 from tests.test_training_parts import transition
 
 TRUTH = Diagnostics({"goal_distance": np.array([0.25, 0.5])})
@@ -119,7 +119,6 @@ def test_the_loop_hands_over_what_the_simulator_knows(tmp_path: Path) -> None:
 
 
 def test_pvdrs_metric_is_the_rank_correlation_with_the_truth_of_the_next_decision() -> None:
-    learner = build(config().model_copy(update={"pretrained": False}), 2)
     buffer, steps = RolloutBuffer(), 6
     generator = np.random.default_rng(0)
     metric, truth = generator.random((2, steps, 2)).astype(np.float32)
@@ -133,6 +132,6 @@ def test_pvdrs_metric_is_the_rank_correlation_with_the_truth_of_the_next_decisio
                    value=number, reward=number, terminated=never, truncated=torch.from_numpy(ended[t]),
                    bootstrap=number, diagnostics=Diagnostics({"goal_distance": truth[t]}))
     pairs = [(metric[t + 1, i], truth[t, i]) for t in range(steps - 1) for i in range(2) if not ended[t, i]]
-    found = learner._diagnostics(buffer.rollout())
+    found = planning_metrics(buffer.rollout())
     assert found["rank_metric_true_distance"] == float(spearmanr(*zip(*pairs, strict=True)).statistic)
     assert "rank_metric_pixel_distance" not in found  # all the same: no ranks

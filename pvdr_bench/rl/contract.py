@@ -3,6 +3,20 @@
 Shapes: N environments, H = W image size, A action dimensions, B batch, T frames of a clip.
 An algorithm has no loop of its own. ``training/online.py`` drives a :class:`Learner`,
 ``training/offline.py`` drives an :class:`OfflineLearner` for the stages before.
+
+**What comes back to learning.** ``act`` returns, beside the action, extras: whatever learning wants of the moment of
+acting. Rollouts keep them as they like; replay keeps those for which the learner declared a column, once, in its
+constructor: ``context.replay.declare(columns, capacity=..., priorities=...)``. A search that draws a set of actions at
+every decision returns the one it chose, and in the extras the set [N, K, A] and its visit counts [N, K].
+
+**Replay.** The loop puts a decision in before it calls ``observe``. ``sample`` is all that a plain learner needs.
+``draw`` gives positions (uniform or by priority; across episodes, inside one, or padded at its end), ``read`` the
+entries around them, and ``write`` replaces a rewritable column there: targets that were searched again, latent states
+of a newer model, priorities. A killed run continues as if none had been written since its checkpoint.
+
+**A reward of one's own**, of a frozen model or of plans, is computed between roll-out and update: ``rl/rollout.py``.
+
+**Truth.** What only the simulator knows comes as :class:`~pvdr_bench.rl.diagnostics.Diagnostics`, for metrics.
 """
 
 from __future__ import annotations
@@ -49,7 +63,7 @@ class Learner(ABC):
     @abstractmethod
     def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
             generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
-        """Choose actions [N, A] for images uint8 [N, H, W, 3]; returns (action, carry, extras).
+        """Choose actions [N, A] for images uint8 [N, H, W, 3]; returns (action, carry, extras), extras each [N, ...].
 
         All randomness comes from ``generator`` (a CPU generator), so evaluation never disturbs training.
         Both modes sample; a learner that offers a mean policy has a config key for it.

@@ -12,14 +12,12 @@ import math
 from collections import defaultdict
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.alignment import Alignment
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
+from pvdr_bench.algorithms.pvdr.metrics import planning_metrics
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, Plans
 from pvdr_bench.algorithms.pvdr.rounds import (
@@ -181,7 +179,7 @@ class PVDRLearner(Learner):
             return {}
         rollout = self.buffer.rollout()
         self.buffer.clear()
-        metrics = self._diagnostics(rollout)
+        metrics = planning_metrics(rollout)
         future, valid = self._futures(rollout)
         if self.phase == "e1":
             self.phase = "e2"
@@ -194,21 +192,6 @@ class PVDRLearner(Learner):
         codes = rollout.state["tokens"][:, :, -1].long()
         return future_frames(codes, rollout.state["next"].long(), rollout.terminated | rollout.truncated,
                              [stride * (k + 1) for k in range(length)])
-
-    def _diagnostics(self, rollout: Rollout) -> dict[str, float]:
-        """Rank correlations of the planning metric, and what planning did."""
-        state = rollout.state
-        out = {name: float(state[name].mean()) for name in ("plan_distance", "plan_gain", "plan_diversity")}
-        metric, pixels = (state[f"{name}_distance"].cpu().numpy() for name in ("metric", "pixel"))
-        pairs = {"pixel_distance": (metric.flatten(), pixels.flatten())}
-        if (truth := rollout.diagnostics.metric("goal_distance")) is not None:
-            # it is of the frame after a decision: the next decision's, unless an episode ended
-            follows = ~(rollout.terminated | rollout.truncated)[:-1].cpu().numpy()
-            pairs["true_distance"] = (metric[1:][follows], truth[:-1][follows])
-        for name, (ours, other) in pairs.items():
-            if varies(ours) and varies(other):
-                out[f"rank_metric_{name}"] = float(spearmanr(ours, other).statistic)
-        return out
 
     def _finetune(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
         """Eqs. 3 and 4 on E1; the KL of the prior and the CE keep pre-training's reduction."""
@@ -307,11 +290,3 @@ class PVDRLearner(Learner):
         load_optimizer_state(self.prior_optimizer, state["prior_optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.phase, self.rounds = state["phase"], int(state["rounds"])
-
-
-def varies(values: NDArray[np.floating[Any]]) -> bool:
-    """Whether values [B] have ranks: all finite and not all the same.
-
-    The standard deviation does not tell: of equal numbers it can be a rounding error above zero.
-    """
-    return bool(np.isfinite(values).all() and (values != values[:1]).any())

@@ -1,0 +1,35 @@
+"""What PVDR's planning did in a round, and how well its metric ranks frames. Shapes: B values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from pvdr_bench.rl.rollout import Rollout
+
+
+def planning_metrics(rollout: Rollout) -> dict[str, float]:
+    """Rank correlations of the planning metric, and what planning did."""
+    state = rollout.state
+    out = {name: float(state[name].mean()) for name in ("plan_distance", "plan_gain", "plan_diversity")}
+    metric, pixels = (state[f"{name}_distance"].cpu().numpy() for name in ("metric", "pixel"))
+    pairs = {"pixel_distance": (metric.flatten(), pixels.flatten())}
+    if (truth := rollout.diagnostics.metric("goal_distance")) is not None:
+        # it is of the frame after a decision: the next decision's, unless an episode ended
+        follows = ~(rollout.terminated | rollout.truncated)[:-1].cpu().numpy()
+        pairs["true_distance"] = (metric[1:][follows], truth[:-1][follows])
+    for name, (ours, other) in pairs.items():
+        if varies(ours) and varies(other):
+            out[f"rank_metric_{name}"] = float(spearmanr(ours, other).statistic)
+    return out
+
+
+def varies(values: NDArray[np.floating[Any]]) -> bool:
+    """Whether values [B] have ranks: all finite and not all the same.
+
+    The standard deviation does not tell: of equal numbers it can be a rounding error above zero.
+    """
+    return bool(np.isfinite(values).all() and (values != values[:1]).any())
