@@ -43,6 +43,7 @@ def test_replay_by_the_command() -> None:
     assert found["batch_bytes"] == 2 * 5 * 32 * 32 * 3
     assert found["bytes_per_second"] == pytest.approx(found["batch_bytes"] / found["sample_seconds"])
     assert 0 < found["share_of_update"] < 1 and found["kept"] == (found["share_of_update"] <= found["largest_share"])
+    assert found["prioritised_draw_seconds"] > 0 and found["write_back_seconds"] > 0
     assert found["append_seconds"] > 0 and set(found["sample_peak_bytes"]) == {"quarter", "all"}
 
 

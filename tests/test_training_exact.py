@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pvdr_bench.rl.replay.scratch import SCRATCH
 from pvdr_bench.runs import faults
 from pvdr_bench.runs.directory import RunDir
 from tests import dummies
@@ -129,3 +130,13 @@ def test_signal_leaves_with_75_and_continues(reference: tuple[str, Path, list[st
     assert run(tmp_path, kind, longest + SYNC) == 0
     assert run(tmp_path / "straight", kind, longest + SYNC) == 0
     assert results_of(tmp_path, kind) == results_of(tmp_path / "straight", kind)
+
+
+def test_columns_that_are_written_anew_survive_the_death_of_a_node(tmp_path: Path) -> None:
+    """On a node's own disk, killed between two writes, and continued on another node."""
+    assert run(tmp_path / "straight", "search") == 0
+    disks = [{SCRATCH: str(tmp_path / f"disk{i}")} for i in range(2)]
+    assert run(tmp_path / "moved", "search", **disks[0], **{faults.CRASH_AT: "replay.rewrite:90"}) == faults.CRASH_CODE
+    assert run_dir(tmp_path / "moved", "search").checkpoints.steps()
+    assert run(tmp_path / "moved", "search", **disks[1]) == 0
+    assert results_of(tmp_path / "moved", "search") == results_of(tmp_path / "straight", "search")

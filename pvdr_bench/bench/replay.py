@@ -20,6 +20,7 @@ from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.bench.dreamer import ACTIONS, Stopwatch, fill, make_learner, recipe, repeat
 from pvdr_bench.bench.memory import reset_peaks, resident_bytes
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
+from pvdr_bench.rl.replay.priorities import PRIORITY, Priorities
 
 LARGEST_SHARE = 0.05  # of an update, promised
 
@@ -41,6 +42,8 @@ def measure(scale: str = "cpu", method: str = "dreamerv2", entries: int = 6000, 
         were put out of that cache (null where the system has no way to; a disk of memory is never cold).
         append_seconds per decision. sample_peak_bytes: growth of the resident set while sampling, at a quarter of the
         entries and at all of them; null where there is no /proc. batch_bytes and replay_bytes of pictures; the sizes.
+        prioritised_draw_seconds: choosing a batch of positions by priority among all entries; write_back_seconds: new
+        priorities for them.
     """
     place, before = torch.device(device), torch.get_num_threads()
     config, protocol = recipe(method, scale)
@@ -53,6 +56,8 @@ def measure(scale: str = "cpu", method: str = "dreamerv2", entries: int = 6000, 
             replay = EpisodeReplay(Path(name), protocol.num_envs, size, ACTIONS)
             try:
                 found = _storing(replay, entries, train.batch, train.length, seconds, seed)
+                other = Path(name) / "prioritised"
+                found |= _prioritised(other, protocol.num_envs, entries, train.batch, seconds, seed)
                 learner = make_learner(config, protocol, replay, place, seed)
                 found |= share_of_update(learner, seconds)
             finally:
@@ -92,6 +97,27 @@ def _storing(replay: EpisodeReplay, entries: int, batch: int, length: int, secon
             "bytes_per_second": batch * length * picture / sampled, "cold_sample_seconds": _cold_seconds(replay, draw),
             "sample_peak_bytes": peaks, "batch_bytes": batch * length * picture,
             "replay_bytes": len(replay) * picture}
+
+
+def _prioritised(folder: Path, num_envs: int, entries: int, batch: int, seconds: float, seed: int) -> dict[str, Any]:
+    """Draw by priority and write back; pictures are tiny, they do not matter here."""
+    replay, generator = EpisodeReplay(folder, num_envs, 1, ACTIONS), torch.Generator().manual_seed(seed)
+    try:
+        replay.declare(priorities=Priorities())
+        fill(replay, entries, seed)
+        clock = Stopwatch(torch.device("cpu"))
+        clock.wrap(replay, "draw", "draw")
+        clock.wrap(replay, "write", "write")
+
+        def turn() -> None:
+            draw = replay.draw(generator, batch, 1, "padded", prioritised=True)
+            replay.write(draw.positions, PRIORITY, torch.rand(batch, generator=generator))
+
+        rows = repeat(turn, seconds / 4, clock)
+    finally:
+        replay.close()
+    return {"prioritised_draw_seconds": float(np.median([row["draw"] for row in rows])),
+            "write_back_seconds": float(np.median([row["write"] for row in rows]))}
 
 
 def _resident_growth(draw: Callable[[], Any], times: int = 5) -> int | None:

@@ -91,7 +91,9 @@ def choose_by_weight(streams: list[tuple[Ints, Ints]], weights: list[NDArray[np.
     if not len(flat) or not total[-1] > 0:
         return None
     uniform = torch.rand(batch, generator=rng, dtype=torch.float64).numpy()
-    drawn = np.minimum(np.searchsorted(total, uniform * total[-1], side="right"), np.flatnonzero(flat)[-1])
+    drawn = np.searchsorted(total, uniform * total[-1], side="right")
+    if drawn.max() == len(flat):  # a product that was rounded up to the sum
+        drawn = np.minimum(drawn, np.flatnonzero(flat)[-1])
     bounds = np.cumsum([len(weight) for weight in weights])
     owner = np.searchsorted(bounds, drawn, side="right")
     index = drawn - (bounds - [len(weight) for weight in weights])[owner]
