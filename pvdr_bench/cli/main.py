@@ -30,6 +30,7 @@ class MainGroup(LazyGroup):
         "agreement": Lazy("pvdr_bench.cli.compare:agreement", "Rank agreement of our ordering with the published one."),
         "report": Lazy("pvdr_bench.cli.report:report", "Write results and every run as one HTML file."),
         "export": Lazy("pvdr_bench.cli.export:export", "Results for other tools, and runs for trackers."),
+        "verify": Lazy("pvdr_bench.cli.verify:verify", "Say whether finished runs are as they were, and what is not."),
         "pack": Lazy("pvdr_bench.cli.pack:pack", "Put published runs into one archive with checksums."),
         "unpack": Lazy("pvdr_bench.cli.pack:unpack", "Write the runs of an archive as folders."),
         "video": Lazy("pvdr_bench.cli.results:video", "Film a run's policy beside the plan it follows."),

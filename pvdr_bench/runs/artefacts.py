@@ -113,6 +113,10 @@ class ArtefactStore:
             return read_artefact(path)
         return None
 
+    def places(self, stage: str, name: str, digest: str) -> list[Path]:
+        """Where an artefact is: shipped folders first, then the user's own."""
+        return [path for root in (*self.shipped, self.root) for path in _places(root, stage, name, digest)]
+
     def claim(self, stage: str, name: str, recipe: Mapping[str, Any], user: User, *, fresh: bool = False) -> str:
         """Write down that ``user`` will stand on an artefact, before :meth:`find` or :meth:`build`.
 

@@ -25,6 +25,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
+Word = Annotated[str, Field(pattern=r"^[\w.@=,+\[\]\-]+$")]  # part of a path
 Point = Literal["grid", "final"]
 POINTS: tuple[str, ...] = ("grid", "final")
 Success = bool | Literal[0, 1]
@@ -104,10 +105,10 @@ class ProvenanceFile(Start):
 class ReferenceFile(TypedDict):
     """An artefact that a run stands on, in ``artefacts.json``."""
 
-    stage: str
-    name: str
-    hash: str
-    weights_sha256: str
+    stage: Word
+    name: Word
+    hash: Word
+    weights_sha256: Word
 
 
 class ManifestFile(TypedDict):
