@@ -149,7 +149,11 @@ class RunSpec(PlainSpec):
 
     def config_object(self) -> Any:
         """The algorithm's frozen pydantic config (imports the algorithm's config module, not torch)."""
-        return registry.load_object(self.info.config).model_validate(self.config)
+        try:
+            return registry.load_object(self.info.config).model_validate(self.config)
+        except ValidationError as error:
+            raise DataError(f"the config of this run does not fit this version of {self.algorithm}: {error}",
+                            hint="use the version that made it, or give its command again elsewhere") from error
 
     @property
     def info(self) -> registry.AlgorithmInfo:
