@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from pvdr_bench import algorithms
 from pvdr_bench.algorithms.pvdr.metrics import planning_metrics
 from pvdr_bench.rl.contract import Learner, LearnerContext
 from pvdr_bench.rl.diagnostics import Diagnostics
@@ -116,6 +118,14 @@ def test_the_loop_hands_over_what_the_simulator_knows(tmp_path: Path) -> None:
     execute(spec, tmp_path, lambda: (dataclasses.replace(pieces, make_learner=make_learner), {}), lambda: False)
     metrics = [one.metric("goal_distance") for one in seen]
     assert all(x is not None and x.shape == (2,) and (x >= 0).all() for x in metrics) and len(metrics) > 4
+
+
+def test_no_algorithm_reads_them_but_for_its_metrics() -> None:
+    """``planner.metric`` and the like are no calls; whoever calls ``.metric(...)`` is in a file of metrics."""
+    files = sorted(Path(algorithms.__path__[0]).rglob("*.py"))
+    calls = {file.name for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "metric"}
+    assert len(files) > 15 and calls == {"metrics.py"}
 
 
 def test_pvdrs_metric_is_the_rank_correlation_with_the_truth_of_the_next_decision() -> None:
