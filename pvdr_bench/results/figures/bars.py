@@ -111,7 +111,7 @@ def _axis(ax: Axes, sheet: Sheet, groups: list[str], a_line: int, metric: str) -
     ax.tick_params(axis="x", length=0)
     if metric != "return":
         rate_axis(ax, steps=4 if sheet.size.height < 1.4 else 5)
-    ax.set_ylabel(metric_label(metric))
+    ax.set_ylabel(sheet.wrapped(metric_label(metric), sheet.size.height + 0.08, 8.0))
 
 
 def _bar(ax: Axes, x: float, width: float, row: Row, task: str, bars: _Bars, label: str | None) -> bool:

@@ -242,7 +242,6 @@ def _finish(sheet: Sheet, drawing: _Drawing) -> None:
 
     small = sheet.size.width < 1.9
     for index, ax in enumerate(sheet.panels):
-        first, last = sheet.outer(index)
         ax.grid(visible=True, zorder=0)
         ax.set_xlim(0.0, 1.03 * (drawing.last or 1.0))
         ax.xaxis.set_major_locator(MaxNLocator(4 if small else 5, steps=[1, 2, 2.5, 5, 10]))
@@ -250,11 +249,8 @@ def _finish(sheet: Sheet, drawing: _Drawing) -> None:
             ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         if drawing.options.metric != "return":
             rate_axis(ax, steps=4 if sheet.size.height < 1.4 else 5)
-        if first:
-            ax.set_ylabel(metric_label(drawing.options.metric))
-        ax.tick_params(labelbottom=last)
-        if last:
-            ax.set_xlabel(AXES[drawing.options.axis])
+        ax.tick_params(labelbottom=sheet.outer(index)[1])
+        sheet.name_axes(index, AXES[drawing.options.axis], metric_label(drawing.options.metric))
 
 
 def _caption(drawing: _Drawing, notes: list[str], reported: pd.DataFrame | None) -> str:

@@ -94,6 +94,14 @@ class Sheet:
         """Whether a panel is the first of its line, and the last of its column."""
         return index % self.columns == 0, index + self.columns >= len(self.panels)
 
+    def name_axes(self, index: int, x: str, y: str) -> None:
+        """Label a panel's axes where it is the last of its column, the first of its line; wrapped into its size."""
+        first, last = self.outer(index)
+        if first:
+            self.panels[index].set_ylabel(self.wrapped(y, self.size.height + 0.08, 8.0))
+        if last:
+            self.panels[index].set_xlabel(self.wrapped(x, self.size.width + 0.08, 8.0))
+
     def text_width(self, text: str, points: float) -> float:
         """Inches of a line of text."""
         from matplotlib.font_manager import FontProperties
@@ -180,8 +188,8 @@ class Sheet:
         over = WIDTHS[self._width] - self.columns * self.size.width - left - right - sum(gaps)
         if self.columns == 1:
             return left + over - min(over / 2, 0.1), right + min(over / 2, 0.1), gaps
-        gaps = [gap + 0.7 * over / len(gaps) for gap in gaps]
-        return left + 0.15 * over, right + 0.15 * over, gaps
+        beside = 0.15 * max(over, 0.0)
+        return left + beside, right + beside, [gap + (over - 2 * beside) / len(gaps) for gap in gaps]
 
     def _around(self, ax: Axes) -> tuple[float, float, float, float]:
         """How far an axes' labels and title reach out of it: left, below, right, above, inches."""

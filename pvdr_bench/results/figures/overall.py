@@ -80,13 +80,15 @@ def plot_profile(results: Results, metric: str = "success", *, confidence: float
         sheet = Sheet([facet.title if facet.single else "" for facet in facets], width)
         for index, (facet, ax) in enumerate(zip(facets, sheet.panels, strict=True)):
             _profile_panel(ax, facet, profiles, looks, titles)
-            first, last = sheet.outer(index)
-            rate_axis(ax, "x", steps=4 if sheet.size.width < 1.9 else 5)
+            rate_axis(ax, "x", steps=1 if sheet.size.width < 0.9 else 2 if sheet.size.width < 1.5 else 4 if sheet.size.width < 1.9 else 5)
+            if len(facets) > 1:  # ends of neighbours' scales must not meet
+                labels = ax.get_xticklabels()
+                labels[0].set_horizontalalignment("left")
+                labels[-1].set_horizontalalignment("right")
             rate_axis(ax, steps=4 if sheet.size.height < 1.4 else 5)
             ax.grid(visible=True, zorder=0)
-            ax.tick_params(labelbottom=last)
-            ax.set_xlabel(f"{metric_label(metric)} of a run" if last else "")
-            ax.set_ylabel("share of runs above" if first else "")
+            ax.tick_params(labelbottom=sheet.outer(index)[1])
+            sheet.name_axes(index, f"{metric_label(metric)} of a run", "share of runs above")
         sheet.finish()
     sentences = [f"Performance profile of the final {METRICS[metric]}: share of runs above each threshold, all tasks "
                  f"({', '.join(tasks)}) of equal weight; bands: {100 * confidence:g} % stratified bootstrap, "

@@ -116,7 +116,7 @@ def rate_axis(ax: Axes, which: Literal["x", "y"] = "y", *, steps: int = 5) -> No
 
 def metric_label(metric: str) -> str:
     """The axis' label."""
-    return "success rate" if metric == "success" else METRICS[metric]
+    return {"success_any": "success at any step", "success_end": "success at the end"}.get(metric, METRICS[metric])
 
 
 def close_caption(sentences: list[str], results: Results, reported: pd.DataFrame | None = None) -> str:

@@ -133,13 +133,11 @@ def plot_sweep(results: Results, key: str, metric: str = "success", *, confidenc
         sheet = Sheet([facet.title for facet in facets], width, free=metric == "return" and len(tasks) > 1)
         for index, (facet, ax) in enumerate(zip(facets, sheet.panels, strict=True)):
             _panel(ax, facet, order, results, metric, confidence, looks)
-            first, last = sheet.outer(index)
             _scale(ax, rows.values(), order)
             if metric != "return":
                 rate_axis(ax, steps=4 if sheet.size.height < 1.4 else 5)
             ax.grid(visible=True, zorder=0)
-            ax.set_ylabel(metric_label(metric) if first else "")
-            ax.set_xlabel(key if last else "")
+            sheet.name_axes(index, key, metric_label(metric))
         sheet.finish()
     return Plot(sheet.figure, _caption(results, key, metric, confidence, lines, notes))
 
