@@ -26,6 +26,7 @@ _HEIGHTS = {("single", 1): 1.75, ("single", 2): 1.05, ("double", 1): 2.4, ("doub
 _MAX_COLUMNS = {"auto": 4, "single": 2, "double": 4}
 _CROWD = 12  # more panels than these stand in one more column
 _POINTS = 7.5  # of names in legends and beside lines
+_FARTHEST = 2.2  # lines of text that a name may stand from its line's end
 _LEGEND_COLUMNS, _NARROW_LABEL = 6, 1.35  # columns at most; inches under which no label is wrapped for another column
 _LEGEND: dict[str, Any] = {"frameon": False, "handlelength": 2.9, "handletextpad": 0.6, "columnspacing": 1.4,
                            "labelspacing": 0.35, "borderpad": 0.0, "borderaxespad": 0.0}
@@ -159,14 +160,17 @@ class Sheet:
             most: inches that a name may be long.
 
         Returns:
-            Whether it was done: names are not too long, and each has a line of text for itself.
+            Whether it was done: names are not too long, and each has a line of text for itself near its line's end.
         """
         apart = 1.3 * _POINTS / 72.0 / self.size.height
         too_long = any(self.text_width(name, _POINTS) > most for _, name, _ in ends)
         if not ends or too_long or len(ends) * apart > 1.0 + apart:
             return False
         ordered = sorted(ends, key=lambda end: end[0])
-        for (height, name, color), place in zip(ordered, spread([end[0] for end in ordered], apart), strict=True):
+        places = spread([end[0] for end in ordered], apart)
+        if any(abs(place - end[0]) > _FARTHEST * apart for place, end in zip(places, ordered, strict=True)):
+            return False
+        for (height, name, color), place in zip(ordered, places, strict=True):
             moved = abs(place - height) > 0.25 * apart
             line = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0.5, "shrinkB": 0.5,
                     "relpos": (0.0, 0.5)}

@@ -36,6 +36,8 @@ from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_STEPS = ((0.9, 1), (1.5, 2), (1.9, 4), (float("inf"), 5))  # inches that a scale from 0 to 100 % is narrower than
+
 
 def _whole_rows(results: Results, tasks: list[str], metric: str) -> tuple[list[Row], list[str]]:
     """Learned rows with a final evaluation in every task, and the labels of those that lack one."""
@@ -80,7 +82,7 @@ def plot_profile(results: Results, metric: str = "success", *, confidence: float
         sheet = Sheet([facet.title if facet.single else "" for facet in facets], width)
         for index, (facet, ax) in enumerate(zip(facets, sheet.panels, strict=True)):
             _profile_panel(ax, facet, profiles, looks, titles)
-            rate_axis(ax, "x", steps=1 if sheet.size.width < 0.9 else 2 if sheet.size.width < 1.5 else 4 if sheet.size.width < 1.9 else 5)
+            rate_axis(ax, "x", steps=next(n for room, n in _STEPS if sheet.size.width < room))
             if len(facets) > 1:  # ends of neighbours' scales must not meet
                 labels = ax.get_xticklabels()
                 labels[0].set_horizontalalignment("left")
