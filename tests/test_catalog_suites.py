@@ -40,7 +40,7 @@ def lamps(name: str = "lamps", **changes: object) -> Lamps:
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both suites beside the built-in ones."""
     found = {info.name: info for info in (METAWORLD, DUMMY, lamps("lamps"), lamps("toys"))}
-    monkeypatch.setattr(registry, "_found", lambda: (found, {}))
+    monkeypatch.setattr(registry, "_found", lambda path: (found, {}))
 
 
 @pytest.mark.parametrize(("asked", "name", "suite"), [
@@ -80,7 +80,7 @@ def test_each_task_has_the_version_of_its_own_suite(installed: None) -> None:
 def test_what_a_suite_lacks_is_refused_where_it_is_needed(monkeypatch: pytest.MonkeyPatch, changes: dict[str, object],
                                                           protocol: str, method: str, words: str | None) -> None:
     found = {info.name: info for info in (METAWORLD, lamps("toys", **changes))}
-    monkeypatch.setattr(registry, "_found", lambda: (found, {}))
+    monkeypatch.setattr(registry, "_found", lambda path: (found, {}))
     catalog = load_catalog()
     spec = catalog.resolve(method, "toys/box", 0, "smoke", protocol)
     if words is None:

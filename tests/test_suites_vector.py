@@ -223,7 +223,7 @@ def test_suites_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="did you mean 'metaworld'"):
         make_env(dataclasses.replace(POINT, suite="metawolrd"))
     mine = dataclasses.replace(DUMMY, name="mine", factory="no_such_package.envs:Mine")
-    monkeypatch.setattr(registry, "_found", lambda: ({"mine": mine}, {}))
+    monkeypatch.setattr(registry, "_found", lambda path: ({"mine": mine}, {}))
     with pytest.raises(SetupError, match="no_such_package"):
         make_env(dataclasses.replace(POINT, suite="mine"))
 
@@ -247,7 +247,7 @@ def test_a_suite_says_how_many_environments_a_process_may_hold(monkeypatch: pyte
     with VectorEnv(POINT, 5, workers=0) as envs:
         reference = record(envs, 4)
     limited = dataclasses.replace(DUMMY, envs_per_process=limit)
-    monkeypatch.setattr(registry, "_found", lambda: ({"dummy": limited}, {}))
+    monkeypatch.setattr(registry, "_found", lambda path: ({"dummy": limited}, {}))
     with VectorEnv(POINT, 5, workers=asked) as envs:
         assert len(envs.worker_pids) == processes
         assert all(worker.part.stop - worker.part.start <= (limit or 5) for worker in envs._workers)
@@ -262,7 +262,7 @@ def test_a_worker_starts_with_the_variables_of_its_suite(monkeypatch: pytest.Mon
             return {"NEEDY_ROOT": "/opt/needy"}
 
     needy = Needy(**{field.name: getattr(DUMMY, field.name) for field in dataclasses.fields(DUMMY)})
-    monkeypatch.setattr(registry, "_found", lambda: ({"dummy": needy}, {}))
+    monkeypatch.setattr(registry, "_found", lambda path: ({"dummy": needy}, {}))
     with VectorEnv(POINT, 1, workers=1) as envs:
         environment = Path(f"/proc/{envs.worker_pids[0]}/environ").read_text().split("\0")
     assert "NEEDY_ROOT=/opt/needy" in environment and "NEEDY_ROOT" not in os.environ

@@ -1,7 +1,7 @@
 """The facts of every algorithm, readable without importing torch.
 
-Packages add their own through the entry point group ``pvdr_bench.algorithms``: each entry is an
-:class:`AlgorithmInfo`.
+Packages add their own through the entry point group ``pvdr_bench.algorithms``, and users by a file
+``algorithms/NAME.py`` in a folder of ``PVDR_BENCH_PATH``: each names an :class:`AlgorithmInfo`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
-from pvdr_bench.errors import CatalogError
+from pvdr_bench.errors import CatalogError, SetupError
+from pvdr_bench.plugins import load_plugins, path_text
 
 ONLINE = "online"  # the last stage of whatever acts in a task
 
@@ -116,11 +116,18 @@ _BUILTIN = (
 )
 
 
-@cache
 def algorithms() -> dict[str, AlgorithmInfo]:
-    """All algorithms by name, the built-in ones first."""
-    found = {info.name: info for info in _BUILTIN}
-    for entry in entry_points(group="pvdr_bench.algorithms"):
-        info = entry.load()
-        found.setdefault(info.name, info)
-    return found
+    """All algorithms by name, the built-in ones first: nothing replaces one of those."""
+    return _found(path_text())[0]
+
+
+def broken_algorithms() -> dict[str, SetupError]:
+    """Algorithms of packages and of the user's folders that cannot be read, and why."""
+    return _found(path_text())[1]
+
+
+@cache
+def _found(path: str) -> tuple[dict[str, AlgorithmInfo], dict[str, SetupError]]:
+    own = {info.name: info for info in _BUILTIN}
+    found, broken = load_plugins("algorithms", AlgorithmInfo)
+    return own | {name: info for name, info in found.items() if name not in own}, broken

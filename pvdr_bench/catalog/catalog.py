@@ -118,6 +118,8 @@ class Catalog(Files):
         if spec.algorithm is None:
             raise CatalogError(f"method {name} has neither algorithm nor extends", where=document.file,
                                hint=f"known algorithms: {', '.join(registry.algorithms())}")
+        if spec.algorithm in (broken := registry.broken_algorithms()):
+            raise broken[spec.algorithm]
         if spec.algorithm not in registry.algorithms():
             raise unknown("algorithm", spec.algorithm, registry.algorithms(), document.where(("algorithm",)))
         return [*chain, (spec.model_copy(update={"title": spec.title or name}), document)]

@@ -7,9 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pvdr_bench.errors import CatalogError
-from pvdr_bench.plugins import plugins
+from pvdr_bench.plugins import PATH_VARIABLE, path_text, plugins
 
-PATH_VARIABLE = "PVDR_BENCH_PATH"
 KINDS = {"methods": "methods", "tasks": "tasks", "protocols": "tasks/protocols", "profiles": "slurm",
          "experiments": "experiments"}
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -28,7 +27,7 @@ def search_roots() -> list[Path]:
         CatalogError: a folder of ``PVDR_BENCH_PATH`` does not exist.
     """
     roots: list[Path] = []
-    for text in filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep)):
+    for text in filter(None, path_text().split(os.pathsep)):
         folder = Path(text).expanduser()
         if not folder.is_dir():
             raise CatalogError(f"{text} is not a folder", where=PATH_VARIABLE,

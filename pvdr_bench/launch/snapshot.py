@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pvdr_bench.catalog.folders import PATH_VARIABLE
+from pvdr_bench.plugins import PATH_VARIABLE
 from pvdr_bench.runs import provenance
 from pvdr_bench.runs.files import sha256, sha256_file, storage_errors, write_json
 

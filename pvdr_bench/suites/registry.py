@@ -1,7 +1,7 @@
 """The suites there are: the built-in ones and those of installed packages. No simulator is imported.
 
 Another package adds a suite by an entry point of the group ``pvdr_bench.suites`` that names a
-:class:`~pvdr_bench.suites.info.SuiteInfo`; the entry point's name is the suite's.
+:class:`~pvdr_bench.suites.info.SuiteInfo`, and a user by a file ``suites/NAME.py`` in a folder of ``PVDR_BENCH_PATH``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import cache
 
 from pvdr_bench.errors import SetupError, UsageError
-from pvdr_bench.plugins import load_plugins
+from pvdr_bench.plugins import load_plugins, path_text
 from pvdr_bench.suites.dummy.info import DUMMY
 from pvdr_bench.suites.info import SuiteInfo
 from pvdr_bench.suites.metaworld.info import METAWORLD
@@ -21,7 +21,7 @@ DEFAULT_CORPUS = METAWORLD.corpora[0].name  # what methods pre-train on unless -
 
 
 @cache
-def _found() -> tuple[dict[str, SuiteInfo], dict[str, SetupError]]:
+def _found(path: str) -> tuple[dict[str, SuiteInfo], dict[str, SetupError]]:
     of_packages, broken = load_plugins("suites", SuiteInfo)
     found = {info.name: info for info in _BUILT_IN}
     for info in of_packages.values():
@@ -51,12 +51,12 @@ def _check(info: SuiteInfo, others: dict[str, SuiteInfo]) -> None:
 
 def suites() -> dict[str, SuiteInfo]:
     """All suites by name, the built-in ones first."""
-    return _found()[0]
+    return _found(path_text())[0]
 
 
 def broken_suites() -> dict[str, SetupError]:
     """Suites of packages that cannot be read, and why."""
-    return _found()[1]
+    return _found(path_text())[1]
 
 
 def suite(name: str) -> SuiteInfo:

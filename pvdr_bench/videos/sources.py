@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import cache
 
 from pvdr_bench.errors import SetupError, UsageError
-from pvdr_bench.plugins import load_plugins
+from pvdr_bench.plugins import load_plugins, path_text
 from pvdr_bench.suites.fetch.info import FETCH_PUSH
 from pvdr_bench.suites.registry import suites
 from pvdr_bench.videos.contract import CorpusSource
@@ -19,13 +19,13 @@ _ADDED: dict[str, CorpusSource] = {}
 
 
 @cache
-def _plugins() -> tuple[dict[str, CorpusSource], dict[str, SetupError]]:
+def _plugins(path: str) -> tuple[dict[str, CorpusSource], dict[str, SetupError]]:
     return load_plugins("corpora", CorpusSource)
 
 
 def broken_sources() -> dict[str, SetupError]:
     """Corpora of packages that cannot be read, and why."""
-    return _plugins()[1]
+    return _plugins(path_text())[1]
 
 
 def sources() -> list[CorpusSource]:
@@ -35,7 +35,7 @@ def sources() -> list[CorpusSource]:
     """
     found: dict[str, CorpusSource] = {}
     of_suites = [corpus for info in suites().values() for corpus in info.corpora]
-    for corpus in (*of_suites, FETCH_PUSH, *_plugins()[0].values(), *_ADDED.values()):
+    for corpus in (*of_suites, FETCH_PUSH, *_plugins(path_text())[0].values(), *_ADDED.values()):
         found.setdefault(corpus.name, corpus)
     return list(found.values())
 
