@@ -1,3 +1,5 @@
+# make demo       set up, film a shipped policy beside its plans, open the report of the reference results: under a minute
+# make quick      set up, and see a learner rise between floor and ceiling: two minutes
 # make run        set up, and do the main job at the scale that fits this machine: curve and table at the end
 # make test       set up, and pass the tests          make test-long   what takes longer
 # make margins    how much room every test of learning has, over five seeds on three instruction sets (part of test-long)
@@ -19,12 +21,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export MPLBACKEND ?= Agg
 
-.PHONY: run test test-long margins test-slurm lint setup gl
+.PHONY: demo quick run test test-long margins test-slurm lint setup gl
+
+demo: setup
+	$(BIN)/pvdr-bench demo
 
 run: setup
 	$(BIN)/pvdr-bench run --plot --method $(METHOD) --task $(TASK) --seeds $(SEEDS) $(ARGS)
-	$(BIN)/pvdr-bench plot --task $(TASK)
-	$(BIN)/pvdr-bench table --task $(TASK)
+
+quick: setup
+	$(BIN)/pvdr-bench run --plot --method ppo,random,scripted --task $(TASK) --seeds 2 --scale quick $(ARGS)
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile

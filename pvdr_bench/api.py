@@ -239,6 +239,7 @@ class Run:
         from pvdr_bench.runs.users import ARTEFACTS
         from pvdr_bench.training.execute import check_artefacts
         from pvdr_bench.training.online import learner_context, task_facts
+        from pvdr_bench.training.policies import load_for_play
         from pvdr_bench.training.reward import GoalReward
         from pvdr_bench.training.stages import Stages
 
@@ -257,7 +258,7 @@ class Run:
             first = envs.reset([self.spec.protocol.eval_seed_base])
             task = task_facts(self.spec, envs, first)
             learner = pieces.make_learner(learner_context(self.spec, pieces, task))
-            learner.load_state_dict(found.state["learner"])
+            load_for_play(learner, found)
             reward = GoalReward(self.spec.protocol, task.goal, pieces.tokenizer, pieces.device)
             goal = None if task.goal is None else task.goal.image
             yield Session(self.spec, learner, envs, reward, goal, pieces.needs_expert, found.step)

@@ -131,6 +131,8 @@ def test_curve_and_table_are_drawn_anew_at_each_evaluation(tmp_path: Path) -> No
     jobs[1].state = "done"
     shown.redraw.update(jobs)  # all are over: nothing is left undrawn
     assert len(shown.texts) == 2
+    table = shown.redraw.final_table(jobs)
+    assert "| method | reach |" in table and "95 %" in table and "random" not in table.lower()  # another command's runs
 
 
 def test_a_picture_that_cannot_be_drawn_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

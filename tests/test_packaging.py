@@ -35,6 +35,10 @@ def test_a_wheel_holds_the_yaml_and_finds_it(tmp_path: Path) -> None:
     for folder in ("methods", "tasks"):
         for path in (ROOT / folder).rglob("*.yaml"):
             assert f"pvdr_bench/_data/{path.relative_to(ROOT)}" in inside
+    from pvdr_bench.cli.demo import POLICY, REPORT
+
+    for name in (POLICY / "run.yaml", REPORT):
+        assert f"pvdr_bench/_data/{name}" in inside
     code = ("from pvdr_bench.catalog import load_catalog as load; catalog = load(); "
             "print(catalog.roots[-1], catalog.resolve('pvdr', 'reach', 0).path('R'))")
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path,

@@ -21,6 +21,7 @@ import yaml
 
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.progress import told
 from pvdr_bench.results.collect import Results, collect, write_frame
 from pvdr_bench.runs.files import content_hash, encode, plain, write_json
 from pvdr_bench.runs.known import SETTLED_SECONDS
@@ -94,7 +95,7 @@ def _show(results: Results, metrics: Sequence[str], out: Path) -> None:
     from pvdr_bench.results.aggregate_table import build_aggregate_table
     from pvdr_bench.results.tables import FORMATS, build_table
 
-    for metric in metrics:
+    for metric in told(metrics, "figures and tables"):
         plots: dict[str, Callable[..., Any]] = {"curves": figures.plot_curves, "bars": figures.plot_bars}
         tables: dict[str, Callable[..., Any]] = {"table": build_table}
         if metric != "return":
@@ -125,7 +126,7 @@ def _specs(tasks: int, methods: int, seeds: int, evaluations: int, episodes: int
 
 
 def _write_runs(root: Path, specs: Sequence[RunSpec], rng: np.random.Generator) -> None:
-    for spec in specs:
+    for spec in told(specs, "writing runs"):
         _write_run(root, spec, rng)
 
 

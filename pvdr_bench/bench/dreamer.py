@@ -23,6 +23,7 @@ from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import UsageError
 from pvdr_bench.nets.rssm import State
+from pvdr_bench.progress import tell, told
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import RewardFacts, TaskFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
@@ -59,7 +60,8 @@ def measure(method: str = "dreamerv2", scales: tuple[str, ...] = ("cpu", "paper"
     torch.set_num_threads(threads)
     try:
         return {"method": method, "device": device, "threads": threads,
-                **{scale: _measure_scale(method, scale, seconds, compiled, place, seed) for scale in scales}}
+                **{scale: _measure_scale(method, scale, seconds, compiled, place, seed)
+                   for scale in told(scales, "scales")}}
     finally:
         torch.set_num_threads(before)
 
@@ -178,6 +180,7 @@ def repeat(step: Callable[[], Any], seconds: float, stopwatch: Stopwatch) -> lis
         row = {"seconds": stopwatch.now() - started, **stopwatch.seconds}
         rows.append(row)
         measured = rows if rows[0]["seconds"] >= seconds else rows[1:]
+        tell("seconds of measuring", min(int(sum(row["seconds"] for row in measured)), int(seconds)), int(seconds))
         if measured and sum(row["seconds"] for row in measured) >= seconds:
             return measured
 

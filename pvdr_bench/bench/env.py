@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pvdr_bench.progress import told
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.registry import DEFAULT_SUITE
 from pvdr_bench.suites.registry import suite as suite_of
@@ -37,7 +38,7 @@ def measure(
         suite, env_id or info.probe, info.first_camera, image_size=image_size, renderer=renderer,
         action_repeat=action_repeat, terminate_on_success=False,
     )
-    rows = [_measure_workers(config, num_envs, count, seconds) for count in workers]
+    rows = [_measure_workers(config, num_envs, count, seconds) for count in told(workers, "numbers of workers")]
     return {
         "best": max(row["env_steps_per_second"] for row in rows), "workers": rows, "suite": suite,
         "env_id": config.env_id, "num_envs": num_envs, "image_size": image_size, "action_repeat": action_repeat,

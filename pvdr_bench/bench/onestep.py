@@ -21,6 +21,7 @@ from pvdr_bench.bench.step import random_context, with_discriminator
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import UsageError
+from pvdr_bench.progress import told
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.tokenizer.config import VQGANConfig
 from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
@@ -92,7 +93,8 @@ def measure(scale: str = "paper", device: str = "cpu", threads: int = 1, stages:
     makers = {"tokenizer": _tokenizer, "pretrain": _pretrain, "online": _online}
     subject = Subject.of(scale, batch, micro_batch, dtype, place, seed)
     try:
-        made = {stage: makers[stage](subject) for stage in STAGES if stage in stages}
+        chosen = [stage for stage in STAGES if stage in stages]
+        made = {stage: makers[stage](subject) for stage in told(chosen, "stages")}
     finally:
         torch.set_num_threads(before)
     return {"scale": scale, "device": str(place), "threads": threads, **made}

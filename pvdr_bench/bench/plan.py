@@ -10,6 +10,7 @@ import torch
 
 from pvdr_bench.algorithms.pvdr.config import ModelConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.progress import told
 
 LOGIT_TOLERANCE = 1e-3  # largest difference of logits that float32's order of summation may cause
 
@@ -36,7 +37,7 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
     seconds: dict[bool, list[float]] = {True: [], False: []}
     outputs: dict[bool, tuple[torch.Tensor, torch.Tensor]] = {}
     with torch.no_grad():
-        for attempt in range(repeats + 1):
+        for attempt in told(range(repeats + 1), "repeats"):
             for cached in (True, False):
                 started = time.perf_counter()
                 outputs[cached] = model.decoder.rollout(context, z, cached)

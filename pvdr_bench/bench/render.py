@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import UsageError
+from pvdr_bench.progress import told
 from pvdr_bench.suites import make_env
 from pvdr_bench.suites.base import EnvConfig, Image, MujocoEnv
 from pvdr_bench.suites.cameras import CameraPose
@@ -44,7 +45,8 @@ def measure(
     rows: dict[str, dict[str, float]] = {}
     info = suite_of(suite)
     every = {task.name: task.env_id for task in info.tasks()}
-    for task in tasks or [name for name, env_id in every.items() if env_id in info.published]:
+    chosen = tasks or [name for name, env_id in every.items() if env_id in info.published]
+    for task in told(chosen, "tasks"):
         rows[task] = _measure_task(EnvConfig(
             suite, every.get(task, task), info.first_camera, image_size=size, action_repeat=_ACTION_REPEAT,
             episode_steps=_ACTION_REPEAT * (frames + 1), terminate_on_success=False), frames)

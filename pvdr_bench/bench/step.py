@@ -20,6 +20,7 @@ from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from pvdr_bench.catalog import load_catalog
+from pvdr_bench.progress import told
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import GoalFacts, TaskFacts
 from pvdr_bench.suites.registry import DEFAULT_SUITE, suite
@@ -64,11 +65,12 @@ def _measure(scale: str, device: torch.device, threads: int, seconds: float, see
     context = random_context(pvdr, protocol.image_size, protocol.num_envs, seed, device)
     context.artefacts.update(tokenize=tokenizer.export(), pretrain=pretrainer.export())
     context.artefact_config["tokenize"] = vqgan
-    stages = {
-        "tokenizer": _tokenizer(tokenizer, protocol.image_size, seconds, seed),
-        "pretrain": _pretrain(pretrainer, pvdr, codes.codebook_size, codes.grid, seconds, seed),
-        "online": _online(context, seconds, seed),
+    makers: dict[str, Callable[[], dict[str, Any]]] = {
+        "tokenizer": lambda: _tokenizer(tokenizer, protocol.image_size, seconds, seed),
+        "pretrain": lambda: _pretrain(pretrainer, pvdr, codes.codebook_size, codes.grid, seconds, seed),
+        "online": lambda: _online(context, seconds, seed),
     }
+    stages = {name: make() for name, make in told(makers.items(), "stages")}
     peaks = {name: max(peak, matmul_peak(device, name)) for name, peak in peaks.items()}  # others may use this machine
     for stage in stages.values():
         stage["share_of_peak"] = stage["flops_per_second"] / peaks[stage["dtype"]]

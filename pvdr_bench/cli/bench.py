@@ -56,9 +56,15 @@ def bench(
     json_: Json = False,
 ) -> None:
     """Measure this machine."""
+    from pvdr_bench.cli.output import console
+    from pvdr_bench.launch.progress import StageProgress
+    from pvdr_bench.progress import listening
+
     room = "diagnostics" if name in DIAGNOSTICS else "bench"
     measure = import_module(f"pvdr_bench.{room}.{name.value}").measure
-    result = measure(**arguments_of(measure, override or []))
+    arguments = arguments_of(measure, override or [])
+    with StageProgress(console(stderr=True), f"bench {name.value}") as bars, listening(bars.report):
+        result = measure(**arguments)
     if json_:
         typer.echo(json.dumps(result, default=float))
         return

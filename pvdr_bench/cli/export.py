@@ -24,18 +24,29 @@ def export(
     out: Annotated[Path | None, typer.Option(
         "--out", help="File of --format; folder of --to, by default RESULTS/trackers/TRACKER.")] = None,
     metric: Metric = "success", allow_mixed: Mixed = False,
+    policy: Annotated[Path | None, typer.Option(
+        "--policy", metavar="RUN", help="Copy this finished run below --out with its newest policy alone, to be played "
+                                        "elsewhere.")] = None,
     online: Annotated[bool, typer.Option("--online", help="wandb: send it to the account you are logged in to.")] =
     False,
     json_: Json = False,
 ) -> None:
-    """Write results as rliable's scores, CSV or JSON, or replay finished runs into a tracker."""
+    """Write results as rliable's scores, CSV or JSON, replay finished runs into a tracker, or copy a policy."""
     from pvdr_bench.cli.results import _select
     from pvdr_bench.errors import UsageError
     from pvdr_bench.results.export import export as write
     from pvdr_bench.results.trackers import replay, tracker
 
-    if (format_ is None) == (to is None):
-        raise UsageError("give one of --format and --to", hint="--format rliable --out scores.npz, or --to tensorboard")
+    if sum(option is not None for option in (format_, to, policy)) != 1:
+        raise UsageError("give one of --format, --to and --policy",
+                         hint="--format rliable --out scores.npz, --to tensorboard, or --policy RUN --out DIR")
+    if policy is not None:
+        from pvdr_bench.training.policies import keep_policy
+
+        if out is None:
+            raise UsageError("--policy needs a folder", where="--out", hint="--out policies")
+        _tell({"files": [str(keep_policy(policy, out))]}, json_)
+        return
     if format_ is not None and out is None:
         raise UsageError("--format needs a file", where="--out", hint="--out scores.npz")
     if online and to is None:

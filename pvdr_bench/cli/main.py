@@ -15,6 +15,7 @@ class MainGroup(LazyGroup):
     """All commands, in the order of the main help."""
 
     table = {
+        "demo": Lazy("pvdr_bench.cli.demo:demo", "Film a shipped policy beside its plans; open the reference report."),
         "run": Lazy("pvdr_bench.cli.run:run", "Train and evaluate methods in tasks."),
         "pretrain": Lazy("pvdr_bench.cli.pretrain:pretrain", "Find or make what runs start from, on many GPUs too."),
         "evaluate": Lazy("pvdr_bench.cli.run:evaluate", "Play more evaluation episodes with a run's policy."),

@@ -54,8 +54,8 @@ def run(
     jobs: JobsOrCores = None,
     device: Device = "auto",
     fresh: Fresh = False,
-    plot: Annotated[bool, typer.Option("--plot", help="Draw RESULTS/figures/success.* anew, and show the table so "
-                                                      "far, whenever a run was evaluated.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw RESULTS/figures/success.* and show the table, anew "
+                                                      "whenever a run was evaluated.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and its cost.")] = False,
 ) -> None:
     """Train and evaluate methods in tasks; the same command continues.
@@ -64,7 +64,7 @@ def run(
     """
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch import plan as planning
-    from pvdr_bench.launch.local import Together, Watcher, at_a_time, exit_code_of, run_local
+    from pvdr_bench.launch.local import Job, Together, Watcher, at_a_time, exit_code_of, run_local
     from pvdr_bench.launch.progress import watcher_for
     from pvdr_bench.launch.redraw import Redraw
     from pvdr_bench.launch.worker import StopFlag
@@ -92,7 +92,11 @@ def run(
     count = jobs or (at_a_time(len(todo), cores()) if chosen.value == "cpu" else 1)
     rate = planning.known_rate(todo, root) if dry_run else None
     show_plan(console, plans, rate and rate / min(count, max(1, cores())), count)
-    if dry_run or not todo:
+    if dry_run:
+        return
+    if not todo:
+        if plot:
+            show_results(console, root, [Job(plan.spec, plan.path, "skipped") for plan in plans])
         return
     stop = StopFlag().install()
     prepare(console, todo, chosen.value, fresh, stop, root)
@@ -101,6 +105,8 @@ def run(
         watcher: Watcher = Together(Redraw(root, progress.show), progress) if plot else progress
         done = run_local(specs, root, count, chosen.value, stop, watcher)
     show_outcome(console, done)
+    if plot and not exit_code_of(done):
+        show_results(console, root, done)
     raise typer.Exit(exit_code_of(done))
 
 
@@ -158,6 +164,18 @@ def expect(console: Console, plans: Sequence[RunPlan], root: Path, device: str, 
         console.print(f"all of it takes {bound} {duration(seconds)} on this machine, by {how}"
                       + ("" if left.whole else " in which no update was due"), highlight=False, soft_wrap=True)
     return left
+
+
+def show_results(console: Console, root: Path, jobs: Sequence[Job]) -> None:
+    """Draw the curve of finished runs and print their table."""
+    from pvdr_bench.launch.redraw import Redraw
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    redraw = Redraw(root, say)
+    redraw.update(jobs)
+    say(f"\n{redraw.final_table(jobs)}")
 
 
 def show_outcome(console: Console, jobs: Sequence[Job]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pvdr_bench.progress import told
 from pvdr_bench.results.stats import CONFIDENCE, Values, bootstrap_curve, t_bounds
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], Values]
@@ -59,7 +60,7 @@ def measure(seeds: tuple[int, ...] = (3, 5, 10), episodes: int = 100, simulation
     started, begun = time.perf_counter(), time.process_time()
     rng = np.random.default_rng(seed)
     cells: dict[str, dict[str, Any]] = {}
-    for name, (draw, truth, meaning) in DISTRIBUTIONS.items():
+    for name, (draw, truth, meaning) in told(DISTRIBUTIONS.items(), "distributions"):
         cells[name] = {"meaning": meaning, "mean": truth}
         for n in seeds:
             values = rng.binomial(episodes, draw(rng, (simulations, n))) / episodes

@@ -25,9 +25,11 @@ from pvdr_bench.algorithms.pvdr.probes import (
     plan_validity,
     planner_test,
 )
+from pvdr_bench.progress import tell
 from pvdr_bench.suites.registry import DEFAULT_CORPUS
 
 WINDOWS_PER_EPISODE = 6
+PARTS = 6  # of the measurement, for those who wait for it
 REAL_FRAMES = 8000  # of training episodes, that last plan frames are compared with
 
 
@@ -75,6 +77,7 @@ def measure(scale: str = "cpu", corpus: str = DEFAULT_CORPUS, method: str = "pvd
     truth = clips.truth
     if truth is None:
         raise DataError(f"the corpus {corpus} has no actions and hand positions to probe with", where=str(clips.path))
+    tell("parts", 0, PARTS)
     tokens = TokenStore.build(clips, tokenizer, artefacts["tokenize"].weights_sha256[:12])
     model = DynamicsModel(config.model, tokenizer.codebook_size, tokenizer.grid).eval()
     model.load_state_dict(artefacts["pretrain"].weights())
@@ -84,18 +87,24 @@ def measure(scale: str = "cpu", corpus: str = DEFAULT_CORPUS, method: str = "pvd
     ahead = config.lact_decisions
     train, test = (collect_windows(tokens, truth, clips.episodes, split, frames, m, stride, rng, ahead)
                    for split in ("train", "heldout"))
+    tell("parts", 1, PARTS)
     chosen = test.rows(torch.from_numpy(rng.permutation(len(test.clips))[:states]))
     size = tokenizer.codebook_size
     with torch.no_grad():
         validation = validation_metrics(model, chosen.clips[:512], torch.Generator().manual_seed(seed))
     real = train.clips.flatten(0, 1)[torch.from_numpy(rng.permutation(train.clips[..., 0, 0].numel())[:REAL_FRAMES])]
+    tell("parts", 2, PARTS)
     validity = plan_validity(model, chosen.rows(torch.arange(min(256, len(chosen.clips)))), real, seed)
+    tell("parts", 3, PARTS)
     alignment = fit_alignment(model, train, size, probe_steps, seed)
+    tell("parts", 4, PARTS)
     changes = {key: value for key, value in (("metric", metric), ("goal_frames", goal_frames)) if value}
     planning = type(config.planner)(**{**config.planner.model_dump(), **changes})
     distance = GoalDistance(planning, tokenizer, chosen.goal[0])
     planner = summarise(planner_test(model, alignment, distance, chosen, candidates, seed), chosen, candidates)
+    tell("parts", 5, PARTS)
     inverse = inverse_dynamics(model, alignment, train, test, size, probe_steps, seed, few_labels)
+    tell("parts", PARTS, PARTS)
     return {"corpus": corpus, "scale": scale, "artefact": artefacts["pretrain"].hash, "validation": validation,
             "plan_validity": validity, "inverse_dynamics": inverse, "planner": planner}
 

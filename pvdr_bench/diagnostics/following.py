@@ -20,6 +20,7 @@ from pvdr_bench.algorithms.pvdr.probes import bootstrap_interval
 from pvdr_bench.api import Session, load_run
 from pvdr_bench.diagnostics.positions import AXES, positions
 from pvdr_bench.errors import UsageError
+from pvdr_bench.progress import told
 
 
 def measure(run: str = "", candidates: tuple[int, ...] = (1, 4, 16, 64), episodes: int = 10, every: int = 2,
@@ -60,7 +61,7 @@ def measure(run: str = "", candidates: tuple[int, ...] = (1, 4, 16, 64), episode
 
 def visited(session: Session, episodes: int, every: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Contexts [1, m, h, w] that the policy meets, each with the direction [3] from the hand to the goal."""
-    for episode in range(episodes):
+    for episode in told(range(episodes), "episodes"):
         direction: Tensor | None = None  # the simulator tells it of the frame after a decision
         for number, made in enumerate(session.decisions(episode, generator)):
             if direction is not None and (number - 1) % every == 0:

@@ -19,6 +19,7 @@ from pvdr_bench.algorithms.pvdr.probes import bootstrap_interval
 from pvdr_bench.api import Session, load_run
 from pvdr_bench.diagnostics.positions import AXES, positions
 from pvdr_bench.errors import UsageError
+from pvdr_bench.progress import told
 
 Floats = NDArray[np.float64]
 STILL = 1e-6  # metres
@@ -49,7 +50,7 @@ def measure(run: str = "", episodes: int = 100, radius: float = 0.05, device: st
     if loaded.spec.protocol.frozen_instance:
         raise UsageError(f"protocol {loaded.spec.protocol.name} has one goal in all episodes", where=run)
     with loaded.open(device) as session:
-        played = [play(session, episode) for episode in range(episodes)]
+        played = [play(session, episode) for episode in told(range(episodes), "episodes")]
     success, hands, goals = (np.stack(parts) for parts in zip(*played, strict=True))
     if np.ptp(goals, 0).max() < STILL:
         raise UsageError(f"task {session.spec.task.name} had one goal in all episodes", where=run)

@@ -126,12 +126,16 @@ def watcher_for(console: Console, time_left: TimeLeft | None = None) -> LiveTabl
 
 
 class StageProgress:
-    """Bars for the work before the runs; elsewhere than on a terminal a line at the start, and now and then."""
+    """Bars for long work; elsewhere than on a terminal a line at the start, and now and then.
 
-    def __init__(self, console: Console, every_seconds: float = LINE_SECONDS) -> None:
+    Args:
+        doing: what a line begins with.
+    """
+
+    def __init__(self, console: Console, doing: str = "making", every_seconds: float = LINE_SECONDS) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
-        self.console, self.every = console, every_seconds
+        self.console, self.doing, self.every = console, doing, every_seconds
         self._rows: dict[str, TaskID] = {}
         self._began: dict[str, tuple[float, int]] = {}  # clock and step of the first report
         self._spoke = -float("inf")
@@ -156,5 +160,5 @@ class StageProgress:
         began, start = self._began[what]
         rate = (done - start) / (clock - began) if clock > began else 0.0
         left = (total - done) / rate if rate > 0 else None
-        self.console.print(f"making: {what}  {done:,}/{total:,}  left {duration(left)}", highlight=False,
+        self.console.print(f"{self.doing}: {what}  {done:,}/{total:,}  left {duration(left)}", highlight=False,
                            soft_wrap=True)

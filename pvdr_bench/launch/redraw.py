@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pvdr_bench.errors import BenchError
 from pvdr_bench.launch.local import Job, Watcher
 from pvdr_bench.launch.progress import facts
 from pvdr_bench.runs.directory import RunDir
+
+if TYPE_CHECKING:
+    from pvdr_bench.results.collect import Results
 
 REST = 5.0  # times as long as drawing took, until it is drawn again: it is a sixth of one core at most
 
@@ -48,17 +52,29 @@ class Redraw(Watcher):
         Raises:
             BenchError: there is nothing to draw yet, or it cannot be written.
         """
-        from pvdr_bench.results.collect import collect
         from pvdr_bench.results.so_far import draw_so_far, table_so_far
 
-        specs = [job.spec for job in jobs]
-        there = [str(name) for name in {spec.task.name for spec in specs}]
-        found = collect(self.results)
-        known = set(found.runs["path"])
-        mine = [spec for spec in specs if str(spec.path("")) in known]
-        found = found.select(path=[str(spec.path("")) for spec in mine], task=there)
+        found = self._found(jobs)
         picture = draw_so_far(found, self.results / "figures" / "success")
         return f"{table_so_far(found)}\ncurve: {picture}"
+
+    def final_table(self, jobs: Sequence[Job]) -> str:
+        """The table of the jobs' final evaluations, as ``table`` prints it.
+
+        Raises:
+            BenchError: there is no run to show.
+        """
+        from pvdr_bench.results.tables import build_table, to_markdown
+
+        return to_markdown(build_table(self._found(jobs)))
+
+    def _found(self, jobs: Sequence[Job]) -> Results:
+        """The jobs' runs in the results folder; other runs there are other commands'."""
+        from pvdr_bench.results.collect import collect
+
+        found = collect(self.results)
+        known = set(found.runs["path"])
+        return found.select(path=[name for job in jobs if (name := str(job.spec.path(""))) in known])
 
 
 def evaluated(jobs: Sequence[Job]) -> dict[Path, int]:

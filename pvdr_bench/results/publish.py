@@ -45,7 +45,7 @@ def publish(results: Results, folder: Path) -> list[str]:
         staging = Path(tempfile.mkdtemp(prefix=".publish-", dir=folder))
     try:
         for name in names:
-            _copy(RunDir(results.places[name]), staging / name)
+            copy_published(RunDir(results.places[name]), staging / name)
         add_runs(folder, {name: staging / name for name in names})
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -53,8 +53,8 @@ def publish(results: Results, folder: Path) -> list[str]:
     return names
 
 
-def _copy(source: RunDir, target: Path) -> None:
-    """One run, without what is not published; what is not as its seal says is not copied."""
+def copy_published(source: RunDir, target: Path) -> None:
+    """Copy one run, without what is not published; what is not as its seal says is not copied."""
     done, provenance = source.done(), cast("dict[str, Any]", source.read_provenance() or {})
     if done is None:
         raise DataError("the run is no longer done", where=str(source.path), hint="publish it when it is")

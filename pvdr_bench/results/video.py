@@ -181,6 +181,42 @@ def episode_pictures(episode: Episode) -> Frames:
     return plan_strip(episode.images, plans, goal=episode.goal_image, success=success)
 
 
+def film_strip(pictures: Frames, count: int = 5) -> Frames:
+    """``count`` of the pictures [T, h, w, 3], evenly spread from the first to the last, below one another."""
+    chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().astype(int)
+    return np.concatenate(list(pictures[chosen]))
+
+
+def write_picture(picture: Frames, out: Path) -> Path:
+    """Write a picture [h, w, 3] as PNG."""
+    import io
+
+    from PIL import Image
+
+    from pvdr_bench.runs.files import atomic_write
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="png")
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(out, buffer.getvalue())
+    return out
+
+
+def played(run_dir: Path | str, episode: int, device: str = "cpu") -> tuple[Episode, int]:
+    """An evaluation episode with a run's newest checkpoint, its plans decoded; and the checkpoint's env_steps.
+
+    Raises:
+        UsageError: no run, or no checkpoint. DataError: run or checkpoint are broken.
+    """
+    from pvdr_bench.api import load_run
+
+    with load_run(run_dir).open(device) as session:
+        if hasattr(session.learner, "render_plans"):  # a learner that plans decodes its plans only when asked
+            session.learner.render_plans = True
+        return session.play(episode), session.env_steps
+
+
 def render_video(run_dir: Path | str, out: Path | str, *, episode: int = 0, fps: float = 10.0,
                  device: str = "cpu") -> Video:
     """Play one evaluation episode with a run's newest checkpoint and write it.
@@ -192,15 +228,9 @@ def render_video(run_dir: Path | str, out: Path | str, *, episode: int = 0, fps:
         UsageError: no run, no checkpoint, or an unknown suffix.
         DataError: run or checkpoint are broken.
     """
-    from pvdr_bench.api import load_run
-
     out = Path(out)
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"videos end in {' or '.join(SUFFIXES)}, not {out.suffix!r}", where=str(out))
-    with load_run(run_dir).open(device) as session:
-        if hasattr(session.learner, "render_plans"):  # a learner that plans decodes its plans only when asked
-            session.learner.render_plans = True
-        played = session.play(episode)
-        env_steps = session.env_steps
-    write_video(episode_pictures(played), out, fps=fps)
-    return Video(out, played.seed, env_steps, len(played.actions), bool(played.success.any()), played.plans is not None)
+    seen, env_steps = played(run_dir, episode, device)
+    write_video(episode_pictures(seen), out, fps=fps)
+    return Video(out, seen.seed, env_steps, len(seen.actions), bool(seen.success.any()), seen.plans is not None)

@@ -89,6 +89,14 @@ class Learner(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore exactly what :meth:`state_dict` gave."""
 
+    def policy_state(self) -> dict[str, Any]:
+        """What acting needs of :meth:`state_dict`, for a copy that is only played; all of it unless it says less."""
+        return self.state_dict()
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`policy_state` gave: it can act, and not go on learning."""
+        self.load_state_dict(state)
+
 
 class FixedPolicy(Learner):
     """A policy that never changes: it remembers, stores and learns nothing. Subclasses only act."""

@@ -26,6 +26,7 @@ FORMAT = 1
 KEEP = 2  # checkpoints besides the newest
 MANIFEST = "manifest.json"
 LARGEST_STATE = 2**40  # bytes of one file
+POLICY_ONLY = "policy_only"  # in `extra`: the learner's state is what acting needs, and no more
 _STATE, _TENSORS = "state.json", "state.safetensors"
 _NAME = re.compile(r"step-(\d{12,})|\.step-(\d{12,})\.old\.tmp")
 _log = logging.getLogger(__name__)

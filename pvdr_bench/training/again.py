@@ -12,6 +12,7 @@ from pvdr_bench.runs.users import ARTEFACTS
 from pvdr_bench.training.evaluation import EpisodeResult, Evaluator
 from pvdr_bench.training.execute import check_artefacts, make_deterministic
 from pvdr_bench.training.online import Pieces, learner_context, task_facts
+from pvdr_bench.training.policies import load_for_play
 from pvdr_bench.training.reward import GoalReward
 
 PiecesAndReferences = tuple[Pieces, dict[str, dict[str, str]]]
@@ -67,7 +68,7 @@ def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], Pie
         first = envs.reset([protocol.train_seed_base] * protocol.num_envs)
         task = task_facts(spec, envs, first)
         learner = pieces.make_learner(learner_context(spec, pieces, task))
-        learner.load_state_dict(found.state["learner"])
+        load_for_play(learner, found)
         reward = GoalReward(protocol, task.goal, pieces.tokenizer, pieces.device)
         evaluator = Evaluator(lambda: envs, protocol.num_envs, reward, protocol.eval_seed_base, spec.seed,
                               pieces.needs_expert, stop)

@@ -15,6 +15,7 @@ from pvdr_bench.runs.files import write_json
 from pvdr_bench.runs.users import ARTEFACTS
 from pvdr_bench.training.checks import check_protocol
 from pvdr_bench.training.online import Pieces, run_online
+from pvdr_bench.training.policies import refuse_policy
 
 
 def make_deterministic(device: torch.device) -> None:
@@ -66,6 +67,7 @@ def execute(spec: RunSpec, results: Path, make_pieces: Callable[[], tuple[Pieces
     if run_dir.is_done(spec.protocol.env_steps) and not run_dir.failed():
         run_dir.open(spec)
         return True
+    refuse_policy(run_dir)
     with run_dir.lock():
         run_dir.open(spec)
         try:

@@ -140,3 +140,11 @@ class PPOLearner(Learner):
         self.updater.load_state_dict(state["ppo"])
         self.buffer.load_state_dict(state["buffer"], self.device)
         self.rounds = int(state["rounds"])
+
+    def policy_state(self) -> dict[str, Any]:
+        """The actor."""
+        return {"actor": dict(self.updater.actor.state_dict())}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`policy_state` gave."""
+        self.updater.actor.load_state_dict(state["actor"])

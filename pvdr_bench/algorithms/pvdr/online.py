@@ -290,3 +290,12 @@ class PVDRLearner(Learner):
         load_optimizer_state(self.prior_optimizer, state["prior_optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.phase, self.rounds = state["phase"], int(state["rounds"])
+
+    def policy_state(self) -> dict[str, Any]:
+        """The fine-tuned model, which plans, and the action module."""
+        return {"model": self.model.state_dict(), "actor": dict(self.ppo.actor.state_dict())}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`policy_state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.ppo.actor.load_state_dict(state["actor"])
