@@ -156,6 +156,12 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(folder: Path) -> N
         assert results.read == 3 and len(results.runs) == 3
 
 
+def test_folders_in_place_of_the_caches_cost_time_only(folder: Path) -> None:
+    for name in ("contents.parquet", "intact.json"):
+        (folder / cache.FOLDER / name).mkdir(parents=True)
+    assert [collect(folder).read for _ in range(2)] == [3, 3]
+
+
 def test_git_sees_no_cache(folder: Path) -> None:
     subprocess.run(["git", "init", "-q", folder], check=True)
     collect(folder)

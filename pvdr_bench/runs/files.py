@@ -33,6 +33,7 @@ _HINTS = {
     errno.ESTALE: "the network file system lost this file: give the same command again",
     errno.EEXIST: "a file stands where a folder is needed",
     errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EISDIR: "a folder stands where a file is needed",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter --results folder",
 }
 
