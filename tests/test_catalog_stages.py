@@ -23,9 +23,9 @@ from pvdr_bench.launch.needs import need_of, stage_needs
 from pvdr_bench.rl.config import AlgorithmConfig, Schedule, key
 from pvdr_bench.rl.contract import OfflineLearner, StageContext
 from pvdr_bench.runs.artefacts import ArtefactStore
+from pvdr_bench.suites.corpora import CorpusSource
 from pvdr_bench.training.stages import Stages
 from pvdr_bench.videos import sources
-from pvdr_bench.videos.contract import CorpusSource
 from pvdr_bench.videos.generate import corpus_path
 from pvdr_bench.videos.writer import ClipWriter
 

@@ -16,11 +16,11 @@ from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.cli.demo import POLICY, REPORT, command_of, story
 from pvdr_bench.cli.main import app
 from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.playing.film import film_strip
+from pvdr_bench.playing.keep import keep_policy
 from pvdr_bench.results.collect import collect
-from pvdr_bench.results.video import film_strip
 from pvdr_bench.runs.checkpoints import POLICY_ONLY
 from pvdr_bench.training.execute import execute
-from pvdr_bench.training.policies import keep_policy
 from pvdr_bench.training.stages import Stages
 
 ROOT = Path(__file__).parents[1]

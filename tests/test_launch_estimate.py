@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pvdr_bench.bench.pace import measure
 from pvdr_bench.launch.estimate import Rate, TimeLeft, done_share, expected, key_of, wall_time
 from pvdr_bench.launch.local import Job, Together, Watcher, run_local
 from pvdr_bench.launch.plan import RunPlan, plan_runs
 from pvdr_bench.launch.progress import PlainLines, summary
 from pvdr_bench.launch.redraw import Redraw
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.training.probe import measure
 from tests.dummies import EPISODE, SYNC, make_pieces, make_spec
 from tests.results_runs import make_grid
 from tests.results_runs import make_spec as made_spec

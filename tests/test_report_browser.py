@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pvdr_bench.playing.film import write_video
 from pvdr_bench.results.collect import collect
 from pvdr_bench.results.report import Options, build_report
-from pvdr_bench.results.video import write_video
 from pvdr_bench.runs.directory import RunDir
 from tests.results_runs import make_run, resealed
 

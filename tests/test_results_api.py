@@ -16,7 +16,7 @@ from pvdr_bench.api import Policy, load_run, results_frame
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.specs import RunSpec, TaskSpec
 from pvdr_bench.errors import DataError, UsageError
-from pvdr_bench.results.video import render_video
+from pvdr_bench.playing.film import render_video
 from pvdr_bench.suites.metaworld.cameras import CAMERAS
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.stages import Stages

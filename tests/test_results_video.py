@@ -9,7 +9,7 @@ import pytest
 
 from pvdr_bench.api import Episode
 from pvdr_bench.errors import UsageError
-from pvdr_bench.results.video import episode_pictures, plan_strip, render_video, write_video
+from pvdr_bench.playing.film import episode_pictures, plan_strip, render_video, write_video
 
 RED, BLUE, YELLOW = (200, 10, 10), (10, 10, 200), (200, 200, 10)
 

@@ -18,7 +18,7 @@ INFO = '''
 from pvdr_bench.suites.cameras import SceneCamera
 from pvdr_bench.suites.info import Option, SuiteInfo, SuiteTask
 from pvdr_bench.suites.spaces import BoxSpace
-from pvdr_bench.videos.contract import CorpusSource
+from pvdr_bench.suites.corpora import CorpusSource
 
 VIDEOS = CorpusSource("slider-play", "the slider, moved at random", "generated", "slider.env:Play", 8, title="Slider")
 
@@ -41,7 +41,7 @@ import os
 import numpy as np
 
 from pvdr_bench.suites.base import Env, EnvStep
-from pvdr_bench.videos.contract import Clip, Generator
+from pvdr_bench.suites.corpora import Clip, Generator
 from slider.info import SLIDER
 
 ALIVE = []

@@ -18,9 +18,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pvdr_bench.errors import ChangedError, SetupError, TrainingError, UsageError
+from pvdr_bench.suites.corpora import Clip, CorpusSource, Generator
 from pvdr_bench.videos import generate as module
 from pvdr_bench.videos import sources
-from pvdr_bench.videos.contract import Clip, CorpusSource, Generator
 from pvdr_bench.videos.generate import check_frames, corpus_path, generate, plan_parts, recipe_of
 
 ENTRY = CorpusSource("fake", "moving gradients", "generated", f"{__name__}:Fake", 6)

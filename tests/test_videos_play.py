@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvdr_bench.videos.play import Box, OUNoise, WaypointPlay
+from pvdr_bench.suites.play import Box, OUNoise, WaypointPlay
 
 BOX = Box((-0.3, 0.4, 0.05), (0.3, 0.9, 0.35))
 

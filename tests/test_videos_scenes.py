@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pvdr_bench.videos.contract import Generator
+from pvdr_bench.suites.corpora import Generator
 from pvdr_bench.videos.generate import check_frames
 from pvdr_bench.videos.sources import source, sources
 

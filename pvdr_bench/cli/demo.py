@@ -31,7 +31,7 @@ def demo(
 ) -> None:
     """Film a shipped, trained policy beside the plans it follows, and open the report of the reference results."""
     from pvdr_bench.api import load_run
-    from pvdr_bench.results.video import episode_pictures, film_strip, played, write_picture, write_video
+    from pvdr_bench.playing.film import episode_pictures, film_strip, played, write_picture, write_video
     from pvdr_bench.runs.paths import results_root
 
     policy, report, out = shipped(POLICY), shipped(REPORT), results_root(results) / "demo"

@@ -41,7 +41,7 @@ def export(
         raise UsageError("give one of --format, --to and --policy",
                          hint="--format rliable --out scores.npz, --to tensorboard, or --policy RUN --out DIR")
     if policy is not None:
-        from pvdr_bench.training.policies import keep_policy
+        from pvdr_bench.playing.keep import keep_policy
 
         if out is None:
             raise UsageError("--policy needs a folder", where="--out", hint="--out policies")

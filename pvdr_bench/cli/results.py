@@ -343,7 +343,7 @@ def video(
     from dataclasses import asdict
 
     from pvdr_bench.cli.options import choose_device
-    from pvdr_bench.results.video import render_video
+    from pvdr_bench.playing.film import render_video
 
     made = render_video(run, out or run / "videos" / f"episode-{episode}.mp4", episode=episode, fps=fps,
                         device=choose_device(device).value)

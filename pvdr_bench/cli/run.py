@@ -136,11 +136,11 @@ def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: floa
 def expect(console: Console, plans: Sequence[RunPlan], root: Path, device: str, jobs: int,
            stop: Callable[[], bool]) -> TimeLeft:
     """Say how long all of it takes on this machine: as finished runs of its kind went, else by a short measurement."""
+    from pvdr_bench.bench.pace import measure
     from pvdr_bench.launch.estimate import PROBE_SECONDS, PROBE_SHARE, Rate, TimeLeft, key_of
     from pvdr_bench.launch.plan import known_rate
     from pvdr_bench.launch.progress import duration
     from pvdr_bench.runs.provenance import cores
-    from pvdr_bench.training.probe import measure
     from pvdr_bench.training.stages import Stages
 
     todo = [plan for plan in plans if plan.state != "done"]

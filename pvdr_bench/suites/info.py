@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.errors import SetupError
 from pvdr_bench.suites.cameras import Camera
+from pvdr_bench.suites.corpora import CorpusSource
 from pvdr_bench.suites.spaces import BoxSpace
-from pvdr_bench.videos.contract import CorpusSource
 
 if TYPE_CHECKING:
     from pvdr_bench.suites.base import Env, EnvConfig

@@ -26,7 +26,7 @@ from pvdr_bench.errors import ChangedError, SetupError, TrainingError, UsageErro
 from pvdr_bench.runs.directory import difference
 from pvdr_bench.runs.files import atomic_write, canonical_json
 from pvdr_bench.runs.locks import FileLock
-from pvdr_bench.videos.contract import CorpusSource, Generator
+from pvdr_bench.suites.corpora import CorpusSource, Generator
 from pvdr_bench.videos.layout import JOURNAL, partial_path
 from pvdr_bench.videos.sources import source
 from pvdr_bench.videos.store import ClipStore

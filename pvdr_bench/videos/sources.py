@@ -11,9 +11,9 @@ from functools import cache
 
 from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.plugins import load_plugins, path_text
+from pvdr_bench.suites.corpora import CorpusSource
 from pvdr_bench.suites.fetch.info import FETCH_PUSH
 from pvdr_bench.suites.registry import suites
-from pvdr_bench.videos.contract import CorpusSource
 
 _ADDED: dict[str, CorpusSource] = {}
 

@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import SetupError
+from pvdr_bench.suites.corpora import Clip, Generator
 from pvdr_bench.suites.fetch.info import CAMERA
 from pvdr_bench.suites.gl import choose_backend
 from pvdr_bench.suites.lean import LeanRenderer
-from pvdr_bench.videos.contract import Clip, Generator
-from pvdr_bench.videos.play import Box, OUNoise, Vector, WaypointPlay
+from pvdr_bench.suites.play import Box, OUNoise, Vector, WaypointPlay
 
 MODES = ("push", "waypoint", "noise")
 SHARES = (0.5, 0.4, 0.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvdr_bench.suites.cameras import CameraPose
-from pvdr_bench.videos.contract import CorpusSource
+from pvdr_bench.suites.corpora import CorpusSource
 
 # The robot's table, from its left front.
 CAMERA = CameraPose(lookat=(1.25, 0.75, 0.55), distance=1.35, azimuth=145.0, elevation=-30.0)

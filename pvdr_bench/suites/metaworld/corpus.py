@@ -24,11 +24,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pvdr_bench.suites.corpora import Clip, Generator
 from pvdr_bench.suites.lean import LeanRenderer
 from pvdr_bench.suites.metaworld.cameras import CAMERAS
 from pvdr_bench.suites.metaworld.env import import_metaworld
-from pvdr_bench.videos.contract import Clip, Generator
-from pvdr_bench.videos.play import Box, OUNoise, Vector, WaypointPlay
+from pvdr_bench.suites.play import Box, OUNoise, Vector, WaypointPlay
 
 TASKS = (
     "reach", "button-press-topdown", "dial-turn", "drawer-close", "window-open",

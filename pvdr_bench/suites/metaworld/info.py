@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pvdr_bench.suites.corpora import CorpusSource
 from pvdr_bench.suites.info import Package, SuiteInfo, SuiteTask, Variable
 from pvdr_bench.suites.metaworld.cameras import CAMERAS
 from pvdr_bench.suites.metaworld.names import NAMES, PAPER
 from pvdr_bench.suites.spaces import BoxSpace
-from pvdr_bench.videos.contract import CorpusSource
 
 _WITH_US = "pip install metaworld==3.1.1 packaging (they come with pvdr-bench)"
 
