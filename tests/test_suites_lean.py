@@ -148,7 +148,8 @@ from pvdr_bench.suites.gl import choose_backend
 choose_backend()
 import mujoco
 from pvdr_bench.suites.cameras import CameraPose
-from pvdr_bench.suites.lean import LeanRenderer, make_camera
+from pvdr_bench.suites.lean import LeanRenderer
+from pvdr_bench.suites.passes import make_camera
 model = mujoco.MjModel.from_xml_path(sys.argv[1]); data = mujoco.MjData(model); mujoco.mj_forward(model, data)
 pose = CameraPose((0.0, 0.0, 0.0), 4.0, 90.0, 0.0)
 if sys.argv[3] == "ours":

@@ -219,3 +219,22 @@ def test_a_method_pre_trains_on_its_videos_and_learns_in_its_task(site: Path, tm
                    "protocol.goal_metric=pixel_l1", "--results", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "apv/slide/slider-play/smoke@goal_metric=pixel_l1/seed-0/done.json").is_file()
+
+
+def test_a_corpus_comes_by_an_entry_point_of_its_own_and_a_broken_one_is_told(tmp_path: Path) -> None:
+    """Videos without a suite; one of files is listed with the place where its store belongs."""
+    site = tmp_path / "site"
+    install(site, "[pvdr_bench.corpora]\nslider-play = slider.info:VIDEOS\nphone = slider.files:PHONE\n"
+                  "gone = slider.gone:GONE\n")
+    (site / "slider/files.py").write_text(
+        "from pvdr_bench.videos.contract import CorpusSource\n"
+        "PHONE = CorpusSource('phone', 'my own', 'files', 'slider.files:Reader', 0, license='mine')\n")
+    listed = command(site, "videos", "list").stdout
+    assert "not made yet: pvdr-bench videos generate slider-play" in listed
+    assert f"no store here yet; it belongs into {tmp_path / 'data/videos/phone'}/IMAGE_SIZE" in listed
+    refused = command(site, "videos", "generate", "phone")
+    assert refused.returncode == 2 and "corpus 'phone' is read from files" in refused.stderr
+    broken = command(site, "videos", "generate", "gone")
+    assert broken.returncode == 4 and "slider.gone" in broken.stderr and "Traceback" not in broken.stderr
+    told = python(site, "from pvdr_bench.cli.doctor import check_corpora; c = check_corpora(); print(c.status, c.hint)")
+    assert told.startswith("warn") and "slider.gone" in told

@@ -24,7 +24,8 @@ def registered() -> dict[str, CorpusSpec]:
     return {
         source.name: CorpusSpec(name=source.name, title=source.title or source.name, description=source.description,
                                 kind="generated" if source.kind == "generated" else "user",
-                                source=source.origin or source.maker, license=source.license)
+                                source=source.origin or source.maker, license=source.license,
+                                citation=source.citation)
         for source in sources()
     }
 

@@ -112,6 +112,7 @@ class CorpusSpec(NamedSpec):
     kind: Literal["generated", "user"] = Field(description="made by `videos generate`, or the user's own store")
     source: str = Field(default="", description="where the videos come from")
     license: str = Field(default="", description="terms of the data")
+    citation: str = Field(default="", description="what to cite for it")
 
 
 class RunSpec(PlainSpec):

@@ -252,11 +252,15 @@ def check_slurm() -> Check:
 
 
 def check_corpora() -> Check:
-    """Corpora on disk."""
+    """Corpora on disk, and packages that bring some and cannot be read."""
     from pvdr_bench.runs.paths import data_root
+    from pvdr_bench.videos.sources import broken_sources
 
     folder = data_root() / "videos"
     made = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in folder.glob("*/*/manifest.json")
                   if not path.parent.name.endswith(".partial"))
     detail = ", ".join(made) or "none yet; they are made when a run first needs them"
-    return Check("corpora", "ok", detail, data={"folder": str(folder), "found": made})
+    data: dict[str, object] = {"folder": str(folder), "found": made}
+    if broken := broken_sources():
+        return Check("corpora", "warn", detail, "; ".join(map(str, broken.values())), data)
+    return Check("corpora", "ok", detail, data=data)

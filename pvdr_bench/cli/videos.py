@@ -61,8 +61,10 @@ def list_(json_: Annotated[bool, typer.Option("--json", help="Machine-readable."
         for made in row["made"]:
             state = f"{made['frames']} frames, hash {made['hash']}" if "hash" in made else made["problem"]
             typer.echo(f"    {made['path']}: {state}")
-        if not row["made"]:
+        if not row["made"] and row["kind"] == "generated":
             typer.echo(f"    not made yet: pvdr-bench videos generate {row['name']}")
+        elif not row["made"]:
+            typer.echo(f"    no store here yet; it belongs into {data_root() / 'videos' / row['name']}/IMAGE_SIZE")
 
 
 def _made(folder: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.suites.base import Image
 from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.decimate import DEFAULT_CELL, decimate_model
-from pvdr_bench.suites.gl import SharedContext, choose_backend, shared_context
+from pvdr_bench.suites.gl import choose_backend, shared_context
+from pvdr_bench.suites.passes import Pass, make_camera
 
 if TYPE_CHECKING:
     import mujoco
@@ -30,90 +31,10 @@ if TYPE_CHECKING:
 LEAN_VERSION = 2  # raised when the lean picture changes
 KINDS = ("lean", "stock", "stock-no-shadow")
 _VERIFY_EVERY = 1000  # frames between two checks for garbage
-_MAX_GEOMS = 2000
 _MAX_BACKGROUNDS = 32  # arrangements of fixed things that are remembered
 _OVERSAMPLE = 2  # of the moving layer, in each direction
 # A framebuffer's alpha after blending is the square of a translucent thing's opacity where nothing is behind it.
 _COVERAGE = np.where(np.arange(256) < 128, np.round(np.sqrt(np.arange(256) / 255.0) * 255), 255).astype(np.uint8)
-
-
-def make_camera(pose: CameraPose) -> mujoco.MjvCamera:
-    """A free MuJoCo camera at a pose."""
-    import mujoco
-
-    camera = mujoco.MjvCamera()
-    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
-    camera.lookat[:] = pose.lookat
-    camera.distance, camera.azimuth, camera.elevation = pose.distance, pose.azimuth, pose.elevation
-    return camera
-
-
-class _Pass:
-    """A drawing context of one size and the scene drawn with it.
-
-    Args:
-        model: the physics model that scenes are made of.
-        drawn: a copy of it for the context: its meshes are what is drawn.
-        categories: ``mjtCatBit`` mask of what to draw.
-    """
-
-    def __init__(self, gl: SharedContext, model: Any, drawn: Any, size: int, categories: int, samples: int) -> None:
-        import mujoco
-
-        self.size, self._gl, self._categories = size, gl, categories
-        drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
-        drawn.vis.quality.offsamples = samples
-        self.faces = int(drawn.mesh_facenum.sum())
-        gl.make_current()
-        self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_50)
-        gl.keep(self._context)
-        self._scene = mujoco.MjvScene(model, _MAX_GEOMS)
-        self._option = mujoco.MjvOption()
-        self._view = mujoco.MjrRect(0, 0, size, size)
-
-    def disable(self, *names: str) -> None:
-        """Switch effects off by the ends of their ``mjtRndFlag`` names."""
-        import mujoco
-
-        for name in names:
-            self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{name}")] = 0
-
-    def draw(self, model: Any, data: Any, camera: Any) -> None:
-        """Draw into the context's buffer."""
-        import mujoco
-
-        mujoco.mjv_updateScene(model, data, self._option, None, camera, self._categories, self._scene)
-        self._gl.make_current()
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        mujoco.mjr_render(self._view, self._scene, self._context)
-
-    def close(self) -> None:
-        """Free the context."""
-        self._gl.release(self._context)
-
-    def colours(self) -> Image:
-        """What was drawn [size, size, 3], bottom row first."""
-        import mujoco
-
-        image = np.empty((self.size, self.size, 3), np.uint8)
-        mujoco.mjr_readPixels(image, None, self._view, self._context)
-        return image
-
-    def depth(self) -> NDArray[np.float32]:
-        """Depth buffer [size, size] of a context without multisampling, bottom row first; 1 is far."""
-        import mujoco
-
-        depth = np.empty((self.size, self.size), np.float32)
-        mujoco.mjr_readPixels(None, depth, self._view, self._context)
-        return depth
-
-    def colours_and_alpha(self) -> Image:
-        """As :meth:`colours`, with the alpha channel [size, size, 4]; not for a context with multisampling."""
-        from OpenGL import GL  # type: ignore[import-untyped]
-
-        image = np.empty((self.size, self.size, 4), np.uint8)
-        GL.glReadPixels(0, 0, self.size, self.size, GL.GL_RGBA, GL.GL_UNSIGNED_BYTE, image)
-        return image
 
 
 @dataclass(frozen=True)
@@ -152,13 +73,13 @@ class LeanRenderer:
         self._fixed_geoms, self._fixed_sites = _fixed(model, model.geom_bodyid), _fixed(model, model.site_bodyid)
         self._backgrounds: OrderedDict[bytes, _Background] = OrderedDict()
         self._frames = 0
-        self._passes: list[_Pass] = []
+        self._passes: list[Pass] = []
         if kind == "lean":
             self._build_layers(model, cell)
         else:
             everything = int(mujoco.mjtCatBit.mjCAT_ALL)
             samples = int(model.vis.quality.offsamples)
-            self._whole = _Pass(self._gl, model, copy.copy(model), size, everything, samples)
+            self._whole = Pass(self._gl, model, copy.copy(model), size, everything, samples)
             self._passes = [self._whole]
             if kind == "stock-no-shadow":
                 self._whole.disable("SHADOW")
@@ -174,10 +95,10 @@ class LeanRenderer:
         fixed.mesh_facenum[np.setdiff1d(np.arange(model.nmesh), used)] = 0  # not drawn here, so not uploaded
         static, dynamic = int(mujoco.mjtCatBit.mjCAT_STATIC), int(mujoco.mjtCatBit.mjCAT_DYNAMIC)
         large = _OVERSAMPLE * self.size
-        self._fixed_pass = _Pass(self._gl, model, fixed, self.size, static, 4)
-        self._moving_pass = _Pass(self._gl, model, moving, large, dynamic, 0)
+        self._fixed_pass = Pass(self._gl, model, fixed, self.size, static, 4)
+        self._moving_pass = Pass(self._gl, model, moving, large, dynamic, 0)
         # The fixed things once more, for their depth at the moving layer's size; same context size, other category.
-        self._depth_pass = _Pass(self._gl, model, fixed, large, static, 0)
+        self._depth_pass = Pass(self._gl, model, fixed, large, static, 0)
         self._passes = [self._moving_pass, self._fixed_pass, self._depth_pass]
         for layer in self._passes:
             layer.disable("SHADOW", "REFLECTION")
