@@ -98,7 +98,7 @@ def test_exit_codes_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     code, out, _ = call(capsys, "list", "--json")
     found = json.loads(out)
-    assert code == 0 and set(found) == {"methods", "tasks", "protocols", "corpora", "scales", "profiles",
+    assert code == 0 and set(found) == {"methods", "tasks", "suites", "protocols", "corpora", "scales", "profiles",
                                        "experiments"}
     _, out, _ = call(capsys, "list", "tasks", "--json")
     rows = json.loads(out)
