@@ -16,7 +16,8 @@ from pvdr_bench.videos.generate import recipe_of
 from pvdr_bench.videos.sources import source
 
 pytest.importorskip("metaworld")
-ARTEFACTS = sorted((Path(__file__).resolve().parent.parent / "artefacts").glob("*/*"))
+SHIPPED = Path(__file__).resolve().parent.parent / "artefacts"
+ARTEFACTS = sorted(file.parent for file in SHIPPED.glob("*/*/recipe.json"))
 # method, task, corpus, protocol: hash of the protocol, hash of the recipe of seed 0, as in results/reference
 PUBLISHED = {
     ("pvdr", "reach", "metaworld", "pvdr"): ("9b1efb82f31e", "7a8e636a1695"),
