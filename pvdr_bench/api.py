@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.paths import existing_run
+from pvdr_bench.runs.names import find_run
 from pvdr_bench.runs.standing import State
 
 if TYPE_CHECKING:
@@ -50,16 +50,20 @@ def results_frame(root: Path | str = "results") -> pd.DataFrame:
     return collect(root).points
 
 
-def load_run(path: Path | str) -> Run:
+def load_run(path: Path | str, results: Path | str | None = None) -> Run:
     """Open a run directory for reading; nothing heavy is imported and nothing is written.
 
+    Args:
+        path: the folder, or any name that :func:`pvdr_bench.runs.names.find_run` takes.
+        results: the folder that names are below; else ``PVDR_BENCH_RESULTS``, else ``./results``.
+
     Raises:
-        UsageError: the folder holds no run.
+        UsageError: there is no such run.
         DataError: its ``run.yaml`` is broken, or of a schema that this version cannot read.
     """
     from pvdr_bench.catalog.specs import written_spec
 
-    run_dir = RunDir(existing_run(path))
+    run_dir = RunDir(find_run(path, results))
     found = run_dir.read_run()
     assert found is not None
     return Run(run_dir, written_spec(found["spec"], str(run_dir.path / "run.yaml")))

@@ -68,6 +68,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     (["describe", "task:pvdr"], 3, "unknown name"),
     (["bench", "plan", "-o", "repeat=3"], 3, "did you mean 'repeats'"),
     (["bench", "plan", "-o", "repeats=x"], 2, "kind of its default"),
+    (["bench", "plan", "-o", "repeats=true"], 2, "kind of its default"),
+    (["bench", "plan", "-o", "repeats=1.5"], 2, "kind of its default"),
     (["list", "methodz"], 2, "kind: 'methodz' is not one of the choices\n  -> did you mean 'methods'? allowed: meth"),
     (["list", "foo"], 2, "-> allowed: methods, tasks, "),
     (["bench", "rendr"], 2, "did you mean 'render'?"),

@@ -31,7 +31,7 @@ CHEAP = {
     "status": ["status", "--results", "{results}"], "logs": ["logs", "{run}"], "videos": ["videos", "list"],
 }
 SLOW = {
-    "run": ["run", "--method", "ppo", "--task", "reach", "--dry-run", "--results", "{results}"],
+    "run": ["run", "--method", "ppo", "--task", "reach", "--dry-run", "--results", "{out}"],
     "submit": ["submit", "--method", "ppo", "--task", "reach", "--profile", "cpu", "--dry-run", "--results", "{out}"],
     "aggregate": ["aggregate", "--results", "{results}", "--out", "{out}/frame"],
     "plot": ["plot", "--results", "{results}", "--out", "{out}/figure"],

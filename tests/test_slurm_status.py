@@ -335,7 +335,7 @@ def test_retry_takes_what_failed_and_ends_silent_jobs_first(mixture: Path, slurm
     code, out, _ = cli(capsys, "retry", str(run / "seed-0"), "--results", str(mixture))
     assert code == 0 and "nothing to retry" in out
     code, _, err = cli(capsys, "retry", str(mixture / "ppo"), "--results", str(mixture))
-    assert code == 2 and "no run below" in err
+    assert code == 2 and "holds no run" in err
     code, _, err = cli(capsys, "retry", str(run / "seed-6"), "--results", str(mixture.parent / "other"))
     assert code == 2 and "no results folder" in err
 
@@ -357,7 +357,7 @@ def test_cancel(mixture: Path, slurm: FakeSlurm, capsys: pytest.CaptureFixture[s
     code, out, _ = cli(capsys, "cancel", "--results", str(mixture), "--yes")
     assert code == 0 and "5 jobs cancelled" in out and "stage-0" in out and slurm.rows() == []
     code, _, err = cli(capsys, "cancel", str(mixture / "ppo"), "--results", str(mixture), "--yes")
-    assert code == 2 and "no run below" in err
+    assert code == 2 and "holds no run" in err
 
 
 def test_a_job_that_scancel_does_not_end(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:

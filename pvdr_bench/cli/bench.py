@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pvdr_bench.cli.options import Json
+from pvdr_bench.cli.options import OVERRIDE, Json
 
 
 class Name(StrEnum):
@@ -52,7 +52,7 @@ DIAGNOSTICS = (Name.dynamics, Name.following, Name.goals, Name.coverage)
 def bench(
     name: Annotated[Name, typer.Argument(help="; ".join(f"{key}: {text}" for key, text in HELP.items()))],
     override: Annotated[list[str] | None, typer.Option(
-        "-o", "--override", metavar="KEY=VALUE", help="An argument of the measurement, such as repeats=3.")] = None,
+        *OVERRIDE, metavar="KEY=VALUE", help="An argument of the measurement, such as repeats=3.")] = None,
     json_: Json = False,
 ) -> None:
     """Measure this machine."""
@@ -81,6 +81,7 @@ def arguments_of(measure: Any, overrides: list[str]) -> dict[str, Any]:
     from pvdr_bench.catalog.problems import unknown
     from pvdr_bench.catalog.resolve import split_override
     from pvdr_bench.errors import UsageError
+    from pvdr_bench.strict import as_written
     from pvdr_bench.yaml_documents import parse_value
 
     known = inspect.signature(measure).parameters
@@ -89,7 +90,9 @@ def arguments_of(measure: Any, overrides: list[str]) -> dict[str, Any]:
         key, raw = split_override(text)
         if key not in known:
             raise unknown("argument", key, known, f"-o {key}")
-        value, default = parse_value(raw), known[key].default
+        default = known[key].default
+        as_text = isinstance(default, str) and not raw.startswith(("'", '"'))
+        value = raw if as_text else as_written(parse_value(raw), type(default))  # 1e3 is a whole number too
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if default is not None and default is not inspect.Parameter.empty and type(value) is not type(default):

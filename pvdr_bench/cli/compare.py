@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pvdr_bench.cli.options import Json
+from pvdr_bench.cli.options import Json, Names
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.results import Confidence, Metric, Protocol, Scale, Seeds, Tasks
 from pvdr_bench.words import counted
@@ -25,8 +25,7 @@ At = Annotated[int | None, typer.Option("--env-steps", metavar="N", min=1,
                                         help="Use this point of the curves; default: the final evaluations.")]
 
 
-def _select(results: Path | None, tasks: str | None, seeds: str | None, scale: str | None,
-            protocol: str | None) -> Results:
+def _select(results: Path | None, tasks: Names, seeds: Names, scale: Names, protocol: Names) -> Results:
     from pvdr_bench.catalog.seeds import parse_seeds, split_names
     from pvdr_bench.results.collect import collect
     from pvdr_bench.runs.paths import existing_results
@@ -37,7 +36,7 @@ def _select(results: Path | None, tasks: str | None, seeds: str | None, scale: s
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="Row as the table has it: variant, or variant:corpus.")],
+    a: Annotated[str, typer.Argument(help="Row as tables and figures have it: its title, variant, or variant:corpus.")],
     b: Annotated[str, typer.Argument(help="The row to compare it with.")],
     tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, protocol: Protocol = None,
     metric: Metric = "success", confidence: Confidence = 0.95, env_steps: At = None,
@@ -180,7 +179,7 @@ def agreement(
         typer.echo(line_of(one, confidence))
 
 
-def split(tasks: str | None) -> tuple[str, ...]:
+def split(tasks: Names) -> tuple[str, ...]:
     """Task names; empty: all published ones."""
     from pvdr_bench.catalog.seeds import split_names
 

@@ -8,28 +8,34 @@ from typing import Annotated
 
 import typer
 
-Methods = Annotated[str | None, typer.Option("--methods", "--method", "-m", metavar="A,B",
-                                             help="Methods, see: list methods.")]
-Tasks = Annotated[str | None, typer.Option("--tasks", "--task", "-t", metavar="X,Y", help="Tasks, see: list tasks.")]
+# Lists: with commas, or the option again, or both.
+Names = list[str] | None
+METHODS, TASKS = ("--methods", "--method", "-m"), ("--tasks", "--task", "-t")
+SEEDS, VIDEOS, OVERRIDE = ("--seeds", "--seed", "-s"), ("--videos",), ("-o", "--override")
+
+Methods = Annotated[Names, typer.Option(*METHODS, metavar="A,B", help="Methods, see: list methods.")]
+Tasks = Annotated[Names, typer.Option(*TASKS, metavar="X,Y", help="Tasks, see: list tasks.")]
 Experiment = Annotated[str | None, typer.Option("--experiment", "-e", metavar="E",
                                                 help="A named grid in place of methods and tasks, see: list "
                                                      "experiments.")]
-Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", "-s", metavar="SEEDS",
-                                           help="5 means 0..4; 5, means seed 5; 3,7 those two; default: 1, or the "
-                                                "experiment's.")]
+Seeds = Annotated[Names, typer.Option(*SEEDS, metavar="SEEDS",
+                                      help="5 means 0..4; 5, means seed 5; 3,7 those two; default: 1, or the "
+                                           "experiment's.")]
 ScaleOption = Annotated[str | None, typer.Option("--scale", metavar="SCALE",
-                                                 help="paper, gpu, cpu, quick or smoke; default: what fits the "
-                                                      "device.")]
-Videos = Annotated[str | None, typer.Option("--videos", metavar="C", help="Corpus of pre-training, see: list corpora.")]
+                                                 help="paper, gpu, cpu or smoke; default: what fits the device.")]
+Videos = Annotated[Names, typer.Option(*VIDEOS, metavar="C,D", help="Corpora of pre-training, see: list corpora.")]
 ProtocolOption = Annotated[str | None, typer.Option("--protocol", metavar="P",
                                                     help="Protocol, see: list protocols; default: pvdr, or the "
                                                          "experiment's.")]
 Overrides = Annotated[list[str] | None, typer.Option(
-    "-o", "--override", metavar="KEY=VALUE",
+    *OVERRIDE, metavar="KEY=VALUE",
     help="Change a key of the method (a variant with its own name), or of the protocol: protocol.env_steps=16000. "
          "May be repeated.")]
 Results = Annotated[Path | None, typer.Option("--results", metavar="DIR",
                                               help="Folder of runs; else PVDR_BENCH_RESULTS, else ./results.")]
+RUN_HELP = "A run as any command prints it: method/task/corpus/scale/seed-N below the results folder, or a path."
+Run = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
+Runs = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help=RUN_HELP)]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Runs at the same time.")]
 Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Make the artefacts anew, also the shipped ones.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pvdr_bench.cli.options import Device, Json
+from pvdr_bench.cli.options import METHODS, OVERRIDE, SEEDS, TASKS, VIDEOS, Device, Json, Names, Run
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.words import counted
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from pvdr_bench.results.collect import Results
     from pvdr_bench.results.figures import Plot
 
-Methods = Annotated[str | None, typer.Option("--methods", "--method", "-m", metavar="A,B", help="Variants; all.")]
-Tasks = Annotated[str | None, typer.Option("--tasks", "--task", "-t", metavar="X,Y", help="Tasks; default: all.")]
-Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", "-s", metavar="SEEDS",
-                                           help="5 means 0..4; 5, means seed 5; 3,7 those two; default: all.")]
-Scale = Annotated[str | None, typer.Option("--scale", metavar="SCALE", help="Scales to show; default: all.")]
-Videos = Annotated[str | None, typer.Option("--videos", metavar="C", help="Corpora (and methods without); all.")]
-Protocol = Annotated[str | None, typer.Option("--protocol", metavar="P", help="Protocols, by name; default: all.")]
+Methods = Annotated[Names, typer.Option(*METHODS, metavar="A,B", help="Methods or variants; default: all.")]
+Tasks = Annotated[Names, typer.Option(*TASKS, metavar="X,Y", help="Tasks; default: all.")]
+Seeds = Annotated[Names, typer.Option(*SEEDS, metavar="SEEDS",
+                                      help="5 means 0..4; 5, means seed 5; 3,7 those two; default: all.")]
+Scale = Annotated[Names, typer.Option("--scale", metavar="SCALE", help="Scales to show; default: all.")]
+Videos = Annotated[Names, typer.Option(*VIDEOS, metavar="C,D", help="Corpora (and methods without); default: all.")]
+Protocol = Annotated[Names, typer.Option("--protocol", metavar="P", help="Protocols, by name; default: all.")]
 Overrides = Annotated[list[str] | None, typer.Option(
-    "-o", "--override", metavar="KEY=VALUE", help="As given to run: the methods' variants with these changes.")]
+    *OVERRIDE, metavar="KEY=VALUE", help="As given to run: the methods' variants with these changes.")]
 Metric = Annotated[str, typer.Option("--metric", help="success, success_any, success_end or return.")]
 Confidence = Annotated[float, typer.Option("--confidence", help="Level of the intervals.")]
 At = Annotated[int | None, typer.Option("--env-steps", metavar="N", min=1, help="As if every run had ended there; "
                                        "default: each at its end.")]
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Show several protocols, each in rows of its own.")]
-Reported = Annotated[str | None, typer.Option("--reported", help="Also show the numbers published for these methods, "
-                                              "A,B, that belong to the rows' protocol (pvdr: PVDR's tables; apv: APV's "
+Reported = Annotated[Names, typer.Option("--reported", metavar="A,B", help="Also show the numbers published for these "
+                                         "methods that belong to the rows' protocol (pvdr: PVDR's tables; apv: APV's "
                                               "curves); drawn apart, in no statistic.")]
 Paper = Annotated[bool, typer.Option("--paper", help="The same for every method that has published numbers.")]
 
@@ -71,8 +71,8 @@ class Width(StrEnum):
 
 
 
-def _select(results: Path | None, methods: str | None, tasks: str | None, seeds: str | None, scale: str | None,
-            videos: str | None, protocol: str | None, overrides: list[str] | None) -> Results:
+def _select(results: Path | None, methods: Names, tasks: Names, seeds: Names, scale: Names, videos: Names,
+            protocol: Names, overrides: list[str] | None) -> Results:
     """The asked part of the results folder."""
     from pvdr_bench.catalog.seeds import parse_seeds, split_names
     from pvdr_bench.results.collect import collect
@@ -110,15 +110,16 @@ def _variants(names: Sequence[str], scales: Sequence[str], overrides: list[str])
 
 def _hashes(found: Results, overrides: list[str]) -> list[str] | None:
     """Protocols with the asked meaning; a budget (``protocol.env_steps``) changes no meaning and chooses nothing."""
-    import yaml
-
-    from pvdr_bench.catalog import Protocol as Schema
+    from pvdr_bench.catalog.protocol import Protocol as Schema
+    from pvdr_bench.catalog.resolve import PROTOCOL_PREFIX, find_key, split_override, typed_value
     from pvdr_bench.errors import UsageError
 
-    asked = dict(text.strip().removeprefix("protocol.").split("=", 1) for text in overrides
-                 if text.strip().startswith("protocol.") and "=" in text)
-    meaning = Schema.keys("meaning")
-    asked = {key.strip(): yaml.safe_load(value) for key, value in asked.items() if key.strip() in meaning}
+    meaning, asked = Schema.keys("meaning"), {}
+    for key, value in map(split_override, overrides):
+        if key.startswith(PROTOCOL_PREFIX):
+            path = find_key(key.removeprefix(PROTOCOL_PREFIX), Schema, "a protocol")
+            if path[0] in meaning:
+                asked[path[0]] = typed_value(value, Schema, path)
     if not asked:
         return None
     kept = [key for key, protocol in found.protocols.items() if all(protocol.get(k) == v for k, v in asked.items())]
@@ -128,7 +129,7 @@ def _hashes(found: Results, overrides: list[str]) -> list[str] | None:
     return kept
 
 
-def _reported(names: str | None, every: bool, results: Results, curves: bool = False) -> pd.DataFrame | None:
+def _reported(names: Names, every: bool, results: Results, curves: bool = False) -> pd.DataFrame | None:
     """Published numbers to be drawn apart: of the methods named, or of all that belong to the rows' protocol.
 
     Args:
@@ -137,7 +138,7 @@ def _reported(names: str | None, every: bool, results: Results, curves: bool = F
     Raises:
         UsageError: rows of several protocols, or nothing is published for these rows.
     """
-    if names is None and not every:
+    if not names and not every:
         return None
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
@@ -332,11 +333,12 @@ def _records(built: Any) -> list[dict[str, Any]]:
 
 
 def video(
-    run: Annotated[Path, typer.Argument(help="Run directory: RESULTS/method/task/corpus/scale/seed-N.")],
+    run: Run,
     out: Annotated[Path | None, typer.Option("--out", help=".mp4 or .gif; default: RUN/videos/episode-N.mp4.")] = None,
     episode: Annotated[int, typer.Option("--episode", min=0, help="Number of the evaluation episode.")] = 0,
     fps: Annotated[float, typer.Option("--fps", min=0.1, help="Decisions a second.")] = 10.0,
     device: Device = "cpu",
+    results: Folder = None,
     json_: Json = False,
 ) -> None:
     """Play one evaluation episode of a run: the observation beside the plan it followed, and the goal."""
@@ -344,8 +346,10 @@ def video(
 
     from pvdr_bench.cli.options import choose_device
     from pvdr_bench.playing.film import render_video
+    from pvdr_bench.runs.names import find_run
 
-    made = render_video(run, out or run / "videos" / f"episode-{episode}.mp4", episode=episode, fps=fps,
+    folder = find_run(run, results)
+    made = render_video(folder, out or folder / "videos" / f"episode-{episode}.mp4", episode=episode, fps=fps,
                         device=choose_device(device).value)
     if json_:
         typer.echo(json.dumps({**asdict(made), "path": str(made.path)}))

@@ -19,6 +19,7 @@ from pvdr_bench.cli.options import (
     Overrides,
     ProtocolOption,
     Results,
+    Run,
     ScaleOption,
     Seeds,
     Tasks,
@@ -193,13 +194,14 @@ def show_outcome(console: Console, jobs: Sequence[Job]) -> None:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run: RESULTS/ppo/reach/none/cpu/seed-0.")],
+    run: Run,
     episodes: Annotated[int | None, typer.Option(min=1, help="How many; default: the protocol's final number.")] = None,
     mean_policy: Annotated[bool, typer.Option("--mean-policy", help="The policy's mean action in place of a sampled "
                                                                     "one, for methods that have it. In a frozen "
                                                                     "instance the episodes are then much the same.")
                            ] = False,
     device: Device = "auto",
+    results: Results = None,
     json_: Json = False,
 ) -> None:
     """Play evaluation episodes with a run's newest checkpoint; the run's own files stay as they are."""
@@ -209,7 +211,7 @@ def evaluate(
     from pvdr_bench.training.again import acts_by_mean, evaluate_again, with_mean_policy
     from pvdr_bench.training.stages import Stages
 
-    loaded, stop = load_run(run), StopFlag().install()
+    loaded, stop = load_run(run, results), StopFlag().install()
     spec = with_mean_policy(loaded.spec) if mean_policy else loaded.spec
     stages = Stages(spec, choose_device(device).value, stop)
     if missing := stages.missing():

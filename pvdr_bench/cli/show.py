@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,12 +145,23 @@ def _runs(results: Path | None) -> list[Row]:
 
 
 def echo_rows(rows: list[Row], indent: str = "") -> None:
-    """Print rows as aligned columns; the last column is free text."""
+    """Print rows as aligned columns; the last column is free text.
+
+    On a terminal too narrow for them every row starts with its name, and the rest of it stands below, indented.
+    """
     cells = [[_cell(value) for value in row.values()] for row in rows]
     count = max((len(row) for row in cells), default=0)
     widths = [max((len(row[i]) for row in cells if i < len(row)), default=0) for i in range(count)]
-    for row in cells:
-        typer.echo((indent + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False))).rstrip())
+    lines = [(indent + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False))).rstrip()
+             for row in cells]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for row, line in zip(cells, lines, strict=True):
+        if not width or max(map(len, lines)) <= width:
+            typer.echo(line)
+            continue
+        typer.echo(indent + row[0])
+        for part in textwrap.wrap("  ".join(row[1:]), max(16, width - len(indent) - 4)):
+            typer.echo(f"{indent}    {part}")
 
 
 def _cell(value: Any) -> str:

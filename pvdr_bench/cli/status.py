@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pvdr_bench.cli.options import Json, Results
+from pvdr_bench.cli.options import Json, Names, Results, Run, Runs
 from pvdr_bench.cli.output import console as make_console
 from pvdr_bench.cli.results import Methods, Tasks
-from pvdr_bench.plain_text import one_line
 from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
 
     from pvdr_bench.launch.watch import RunStatus
 
-States = Annotated[str | None, typer.Option("--state", metavar="A,B", help="Only these states: running,failed,...")]
+States = Annotated[Names, typer.Option("--state", metavar="A,B", help="Only these states: running,failed,...")]
 
 
 def status(
-    methods: Methods = None, tasks: Tasks = None, state: States = None, results: Results = None,
+    runs: Runs = None, methods: Methods = None, tasks: Tasks = None, state: States = None, results: Results = None,
     watch: Annotated[float | None, typer.Option("--watch", metavar="SECONDS", min=1,
                                                 help="Look again every so often, until all is done.")] = None,
     json_: Json = False,
@@ -43,16 +42,16 @@ def status(
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = make_console(width=250)  # a line per run for grep
     while True:
-        stages, runs, note = look(root, methods, tasks, state)
+        stages, found, note = look(root, methods, tasks, state, runs)
         if json_:
-            typer.echo(json.dumps({"stages": [each.row() for each in stages], "runs": [each.row() for each in runs],
+            typer.echo(json.dumps({"stages": [each.row() for each in stages], "runs": [each.row() for each in found],
                                    "note": note}))
         else:
             if watch is not None and console.is_terminal:
                 console.clear()
-            console.print(table_of([*stages, *runs]))
-            console.print(summary(runs) + (f"; {note}" if note else ""), highlight=False)
-        if watch is None or not any(each.state in LIVING for each in (*stages, *runs)):
+            console.print(table_of([*stages, *found], console.width))
+            console.print(summary(found) + (f"; {note}" if note else ""), highlight=False)
+        if watch is None or not any(each.state in LIVING for each in (*stages, *found)):
             return
         time.sleep(watch)
 
@@ -60,12 +59,12 @@ def status(
 LIVING = ("running", "stale", "starting", "queued", "waiting")
 
 
-def look(root: Path, methods: str | None, tasks: str | None, state: str | None
+def look(root: Path, methods: Names, tasks: Names, state: Names, named: Names = None
          ) -> tuple[list[RunStatus], list[RunStatus], str]:
     """Stages and runs as they are now, and a word on what could not be asked.
 
     Raises:
-        UsageError: a state that does not exist.
+        UsageError: a state or a run that does not exist.
     """
     from pvdr_bench.catalog.problems import unknown
     from pvdr_bench.catalog.seeds import split_names
@@ -82,10 +81,11 @@ def look(root: Path, methods: str | None, tasks: str | None, state: str | None
     known, note = queue_if_any()
     names = (split_names(methods), split_names(tasks))
     dark: list[watch.RunStatus] = []  # folders that cannot be looked into may hold any run
-    folders = [run for run in watch.run_folders(root, lambda name, reason: dark.append(watch.unreadable(name, reason)))
-               if _asked(run_name(run, root), *names)]
+    every = watch.named_folders(named, root, packed=True) if named else watch.run_folders(
+        root, lambda name, reason: dark.append(watch.unreadable(name, reason)))
+    folders = [run for run in every if _asked(run_name(run, root), *names)]
     runs = [each for each in (*watch.statuses(root, known, folders), *dark) if not wanted or each.state in wanted]
-    stages = [each for each in watch.stages_of(root, known) if not wanted or each.state in wanted]
+    stages = [each for each in ([] if named else watch.stages_of(root, known)) if not wanted or each.state in wanted]
     return stages, runs, note
 
 
@@ -102,19 +102,17 @@ def summary(runs: Sequence[RunStatus]) -> str:
     return f"{counted(len(runs), 'run')}: {found or 'none'}"
 
 
-FOLDED = {"run": 16, "note": 12}  # columns that may take several lines, and their least width
+FOLDED = ("run", "note")  # columns that may take several lines
+FIRST = ("run", "state", "env_steps", "success", "left", "note")
 STYLES = {"failed": "red", "blocked": "red", "lost": "red", "broken": "red", "stale": "yellow", "stopped": "yellow",
           "done": "green", "queued": "dim", "waiting": "dim", "new": "dim"}
 
 
-def table_of(rows: Sequence[RunStatus]) -> Table:
-    """One line per run; columns in which nothing stands are left out."""
-    from rich.markup import escape
-    from rich.table import Table
-
+def table_of(rows: Sequence[RunStatus], width: int) -> Table:
+    """One line per run, in the columns that a terminal of ``width`` has room for."""
+    from pvdr_bench.launch import columns
     from pvdr_bench.launch.progress import duration
 
-    table = Table(box=None, header_style="bold")
     cells = [{
         "run": row.run, "state": row.state, "phase": row.phase or "-",
         "env_steps": f"{row.env_steps:,}" + (f"/{row.budget:,}" if row.budget else ""),
@@ -123,27 +121,21 @@ def table_of(rows: Sequence[RunStatus]) -> Table:
         "node": row.node or "-", "job": row.job or "-", "starts": str(row.restarts + 1) if row.restarts else "-",
         "silent": "-" if row.silent_seconds is None else f"{row.silent_seconds:.0f} s", "note": row.note or "-",
     } for row in rows]
-    shown = [name for name in (cells[0] if cells else ()) if any(row[name] != "-" for row in cells)]
-    for name in shown:
-        right = name in ("env_steps", "steps/s", "success", "left", "starts", "silent")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name not in FOLDED,
-                         min_width=FOLDED.get(name))
-    for row, texts in zip(rows, cells, strict=True):
-        table.add_row(*(escape(one_line(texts[name])) for name in shown), style=STYLES.get(row.state, ""))
-    return table
+    return columns.table_of(cells, [STYLES.get(row.state, "") for row in rows], width, FIRST, FOLDED)
 
 
 def logs(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    run: Run,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Of the end of each file.")] = 40,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is added.")] = False,
+    results: Results = None,
 ) -> None:
     """Print what a run's process and its job wrote: the end of each file, under its name."""
     from pvdr_bench.launch.control import log_files
-    from pvdr_bench.runs.paths import existing_run
+    from pvdr_bench.runs.names import find_run
 
-    run = existing_run(run)
-    files = log_files(run)
+    folder = find_run(run, results, packed=True)
+    files = log_files(folder)
     if not files:
         typer.echo("nothing has been printed yet")
     seen: dict[Path, int] = {}
@@ -154,7 +146,7 @@ def logs(
         typer.echo(b"\n".join(data.rstrip(b"\n").splitlines()[-lines:]).decode(errors="replace"))
     while follow:
         time.sleep(1)
-        for path in log_files(run):
+        for path in log_files(folder):
             _print_new(path, seen)
 
 
@@ -168,8 +160,7 @@ def _print_new(path: Path, seen: dict[Path, int]) -> None:
 
 
 def cancel(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...",
-                                                      help="Folders of runs; default: all.")] = None,
+    runs: Runs = None,
     methods: Methods = None, tasks: Tasks = None, results: Results = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json_: Json = False,
@@ -205,7 +196,7 @@ def cancel(
     _confirm_and(scancel, jobs, yes, json_)
 
 
-def _names(text: str | None) -> tuple[str, ...]:
+def _names(text: Names) -> tuple[str, ...]:
     from pvdr_bench.catalog.seeds import split_names
 
     return split_names(text)

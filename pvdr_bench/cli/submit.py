@@ -16,6 +16,7 @@ from pvdr_bench.cli.options import (
     Overrides,
     ProtocolOption,
     Results,
+    Runs,
     ScaleOption,
     Seeds,
     Tasks,
@@ -76,8 +77,7 @@ def submit(
 
 
 def retry(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs; default: all that "
-                                                                               "need it.")] = None,
+    runs: Runs = None,
     results: Results = None,
     profile: Annotated[str | None, typer.Option("--profile", metavar="P", help="Default: each run's own.")] = None,
     dry_run: DryRun = False,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from pvdr_bench.errors import DataError
+from pvdr_bench.launch.columns import table_of
 from pvdr_bench.launch.local import Job, Watcher
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.words import counted
@@ -70,14 +70,14 @@ class LiveTable(Watcher):
 
     def update(self, jobs: Sequence[Job]) -> None:
         """Draw all jobs."""
-        table = Table(box=None, header_style="bold")
-        for name in ("run", "phase", "env_steps", "steps/s", "success"):
-            table.add_column(name, justify="left" if name in ("run", "phase") else "right")
+        rows = []
         for job in jobs:
             now = facts(job)
-            style = {"failed": "red", "done": "green", "skipped": "dim", "waiting": "dim"}.get(job.state, "")
-            table.add_row(job.label, now["phase"], f"{now['steps']:,} / {now['budget']:,}", f"{now['rate']:.0f}",
-                          now["success"], style=style)
+            rows.append({"run": job.label, "phase": now["phase"], "env_steps": f"{now['steps']:,} / {now['budget']:,}",
+                         "steps/s": f"{now['rate']:.0f}", "success": now["success"]})
+        styles = {"failed": "red", "done": "green", "skipped": "dim", "waiting": "dim"}
+        table = table_of(rows, [styles.get(job.state, "") for job in jobs], self._live.console.width,
+                         ("run", "env_steps", "success"), ("run",))
         text = "\n".join(part for part in (summary(jobs, self.time_left), self._shown) if part)
         self._live.update(Group(table, Text(text)))
 

@@ -27,6 +27,7 @@ from pvdr_bench.runs.folders import Refused
 from pvdr_bench.runs.folders import run_folders as every_run
 from pvdr_bench.runs.known import KnownRuns
 from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock, certainly_gone, identity
+from pvdr_bench.runs.names import find_run
 from pvdr_bench.runs.schema import HeartbeatFile, read
 from pvdr_bench.runs.standing import Known, Standing, judge
 
@@ -84,18 +85,18 @@ def run_folders(results: Path, refused: Refused = lambda name, reason: None) -> 
     return sorted(found, key=lambda run: (run.parent, len(run.name), run.name))
 
 
-def named_folders(runs: Sequence[Path], results: Path) -> list[Path]:
-    """The folders of runs that somebody names.
+def named_folders(runs: Sequence[str | Path], results: Path, *, packed: bool = False) -> list[Path]:
+    """The folders of runs that somebody names; see :func:`pvdr_bench.runs.names.find_run`.
 
     Raises:
         UsageError: one is no run of this results folder.
     """
-    found = [run.expanduser().resolve() for run in runs]
+    known = set(run_folders(results)) if packed else set()
+    found = [find_run(run, results, packed=packed).resolve() for run in runs]
     for run in found:
-        if results not in run.parents or not (run / "run.yaml").exists():
-            raise UsageError(f"this is no run below {results}", where=str(run),
-                             hint="RESULTS/method/task/corpus/scale/seed-N; --results names another RESULTS")
-    return found
+        if results not in run.parents and run not in known:
+            raise UsageError(f"this is no run below {results}", where=str(run), hint="--results names another folder")
+    return list(dict.fromkeys(found))
 
 
 def status_of(run: Path, results: Path, queue: Queue | None, known: Known | None = None) -> RunStatus:

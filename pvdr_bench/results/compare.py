@@ -7,14 +7,16 @@ Satterthwaite (1946); per task the p values are corrected after Holm (1979).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pvdr_bench.catalog.problems import nearest
 from pvdr_bench.errors import UsageError
+from pvdr_bench.plain_text import one_line
 from pvdr_bench.results.aggregates import Aggregates, aggregates_of, probability_of_improvement, scores_at
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.series import METRICS, Final, Row, rows_of
@@ -84,16 +86,13 @@ class Comparison:
 
 
 def find_row(results: Results, name: str) -> Row:
-    """The row that ``variant`` or ``variant:corpus`` names.
+    """The row of a title (``PVDR (metaworld)``, as tables and figures have it), ``variant`` or ``variant:corpus``.
 
     Raises:
         UsageError: none, or several; the message lists the candidates.
     """
     rows = rows_of(results)
-    found = [row for row in rows if row.variant == name]
-    if not found:
-        variant, colon, corpus = name.rpartition(":")
-        found = [row for row in rows if colon and (row.variant, row.corpus) == (variant, corpus)]
+    found = next((found for found in _meant(rows, " ".join(name.split())) if found), [])
     if len(found) == 1:
         return found[0]
     corpora = len({row.corpus for row in found or rows}) > 1
@@ -101,10 +100,24 @@ def find_row(results: Results, name: str) -> Row:
     listed = sorted({f"{row.variant}:{row.corpus}" + (f" (scale {row.scale}, protocol {row.protocol_hash})" if places
                                                       else "") for row in found or rows})
     if not found:
-        raise UsageError(f"there is no row {name!r}", where=str(results.root), hint=f"there is: {', '.join(listed)}")
+        close = nearest(name, dict.fromkeys(word for row in rows for word in (row.label, row.variant)))
+        guess = f"did you mean {close!r}? " if close else ""
+        raise UsageError(f"there is no row {name!r}", where=str(results.root),
+                         hint=f"{guess}there is: {', '.join(listed)}")
     ways = " and ".join(way for way, wanted in (("name the corpus, variant:corpus", corpora),
                                                 ("choose with --scale or --protocol", places)) if wanted)
     raise UsageError(f"{name!r} may be any of: {', '.join(listed)}", where=str(results.root), hint=ways)
+
+
+def _meant(rows: list[Row], name: str) -> Iterator[list[Row]]:
+    """The rows of a name, the strictest reading first: variant, variant:corpus, title, variant (corpus), any case."""
+    yield [row for row in rows if row.variant == name]
+    variant, colon, corpus = name.rpartition(":")
+    yield [row for row in rows if colon and (row.variant, row.corpus) == (variant, corpus)]
+    for same in (str, str.casefold):
+        yield [row for row in rows if same(one_line(row.label)) == same(name)]
+        yield [row for row in rows if same(f"{row.variant} ({row.corpus})") == same(name)]
+        yield [row for row in rows if same(one_line(row.label.removesuffix(f" ({row.corpus})"))) == same(name)]
 
 
 def compare_rows(results: Results, a: str, b: str, metric: str = "success", *, env_steps: int | None = None,

@@ -47,24 +47,6 @@ def existing_results(option: str | Path | None = None) -> Path:
     return root
 
 
-def existing_run(run: str | Path) -> Path:
-    """A run's folder that a reading command was given.
-
-    Raises:
-        UsageError: there is no run in it.
-    """
-    path = Path(run).expanduser()
-    if not (path / "run.yaml").exists():
-        what = "this folder holds no run (there is no run.yaml)" if path.is_dir() else \
-            "there is no such folder, so it holds no run"
-        packed = next((folder for folder in path.absolute().parents if (folder / ARCHIVE).is_file()), None)
-        hint = "a run is RESULTS/method/task/corpus/scale/seed-N; see: pvdr-bench list runs --results RESULTS"
-        if packed is not None:
-            hint = f"the runs of {packed} are packed: pvdr-bench unpack {packed} FOLDER"
-        raise UsageError(what, where=str(run), hint=hint)
-    return path
-
-
 def shipped_artefacts() -> list[Path]:
     """Read-only artefact folders that come with the code: beside an editable install, or inside a wheel."""
     return [folder for folder in (_PACKAGE.parent / "artefacts", _PACKAGE / "_data" / "artefacts") if folder.is_dir()]

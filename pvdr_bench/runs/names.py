@@ -1,0 +1,71 @@
+"""The names of runs: what one command prints, every other takes.
+
+``ppo/reach/none/cpu/seed-0`` below the results folder (``list runs``, ``status``), a path from here or from the root,
+with or without a slash at its end, the words of ``run``'s progress (``ppo · reach · seed 0``), and a part of the path
+that only one run lies below (``ppo/reach``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from pvdr_bench.errors import UsageError
+from pvdr_bench.runs.folders import loose_runs, run_folders
+from pvdr_bench.runs.paths import ARCHIVE, results_root
+
+_SHOWN = 8  # names in an error
+
+
+def find_run(name: str | Path, results: str | Path | None = None, *, packed: bool = False) -> Path:
+    """A run's folder by its name.
+
+    Args:
+        results: the results folder, as ``--results`` has it.
+        packed: also of a run in the results folder's archive, for commands that only read.
+
+    Raises:
+        UsageError: no run, or several; with the nearest match, or the runs that it may be.
+    """
+    given, root = Path(str(name).strip()).expanduser(), results_root(results)
+    for path in (given, root / given):
+        if (path / "run.yaml").exists():
+            return path
+    runs = named_runs(root, packed=packed)
+    text = given.as_posix().removeprefix(f"{root.as_posix()}/")
+    found = [text] if text in runs else [each for each in runs if each.startswith(f"{text}/")] or _spoken(text, runs)
+    if len(found) == 1:
+        return runs[found[0]]
+    if found:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise UsageError(f"this may be any of {len(found)} runs", where=str(name),
+                         hint=f"name one: {', '.join(found[:_SHOWN])}{more}")
+    raise UsageError("this folder holds no run (there is no run.yaml)" if given.is_dir() else
+                     "there is no such folder, so it holds no run", where=str(name),
+                     hint=_advice(text, runs, root / given))
+
+
+def named_runs(root: Path, *, packed: bool = False) -> dict[str, Path]:
+    """Name, as ``list runs`` has it, and folder of all runs of a results folder that say what they are."""
+    found = (run_folders(root) if packed else loose_runs(root)) if root.is_dir() else ()
+    return {name: path for name, path in found if (path / "run.yaml").exists()}
+
+
+def _advice(text: str, names: Iterable[str], path: Path) -> str:
+    archive = next((folder for folder in path.absolute().parents if (folder / ARCHIVE).is_file()), None)
+    if archive is not None:
+        return f"the runs of {archive} are packed: pvdr-bench unpack {archive} FOLDER"
+    close = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
+    guess = f"did you mean {close[0]}? " if close else ""
+    return f"{guess}a run is RESULTS/method/task/corpus/scale/seed-N; see: pvdr-bench list runs --results RESULTS"
+
+
+def _spoken(text: str, names: Iterable[str]) -> list[str]:
+    """The runs that ``variant · task · corpus · seed N`` may be, the corpus left out where there is none."""
+    words = [word.strip() for word in text.split("·")]
+    if len(words) not in (3, 4) or not words[-1].startswith("seed "):
+        return []
+    seed = words[-1].replace(" ", "-")
+    wanted = (*words[:2], words[2] if len(words) == 4 else "none", seed)
+    return [each for each in names if (parts := each.split("/")) and (*parts[:3], parts[-1]) == wanted]
