@@ -87,7 +87,7 @@ def test_errors_are_one_message_and_a_code(capsys: pytest.CaptureFixture[str], a
 
 
 def test_a_missing_package_is_named() -> None:
-    with pytest.raises(SetupError, match="module 'no_such_module'"):
+    with pytest.raises(SetupError, match="package no_such_module"):
         load_command("x", "no_such_module:x")
 
 

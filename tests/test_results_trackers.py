@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pvdr_bench import needed
 from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.results import trackers
 from pvdr_bench.results.collect import collect
@@ -133,9 +134,9 @@ def test_broken_logs_and_nothing_finished_are_refused(folder: Path, tmp_path: Pa
 def test_a_missing_package_is_named_with_its_command(kind: str, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(module: str) -> Any:
-        raise ModuleNotFoundError(module)
+        raise ModuleNotFoundError(module, name=module)
 
-    monkeypatch.setattr(trackers, "import_module", absent)
+    monkeypatch.setattr(needed, "import_module", absent)
     for name in ("WANDB_ERROR_REPORTING", "TRACKIO_DIR", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "")  # put back afterwards
     with pytest.raises(SetupError, match=rf"needs the package {kind}(.|\n)*pip install {kind}"):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -103,16 +101,11 @@ def load_command(name: str, target: str) -> Any:
     Raises:
         SetupError: a package it needs is not installed.
     """
-    from pvdr_bench.errors import SetupError
+    from pvdr_bench.needed import need
 
     module_name, _, attribute = target.partition(":")
-    try:
-        found = getattr(import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        hint = f"{sys.executable} -m pip install {(error.name or '').partition('.')[0]}"
-        if (error.name or "").startswith("pvdr_bench"):
-            hint = "the installation is incomplete: install pvdr-bench again"
-        raise SetupError(f"the command {name!r} needs the module {error.name!r}", hint=hint) from error
+    mend = "the installation is incomplete: install pvdr-bench again" if module_name.startswith("pvdr_bench") else None
+    found = getattr(need(module_name, f"the command {name!r}", mend), attribute)
     wrapper = typer.Typer(add_completion=False, rich_markup_mode=None)
     if isinstance(found, typer.Typer):
         wrapper.add_typer(found, name=name)

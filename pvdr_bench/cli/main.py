@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: an expected error becomes one message and its exit code; see :mod:`pvdr_bench.cli.output`."""
     from pvdr_bench.cli.output import run
 
+    os.environ["MPLBACKEND"] = "agg"  # matplotlib cannot even be imported where a notebook's backend is not installed
     sys.exit(run(lambda: get_command(app)(args=arguments, prog_name="pvdr-bench", standalone_mode=True)))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pvdr_bench.cli.options import Json
+from pvdr_bench.cli.options import Json, Names
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.results import (
     Confidence,
@@ -83,7 +83,7 @@ def _warnings(found: Sequence[Warned]) -> list[dict[str, str]]:
     return [{"title": warned.title, "text": warned.text} for warned in found]
 
 
-def _published(found: Results, names: str | None, every: bool) -> dict[str, pd.DataFrame]:
+def _published(found: Results, names: Names, every: bool) -> dict[str, pd.DataFrame]:
     """Published numbers by protocol hash; protocols for which nothing is published have none.
 
     Raises:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.errors import SetupError, UsageError
+from pvdr_bench.errors import UsageError
+from pvdr_bench.needed import need
 from pvdr_bench.runs.files import storage_errors
 
 if TYPE_CHECKING:
@@ -141,13 +142,9 @@ def _write_gif(frames: Frames, path: Path, fps: float) -> None:
 
 
 def _write_mp4(frames: Frames, path: Path, fps: float) -> None:
-    try:
-        import av
-    except ImportError as error:
-        raise SetupError("mp4 needs the package av",
-                         hint="pip install av, or choose a name that ends in .gif") from error
     from fractions import Fraction
 
+    av = need("av", "mp4", "pip install av, or choose a name that ends in .gif")
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames.shape[1:3]

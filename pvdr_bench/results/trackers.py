@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 
 from pvdr_bench.errors import DataError, SetupError, UsageError
+from pvdr_bench.needed import need
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.problems import Problem
 from pvdr_bench.runs.directory import RunDir
@@ -142,11 +142,8 @@ def _numbers(folder: str, values: Mapping[str, Any]) -> dict[str, float]:
 # The trackers ---------------------------------------------------------------------------------------------------------
 
 def _need(module: str, package: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise SetupError(f"exporting to {package} needs the package {package}",
-                         hint=f"{sys.executable} -m pip install {package} (or pvdr-bench[trackers])") from error
+    return need(module, f"exporting to {package}",
+                f"{sys.executable} -m pip install {package} (or pvdr-bench[trackers])")
 
 
 class TensorBoardSink:

@@ -8,10 +8,11 @@ that only one run lies below (``ppo/reach``).
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pvdr_bench.errors import UsageError
+from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.runs.folders import loose_runs, run_folders
 from pvdr_bench.runs.paths import ARCHIVE, results_root
 
@@ -27,10 +28,11 @@ def find_run(name: str | Path, results: str | Path | None = None, *, packed: boo
 
     Raises:
         UsageError: no run, or several; with the nearest match, or the runs that it may be.
+        DataError: the folder cannot be looked into.
     """
     given, root = Path(str(name).strip()).expanduser(), results_root(results)
     for path in (given, root / given):
-        if (path / "run.yaml").exists():
+        if _says_what_it_is(path):
             return path
     runs = named_runs(root, packed=packed)
     text = given.as_posix().removeprefix(f"{root.as_posix()}/")
@@ -49,7 +51,14 @@ def find_run(name: str | Path, results: str | Path | None = None, *, packed: boo
 def named_runs(root: Path, *, packed: bool = False) -> dict[str, Path]:
     """Name, as ``list runs`` has it, and folder of all runs of a results folder that say what they are."""
     found = (run_folders(root) if packed else loose_runs(root)) if root.is_dir() else ()
-    return {name: path for name, path in found if (path / "run.yaml").exists()}
+    return {name: path for name, path in found if os.path.lexists(path / "run.yaml")}
+
+
+def _says_what_it_is(run: Path) -> bool:
+    try:
+        return (run / "run.yaml").exists()
+    except OSError as error:  # no permission to look, or a name that no file can have
+        raise DataError(f"cannot be looked into: {error.strerror}", where=str(run)) from error
 
 
 def _advice(text: str, names: Iterable[str], path: Path) -> str:

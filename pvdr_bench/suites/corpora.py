@@ -5,7 +5,6 @@ Whatever the origin, everything ends in one `ClipStore`. Nothing heavy is import
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pvdr_bench.errors import SetupError
+from pvdr_bench.needed import need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,8 +99,8 @@ class CorpusSource:
         """
         module, _, name = self.maker.partition(":")
         try:
-            return getattr(importlib.import_module(module), name)
-        except (ModuleNotFoundError, AttributeError) as error:
+            return getattr(need(module, f"the corpus {self.name}"), name)
+        except AttributeError as error:
             raise SetupError(f"the corpus {self.name}: cannot load {self.maker!r}: {error}") from error
 
     def check_needs(self) -> None:

@@ -17,13 +17,18 @@ from typing import Any
 import numpy as np
 
 from pvdr_bench.errors import SetupError
+from pvdr_bench.needed import missing
 from pvdr_bench.suites.base import Image
 
 _HINT = (
     "install a software OpenGL library (Debian, Ubuntu: apt-get install libosmesa6) and set MUJOCO_GL=osmesa, "
     "or on a machine with a GPU install libegl1 and set MUJOCO_GL=egl"
 )
-_BACKENDS = ("egl", "osmesa", "glfw", "cgl", "wgl")
+_BACKENDS = {"Darwin": ("cgl", "glfw"), "Windows": ("wgl", "glfw")}
+_ON_LINUX = ("egl", "osmesa", "glfw")
+# Variables that decide what a driver does, and that a shell or a notebook may have left behind.
+_VARIABLES = ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "EGL_PLATFORM", "LIBGL_ALWAYS_SOFTWARE", "LIBGL_DRIVERS_PATH",
+              "GALLIUM_DRIVER", "MESA_GL_VERSION_OVERRIDE", "DISPLAY", "WAYLAND_DISPLAY", "LD_PRELOAD")
 _PROBE_XML = """
 <mujoco>
   <visual><headlight ambient="1 1 1" diffuse="0 0 0" specular="0 0 0"/><quality offsamples="0" shadowsize="0"/></visual>
@@ -40,23 +45,53 @@ _PROBE_TOLERANCE = 8  # grey levels; drivers round differently
 def choose_backend() -> str:
     """Name of the GL backend, from ``MUJOCO_GL`` or, if unset, set there: egl where an NVIDIA GPU is seen, else osmesa.
 
-    Call it before the first ``import mujoco``: MuJoCo reads the variable while it is imported.
+    Call it before the first ``import mujoco``: MuJoCo reads the variable while it is imported, and refuses to be
+    imported where ``PYOPENGL_PLATFORM`` says something else. That one is PyOpenGL's way to the same library, and is
+    therefore set to what was chosen, whatever it held.
 
     Raises:
-        SetupError: ``MUJOCO_GL`` holds a name that is no backend.
+        SetupError: ``MUJOCO_GL`` holds a name that is no backend here, or one that needs a display.
     """
-    name = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if name and name not in _BACKENDS:
-        raise SetupError(f"MUJOCO_GL={name!r} is no backend that can draw; allowed: {', '.join(_BACKENDS)}", hint=_HINT)
+    given = os.environ.get("MUJOCO_GL", "")
+    name, allowed = given.strip().lower(), _BACKENDS.get(platform.system(), _ON_LINUX)
+    if name and name not in allowed:
+        raise SetupError(f"MUJOCO_GL={given!r} is no backend that can draw here; allowed: {', '.join(allowed)}",
+                         hint="unset MUJOCO_GL, and one is chosen")
     if not name:
-        if platform.system() == "Darwin":
-            name = "cgl"
-        elif platform.system() == "Windows":
-            name = "wgl"
-        else:
-            name = "egl" if Path("/dev/nvidiactl").exists() else "osmesa"
+        name = allowed[0] if allowed is not _ON_LINUX or Path("/dev/nvidiactl").exists() else "osmesa"
         os.environ["MUJOCO_GL"] = name
+    if name == "glfw" and allowed is _ON_LINUX and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise SetupError(f"MUJOCO_GL={given!r} draws in a window, and there is no display (DISPLAY is not set)",
+                         hint="unset MUJOCO_GL, or set it to osmesa (no GPU needed) or egl")
+    if allowed is _ON_LINUX:
+        if name == "glfw":
+            os.environ.pop("PYOPENGL_PLATFORM", None)
+        else:
+            os.environ["PYOPENGL_PLATFORM"] = name
     return name
+
+
+def import_mujoco() -> Any:
+    """The package ``mujoco``, once the GL backend is chosen.
+
+    Raises:
+        SetupError: it is not installed, or its backend's library cannot be loaded.
+    """
+    backend = choose_backend()
+    try:
+        import mujoco
+    except ModuleNotFoundError as error:
+        raise missing(error, "mujoco", "drawing") from error
+    except Exception as error:
+        raise no_opengl(backend, error) from error
+    return mujoco
+
+
+def no_opengl(backend: str, error: Exception) -> SetupError:
+    """The error of a backend that does not work, with the variables that may be the cause."""
+    seen = ", ".join(f"{name}={os.environ[name]}" for name in _VARIABLES if os.environ.get(name))
+    return SetupError(f"no OpenGL for MuJoCo's backend {backend!r} ({type(error).__name__}: {error}); in the "
+                      f"environment: {seen}", hint=f"unset what you did not mean to set, or {_HINT}")
 
 
 class SharedContext:
@@ -114,26 +149,28 @@ class SharedContext:
 
 def _make_context(backend: str) -> Any:
     try:
+        import_mujoco()
         if backend == "osmesa":
             from mujoco.osmesa import GLContext
         elif backend == "egl":
             from mujoco.egl import GLContext
+
+            GLContext._context = None  # its destructor asks for it, also where making one failed
         else:
             from mujoco.gl_context import GLContext
         # The size is that of a window's buffer; every renderer draws into a frame buffer of its own.
         return GLContext(64, 64)
+    except SetupError:
+        raise
     except Exception as error:  # PyOpenGL raises AttributeError, ImportError or its own classes when a library lacks
-        raise SetupError(
-            f"no OpenGL for MuJoCo's backend {backend!r} ({type(error).__name__}: {error})", hint=_HINT
-        ) from error
+        raise no_opengl(backend, error) from error
 
 
 class _Probe:
     """A red box on the left, a green one on the right, and how they must look."""
 
     def __init__(self) -> None:
-        import mujoco
-
+        mujoco = import_mujoco()
         self.model = mujoco.MjModel.from_xml_string(_PROBE_XML)
         self.model.vis.global_.offwidth = self.model.vis.global_.offheight = _PROBE_SIZE
         self.data = mujoco.MjData(self.model)
@@ -148,7 +185,7 @@ class _Probe:
         try:
             self.context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_50)
         except mujoco.FatalError as error:
-            raise SetupError(f"OpenGL does not work: {error}", hint=_HINT) from error
+            raise no_opengl(os.environ["MUJOCO_GL"], error) from error
 
     def draw(self) -> Image:
         import mujoco

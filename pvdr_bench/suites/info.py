@@ -6,7 +6,6 @@ A suite is one :class:`SuiteInfo` (or a subclass that answers more cleverly) and
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.errors import SetupError
+from pvdr_bench.needed import need
 from pvdr_bench.suites.cameras import Camera
 from pvdr_bench.suites.corpora import CorpusSource
 from pvdr_bench.suites.spaces import BoxSpace
@@ -176,10 +176,7 @@ class SuiteInfo:
         self.prepare()
         module, _, name = self.factory.partition(":")
         try:
-            found: Callable[[EnvConfig], Env] = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            raise SetupError(f"the suite {self.name} needs a package that is missing: {error.name}",
-                             hint=self._mend() or f"it is imported by {self.factory}") from error
+            found: Callable[[EnvConfig], Env] = getattr(need(module, f"the suite {self.name}", self._mend()), name)
         except AttributeError as error:
             raise SetupError(f"suite {self.name!r}: cannot load {self.factory!r}: {error}") from error
         return found

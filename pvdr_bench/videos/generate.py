@@ -23,6 +23,7 @@ from zlib import crc32
 import numpy as np
 
 from pvdr_bench.errors import ChangedError, SetupError, TrainingError, UsageError
+from pvdr_bench.needed import missing
 from pvdr_bench.runs.directory import difference
 from pvdr_bench.runs.files import atomic_write, canonical_json
 from pvdr_bench.runs.locks import FileLock
@@ -208,6 +209,8 @@ def _make_part(part: _Part) -> None:
     writer = ClipWriter(folder, part.image_size, recipe, fps=kind.fps, truth_columns=kind.truth_columns)
     try:
         made = kind(part.source, part.image_size)
+    except ModuleNotFoundError as error:
+        raise missing(error, part.corpus.maker.partition(":")[0], f"the corpus {part.corpus.name}") from error
     except ImportError as error:
         raise SetupError(f"cannot make {part.corpus.name}: {error}", hint="pvdr-bench doctor") from error
     try:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from pvdr_bench.errors import SetupError
 from pvdr_bench.suites.corpora import Clip, Generator
 from pvdr_bench.suites.fetch.info import CAMERA
-from pvdr_bench.suites.gl import choose_backend
+from pvdr_bench.suites.gl import import_mujoco
 from pvdr_bench.suites.lean import LeanRenderer
 from pvdr_bench.suites.play import Box, OUNoise, Vector, WaypointPlay
 
@@ -64,9 +64,7 @@ class FetchScene:
     """FetchPush's physics: a hand moved by a mocap weld, and a block. Positions in metres."""
 
     def __init__(self) -> None:
-        choose_backend()  # MuJoCo reads MUJOCO_GL while it is imported
-        import mujoco
-
+        mujoco = import_mujoco()
         self._mujoco = mujoco
         self.model = mujoco.MjModel.from_xml_path(str(scene_path()))
         self.data = mujoco.MjData(self.model)

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.errors import SetupError, TrainingError, UsageError
+from pvdr_bench.errors import TrainingError, UsageError
+from pvdr_bench.needed import need
 from pvdr_bench.suites.base import EnvConfig, EnvStep, Image, MujocoEnv
 from pvdr_bench.suites.cameras import CameraPose
-from pvdr_bench.suites.gl import choose_backend
+from pvdr_bench.suites.gl import import_mujoco
 from pvdr_bench.suites.metaworld.info import METAWORLD
 
 CENTRE_GAIN = 10.0  # action per metre, that of most experts
@@ -35,16 +36,10 @@ def import_metaworld() -> Any:
     """The package, once the GL backend is chosen.
 
     Raises:
-        SetupError: it is not installed.
+        SetupError: it is not installed, or nothing can draw here.
     """
-    choose_backend()  # MuJoCo reads MUJOCO_GL while it is imported
-    try:
-        import metaworld
-    except ModuleNotFoundError as error:
-        raise SetupError(
-            f"the suite metaworld needs a package that is missing: {error.name or error}",
-            hint=METAWORLD.packages[0].install,
-        ) from error
+    import_mujoco()
+    metaworld = need("metaworld", "the suite metaworld", METAWORLD.packages[0].install)
     # Its own experts ask for more than an action can give, and warn about it in every step.
     warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
     return metaworld
