@@ -197,7 +197,8 @@ def test_written_frames_are_equal_and_the_bytes_repeat(tmp_path: Path) -> None:
 
 def test_reading_results_imports_no_torch(tmp_path: Path) -> None:
     make_run(tmp_path, [0.5] * 5)
-    code = ("import sys; from pvdr_bench.results import collect, tables, figures, paper, series, stats, video;"
+    code = ("import sys; from pvdr_bench.results import collect, tables, figures, paper, series, stats;"
+            "from pvdr_bench.playing import film;"
             f"r = collect.collect({str(tmp_path)!r}); tables.build_table(r); figures.plot_curves(r);"
             "import pvdr_bench.api; sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import time
@@ -179,8 +180,8 @@ def test_evaluating_again_gives_the_final_episodes(kind: str, tmp_path: Path) ->
     final = [row for row in run_dir.read_episodes() if row["point"] == "final"]
     steps, results = evaluate_again(run_dir, spec, lambda: (make_pieces(spec), {}))
     assert steps == 2 * SYNC
-    assert [result.row() for result in results] == [{key: row[key] for key in result.row()}
-                                                   for row, result in zip(final, results, strict=True)]
+    assert final == [result.row(seed=spec.seed, env_steps=steps, decisions=steps // spec.protocol.action_repeat,
+                                point="final") for result in results]
 
 
 def test_the_mean_policy_is_one_key_of_the_config() -> None:
@@ -252,10 +253,11 @@ def test_artefact_made_anew_is_refused(tmp_path: Path) -> None:
     assert do_run(spec, tmp_path)
     run_dir = RunDir(spec.path(tmp_path))
     check_artefacts(run_dir, {})
-    (run_dir.path / "artefacts.json").write_text('{"tokenize": {"name": "t-1", "weights_sha256": "aaaa"}}')
-    check_artefacts(run_dir, {"tokenize": {"name": "t-1", "weights_sha256": "aaaa"}})
+    reference = {"stage": "tokenize", "name": "t-1", "hash": "0123", "weights_sha256": "aaaa"}
+    (run_dir.path / "artefacts.json").write_text(json.dumps({"tokenize": reference}))
+    check_artefacts(run_dir, {"tokenize": reference})
     with pytest.raises(ChangedError, match="tokenize artefact was made anew"):
-        check_artefacts(run_dir, {"tokenize": {"name": "t-1", "weights_sha256": "bbbb"}})
+        check_artefacts(run_dir, {"tokenize": {**reference, "weights_sha256": "bbbb"}})
 
 
 def test_two_processes_on_one_run(tmp_path: Path) -> None:

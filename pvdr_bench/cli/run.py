@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -208,6 +208,7 @@ def evaluate(
     from pvdr_bench.api import load_run
     from pvdr_bench.errors import SetupError
     from pvdr_bench.launch.worker import StopFlag
+    from pvdr_bench.runs.episodes import MEASURED
     from pvdr_bench.training.again import acts_by_mean, evaluate_again, with_mean_policy
     from pvdr_bench.training.stages import Stages
 
@@ -218,11 +219,13 @@ def evaluate(
         raise SetupError(f"what this run stands on is not here: the artefact of {', '.join(missing)}", where=str(run),
                          hint="set PVDR_BENCH_DATA to the folder it was made in; one made anew would be another one")
     env_steps, played = evaluate_again(loaded.dir, spec, stages.pieces, episodes, stop)
-    rows = [{"seed": loaded.spec.seed, "env_steps": env_steps, **result.row()} for result in played]
+    decisions, seed = env_steps // spec.protocol.action_repeat, loaded.spec.seed
+    rows: list[Any] = [result.row(seed=seed, env_steps=env_steps, decisions=decisions, point="final")
+                       for result in played]
     count = len(rows)
     by_mean = bool(acts_by_mean(spec))
     summary = {"run": str(run), "env_steps": env_steps, "episodes": count, "mean_policy": by_mean,
-               **{name: sum(row[name] for row in rows) / count for name in ("success_any", "success_end", "return")}}
+               **{name: sum(row[name] for row in rows) / count for name in MEASURED[:3]}}
     if json_:
         typer.echo(json.dumps({**summary, "rows": rows}))
         return

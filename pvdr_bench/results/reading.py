@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -21,21 +21,21 @@ from pyarrow import json as arrow_json
 from pvdr_bench.catalog.protocol import Protocol, digest
 from pvdr_bench.errors import DataError
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.episodes import MEASURED, EpisodeRow, plain_type
 from pvdr_bench.runs.files import content_hash, plain
 from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
 from pvdr_bench.runs.logs import read_jsonl
-from pvdr_bench.runs.schema import POINTS, EpisodeRow, RunFile, SpecFacts, checked, read_run_file
+from pvdr_bench.runs.schema import POINTS, RunFile, SpecFacts, checked, read_run_file
 
 FILES = ("run.yaml", "episodes.jsonl", "timing.jsonl")
-MEANS = ("success_any", "success_end", "return", "length")
 UNKNOWN = "unknown"  # the device of an evaluation that no line of timing.jsonl tells of
 _NEVER_IN_RECIPE = ("seed", "pretrain_seed")
-_SCHEMA = pa.schema([("env_steps", pa.int64()), ("decisions", pa.int64()), ("point", pa.string()),
-                     ("eval_seed", pa.int64()), ("success_any", pa.bool_()), ("success_end", pa.bool_()),
-                     ("return", pa.float64()), ("length", pa.float64())])
+_ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+_SCHEMA = pa.schema([(name, _ARROW[plain_type(hint)]) for name, hint in get_type_hints(EpisodeRow).items()
+                     if name in EpisodeRow.__required_keys__])
 POINT_TYPES: dict[str, Any] = {
     "env_steps_made": np.int64, "decisions": np.int64, "point": object, "episodes": np.int64,
-    **dict.fromkeys(MEANS, np.float64),
+    **dict.fromkeys(MEASURED, np.float64),
     "wall_seconds": np.float64, "evaluation_seconds": np.float64, "device": object,
 }
 Columns = dict[str, NDArray[Any]]  # by name, each [rows]
@@ -178,7 +178,7 @@ def _means(episodes: Columns) -> tuple[Columns, int]:
     return {
         "env_steps_made": env_steps[starts], "decisions": episodes["decisions"][order][starts],
         "point": names.astype(object)[point[starts]], "episodes": count.astype(np.int64),
-        **{name: _sums(episodes[name][order].astype(np.float64), starts) / count for name in MEANS},
+        **{name: _sums(episodes[name][order].astype(np.float64), starts) / count for name in MEASURED},
     }, int((~last).sum())
 
 

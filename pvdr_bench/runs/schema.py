@@ -191,12 +191,6 @@ class SpecFacts(TypedDict):
     seed: Count
 
 
-EpisodeRow = TypedDict("EpisodeRow", {  # a row of `episodes.jsonl`
-    "env_steps": Count, "decisions": Count, "point": Point, "eval_seed": Annotated[int, Field(ge=0, lt=2**63)],
-    "success_any": Success, "success_end": Success, "return": Finite, "length": Seconds,
-})
-
-
 class TimingRow(TypedDict):
     """A row of ``timing.jsonl``."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pvdr_bench.errors import DataError
+from pvdr_bench.runs.episodes import MEASURED
 from pvdr_bench.runs.files import canonical_json, encode, sha256
 from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
 from pvdr_bench.runs.logs import parse_rows
@@ -24,7 +25,7 @@ from pvdr_bench.runs.schema import DoneFile, SealedFile, SealFile, read_run_file
 SEALED = ("run.yaml", "provenance.json", "artefacts.json", "train.jsonl", "episodes.jsonl", "timing.jsonl")
 _MARKS, _DIGITS = 128, 8  # checksums within a log, at most, and the hex digits of each: they tell where it changed
 _FINAL = b'"final"'
-_MEANS = ("success_any", "success_end", "return")
+_MEANS = MEASURED[:3]
 
 
 @dataclass(frozen=True)

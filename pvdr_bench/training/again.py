@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import UsageError
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.episodes import EpisodeResult
 from pvdr_bench.runs.users import ARTEFACTS
-from pvdr_bench.training.evaluation import EpisodeResult, Evaluator
+from pvdr_bench.training.evaluation import Evaluator
 from pvdr_bench.training.execute import check_artefacts, make_deterministic
 from pvdr_bench.training.online import Pieces, learner_context, task_facts
 from pvdr_bench.training.policies import load_for_play

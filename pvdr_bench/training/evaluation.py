@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,11 +16,11 @@ from torch import Tensor
 
 from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.rl.contract import Learner
+from pvdr_bench.runs.episodes import EpisodeResult
 from pvdr_bench.suites.base import Image, VectorStep
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 from pvdr_bench.training.reward import GoalReward
 
-Point = Literal["grid", "final"]
 SEED_SPAN = 2**20  # protocols keep eval_seed_base and train_seed_base at least this far apart
 
 
@@ -48,23 +47,6 @@ class VectorEnvLike(Protocol):
 
     def close(self) -> None:
         """Stop the workers."""
-
-
-@dataclass(frozen=True)
-class EpisodeResult:
-    """One evaluation episode."""
-
-    episode: int
-    eval_seed: int
-    success_any: bool
-    success_end: bool
-    episode_return: float
-    length: int  # env_steps
-
-    def row(self) -> dict[str, Any]:
-        """As a line of ``episodes.jsonl``."""
-        return {"episode": self.episode, "eval_seed": self.eval_seed, "success_any": self.success_any,
-                "success_end": self.success_end, "return": self.episode_return, "length": self.length}
 
 
 def stable_seed(*parts: int | str) -> int:

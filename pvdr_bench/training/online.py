@@ -26,12 +26,12 @@ from pvdr_bench.rl.diagnostics import Diagnostics
 from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.schema import Point
 from pvdr_bench.suites.base import EnvConfig, Image
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.training.checks import check_protocol
 from pvdr_bench.training.evaluation import (
     Evaluator,
-    Point,
     VectorEnvLike,
     choose,
     images_to_tensor,
@@ -204,8 +204,8 @@ class OnlineLoop:
                                 "evaluation_seconds": self.evaluation_seconds, "device": self.pieces.device.type})
         results, began = [], time.monotonic()
         for result in self.evaluator.run(self.learner, episodes, self.env_steps, point):
-            self.dir.episodes.append({"seed": self.spec.seed, "env_steps": self.env_steps, "decisions": self.decisions,
-                                      "point": point, **result.row()})
+            self.dir.episodes.append(dict(result.row(seed=self.spec.seed, env_steps=self.env_steps,
+                                                     decisions=self.decisions, point=point)))
             results.append(result)
             self._beat(f"evaluate {point}")
         self.evaluation_seconds += time.monotonic() - began
