@@ -103,7 +103,7 @@ class Policy:
         self.learner = learner
         self.extras: dict[str, torch.Tensor] = {}  # what the last decision came with, e.g. the plan
         self._generator = torch.Generator().manual_seed(seed)
-        self._carry: Any = None
+        self._carry: dict[str, Any] | None = None
         self._n = 0
 
     def reset(self) -> None:
@@ -123,15 +123,15 @@ class Policy:
 
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise UsageError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
-        if self._carry is not None and len(images) != self._n:
+        carry, fresh = self._carry, self._carry is None
+        if not fresh and len(images) != self._n:
             raise UsageError(f"{len(images)} images after {self._n} in the decision before", hint="call reset() first")
-        fresh = self._carry is None
-        if fresh:
-            self._n, self._carry = len(images), self.learner.initial(len(images))
+        if carry is None:
+            self._n, carry = len(images), self.learner.initial(len(images))
         first = np.full(self._n, fresh) if is_first is None else np.asarray(is_first, dtype=np.bool_)
         with torch.no_grad():
             seen = torch.from_numpy(np.array(images)), torch.from_numpy(first.copy())
-            action, self._carry, self.extras = self.learner.act(*seen, self._carry, "eval", self._generator)
+            action, self._carry, self.extras = self.learner.act(*seen, carry, "eval", self._generator)
         return action.detach().cpu().float().clamp(-1.0, 1.0).numpy()
 
 

@@ -22,7 +22,6 @@ from pvdr_bench.launch import worker
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.rl.contract import Learner, LearnerContext, Mode, Transition
 from pvdr_bench.suites.base import EnvConfig
-from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.vector import VectorEnv
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
@@ -31,7 +30,6 @@ from tests.search_dummy import SearchDummy, features
 WORKERS = "PVDR_BENCH_TEST_WORKERS"
 IMAGE, REPEAT, EPISODE, ENVS = 16, 2, 8, 2
 SYNC = 2 * ENVS * EPISODE  # 32 env_steps: 8 decisions of both environments
-CAMERA = CameraPose((0.0, 0.0, 0.0), 1.0, 0.0, 0.0)
 
 
 class OnPolicyDummy(Learner):
@@ -150,17 +148,6 @@ DUMMIES: dict[str, type[Learner]] = {
     "onpolicy": OnPolicyDummy, "recurrent": RecurrentDummy, "search": SearchDummy}
 
 
-class DummySpec(RunSpec):
-    """A run in the dummy suite, which has no entry in the catalog."""
-
-    def env_config(self) -> EnvConfig:
-        protocol = self.protocol
-        return EnvConfig(suite="dummy", env_id=self.task.env_id, camera=CAMERA, image_size=protocol.image_size,
-                         action_repeat=protocol.action_repeat, episode_steps=protocol.episode_steps,
-                         frozen_instance=protocol.frozen_instance, instance_seed=protocol.instance_seed or 0,
-                         terminate_on_success=protocol.terminate_on_success)
-
-
 def make_protocol(env_steps: int = 2 * SYNC, **changes: Any) -> Protocol:
     """A protocol of a few decisions; keys that nothing reads in it are null."""
     keys: dict[str, Any] = {
@@ -178,9 +165,9 @@ def make_protocol(env_steps: int = 2 * SYNC, **changes: Any) -> Protocol:
 
 
 def make_spec(kind: str = "onpolicy", seed: int = 0, env_steps: int = 2 * SYNC, config: dict[str, Any] | None = None,
-              env_id: str = "point", **changes: Any) -> DummySpec:
+              env_id: str = "point", **changes: Any) -> RunSpec:
     """A run of a dummy learner."""
-    return DummySpec(
+    return RunSpec(
         method=kind, variant=kind, algorithm=kind, algorithm_version=1, config={"rollout": 3, **(config or {})},
         tokenizer=None, task=TaskSpec(name="point", suite="dummy", env_id=env_id), corpus=None, scale="smoke",
         scale_label="smoke", protocol=make_protocol(env_steps, **changes), seed=seed)
@@ -215,7 +202,7 @@ def main(results: str, kind: str, seed: str, budget: str) -> int:
 
 def perform(order: dict[str, Any], stop: StopFlag) -> bool:
     """What ``launch.worker`` does, with a dummy; a config with ``die`` ends like a process killed for its memory."""
-    spec = DummySpec.model_validate(order["spec"])
+    spec = RunSpec.model_validate(order["spec"])
     if spec.config.get("die"):
         os.kill(os.getpid(), signal.SIGKILL)
     return do_run(spec, Path(order["results"]), stop)

@@ -64,7 +64,6 @@ def test_the_paper_scale_is_the_published_one(catalog: Catalog) -> None:
     paper = catalog.protocol("pvdr", "paper")
     assert (paper.image_size, paper.action_repeat, paper.episode_steps, paper.success_bonus) == (128, 2, 500, 60)
     assert (paper.goal_metric, paper.normalise_distance, paper.frozen_instance) == ("pixel_l1", False, True)
-    assert paper.decisions_per_episode == 250
     for task, clip, entropy in (("reach", 0.6, 1e-2), ("button-press", 0.2, 2e-4), ("hand-insert", 0.5, 5e-3)):
         ppo = catalog.resolve("ppo", task, 0, "paper").config
         assert (ppo["clip"], ppo["entropy_coef"]) == (clip, entropy)

@@ -22,8 +22,8 @@ from pvdr_bench.runs import artefacts as artefacts_module
 from pvdr_bench.runs.artefacts import MODEL, Artefact, ArtefactStore
 from pvdr_bench.runs.cleaning import discard_artefact, fresh_trash, idle_artefacts, own_artefacts
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.folders import find_runs
-from pvdr_bench.runs.locks import identity
+from pvdr_bench.runs.folders import loose_runs
+from pvdr_bench.runs.holders import identity
 from pvdr_bench.runs.users import User, entries, users_folder
 from pvdr_bench.training.stages import Stages
 from tests.dummies import make_spec
@@ -298,7 +298,7 @@ def test_broken_runs_go_to_the_trash_and_nothing_reads_it(store: ArtefactStore, 
         target = Path(row["moved_to"])
         assert not Path(row["path"]).exists() and target.is_relative_to(results / ".trash")
         assert (target / "run.yaml").exists() and not (target / "lock").exists()
-    left = {run.path for run in find_runs(results)}
+    left = {path for _, path in loose_runs(results)}
     assert left == {runs[name].path for name in ("whole", "awaited", "running")}
     for words in ("status --json", "list runs --json"):
         assert ".trash" not in CliRunner().invoke(app, [*words.split(), "--results", str(results)]).output

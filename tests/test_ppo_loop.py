@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from pvdr_bench.algorithms.registry import algorithms, load_object
+from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.tokenizer.config import CodebookConfig, NetConfig, VQGANConfig
 from pvdr_bench.tokenizer.frozen import SIZE_KEY
 from pvdr_bench.tokenizer.networks import VQGAN
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
-from tests.dummies import ENVS, IMAGE, SYNC, DummySpec, make_envs, make_spec
+from tests.dummies import ENVS, IMAGE, SYNC, make_envs, make_spec
 
 TOKENIZER = VQGANConfig(
     net=NetConfig(patch=4, multipliers=(1,), block="separable", norm="pixel", attention=False, dropout=0.0,
@@ -35,7 +36,7 @@ def tokenizer_artefact() -> dict[str, torch.Tensor]:
 
 
 def do_run(results: Path, name: str, config: dict[str, Any], env_steps: int,
-           **protocol: Any) -> tuple[DummySpec, RunDir]:
+           **protocol: Any) -> tuple[RunSpec, RunDir]:
     """A whole run of a built-in algorithm."""
     info = algorithms()[name]
     spec = make_spec(name, env_steps=env_steps, config=config, **protocol)

@@ -16,8 +16,9 @@ import pytest
 
 from pvdr_bench.errors import BenchError, ChangedError, DataError, LockedError, StorageError, TrainingError
 from pvdr_bench.runs import faults, provenance
-from pvdr_bench.runs.directory import RunDir, difference
-from pvdr_bench.runs.folders import find_runs
+from pvdr_bench.runs.difference import difference
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.folders import loose_runs
 
 
 class FakeSpec:
@@ -228,7 +229,7 @@ def test_status_failure_and_reading(tmp_path):
     with run.lock():
         run.mark_done(env_steps=10)
     assert run.status() == "done" and run.failed() is None and run.is_done(10) and not run.is_done(11)
-    assert [found.path for found in find_runs(tmp_path)] == [run.path]
+    assert [path for _, path in loose_runs(tmp_path)] == [run.path]
 
 
 def test_broken_checkpoint_takes_the_logs_back_to_the_one_before(tmp_path, reference):

@@ -14,7 +14,8 @@ import pytest
 
 from pvdr_bench.errors import LockedError
 from pvdr_bench.runs import guard
-from pvdr_bench.runs.locks import FileLock, certainly_gone, identity, process_alive
+from pvdr_bench.runs.holders import certainly_gone, identity, process_alive
+from pvdr_bench.runs.locks import FileLock
 
 FORK = multiprocessing.get_context("fork")
 

@@ -19,7 +19,8 @@ from pvdr_bench.launch.records import RunRecord, read_end, stage_path, write_end
 from pvdr_bench.launch.watch import RETRIED, STATES, stages_of, status_of
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import write_json
-from pvdr_bench.runs.locks import SILENT_SECONDS, identity
+from pvdr_bench.runs.holders import identity
+from pvdr_bench.runs.locks import SILENT_SECONDS
 from tests.dummies import make_spec
 from tests.results_runs import finish
 from tests.slurm_fakes import NAME, FakeSlurm, entry, lock, nowhere, slurm, submission, submitted_run

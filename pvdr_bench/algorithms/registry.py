@@ -66,7 +66,6 @@ class AlgorithmInfo:
     needs_goal_image: bool = False  # refused in a protocol without one, where each episode has a goal of its own
     needs_expert: bool = False  # the loop puts the scripted expert's actions [N, A] into carry["expert"]
     on_policy: bool = True
-    actions: str = "continuous"
 
     @property
     def stages(self) -> tuple[str, ...]:

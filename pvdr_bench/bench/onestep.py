@@ -22,6 +22,7 @@ from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import UsageError
 from pvdr_bench.progress import told
+from pvdr_bench.rl.config import config_as
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.tokenizer.config import VQGANConfig
 from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
@@ -46,7 +47,8 @@ class Subject:
     def of(cls, scale: str, batch: int, micro_batch: int, dtype: str, device: torch.device, seed: int) -> Subject:
         """The scale's own, with another batch (0: its own), micro-batch (0) or precision ("")."""
         catalog = load_catalog()
-        vqgan, pvdr = catalog.config("tokenizer", scale).value, catalog.config("pvdr", scale).value
+        vqgan = config_as(VQGANConfig, catalog.config("tokenizer", scale).value)
+        pvdr = config_as(PVDRConfig, catalog.config("pvdr", scale).value)
         step: dict[str, int | str] = {"batch": batch, "micro_batch": micro_batch, "dtype": dtype}
         step = {name: value for name, value in step.items() if value}
         decisions: dict[str, int | str] = {"finetune_batch": batch, "minibatch": batch} if batch else {}

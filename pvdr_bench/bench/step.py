@@ -21,10 +21,12 @@ from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.progress import told
+from pvdr_bench.rl.config import config_as
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import GoalFacts, TaskFacts
 from pvdr_bench.suites.registry import DEFAULT_SUITE, suite
 from pvdr_bench.suites.spaces import ImageSpace
+from pvdr_bench.tokenizer.config import VQGANConfig
 from pvdr_bench.tokenizer.frozen import load_tokenizer
 from pvdr_bench.tokenizer.learner import VQGANLearner
 
@@ -56,7 +58,8 @@ def measure(scale: str = "cpu", device: str = "cpu", threads: int = 1, seconds: 
 def _measure(scale: str, device: torch.device, threads: int, seconds: float, seed: int) -> dict[str, Any]:
     catalog = load_catalog()
     protocol = catalog.protocol(scale=scale)
-    vqgan, pvdr = catalog.config("tokenizer", scale).value, catalog.config("pvdr", scale).value
+    vqgan = config_as(VQGANConfig, catalog.config("tokenizer", scale).value)
+    pvdr = config_as(PVDRConfig, catalog.config("pvdr", scale).value)
     peaks = {name: matmul_peak(device, name)
              for name in sorted({vqgan.train.dtype, pvdr.pretrain.dtype, pvdr.online.dtype})}
     tokenizer = VQGANLearner(vqgan, seed, device, protocol.image_size)

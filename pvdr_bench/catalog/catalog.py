@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel
 
@@ -39,6 +39,9 @@ from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.suites.registry import DEFAULT_CORPUS, DEFAULT_SUITE
 from pvdr_bench.yaml_documents import Document, Path_
 
+if TYPE_CHECKING:
+    from pvdr_bench.rl.config import AlgorithmConfig
+
 _INHERITED = ("algorithm", "paper", "tuning", "tokenizer", "videos", "pretrain_seeds")  # config and scales apart
 _OWN = ("name", "title", "extends")  # of a task's file, not inherited
 
@@ -49,7 +52,7 @@ class Config:
 
     method: MethodSpec  # with what it inherits filled in
     variant: str
-    value: Any  # the algorithm's frozen pydantic config
+    value: AlgorithmConfig  # frozen
     layers: Layers
 
 
@@ -262,10 +265,10 @@ class Catalog(Files):
         return [name for name in self.methods() if known[self.method(name).algorithm or ""].learner is not None]
 
 
-def _schema_of(spec: MethodSpec) -> tuple[type[BaseModel], str]:
+def _schema_of(spec: MethodSpec) -> tuple[type[AlgorithmConfig], str]:
     """The schema of a method's config, and what it is called in messages."""
     assert spec.algorithm is not None
-    schema: type[BaseModel] = registry.load_object(registry.algorithms()[spec.algorithm].config)
+    schema: type[AlgorithmConfig] = registry.load_object(registry.algorithms()[spec.algorithm].config)
     return schema, f"method {spec.name} (algorithm {spec.algorithm})"
 
 
@@ -283,7 +286,7 @@ def split_variant(name: str) -> tuple[str, tuple[str, ...]]:
     return base, tuple(inside)
 
 
-def wants_videos(info: registry.AlgorithmInfo, config: Any) -> bool:
+def wants_videos(info: registry.AlgorithmInfo, config: AlgorithmConfig) -> bool:
     """Whether a run of this config stands on a corpus of its own choice: a stage that it uses learns from one."""
     used = config.stages_used(tuple(stage.name for stage in info.offline))
     return any(stage.name in used and not stage.own_videos for stage in info.offline)

@@ -130,11 +130,6 @@ class Protocol(StrictModel):
         """12 hexadecimal digits of the sha256 of the meaning keys' canonical JSON."""
         return digest(self.meaning())
 
-    @property
-    def decisions_per_episode(self) -> int:
-        """Decisions until truncation."""
-        return self.episode_steps // self.action_repeat
-
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from pvdr_bench.algorithms import registry
-from pvdr_bench.catalog.protocol import Protocol, digest
+from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.scales import EXTENDS, Scale
 from pvdr_bench.errors import CatalogError, DataError
 from pvdr_bench.strict import StrictModel
 
 if TYPE_CHECKING:
+    from pvdr_bench.rl.config import AlgorithmConfig
     from pvdr_bench.suites.base import EnvConfig
 
 DEFAULT_PROTOCOL = "pvdr"
@@ -144,14 +145,11 @@ class RunSpec(PlainSpec):
             "pretrain_seed": self.pretrain_seed, "scale": self.scale, "protocol": protocol, "seed": self.seed,
         }
 
-    def recipe_hash(self) -> str:
-        """12 hexadecimal digits that name the recipe."""
-        return digest(self.recipe())
-
-    def config_object(self) -> Any:
+    def config_object(self) -> AlgorithmConfig:
         """The algorithm's frozen pydantic config (imports the algorithm's config module, not torch)."""
+        kind: type[AlgorithmConfig] = registry.load_object(self.info.config)
         try:
-            return registry.load_object(self.info.config).model_validate(self.config)
+            return kind.model_validate(self.config)
         except ValidationError as error:
             raise DataError(f"the config of this run does not fit this version of {self.algorithm}: {error}",
                             hint="use the version that made it, or give its command again elsewhere") from error

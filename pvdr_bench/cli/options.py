@@ -36,7 +36,6 @@ Results = Annotated[Path | None, typer.Option("--results", metavar="DIR",
 RUN_HELP = "A run as any command prints it: method/task/corpus/scale/seed-N below the results folder, or a path."
 Run = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
 Runs = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help=RUN_HELP)]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Runs at the same time.")]
 Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Make the artefacts anew, also the shipped ones.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

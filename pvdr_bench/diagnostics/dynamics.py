@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance
 from pvdr_bench.algorithms.pvdr.pretrain import validation_metrics
@@ -26,6 +27,7 @@ from pvdr_bench.algorithms.pvdr.probes import (
     planner_test,
 )
 from pvdr_bench.progress import tell
+from pvdr_bench.rl.config import config_as
 from pvdr_bench.suites.registry import DEFAULT_CORPUS
 
 WINDOWS_PER_EPISODE = 6
@@ -72,7 +74,8 @@ def measure(scale: str = "cpu", corpus: str = DEFAULT_CORPUS, method: str = "pvd
 
     torch.set_num_threads(1)
     stages = Stages(load_catalog().resolve(method, "reach", 0, scale, videos=corpus))
-    config, artefacts = stages.config, stages.build()
+    config = config_as(PVDRConfig, stages.config)
+    artefacts = stages.build()
     tokenizer, clips = stages.load(stages.node("tokenize"), artefacts["tokenize"]), stages.clips(corpus)
     truth = clips.truth
     if truth is None:

@@ -31,7 +31,7 @@ from pvdr_bench.launch.records import STAGE, RunRecord, StageFile, Submission, f
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import write_json
-from pvdr_bench.runs.locks import job_id, restarts
+from pvdr_bench.runs.holders import job_id, restarts
 from pvdr_bench.runs.provenance import COMMAND, cores
 from pvdr_bench.runs.schema import read
 from pvdr_bench.runs.users import User

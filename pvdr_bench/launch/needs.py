@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.catalog.stages import stage_graph
+from pvdr_bench.catalog.stage_graph import stage_graph
 from pvdr_bench.runs.users import User
 
 

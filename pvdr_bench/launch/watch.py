@@ -25,8 +25,9 @@ from pvdr_bench.runs.archive import run_name
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.folders import Refused
 from pvdr_bench.runs.folders import run_folders as every_run
+from pvdr_bench.runs.holders import certainly_gone, identity
 from pvdr_bench.runs.known import KnownRuns
-from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock, certainly_gone, identity
+from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock
 from pvdr_bench.runs.names import find_run
 from pvdr_bench.runs.schema import HeartbeatFile, read
 from pvdr_bench.runs.standing import Known, Standing, judge

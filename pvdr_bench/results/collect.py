@@ -28,7 +28,7 @@ from pvdr_bench.results.problems import (
 )
 from pvdr_bench.results.reading import POINT_TYPES, Content, read_content
 from pvdr_bench.results.sheets import to_csv
-from pvdr_bench.runs.directory import difference
+from pvdr_bench.runs.difference import difference
 from pvdr_bench.runs.files import atomic_write
 from pvdr_bench.runs.folders import run_folders
 from pvdr_bench.runs.known import KnownRuns

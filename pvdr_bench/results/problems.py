@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pvdr_bench.results.reading import Content
-from pvdr_bench.runs.directory import difference
+from pvdr_bench.runs.difference import difference
 from pvdr_bench.runs.schema import FailedFile
 from pvdr_bench.runs.standing import Standing
 

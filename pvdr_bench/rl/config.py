@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
 
-from pvdr_bench.errors import CatalogError
+from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.strict import StrictModel
 
 
@@ -54,7 +54,8 @@ class EpisodeRules(Protocol):
 class AlgorithmConfig(Section):
     """Base of every algorithm's config: its hooks, which the house asks before anything starts.
 
-    A hook that a config does not have says that there is nothing to refuse.
+    A hook that a config does not have says that there is nothing to refuse. A config with a key ``pretrained`` uses its
+    offline stages where that is true.
     """
 
     def stages_used(self, declared: tuple[str, ...]) -> tuple[str, ...]:
@@ -86,6 +87,40 @@ class AlgorithmConfig(Section):
     def warning(self, protocol: EpisodeRules) -> str | None:
         """A sentence about settings that work against the protocol's; runs are made all the same."""
         return None
+
+
+class TokenizerConfig(AlgorithmConfig):
+    """Base of the config of whatever trains a frame tokenizer, in a stage that makes ``tokenizer``."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels along one side of a token's cell."""
+        raise NotImplementedError
+
+    def grid(self, image_size: int) -> int:
+        """Side of the token grid.
+
+        Raises:
+            ValueError: the image size is not a multiple of the cell.
+        """
+        if image_size % self.factor:
+            raise ValueError(f"image size {image_size} is not a multiple of the token's cell of {self.factor} pixels")
+        return image_size // self.factor
+
+
+C = TypeVar("C", bound=AlgorithmConfig)
+
+
+def config_as(kind: type[C], config: AlgorithmConfig) -> C:
+    """A config whose class is known, for tools that look into one algorithm.
+
+    Raises:
+        UsageError: it is another algorithm's.
+    """
+    if not isinstance(config, kind):
+        raise UsageError(f"this works on a {kind.__name__}, and the method has a {type(config).__name__}",
+                         where="--method")
+    return config
 
 
 def schedule_from(section: Any, frames: int, stride: int = 1) -> Schedule:

@@ -16,7 +16,7 @@ of a newer model, priorities. A killed run continues as if none had been written
 
 **A reward of one's own**, of a frozen model or of plans, is computed between roll-out and update: ``rl/rollout.py``.
 
-**Truth.** What only the simulator knows comes as :class:`~pvdr_bench.rl.diagnostics.Diagnostics`, for metrics.
+**Truth.** What only the simulator knows comes as :class:`~pvdr_bench.rl.truth.Diagnostics`, for metrics.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = ["Carry", "FixedPolicy", "Learner", "LearnerContext", "Mode", "Offline
            "Transition"]
 
 Mode = Literal["train", "eval"]
-Carry = Any  # what an algorithm remembers between decisions: nested dicts of tensors [N, ...]
+Carry = dict[str, Any]  # what an algorithm remembers between decisions: nested dicts of tensors [N, ...]
 
 
 @dataclass(frozen=True)
 class LearnerContext:
     """All a learner may know about its task and machine."""
 
-    config: Any  # the algorithm's resolved, frozen pydantic config
+    config: Any  # the algorithm's own AlgorithmConfig, resolved and frozen; only the algorithm knows its class
     task: TaskFacts
     seed: int
     device: torch.device

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvdr_bench.rl.diagnostics import Diagnostics
+from pvdr_bench.rl.truth import Diagnostics
 
 State = dict[str, Tensor]
 _STATE = "state."  # prefix of the state's tensors among those of a stored decision

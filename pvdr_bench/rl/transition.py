@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from pvdr_bench.rl.diagnostics import Diagnostics
+from pvdr_bench.rl.truth import Diagnostics
 
 
 @dataclass

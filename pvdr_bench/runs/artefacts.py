@@ -28,7 +28,8 @@ from pvdr_bench.runs.files import (
     sync_folder,
     write_json,
 )
-from pvdr_bench.runs.locks import STALE_MINUTES, FileLock, describe
+from pvdr_bench.runs.holders import describe
+from pvdr_bench.runs.locks import STALE_MINUTES, FileLock
 from pvdr_bench.runs.paths import data_root, shipped_artefacts
 from pvdr_bench.runs.schema import ManifestFile, read, read_if_any
 from pvdr_bench.runs.users import User, digest_of, register

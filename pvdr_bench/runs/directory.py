@@ -11,8 +11,6 @@
     checkpoints/      videos/
     done.json or failed.json    done.json seals the others, see runs/seal.py
     lock              who writes it now
-
-Reading needs no torch and no lock.
 """
 
 from __future__ import annotations
@@ -23,13 +21,15 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import yaml
 
 from pvdr_bench.errors import BenchError, ChangedError, DataError
 from pvdr_bench.runs import provenance
 from pvdr_bench.runs.checkpoints import KEEP, CheckpointStore
+from pvdr_bench.runs.contents import RunContents
+from pvdr_bench.runs.difference import difference
 from pvdr_bench.runs.files import (
     atomic_write,
     canonical_json,
@@ -40,26 +40,12 @@ from pvdr_bench.runs.files import (
     storage_errors,
     write_json,
 )
-from pvdr_bench.runs.locks import STALE_MINUTES, FileLock, place
-from pvdr_bench.runs.logs import JsonlLog, read_jsonl
-from pvdr_bench.runs.schema import (
-    FORMAT,
-    DoneFile,
-    FailedFile,
-    HeartbeatFile,
-    ProvenanceFile,
-    ReferenceFile,
-    TimingRow,
-    TrainRow,
-    checked,
-    read_if_any,
-    read_run_file,
-)
+from pvdr_bench.runs.holders import place
+from pvdr_bench.runs.locks import STALE_MINUTES, FileLock
+from pvdr_bench.runs.schema import FORMAT, DoneFile, ProvenanceFile, read_if_any
 from pvdr_bench.runs.seal import check_facts, make_seal, resealed
-from pvdr_bench.runs.standing import REPAIR, Standing, State, judge
+from pvdr_bench.runs.standing import REPAIR
 
-T = TypeVar("T")
-_MISSING = "(absent)"
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where PyYAML has it: ten times faster
 
 
@@ -73,8 +59,8 @@ class Spec(Protocol):
         """The whole specification as JSON types."""
 
 
-class RunDir:
-    """One run's folder. Writing methods belong to the holder of :meth:`lock`.
+class RunDir(RunContents):
+    """One run's folder. Writing methods belong to the holder of :meth:`lock`; see :class:`RunContents` for reading.
 
     Args:
         path: the folder; made by :meth:`open` or :meth:`lock`.
@@ -82,16 +68,11 @@ class RunDir:
     """
 
     def __init__(self, path: Path | str, *, keep: int = KEEP) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.checkpoints = CheckpointStore(self.path / "checkpoints", keep)
-        self.train = JsonlLog(self.path / "train.jsonl")
-        self.episodes = JsonlLog(self.path / "episodes.jsonl")
-        self.timing = JsonlLog(self.path / "timing.jsonl")
         self._logs = (self.train, self.episodes, self.timing)
         self._lock: FileLock | None = None
         self._last_beat = -float("inf")
-
-    # Writing ------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def lock(self, *, stale_minutes: float = STALE_MINUTES) -> Iterator[FileLock]:
@@ -263,92 +244,3 @@ class RunDir:
         """Forget that the run was done or failed: it continues."""
         for name in ("done.json", "failed.json"):
             (self.path / name).unlink(missing_ok=True)
-
-    # Reading ------------------------------------------------------------------------------------------------------
-
-    def read_run(self) -> dict[str, Any] | None:
-        """``run.yaml``: format, recipe_hash, recipe, spec; None where there is none.
-
-        Raises:
-            DataError: it is broken or of a later format.
-        """
-        return cast("dict[str, Any] | None", read_run_file(self.path / "run.yaml"))
-
-    def done(self) -> DoneFile | None:
-        """``done.json``, if the run is done."""
-        return read_if_any(DoneFile, self.path / "done.json")
-
-    def failed(self) -> FailedFile | None:
-        """``failed.json``, if the last start failed."""
-        return read_if_any(FailedFile, self.path / "failed.json")
-
-    def read_heartbeat(self) -> HeartbeatFile | None:
-        """The last progress report."""
-        return read_if_any(HeartbeatFile, self.path / "heartbeat.json")
-
-    def read_provenance(self) -> ProvenanceFile | None:
-        """``provenance.json``."""
-        return read_if_any(ProvenanceFile, self.path / "provenance.json")
-
-    def read_artefacts(self) -> dict[str, ReferenceFile] | None:
-        """``artefacts.json``: what the run stands on, by stage."""
-        return read_if_any(dict[str, ReferenceFile], self.path / "artefacts.json")
-
-    def is_done(self, env_steps: int) -> bool:
-        """Whether the run has reached a budget of ``env_steps``, and is as it was then.
-
-        Raises:
-            DataError: it has been changed since; says how.
-        """
-        found = self.standing()
-        if found.state == "broken":
-            raise found.error(self.path)
-        done = found.done or self.done()
-        return done is not None and done["env_steps"] >= env_steps
-
-    def read_train(self) -> list[dict[str, Any]]:
-        """Rows of ``train.jsonl``."""
-        return [cast("dict[str, Any]", row) for row in self._rows(TrainRow, self.train)]
-
-    def read_episodes(self) -> list[dict[str, Any]]:
-        """Rows of ``episodes.jsonl``."""
-        return read_jsonl(self.episodes.path)
-
-    def read_timing(self) -> list[dict[str, Any]]:
-        """Rows of ``timing.jsonl``: env_steps, wall_seconds, evaluation_seconds among them, device."""
-        return [cast("dict[str, Any]", row) for row in self._rows(TimingRow, self.timing)]
-
-    @staticmethod
-    def _rows(kind: type[T], log: JsonlLog) -> list[T]:
-        """A log's rows, each checked."""
-        return [checked(kind, row, f"{log.path}: row {number}")
-                for number, row in enumerate(read_jsonl(log.path), start=1)]
-
-    @property
-    def videos(self) -> Path:
-        """Folder of the run's videos."""
-        return self.path / "videos"
-
-    def holder(self) -> dict[str, Any] | None:
-        """The process that holds the lock, dead or alive."""
-        return FileLock(self.path / "lock").holder()
-
-    def standing(self) -> Standing:
-        """What is true of this run now, as far as its files tell."""
-        return judge(self.path)
-
-    def status(self) -> State:
-        """Its state alone."""
-        return self.standing().state
-
-
-def difference(old: Any, new: Any, key: str = "") -> list[str]:
-    """What differs between two recipes, a line per key: ``config.lambda1: 0.01 (there) -> 0.1 (asked for)``."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = [*old, *(name for name in new if name not in old)]
-        start = f"{key}." if key else ""
-        return [line for name in names
-                for line in difference(old.get(name, _MISSING), new.get(name, _MISSING), f"{start}{name}")]
-    if canonical_json(old) == canonical_json(new):
-        return []
-    return [f"{key or 'recipe'}: {old!r} (there) -> {new!r} (asked for)"]

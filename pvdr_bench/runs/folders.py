@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pvdr_bench.runs.archive import SIGNS, archived_runs
-from pvdr_bench.runs.directory import RunDir
 
 COMMITTED = ("reference", "paper")  # folders of a results folder that are part of the repository
 Refused = Callable[[str, str], None]  # told name and reason
@@ -54,8 +53,3 @@ def loose_runs(root: Path, refused: Refused = lambda name, reason: None) -> Iter
 
 def _name(folder: Path, root: Path) -> str:
     return folder.relative_to(root).as_posix()
-
-
-def find_runs(root: Path | str) -> list[RunDir]:
-    """The run directories below ``root`` that say what they are, by path."""
-    return [RunDir(path) for _, path in run_folders(Path(root)) if (path / "run.yaml").exists()]

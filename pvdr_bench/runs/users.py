@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pvdr_bench.errors import DataError
 from pvdr_bench.runs.files import content_hash, read_json, storage_errors, write_json
 from pvdr_bench.runs.guard import guarded
-from pvdr_bench.runs.locks import certainly_gone, identity
+from pvdr_bench.runs.holders import certainly_gone, identity
 
 if TYPE_CHECKING:
     from pvdr_bench.catalog.specs import RunSpec

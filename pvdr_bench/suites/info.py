@@ -78,7 +78,7 @@ class SuiteInfo:
         name: what a task's ``suite`` says.
         factory: ``module:Class`` of its :class:`~pvdr_bench.suites.base.Env`, built from an ``EnvConfig``.
         environments: ids of its environments.
-        action_space: what ``step`` takes; see also :meth:`actions`.
+        action_space: what ``step`` takes, unless ``options`` change it: what runs ask is the environment's own.
         cameras: by the name that a protocol or task gives. Empty: it draws one picture, whatever name is given.
         packages: what has to be installed. Unless ``revision`` is given, the first one's version is the suite's.
         revision: the suite's own version, raised when its numbers change their meaning; None: that of a package.
@@ -130,10 +130,6 @@ class SuiteInfo:
     def env_ids(self) -> tuple[str, ...]:
         """Ids of all environments."""
         return self.environments
-
-    def actions(self, options: Mapping[str, Any] | None = None) -> BoxSpace:
-        """The action space under a task's ``options``; a suite with action modes answers by them."""
-        return self.action_space
 
     # Tasks without a file ---------------------------------------------------------------------------------------
 

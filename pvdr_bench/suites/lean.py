@@ -28,7 +28,7 @@ from pvdr_bench.suites.passes import Pass, make_camera
 if TYPE_CHECKING:
     import mujoco
 
-LEAN_VERSION = 2  # raised when the lean picture changes
+# Renderers' names stand in the protocol's hash: another picture is another name.
 KINDS = ("lean", "stock", "stock-no-shadow")
 _VERIFY_EVERY = 1000  # frames between two checks for garbage
 _MAX_BACKGROUNDS = 32  # arrangements of fixed things that are remembered

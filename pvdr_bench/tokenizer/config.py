@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.rl.config import AlgorithmConfig, Schedule, Section, key, schedule_from
+from pvdr_bench.rl.config import Schedule, Section, TokenizerConfig, key, schedule_from
 
 
 class NetConfig(Section):
@@ -103,7 +103,7 @@ class TrainConfig(Section):
     channels_last: bool = key(True, "memory layout of the convolutions", "hardware")
 
 
-class VQGANConfig(AlgorithmConfig):
+class VQGANConfig(TokenizerConfig):
     """The frame tokenizer (VQGAN, arXiv 2012.09841), as PVDR uses it."""
 
     net: NetConfig = NetConfig()
@@ -129,13 +129,3 @@ class VQGANConfig(AlgorithmConfig):
     def factor(self) -> int:
         """Pixels along one side of a token's cell."""
         return int(self.net.patch * 2 ** (len(self.net.multipliers) - 1))
-
-    def grid(self, image_size: int) -> int:
-        """Side of the token grid.
-
-        Raises:
-            ValueError: the image size is not a multiple of the cell.
-        """
-        if image_size % self.factor:
-            raise ValueError(f"image size {image_size} is not a multiple of the token's cell of {self.factor} pixels")
-        return image_size // self.factor

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.catalog.stages import stage_graph
+from pvdr_bench.catalog.stage_graph import stage_graph
 from pvdr_bench.catalog.suites import check_suite
 from pvdr_bench.errors import CatalogError
+from pvdr_bench.rl.config import TokenizerConfig
 
 
 def check_runs(specs: Iterable[RunSpec], catalog: Catalog) -> None:
@@ -103,13 +103,11 @@ def token_grid(tokenizer: str, scale: str, image_size: int, catalog: Catalog) ->
         CatalogError: the side of a picture is not a multiple of a cell's, or the method trains no tokenizer.
     """
     found = catalog.config(tokenizer, scale)
-    if all(stage.makes != "tokenizer" for stage in registry.algorithms()[found.method.algorithm or ""].offline):
+    if not isinstance(found.value, TokenizerConfig):
         raise CatalogError(f"method {tokenizer} trains no frame tokenizer: its algorithm is {found.method.algorithm}",
                            where="tokenizer", hint="leave the key out, for the method named tokenizer")
-    config: Any = found.value
     try:
-        side: int = config.grid(image_size)
+        return found.value.grid(image_size)
     except ValueError as error:
         raise CatalogError(str(error), where="protocol.image_size",
-                           hint=_multiples(image_size, config.factor)) from error
-    return side
+                           hint=_multiples(image_size, found.value.factor)) from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvdr_bench.errors import Interrupted, TrainingError
-from pvdr_bench.rl.contract import Learner
+from pvdr_bench.rl.contract import Carry, Learner, Mode
 from pvdr_bench.runs.episodes import EpisodeResult
 from pvdr_bench.suites.base import Image, VectorStep
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
@@ -65,9 +65,9 @@ def images_to_tensor(images: Image) -> Tensor:
     return torch.from_numpy(np.array(images, np.uint8))
 
 
-def choose(learner: Learner, image: Tensor, is_first: Tensor, carry: Any, mode: Literal["train", "eval"],
+def choose(learner: Learner, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
            generator: torch.Generator, envs: VectorEnvLike, needs_expert: bool,
-           ) -> tuple[Tensor, Any, dict[str, Tensor]]:
+           ) -> tuple[Tensor, Carry, dict[str, Tensor]]:
     """``learner.act`` with the expert's actions in its carry where it asks for them.
 
     Raises:

@@ -21,10 +21,10 @@ import torch
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import Interrupted, TrainingError
-from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
-from pvdr_bench.rl.diagnostics import Diagnostics
+from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Transition
 from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
+from pvdr_bench.rl.truth import Diagnostics
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.schema import Point
 from pvdr_bench.suites.base import EnvConfig, Image
@@ -111,7 +111,7 @@ class OnlineLoop:
         self.begin_steps = 0
         self.image: torch.Tensor
         self.is_first: torch.Tensor
-        self.carry: Any = None
+        self.carry: Carry = {}
         config, protocol = spec.env_config(), spec.protocol
         self.envs = pieces.make_envs(config, self.n)
         stack.callback(self.envs.close)

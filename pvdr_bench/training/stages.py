@@ -1,9 +1,9 @@
 """The stages before a run: which artefacts it stands on, found by recipe or built, those first that others need.
 
-Which stages there are is read from the graph that algorithms declare (:mod:`pvdr_bench.catalog.stages`). An artefact's
-recipe holds the algorithm's name and version, the part of the config that the stage depends on, the recipes of its
-corpora, and the checksums of the weights that it is made from. Generated corpora stand in it by recipe and not by
-content: a shipped artefact is found on a machine that has made no videos.
+Which stages there are is read from the graph that algorithms declare (:mod:`pvdr_bench.catalog.stage_graph`). An
+artefact's recipe holds the algorithm's name and version, the part of the config that the stage depends on, the recipes
+of its corpora, and the checksums of the weights that it is made from. Generated corpora stand in it by recipe and not
+by content: a shipped artefact is found on a machine that has made no videos.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.catalog.stages import StageNode, stage_graph
+from pvdr_bench.catalog.stage_graph import StageNode, stage_graph
 from pvdr_bench.errors import DataError, Interrupted, LockedError, UsageError
+from pvdr_bench.progress import Report, tell
 from pvdr_bench.rl.contract import StageContext
 from pvdr_bench.rl.process_group import current_group, wait_for
 from pvdr_bench.runs.artefacts import Artefact, ArtefactStore, read_artefact
@@ -30,6 +31,7 @@ from pvdr_bench.runs.paths import data_root
 from pvdr_bench.runs.users import User
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
+from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.training.offline import ClipSource, MixedClips, run_offline
 from pvdr_bench.training.online import Pieces, Stop
 from pvdr_bench.videos.generate import corpus_path, generate, recipe_of
@@ -40,11 +42,6 @@ from pvdr_bench.videos.tokens import TokenStore
 CORPUS_EPISODES = {"smoke": 6}  # per scale, where it is not the corpus' own number; the 4th and 5th are held out
 WAIT_SECONDS = 2.0
 _log = logging.getLogger(__name__)
-Report = Callable[[str, int, int], None]  # what is being made, done, in all
-
-
-def no_report(what: str, done: int, total: int) -> None:
-    """Say nothing."""
 
 
 class Stages:
@@ -55,7 +52,8 @@ class Stages:
         fresh: make the artefacts anew, even shipped ones.
         workers: processes that make videos. env_workers: processes that the environments are spread over.
         made: by stage and recipe, what was found or made in this process; share it between runs, so that ``fresh``
-            makes an artefact once. report: told of progress. say: told what is waited for.
+            makes an artefact once. report: told of progress; else
+            whoever listens, see :mod:`pvdr_bench.progress`. say: told what is waited for.
         user: who will stand on the artefacts; written down before each is looked for, so that `clean` leaves it alone.
 
     Within a :func:`pvdr_bench.rl.distributed.process_group` all ranks make the same calls: rank 0 searches,
@@ -64,7 +62,7 @@ class Stages:
 
     def __init__(self, spec: RunSpec, device: str = "cpu", stop: Stop = lambda: False, *, fresh: bool = False,
                  workers: int = 1, env_workers: int = 1, catalog: Catalog | None = None,
-                 made: dict[str, Artefact] | None = None, report: Report = no_report,
+                 made: dict[str, Artefact] | None = None, report: Report = tell,
                  say: Callable[[str], None] | None = None, user: User | None = None) -> None:
         self.spec, self.device, self.stop, self.fresh = spec, torch.device(device), stop, fresh
         self.workers, self.env_workers = workers, env_workers
@@ -128,7 +126,7 @@ class Stages:
             return store.recipe if generated else {"corpus": name, "hash": store.hash}
         if not generated:
             raise DataError(f"corpus {name} has no videos of {self.image_size} pixels", where=str(path),
-                            hint="import it at this size: pvdr-bench videos --help")
+                            hint="write it at this size, see docs/extending.md")
         entry = known[name]
         return recipe_of(entry, self.image_size, CORPUS_EPISODES.get(self.spec.scale, entry.episodes), 0)
 
@@ -221,7 +219,7 @@ class Stages:
                               lambda step, steps, _: self.report(stage.name, step, steps))
         return {**metrics, "corpora": {name: store.hash for name, store in stores.items()}}
 
-    def _tokens(self, clips: ClipStore, encoder: Any, artefact: Artefact) -> TokenStore:
+    def _tokens(self, clips: ClipStore, encoder: FrameTokenizer, artefact: Artefact) -> TokenStore:
         """A corpus as the tokens of a needed stage's artefact; encoded once."""
         return self.group.shared(
             lambda: TokenStore.build(clips, encoder, artefact.weights_sha256[:12],

@@ -24,7 +24,7 @@ import numpy as np
 
 from pvdr_bench.errors import ChangedError, SetupError, TrainingError, UsageError
 from pvdr_bench.needed import missing
-from pvdr_bench.runs.directory import difference
+from pvdr_bench.runs.difference import difference
 from pvdr_bench.runs.files import atomic_write, canonical_json
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.suites.corpora import CorpusSource, Generator

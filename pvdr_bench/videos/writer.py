@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import ChangedError, DataError
-from pvdr_bench.runs.directory import difference
+from pvdr_bench.runs.difference import difference
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import canonical_json, content_hash, sha256_file, storage_errors, sync_folder, write_json
 from pvdr_bench.videos.layout import (

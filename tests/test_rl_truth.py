@@ -15,9 +15,9 @@ from scipy.stats import spearmanr
 from pvdr_bench import algorithms
 from pvdr_bench.algorithms.pvdr.metrics import planning_metrics
 from pvdr_bench.rl.contract import Learner, LearnerContext
-from pvdr_bench.rl.diagnostics import Diagnostics
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.rl.rollout import RolloutBuffer
+from pvdr_bench.rl.truth import Diagnostics
 from pvdr_bench.runs.state import pack, unpack
 from pvdr_bench.training.execute import execute
 from tests.dummies import make_pieces, make_spec

@@ -17,7 +17,7 @@ from pvdr_bench.algorithms.registry import AlgorithmInfo, Stage
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.folders import search_roots
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.catalog.stages import stage_graph
+from pvdr_bench.catalog.stage_graph import stage_graph
 from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.launch.needs import need_of, stage_needs
 from pvdr_bench.rl.config import AlgorithmConfig, Schedule, key
@@ -91,7 +91,7 @@ def catalog(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     (folder / "blind.yaml").write_text("algorithm: three\nscales: {smoke: {}}\n")
     known = registry.algorithms() | {"three": THREE}
     monkeypatch.setattr(registry, "algorithms", lambda: known)
-    monkeypatch.setattr("pvdr_bench.catalog.stages.algorithms", lambda: known)
+    monkeypatch.setattr("pvdr_bench.catalog.stage_graph.algorithms", lambda: known)
     yield Catalog([tmp_path / "own", *search_roots()])
 
 

@@ -17,7 +17,7 @@ from pvdr_bench.runs.files import content_hash
 
 if TYPE_CHECKING:
     from pvdr_bench.catalog.catalog import Catalog
-    from pvdr_bench.catalog.specs import RunSpec
+    from pvdr_bench.catalog.specs import MethodSpec, RunSpec
     from pvdr_bench.rl.config import AlgorithmConfig
 
 
@@ -119,7 +119,7 @@ def _needs(stage: Stage, nodes: Mapping[str, StageNode], method: str) -> tuple[S
     return tuple(nodes[name] for name in stage.needs)
 
 
-def _own_videos(method: Any, stage: Stage, catalog: Catalog) -> tuple[str, ...]:
+def _own_videos(method: MethodSpec, stage: Stage, catalog: Catalog) -> tuple[str, ...]:
     """The corpora that a method's file names for a stage that all its runs share."""
     if not method.videos:
         raise CatalogError(f"method {method.name} names no videos for its stage {stage.name}", where="videos",
