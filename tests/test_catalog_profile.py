@@ -111,7 +111,7 @@ def test_gpu_flags_of_each_style(style: dict[str, Any], flags: dict[str, Any]) -
 
 
 def test_what_a_profile_writes_itself_is_reserved() -> None:
-    from pvdr_bench.launch.submission import parameters
+    from pvdr_bench.launch.sbatch import parameters
 
     profile = Profile.model_validate({
         "name": "all", "device": "cuda", "gpu": {"style": "gres"}, "scale": "gpu", "cpus_per_task": 2, "time_min": 60,

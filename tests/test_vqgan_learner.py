@@ -14,7 +14,8 @@ from torch import Tensor
 from pvdr_bench.errors import TrainingError
 from pvdr_bench.tokenizer.config import TrainConfig, VQGANConfig
 from pvdr_bench.tokenizer.frozen import load_tokenizer
-from pvdr_bench.tokenizer.learner import VQGANLearner, cell_changes, lr_at
+from pvdr_bench.tokenizer.learner import VQGANLearner, lr_at
+from pvdr_bench.tokenizer.measures import cell_changes
 from tests.learning import above, below, learns
 
 CPU = torch.device("cpu")

@@ -6,10 +6,7 @@ more, and submits. Each job has a name of its own, written down before it is sub
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +16,13 @@ from typing import Any
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import SetupError, StorageError
+from pvdr_bench.errors import SetupError
+from pvdr_bench.launch import sbatch
 from pvdr_bench.launch import snapshot as snapshots
 from pvdr_bench.launch.cluster import Queue, clean_environment, queue
 from pvdr_bench.launch.jobs import RunJob, StageJob
 from pvdr_bench.launch.needs import StageNeed, claim, need_of, stage_needs
 from pvdr_bench.launch.records import STAGE, RunRecord, Submission, home, job_name, stage_path, submissions
-from pvdr_bench.rl.replay.scratch import SCRATCH
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import storage_errors, write_json
 from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock
@@ -213,95 +210,23 @@ class _Submitter:
         """All of them; each one's id is written down at once."""
         with clean_environment():
             for stage in (stage for stage in self.plan.stages if stage.job_id is None):
-                executor = make_executor(self.plan, "stages", stage.name, self.code, self._dependency(*stage.after))
-                self._note(stage.name, _hand_over(executor, [StageJob(str(stage_path(self.plan.results, stage.name)))]))
+                job = StageJob(str(stage_path(self.plan.results, stage.name)))
+                self._hand_over("stages", stage.name, [job], stage.after)
             for array in self.plan.arrays:
-                waits = self._dependency(*([array.after] if array.after else []))
-                executor = make_executor(self.plan, "runs", array.name, self.code, waits)
                 jobs = [RunJob(tuple(str(spec.path(self.plan.results)) for spec in element))
                         for element in array.elements]
-                self._note(array.name, _hand_over(executor, jobs))
+                self._hand_over("runs", array.name, jobs, (array.after,) if array.after else ())
 
-    def _dependency(self, *after: str) -> str | None:
-        return ":".join(["afterok", *(str(self.jobs[name]) for name in after)]) if after else None
-
-    def _note(self, name: str, job_id: str) -> None:
-        self.jobs[name] = job_id
+    def _hand_over(self, kind: str, name: str, jobs: Sequence[RunJob | StageJob], after: Sequence[str]) -> None:
+        """Submit jobs that wait for those named in ``after``, and write their id down."""
+        dependency = ":".join(["afterok", *(str(self.jobs[other]) for other in after)]) if after else None
+        executor = sbatch.make_executor(self.plan.profiles[kind], self.plan.submission.logs, kind, name, self.code,
+                                        dependency)
+        self.jobs[name] = sbatch.hand_over(executor, jobs)
         self.plan.submission.write({**self.plan.submission.read(), "jobs": self.jobs})
 
 
-def _hand_over(executor: Any, jobs: Sequence[RunJob | StageJob]) -> str:
-    """Submit jobs as one array (one alone is none); returns the id of all.
-
-    Raises:
-        SetupError: sbatch refused. StorageError: the disk is full.
-    """
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    try:
-        with executor.batch():
-            handles = [executor.submit(job) for job in jobs]
-    except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-        raise SetupError(f"sbatch refused a job: {str(error).strip()}",
-                         hint="compare profile and site's rules; `submit --dry-run` shows the script") from error
-    except OSError as error:
-        raise StorageError(f"a job could not be written: {error}", where=str(executor.folder)) from error
-    return str(handles[0].job_id).partition("_")[0]
-
-
-def make_executor(plan: Plan, kind: str, name: str, code: Path, dependency: str | None) -> Any:
-    """Submitit's executor for the jobs of one name."""
-    import submitit
-
-    profile = plan.profiles[kind]
-    executor = submitit.SlurmExecutor(folder=plan.submission.logs, max_num_timeout=profile.max_restarts,
-                                      python=python_command(profile))
-    executor.update_parameters(**parameters(profile, kind, name, code, dependency))
-    return executor
-
-
-def python_command(profile: Profile) -> str:
-    """What starts python in a job: this interpreter, so its packages must be on a file system that the nodes share."""
-    return " ".join(map(shlex.quote, (*profile.wrapper, sys.executable)))
-
-
-def parameters(profile: Profile, kind: str, name: str, code: Path, dependency: str | None) -> dict[str, Any]:
-    """Submitit's parameters of a profile; times are whole minutes, since a text breaks its clock."""
-    several = kind == "stages"
-    srun = profile.srun_args if profile.srun_args is not None else (
-        "--cpus-per-task", str(profile.cpus_per_task),
-        *(("--kill-on-bad-exit=1",) if several and profile.processes > 1 else ()))  # a dead process is not waited for
-    variables = {**profile.env, **snapshots.environment(code)}
-    setup = [*(f"export {key}={shlex.quote(value)}" for key, value in variables.items()), *profile.setup]
-    if profile.scratch:
-        setup.append(f'export {SCRATCH}="{profile.scratch}"')
-    found = {
-        "job_name": name, "time": profile.time_min, "partition": profile.partition, "account": profile.account,
-        "qos": profile.qos, "constraint": profile.constraint, "exclude": ",".join(profile.exclude) or None,
-        "nodes": profile.nodes if several else 1, "ntasks_per_node": profile.tasks_per_node if several else 1,
-        "cpus_per_task": profile.cpus_per_task, **profile.gpu.flags(),
-        "mem": f"{round(1024 * profile.mem_gb)}M" if profile.mem_gb else None,
-        "mem_per_cpu": f"{round(1024 * profile.mem_per_cpu_gb)}M" if profile.mem_per_cpu_gb else None,
-        "signal_delay_s": max(5, profile.leave_s // 2), "array_parallelism": profile.array_parallelism,
-        "dependency": dependency, "setup": setup, "srun_args": list(srun),
-    }
-    more = {**profile.extra, **({"requeue": True} if profile.requeue else {"no-requeue": True}),
-            **({"kill-on-invalid-dep": "yes"} if dependency else {})}
-    # None leaves an option out; submitit's own default for wckey is a key that some sites refuse.
-    return {**{key: value for key, value in found.items() if value is not None}, "wckey": profile.wckey,
-            "additional_parameters": more}
-
-
 def script(plan: Plan, array: ArrayPlan, code: Path) -> str:
-    """The sbatch script of an array, as submitit writes it; also where there is no scheduler."""
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    profile, logs = plan.profiles["runs"], plan.submission.logs
+    """The sbatch script of an array; also where there is no scheduler."""
     dependency = f"afterok:JOB-OF-{array.after}" if array.after else None
-    text: str = _make_sbatch_string(
-        command=f"{python_command(profile)} -u -m submitit.core._submit {shlex.quote(str(logs))}", folder=logs,
-        map_count=len(array.elements) if len(array.elements) > 1 else None,
-        **parameters(profile, "runs", array.name, code, dependency))
-    return text
-
-
+    return sbatch.script(plan.profiles["runs"], plan.submission.logs, array.name, len(array.elements), code, dependency)

@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pvdr_bench.errors import TrainingError
 from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.nets.quantizer import perplexity
 from pvdr_bench.rl.contract import OfflineLearner, StageContext
 from pvdr_bench.rl.process_group import ALONE
 from pvdr_bench.tokenizer.config import TrainConfig, VQGANConfig
 from pvdr_bench.tokenizer.frozen import SIZE_KEY
+from pvdr_bench.tokenizer.gradients import Piece, Sums, add_gradients, grad_norm, step_with
 from pvdr_bench.tokenizer.layers import to_float
+from pvdr_bench.tokenizer.measures import PEAK, foreground_weights, motion_metrics, psnr
 from pvdr_bench.tokenizer.networks import VQGAN
 from pvdr_bench.tokenizer.patchgan import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
 from pvdr_bench.tokenizer.shared import RowDropout, SharedBatchNorm
-
-STILL = 2  # a cell is still if none of its values changes by more than this, of 255
-PEAK = 4.0  # squared range of images in [-1, 1]
 
 
 def lr_at(config: TrainConfig, step: int) -> float:
@@ -34,63 +31,6 @@ def lr_at(config: TrainConfig, step: int) -> float:
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
     return config.lr * warm * (config.lr_final + (1 - config.lr_final) * cosine)
-
-
-def foreground_weights(images: Tensor, mean: Tensor, spread: Tensor, strength: float) -> Tensor:
-    """Weights [N, 1, H, W] of pixels: 1 + strength * min(10, difference from the mean frame / its average)."""
-    difference = (images - mean).abs().mean(1, keepdim=True) / spread.clamp_min(1e-6)
-    return 1 + strength * difference.clamp_max(10)
-
-
-def cell_changes(frames: Tensor, factor: int) -> Tensor:
-    """Largest change of any value of a token's cell between neighbours: uint8 [B, T, H, W, 3] -> int [B, T-1, h, w]."""
-    change = (frames[:, 1:].int() - frames[:, :-1].int()).abs().amax(-1)
-    b, t, h, w = change.shape
-    return change.view(b, t, h // factor, factor, w // factor, factor).amax((3, 5))
-
-
-def grad_norm(grads: Sequence[Tensor]) -> Tensor:
-    """Global norm of gradients, a scalar."""
-    return torch.stack(torch._foreach_norm(list(grads))).norm() if grads else torch.zeros(())
-
-
-def add_gradients(sums: list[Tensor] | None, loss: Tensor, parameters: Sequence[nn.Parameter],
-                  keep_graph: bool = False) -> list[Tensor]:
-    """Add the gradients of a loss to ``sums`` (None: start); parameters that it does not reach get zeros."""
-    grads = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
-    dense = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
-    if sums is None:
-        return dense
-    torch._foreach_add_(sums, dense)
-    return sums
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """This rank's rows of a micro-batch of the whole batch."""
-
-    frames: Tensor  # uint8 [n, H, W, 3]; one row that stands for none where ``empty``
-    before: int = 0  # rows of the micro-batch that other ranks have, before and after
-    after: int = 0
-    empty: bool = False
-
-
-@dataclass
-class _Sums:
-    """What the micro-batches of one step add up to."""
-
-    main: list[Tensor] | None = None  # gradients of reconstruction and quantiser
-    gan: list[Tensor] | None = None  # gradients of the adversarial loss
-    disc: list[Tensor] | None = None  # gradients of the discriminator's loss
-    terms: dict[str, Tensor] = field(default_factory=dict)
-    count: Tensor | None = None  # [K]
-    total: Tensor | None = None  # [K, q]
-    vectors: list[Tensor] = field(default_factory=list)  # encoder outputs [n, q], where codes may be replaced
-
-    def add_terms(self, terms: dict[str, Tensor], share: float) -> None:
-        for name, value in terms.items():
-            part = value.detach().float() * share
-            self.terms[name] = self.terms[name] + part if name in self.terms else part
 
 
 class VQGANLearner(OfflineLearner):
@@ -175,7 +115,7 @@ class VQGANLearner(OfflineLearner):
         found = dict(zip(names, values, strict=True))
         return {**found, "psnr": psnr(found.pop("mse")), "lr": lr_at(self.config.train, self.step - 1)}
 
-    def _pieces(self, frames: Tensor) -> list[_Piece]:
+    def _pieces(self, frames: Tensor) -> list[Piece]:
         """Micro-batches of this rank's frames uint8 [N, H, W, 3], cut where one process would cut the whole batch.
 
         Micro-batches that are all with other ranks are among them only for dropout, whose random numbers they use up.
@@ -189,12 +129,12 @@ class VQGANLearner(OfflineLearner):
             last = min(first + size, total)
             a, b = max(first - start, 0), min(last - start, own)
             if a < b:
-                pieces.append(_Piece(frames[a:b], a + start - first, last - b - start))
+                pieces.append(Piece(frames[a:b], a + start - first, last - b - start))
             elif self.dropouts:
-                pieces.append(_Piece(frames[:1], last - first - 1, 0, empty=True))
+                pieces.append(Piece(frames[:1], last - first - 1, 0, empty=True))
         return pieces
 
-    def _place_rows(self, piece: _Piece) -> None:
+    def _place_rows(self, piece: Piece) -> None:
         """Tell dropout what the piece is a part of."""
         for dropout in self.dropouts:
             dropout.around = (piece.before, piece.after)
@@ -205,7 +145,7 @@ class VQGANLearner(OfflineLearner):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.dtype == "bfloat16"):
             self.forward(images)
 
-    def _initialise_codes(self, pieces: Sequence[_Piece]) -> None:
+    def _initialise_codes(self, pieces: Sequence[Piece]) -> None:
         """Start the codes at random encodings of the batch."""
         quantizer, found = self.net.quantizer, []
         with torch.no_grad():
@@ -219,11 +159,11 @@ class VQGANLearner(OfflineLearner):
         chosen = self.group.pick(vectors, order.to(self.device))
         quantizer.set_codes(torch.arange(quantizer.size, device=self.device), chosen.float())
 
-    def _accumulate(self, pieces: Sequence[_Piece], total: int) -> _Sums:
+    def _accumulate(self, pieces: Sequence[Piece], total: int) -> Sums:
         """Gradients and statistics of all micro-batches, each weighted by its share of the frames."""
         train, loss, quantizer = self.config.train, self.config.loss, self.net.quantizer
         own = [piece.frames for piece in pieces if not piece.empty]
-        sums, foreground = _Sums(), self._background(own, total) if loss.foreground else None
+        sums, foreground = Sums(), self._background(own, total) if loss.foreground else None
         for piece in pieces:
             self._place_rows(piece)
             share, images = len(piece.frames) / total, self._images(piece.frames)
@@ -250,7 +190,7 @@ class VQGANLearner(OfflineLearner):
                 sums.vectors.append(z.detach().float().reshape(-1, quantizer.dim))
         return sums
 
-    def _add_ranks(self, sums: _Sums) -> None:
+    def _add_ranks(self, sums: Sums) -> None:
         """Make the sums those of all ranks."""
         assert sums.main is not None and sums.count is not None and sums.total is not None
         self.group.sum_tensors([*sums.main, *(sums.gan or []), *(sums.disc or []), *sums.terms.values(), sums.count,
@@ -279,7 +219,7 @@ class VQGANLearner(OfflineLearner):
             loss = loss + config.perceptual * terms["perceptual"]
         return loss, terms
 
-    def _discriminate(self, images: Tensor, recon: Tensor, share: float, sums: _Sums) -> Tensor:
+    def _discriminate(self, images: Tensor, recon: Tensor, share: float, sums: Sums) -> Tensor:
         """The discriminator's loss on a micro-batch; its gradient is added to ``sums``."""
         assert self.disc is not None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.dtype == "bfloat16"):
@@ -296,7 +236,7 @@ class VQGANLearner(OfflineLearner):
         return bool(book.restart_below and step and step % book.restart_every == 0
                     and step < book.restart_until * self.config.train.steps)
 
-    def _apply(self, sums: _Sums) -> dict[str, Tensor]:
+    def _apply(self, sums: Sums) -> dict[str, Tensor]:
         """Step the optimisers and the codes; returns metrics."""
         assert sums.main is not None and sums.count is not None and sums.total is not None
         grads, metrics = sums.main, {"perplexity": perplexity(sums.count), "used_codes": (sums.count > 0).sum()}
@@ -348,7 +288,7 @@ class VQGANLearner(OfflineLearner):
         out = {"l1": float(error.mean()), "psnr": psnr(PEAK * float(error.square().mean())),
                "perplexity": float(perplexity(count)), "used_codes": float((count > 0).sum())}
         if batch.shape[1] > 1:
-            out |= self._motion(batch, error, codes)
+            out |= motion_metrics(batch.cpu(), error, codes, self.config.factor)
         return out
 
     def _reconstruct(self, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -362,19 +302,6 @@ class VQGANLearner(OfflineLearner):
             codes.append(quantised.codes.cpu())
         grid = self.net.grid
         return torch.cat(recons).view(batch.shape), torch.cat(codes).view(*batch.shape[:2], grid, grid)
-
-    def _motion(self, batch: Tensor, error: Tensor, codes: Tensor) -> dict[str, float]:
-        factor = self.config.factor
-        moving = cell_changes(batch.cpu(), factor) > STILL
-        changed = codes[:, 1:] != codes[:, :-1]
-        b, t, size, _, _ = error[:, 1:].shape
-        cells = error[:, 1:].mean(-1).view(b, t, size // factor, factor, size // factor, factor).mean((3, 5))
-
-        def mean(values: Tensor, mask: Tensor) -> float:
-            return float(values[mask].float().mean()) if mask.any() else 0.0
-
-        return {"token_change": float(changed.float().mean()), "token_flicker": mean(changed, ~moving),
-                "token_response": mean(changed, moving), "l1_moving": mean(cells, moving)}
 
     def export(self) -> dict[str, Tensor]:
         """Weights of encoder, quantiser and decoder, and the image size, for ``load_tokenizer``."""
@@ -397,25 +324,3 @@ class VQGANLearner(OfflineLearner):
         if self.disc is not None:
             self.disc.load_state_dict(state["disc"])
             load_optimizer_state(self.disc_optimiser, state.get("disc_optimiser", {}))
-
-
-def psnr(mse: float) -> float:
-    """Peak signal to noise ratio in dB of a squared error on images in [-1, 1].
-
-    Raises:
-        TrainingError: the error is not a number.
-    """
-    if not math.isfinite(mse):
-        raise TrainingError(f"the squared error is {mse}", hint="lower train.lr")
-    return 10 * math.log10(PEAK / max(mse, 1e-10))
-
-
-def step_with(optimiser: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], grads: Sequence[Tensor],
-              lr: float) -> None:
-    """One step of an optimiser with given gradients."""
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    for parameter, grad in zip(parameters, grads, strict=True):
-        parameter.grad = grad
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
