@@ -305,18 +305,18 @@ def test_curves_and_tables_show_apvs_numbers_beside_rows_of_apv(tmp_path: Path) 
 
 
 def test_the_command_line_never_mixes_published_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pvdr_bench.cli.results import _reported
+    from pvdr_bench.cli.selection import published_numbers
 
     make_run(tmp_path, [0.1], variant="ppo")
     make_run(tmp_path, [0.1], variant="random", **APV)
     results = collect(tmp_path)
     for protocol, papers in (("pvdr", {"pvdr"}), ("apv", {"apv"})):
-        found = _reported(None, True, results.select(protocol=[protocol]))
+        found = published_numbers(None, True, results.select(protocol=[protocol]))
         assert found is not None and set(found["paper"]) == papers
     with pytest.raises(UsageError, match="rows of one protocol.*apv, pvdr"):
-        _reported(None, True, results)
+        published_numbers(None, True, results)
     with pytest.raises(UsageError, match="no number is reported for ficc on reach under a protocol like apv") as caught:
-        _reported("ficc", False, results.select(protocol=["apv"]))
+        published_numbers("ficc", False, results.select(protocol=["apv"]))
     assert "apv, dreamerv2" in str(caught.value.hint)
 
 

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from pvdr_bench.cli.compare import agreement, compare
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import Results, collect
-from pvdr_bench.results.compare import compare_rows, find_row, holm, stratified_t
+from pvdr_bench.results.compare import compare_rows, find_row
+from pvdr_bench.results.differences import holm, stratified_t
 from tests.results_runs import make_grid, make_run
 
 app = typer.Typer()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results import stats
 from pvdr_bench.results.aggregates import performance_profile, probability_of_improvement
-from pvdr_bench.results.compare import stratified_t
+from pvdr_bench.results.differences import stratified_t
 from pvdr_bench.results.stats import (
     bootstrap_curve,
     bootstrap_many,

@@ -12,13 +12,14 @@ import typer
 
 from pvdr_bench.cli.options import Json, Names
 from pvdr_bench.cli.options import Results as Folder
-from pvdr_bench.cli.results import Confidence, Metric, Protocol, Scale, Seeds, Tasks
+from pvdr_bench.cli.selection import Confidence, Metric, Protocol, Scale, Seeds, Tasks
 from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
     from pvdr_bench.results.agreement import Agreement
     from pvdr_bench.results.collect import Results
-    from pvdr_bench.results.compare import Comparison, Verdict
+    from pvdr_bench.results.compare import Comparison
+    from pvdr_bench.results.differences import Verdict
     from pvdr_bench.results.stats import Interval
 
 At = Annotated[int | None, typer.Option("--env-steps", metavar="N", min=1,

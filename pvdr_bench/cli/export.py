@@ -10,7 +10,7 @@ import typer
 
 from pvdr_bench.cli.options import Json
 from pvdr_bench.cli.options import Results as Folder
-from pvdr_bench.cli.results import Methods, Metric, Mixed, Overrides, Protocol, Scale, Seeds, Tasks, Videos
+from pvdr_bench.cli.selection import Methods, Metric, Mixed, Overrides, Protocol, Scale, Seeds, Tasks, Videos, select
 
 if TYPE_CHECKING:
     from pvdr_bench.results.problems import Problem
@@ -32,7 +32,6 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write results as rliable's scores, CSV or JSON, replay finished runs into a tracker, or copy a policy."""
-    from pvdr_bench.cli.results import _select
     from pvdr_bench.errors import UsageError
     from pvdr_bench.results.export import export as write
     from pvdr_bench.results.trackers import replay, tracker
@@ -51,7 +50,7 @@ def export(
         raise UsageError("--format needs a file", where="--out", hint="--out scores.npz")
     if online and to is None:
         raise UsageError("only trackers are online", where="--online", hint="--to wandb --online")
-    found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
+    found = select(results, methods, tasks, seeds, scale, videos, protocol, override)
     if format_ is not None and out is not None:
         files = write(found, format_, out, metric=metric, allow_mixed=allow_mixed)
         lines = [f"{problem.run}: {problem.kind}, {problem.detail}" for problem in found.problems]

@@ -11,7 +11,7 @@ import typer
 
 from pvdr_bench.cli.options import Json, Names
 from pvdr_bench.cli.options import Results as Folder
-from pvdr_bench.cli.results import (
+from pvdr_bench.cli.selection import (
     Confidence,
     Methods,
     Metric,
@@ -24,8 +24,8 @@ from pvdr_bench.cli.results import (
     Seeds,
     Tasks,
     Videos,
-    _reported,
-    _select,
+    published_numbers,
+    select,
 )
 from pvdr_bench.words import counted
 
@@ -53,7 +53,7 @@ def report(
     from pvdr_bench.results.report import Options, build_report
     from pvdr_bench.runs.files import atomic_write
 
-    found = _select(results, methods, tasks, seeds, scale, videos, protocol, override)
+    found = select(results, methods, tasks, seeds, scale, videos, protocol, override)
     options = Options(metric, confidence, statistic, allow_mixed, _published(found, reported, paper),
                       media_total=int(video_mb * 1e6))
     made = build_report(found, options)
@@ -95,7 +95,7 @@ def _published(found: Results, names: Names, every: bool) -> dict[str, pd.DataFr
     refused: UsageError | None = None
     for key in sorted(set(map(str, found.runs["protocol_hash"]))):
         try:
-            numbers = _reported(names, every, found.select(protocol_hash=[key]))
+            numbers = published_numbers(names, every, found.select(protocol_hash=[key]))
         except UsageError as error:
             refused = refused or error
             continue

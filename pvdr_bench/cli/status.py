@@ -14,7 +14,7 @@ import typer
 
 from pvdr_bench.cli.options import Json, Names, Results, Run, Runs
 from pvdr_bench.cli.output import console as make_console
-from pvdr_bench.cli.results import Methods, Tasks
+from pvdr_bench.cli.selection import Methods, Tasks
 from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
