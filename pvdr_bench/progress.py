@@ -1,5 +1,7 @@
 """Telling how far long work is, without knowing who listens: a command listens, a library call tells nobody.
 
+What listens and draws is :mod:`pvdr_bench.launch.progress`.
+
     >>> for task in told(tasks, "render"):   # in the work
     >>> with listening(bars.report):         # in the command
 """

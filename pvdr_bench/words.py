@@ -1,8 +1,22 @@
-"""Small matters of English in what people read."""
+"""Small matters of English in what people read: plurals, and the name that somebody may have meant."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def counted(number: int, noun: str) -> str:
     """``1 run``, ``2 runs``, ``1,000 runs``; for nouns that take an s."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The most similar allowed name, or None if nothing is close."""
+    import difflib  # for errors alone
+
+    return next(iter(difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)), None)
+
+
+def did_you_mean(close: str | None) -> str:
+    """``did you mean 'reach'? ``, with which a hint begins; empty if nothing is close."""
+    return f"did you mean {close!r}? " if close else ""

@@ -100,7 +100,7 @@ def test_a_part_that_only_one_run_lies_below_is_its_name(tmp_path: Path) -> None
     ("ppo/reach/none/cpu/seed-7", "ppo/reach/none/cpu/seed-"), ("pvdr/reech/metaworld/cpu/seed-1", "pvdr/reach/meta"),
 ])
 def test_a_miss_tells_the_nearest(results: Path, name: str, close: str) -> None:
-    with pytest.raises(UsageError, match=f"did you mean {close}"):
+    with pytest.raises(UsageError, match=f"did you mean '{close}"):
         find_run(name, results)
 
 

@@ -23,7 +23,8 @@ from pvdr_bench.algorithms.pvdr.probes import (
     planner_test,
     probe_errors,
 )
-from pvdr_bench.diagnostics.dynamics import summarise
+from pvdr_bench.diagnostics.dynamics import measure, summarise
+from pvdr_bench.errors import UsageError
 from tests.learning import above, below, learns
 
 
@@ -188,3 +189,8 @@ def test_bootstrap_interval_covers_the_mean_and_shrinks() -> None:
     low, high = bootstrap_interval(many)
     assert low < many.mean() < high and high - low == pytest.approx(2 * 1.96 / np.sqrt(5000), rel=0.15)
     assert high - low < np.diff(bootstrap_interval(few))[0]
+
+
+def test_a_method_without_a_dynamics_model_is_refused_before_anything_is_made() -> None:
+    with pytest.raises(UsageError, match="works on a PVDRConfig, and the method has a DreamerConfig"):
+        measure("smoke", method="apv")

@@ -114,7 +114,7 @@ def test_dead_worker_is_reported(moment: str) -> None:
 
 
 def test_errors_inside_a_worker_come_out_as_they_are() -> None:
-    with pytest.raises(UsageError, match="nearest: point"):
+    with pytest.raises(UsageError, match="did you mean 'point'"):
         VectorEnv(dataclasses.replace(POINT, env_id="pint"), 2, workers=1)
     with VectorEnv(POINT, 2, workers=1) as envs:
         envs.reset([0, 1])

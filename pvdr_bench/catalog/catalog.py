@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.files import Files
 from pvdr_bench.catalog.layers import Layers
-from pvdr_bench.catalog.problems import OVERRIDE, Problem, SettingsError, nearest, unknown
+from pvdr_bench.catalog.problems import OVERRIDE, Problem, SettingsError, unknown
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.resolve import (
     PROTOCOL_PREFIX,
@@ -37,6 +37,7 @@ from pvdr_bench.catalog.specs import (
 from pvdr_bench.catalog.suites import suite_of
 from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.suites.registry import DEFAULT_CORPUS, DEFAULT_SUITE
+from pvdr_bench.words import nearest
 from pvdr_bench.yaml_documents import Document, Path_
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from pvdr_bench.catalog.keys import field_at, keys_of, leaves, literals, meaning_of, model_at
 from pvdr_bench.errors import BenchError, CatalogError
+from pvdr_bench.words import did_you_mean, nearest
 from pvdr_bench.yaml_documents import Path_
 
 OVERRIDE = "-o "  # how the place of a value from the command line begins
@@ -23,19 +23,12 @@ _WANTED = {
 }
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The most similar allowed name, or None if nothing is close."""
-    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return matches[0] if matches else None
-
-
 def unknown(kind: str, name: str, allowed: Iterable[str], where: str | None = None) -> CatalogError:
     """The error for a name that does not exist, with the nearest match and what is allowed."""
     names = list(allowed)
-    close = nearest(name, names)
-    guess = f"did you mean {close!r}? " if close else ""
     shown = ", ".join(names[:60]) or "none"
-    return CatalogError(f"unknown {kind} {name!r}", where=where, hint=f"{guess}known: {shown}")
+    meant = did_you_mean(nearest(name, names))
+    return CatalogError(f"unknown {kind} {name!r}", where=where, hint=f"{meant}known: {shown}")
 
 
 @dataclass(frozen=True)
@@ -89,16 +82,15 @@ def _problem(detail: Any, model: type[BaseModel], what: str, origin: Callable[[P
     if kind == "extra_forbidden":
         allowed = keys_of(model_at(model, path[:-1]))
         close = nearest(path[-1], allowed) or _elsewhere(path[-1], model)
-        guess = f"did you mean {close!r}? " if close else ""
-        return Problem(where, f"unknown key {dotted!r} of {what}", f"{guess}allowed: {', '.join(allowed)}")
+        return Problem(where, f"unknown key {dotted!r} of {what}",
+                       f"{did_you_mean(close)}allowed: {', '.join(allowed)}")
     if kind == "missing":
         return Problem(origin(path[:-1]), f"{what} lacks the key {dotted!r}", meaning_of(model, path))
     if kind == "literal_error":
         allowed = [str(value) for value in literals(field_at(model, path))] or [str(context.get("expected"))]
         close = nearest(str(detail["input"]), allowed)
-        guess = f"did you mean {close!r}? " if close else ""
         return Problem(where, f"{dotted} = {shown(detail['input'])} is not allowed ({what})",
-                       f"{guess}allowed: {', '.join(allowed)}")
+                       f"{did_you_mean(close)}allowed: {', '.join(allowed)}")
     message = str(context["error"]) if kind == "value_error" and "error" in context else detail["msg"]
     if kind == "value_error" and (not path or model_at(model, path) is not None):
         return _together(message, model, path, what, origin, overrides)

@@ -12,12 +12,13 @@ from pydantic import BaseModel
 
 from pvdr_bench.catalog.keys import field_at, keys_of, leaves, model_at
 from pvdr_bench.catalog.layers import Layers
-from pvdr_bench.catalog.problems import Problem, nearest, unknown
+from pvdr_bench.catalog.problems import Problem, unknown
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.scales import EXTENDS, Scale, line_of
 from pvdr_bench.catalog.specs import MethodSpec
 from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.strict import unwrap
+from pvdr_bench.words import did_you_mean, nearest
 from pvdr_bench.yaml_documents import Document, Path_, parse_value
 
 PROTOCOL_PREFIX = "protocol."
@@ -57,8 +58,8 @@ def find_key(key: str, model: type[BaseModel], what: str) -> Path_:
                            hint="say which: " + ", ".join(".".join(full) for full in ends))
     dotted = [".".join(full) for full in every]
     close = nearest(key, dotted) or _nearest_end(key, every)
-    guess = f"did you mean {close!r}? " if close else ""
-    raise CatalogError(f"unknown key {key!r} of {what}", where=f"-o {key}", hint=f"{guess}allowed: {', '.join(dotted)}")
+    raise CatalogError(f"unknown key {key!r} of {what}", where=f"-o {key}",
+                       hint=f"{did_you_mean(close)}allowed: {', '.join(dotted)}")
 
 
 def _nearest_end(key: str, every: list[Path_]) -> str | None:

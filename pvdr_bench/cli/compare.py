@@ -5,35 +5,23 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pvdr_bench.cli.options import Json, Names
 from pvdr_bench.cli.options import Results as Folder
-from pvdr_bench.cli.selection import Confidence, Metric, Protocol, Scale, Seeds, Tasks
+from pvdr_bench.cli.selection import Confidence, Metric, Protocol, Scale, Seeds, Tasks, select
 from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
     from pvdr_bench.results.agreement import Agreement
-    from pvdr_bench.results.collect import Results
     from pvdr_bench.results.compare import Comparison
     from pvdr_bench.results.differences import Verdict
     from pvdr_bench.results.stats import Interval
 
 At = Annotated[int | None, typer.Option("--env-steps", metavar="N", min=1,
                                         help="Use this point of the curves; default: the final evaluations.")]
-
-
-def _select(results: Path | None, tasks: Names, seeds: Names, scale: Names, protocol: Names) -> Results:
-    from pvdr_bench.catalog.seeds import parse_seeds, split_names
-    from pvdr_bench.results.collect import collect
-    from pvdr_bench.runs.paths import existing_results
-
-    return collect(existing_results(results)).select(
-        task=split_names(tasks), seed=parse_seeds(seeds) if seeds else None, scale=split_names(scale),
-        protocol=split_names(protocol))
 
 
 def compare(
@@ -49,8 +37,9 @@ def compare(
     """Say in words how A differs from B: the effect and its interval first, then the named test."""
     from pvdr_bench.results.compare import compare_rows
 
-    found = compare_rows(_select(results, tasks, seeds, scale, protocol), a, b, metric, env_steps=env_steps,
-                         unpaired=unpaired, threshold=threshold, confidence=confidence)
+    asked = select(results, tasks=tasks, seeds=seeds, scale=scale, protocol=protocol)
+    found = compare_rows(asked, a, b, metric, env_steps=env_steps, unpaired=unpaired, threshold=threshold,
+                         confidence=confidence)
     typer.echo(json.dumps(plain(asdict(found))) if json_ else "\n".join(words_of(found)))
 
 
@@ -169,8 +158,8 @@ def agreement(
     pairs = [text.split("=") for text in stand_in or []]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise UsageError("a stand-in is written THEIRS=OURS", where="--as", hint="--as bair=fetch-push")
-    found = agree(_select(results, None, seeds, scale, protocol), metric, tasks=split(tasks), env_steps=env_steps,
-                  stand_ins=dict(pairs), confidence=confidence)
+    found = agree(select(results, seeds=seeds, scale=scale, protocol=protocol), metric, tasks=split(tasks),
+                  env_steps=env_steps, stand_ins=dict(pairs), confidence=confidence)
     if json_:
         typer.echo(json.dumps(plain([asdict(one) for one in found])))
         return

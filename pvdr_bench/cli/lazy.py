@@ -12,6 +12,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from pvdr_bench.words import did_you_mean, nearest
+
 if TYPE_CHECKING:
     from pvdr_bench.errors import BenchError
 
@@ -64,12 +66,11 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command; an unknown one gets the nearest match."""
         if args and args[0] not in self.table and not args[0].startswith("-"):
-            from pvdr_bench.catalog.problems import nearest
             from pvdr_bench.errors import UsageError
 
             close = nearest(args[0], self.table)
-            guess = f"did you mean {close!r}? " if close else ""
-            raise UsageError(f"unknown command {args[0]!r}", hint=f"{guess}commands: {', '.join(self.table)}")
+            raise UsageError(f"unknown command {args[0]!r}",
+                             hint=f"{did_you_mean(close)}commands: {', '.join(self.table)}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -84,15 +85,13 @@ class LazyGroup(TyperGroup):
 
 def _no_choice(error: typer.BadParameter) -> BenchError:
     """Typer's "'foo' is not one of 'a', 'b'." in the form of every other error."""
-    from pvdr_bench.catalog.problems import nearest
     from pvdr_bench.errors import UsageError
 
     value, *allowed = re.findall(r"'([^']*)'", error.message)
     close = nearest(value, allowed)
-    guess = f"did you mean {close!r}? " if close else ""
     where = error.param.opts[0] if error.param is not None else None
     return UsageError(f"{value!r} is not one of the choices", where=where,
-                      hint=f"{guess}allowed: {', '.join(allowed)}")
+                      hint=f"{did_you_mean(close)}allowed: {', '.join(allowed)}")
 
 
 def load_command(name: str, target: str) -> Any:

@@ -35,8 +35,8 @@ Reported = Annotated[Names, typer.Option("--reported", metavar="A,B", help="Also
 Paper = Annotated[bool, typer.Option("--paper", help="The same for every method that has published numbers.")]
 
 
-def select(results: Path | None, methods: Names, tasks: Names, seeds: Names, scale: Names, videos: Names,
-            protocol: Names, overrides: list[str] | None) -> Results:
+def select(results: Path | None, methods: Names = None, tasks: Names = None, seeds: Names = None, scale: Names = None,
+           videos: Names = None, protocol: Names = None, overrides: list[str] | None = None) -> Results:
     """The asked part of the results folder."""
     from pvdr_bench.catalog.seeds import parse_seeds, split_names
     from pvdr_bench.results.collect import collect

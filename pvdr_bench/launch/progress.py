@@ -1,4 +1,7 @@
-"""The progress of several runs, read from their heartbeats: a live table on a terminal, plain lines elsewhere."""
+"""Progress as a command shows it: of several runs, by their heartbeats, and of what :mod:`pvdr_bench.progress` tells.
+
+A live table and bars on a terminal, plain lines elsewhere.
+"""
 
 from __future__ import annotations
 

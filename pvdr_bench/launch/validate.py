@@ -9,12 +9,13 @@ from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.experiment import GridPart
 from pvdr_bench.catalog.folders import KINDS, search_roots
-from pvdr_bench.catalog.problems import Problem, nearest, problems_in, unknown
+from pvdr_bench.catalog.problems import Problem, problems_in, unknown
 from pvdr_bench.catalog.specs import DEFAULT_PROTOCOL
 from pvdr_bench.catalog.suites import check_camera, check_environment
 from pvdr_bench.errors import BenchError, CatalogError, UsageError
 from pvdr_bench.launch.plan import grid
 from pvdr_bench.training.checks import check_runs, check_sizes
+from pvdr_bench.words import nearest
 
 _SUFFIXES = (".yaml", ".yml")
 

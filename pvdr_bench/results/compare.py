@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from pvdr_bench.catalog.problems import nearest
 from pvdr_bench.errors import UsageError
 from pvdr_bench.plain_text import one_line
 from pvdr_bench.results.aggregates import Aggregates, aggregates_of, probability_of_improvement, scores_at
@@ -19,7 +18,7 @@ from pvdr_bench.results.collect import Results
 from pvdr_bench.results.differences import Verdict, bootstrap_difference, holm, stratified_t
 from pvdr_bench.results.series import METRICS, Final, Row, rows_of
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval
-from pvdr_bench.words import counted
+from pvdr_bench.words import counted, did_you_mean, nearest
 
 FEW_SEEDS, FEW_PAIRS = 5, 8  # warned of below
 
@@ -81,10 +80,9 @@ def find_row(results: Results, name: str) -> Row:
     listed = sorted({f"{row.variant}:{row.corpus}" + (f" (scale {row.scale}, protocol {row.protocol_hash})" if places
                                                       else "") for row in found or rows})
     if not found:
-        close = nearest(name, dict.fromkeys(word for row in rows for word in (row.label, row.variant)))
-        guess = f"did you mean {close!r}? " if close else ""
+        close = did_you_mean(nearest(name, dict.fromkeys(word for row in rows for word in (row.label, row.variant))))
         raise UsageError(f"there is no row {name!r}", where=str(results.root),
-                         hint=f"{guess}there is: {', '.join(listed)}")
+                         hint=f"{close}there is: {', '.join(listed)}")
     ways = " and ".join(way for way, wanted in (("name the corpus, variant:corpus", corpora),
                                                 ("choose with --scale or --protocol", places)) if wanted)
     raise UsageError(f"{name!r} may be any of: {', '.join(listed)}", where=str(results.root), hint=ways)

@@ -7,7 +7,6 @@ that only one run lies below (``ppo/reach``).
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.runs.folders import loose_runs, run_folders
 from pvdr_bench.runs.paths import ARCHIVE, results_root
+from pvdr_bench.words import did_you_mean, nearest
 
 _SHOWN = 8  # names in an error
 
@@ -65,9 +65,8 @@ def _advice(text: str, names: Iterable[str], path: Path) -> str:
     archive = next((folder for folder in path.absolute().parents if (folder / ARCHIVE).is_file()), None)
     if archive is not None:
         return f"the runs of {archive} are packed: pvdr-bench unpack {archive} FOLDER"
-    close = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
-    guess = f"did you mean {close[0]}? " if close else ""
-    return f"{guess}a run is RESULTS/method/task/corpus/scale/seed-N; see: pvdr-bench list runs --results RESULTS"
+    meant = did_you_mean(nearest(text, names))
+    return f"{meant}a run is RESULTS/method/task/corpus/scale/seed-N; see: pvdr-bench list runs --results RESULTS"
 
 
 def _spoken(text: str, names: Iterable[str]) -> list[str]:

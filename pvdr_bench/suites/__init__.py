@@ -5,10 +5,10 @@ What a suite is stands in its :class:`~pvdr_bench.suites.info.SuiteInfo`; which 
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from pvdr_bench.errors import UsageError
+from pvdr_bench.words import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from pvdr_bench.suites.base import Env, EnvConfig
@@ -26,7 +26,6 @@ def make_env(config: EnvConfig) -> Env:
     info = suite(config.suite)
     known = info.env_ids()
     if config.env_id not in known:
-        near = difflib.get_close_matches(config.env_id, known, 3, 0.4)
-        allowed = f"nearest: {', '.join(near)}" if near else f"allowed: {', '.join(known[:60])}"
-        raise UsageError(f"the suite {info.name} has no environment {config.env_id!r}", hint=allowed)
+        raise UsageError(f"the suite {info.name} has no environment {config.env_id!r}",
+                         hint=f"{did_you_mean(nearest(config.env_id, known))}allowed: {', '.join(known[:60])}")
     return info.load()(config)

@@ -6,7 +6,6 @@ Another package adds a suite by an entry point of the group ``pvdr_bench.suites`
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache
 
 from pvdr_bench.errors import SetupError, UsageError
@@ -14,6 +13,7 @@ from pvdr_bench.plugins import load_plugins, path_text
 from pvdr_bench.suites.dummy.info import DUMMY
 from pvdr_bench.suites.info import SuiteInfo
 from pvdr_bench.suites.metaworld.info import METAWORLD
+from pvdr_bench.words import did_you_mean, nearest
 
 _BUILT_IN = (METAWORLD, DUMMY)
 DEFAULT_SUITE = METAWORLD.name  # what is meant where no task names a suite
@@ -70,6 +70,5 @@ def suite(name: str) -> SuiteInfo:
         return suites()[name]
     if name in broken_suites():
         raise broken_suites()[name]
-    near = get_close_matches(name, suites(), 1, 0.4)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    raise UsageError(f"unknown suite {name!r}", hint=f"{guess}known: {', '.join(suites())}")
+    meant = did_you_mean(nearest(name, suites()))
+    raise UsageError(f"unknown suite {name!r}", hint=f"{meant}known: {', '.join(suites())}")

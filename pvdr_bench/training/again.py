@@ -17,8 +17,6 @@ from pvdr_bench.training.policies import load_for_play
 from pvdr_bench.training.reward import GoalReward
 
 PiecesAndReferences = tuple[Pieces, dict[str, dict[str, str]]]
-
-
 MEAN_POLICY = "mean_policy_in_eval"  # the key of methods that offer one
 
 

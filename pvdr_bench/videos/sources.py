@@ -6,7 +6,6 @@ suite (``SuiteInfo.corpora``). Adding one changes no recipe: what learns from se
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache
 
 from pvdr_bench.errors import SetupError, UsageError
@@ -14,6 +13,7 @@ from pvdr_bench.plugins import load_plugins, path_text
 from pvdr_bench.suites.corpora import CorpusSource
 from pvdr_bench.suites.fetch.info import FETCH_PUSH
 from pvdr_bench.suites.registry import suites
+from pvdr_bench.words import did_you_mean, nearest
 
 _ADDED: dict[str, CorpusSource] = {}
 
@@ -51,9 +51,8 @@ def source(name: str) -> CorpusSource:
     if name not in known and name in broken_sources():
         raise broken_sources()[name]
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"unknown corpus {name!r}", hint=f"{guess}there are: {', '.join(known)}")
+        meant = did_you_mean(nearest(name, known))
+        raise UsageError(f"unknown corpus {name!r}", hint=f"{meant}there are: {', '.join(known)}")
     return known[name]
 
 
