@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -124,3 +125,9 @@ def test_the_rate_of_finished_runs(tmp_path: Path) -> None:
     finish(run_dir, 64, wall_seconds=32.0)
     assert known_rate([spec], tmp_path) == 0.5
     assert known_rate([make_spec("recurrent")], tmp_path) is None
+
+
+def test_a_worker_whose_log_cannot_be_written_still_tells_its_outcome() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(COMMAND, input=b"{}\n", stdout=subprocess.PIPE, stderr=full, timeout=90)
+    assert json.loads(done.stdout)["message"].startswith("KeyError") and done.returncode == 1

@@ -96,6 +96,31 @@ def test_a_run_from_before_there_were_seals_is_checked_for_what_it_says(path: Pa
     assert "has 3 of the 4 episodes" in why(path)
 
 
+@pytest.mark.parametrize(("old", "new", "told"), [
+    ('"return": -1.0', '"return": 1e308', "return is 1e+308"),  # the sum of two of them is no number
+    ('"decisions": 2000', '"decisions": -1', "decisions is -1"),  # of a grid point
+    ('{"seed"', '\ufeff{"seed"', "not a JSON line"),
+])
+def test_without_a_seal_every_row_is_one_for_every_reader(path: Path, old: str, new: str, told: str) -> None:
+    unsealed(path, success_any=0.5, success_end=0.25, episodes=4)
+    edit(path / "episodes.jsonl", old, new, count=9)
+    assert told in why(path)
+
+
+@pytest.mark.parametrize(("old", "new", "key"), [
+    ("  seed: 0", "  seed: 1", "seed"), ("    name: reach", "    name: push", "task.name"),
+    ("    success_rule: any", "    success_rule: end", "protocol.success_rule"),
+    ("  variant: ppo", "  variant: random", "variant"),
+])
+def test_without_a_seal_the_spec_is_held_to_the_recipe(path: Path, old: str, new: str, key: str) -> None:
+    unsealed(path, success_any=0.5, success_end=0.25, episodes=4)
+    text = (path / "run.yaml").read_text()
+    head, spec = text.split("\nspec:\n")
+    assert old in spec
+    (path / "run.yaml").write_text(f"{head}\nspec:\n{spec.replace(old, new, 1)}")
+    assert f"{key} was changed" in why(path)
+
+
 def test_another_title_is_no_change_and_a_larger_budget_goes_on(path: Path) -> None:
     run = RunDir(path)
     run.open(make_spec(title="Another", **SMALL))

@@ -241,6 +241,17 @@ def test_a_full_disk_does_not_keep_a_job_from_going_on(slurm: FakeSlurm, tmp_pat
     assert requeues(slurm) == [["requeue", "101_0"]] and "disk is full" in capfd.readouterr().out
 
 
+def test_a_full_disk_of_the_log_does_not_keep_a_job_from_going_on(slurm: FakeSlurm, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    submission(tmp_path)
+    path = run(tmp_path, "wait")
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert interrupted([path], signal.SIGUSR2) == 75
+        monkeypatch.undo()
+    assert requeues(slurm) == [["requeue", "101_0"]] and end_of(path)[0] == "requeued"
+
+
 def test_a_failed_run_gives_its_code_and_is_not_done_again_by_its_job(slurm: FakeSlurm, tmp_path: Path) -> None:
     submission(tmp_path)
     path = run(tmp_path, "fail")

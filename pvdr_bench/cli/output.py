@@ -11,78 +11,17 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.errors import BenchError, StorageError
 from pvdr_bench.plain_text import visible
+from pvdr_bench.streams import STDOUT, Guarded, ReaderGone
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_STDOUT = "standard output"
-
-
-class ReaderGone(SystemExit):
-    """Whoever read our output has closed it: nothing is wrong, and nothing is left to say."""
-
-
-class Guarded:
-    """A text stream whose errors are told once, as the program's own; after the first all is dropped.
-
-    Args:
-        stream: the stream of before.
-        fatal: raise in the main thread; else losing the output is of no matter.
-    """
-
-    def __init__(self, stream: Any, *, fatal: bool) -> None:
-        self.stream, self.fatal = stream, fatal
-        self.failed: OSError | None = None
-
-    def write(self, text: str) -> int:
-        """Write or drop all of it."""
-        self._try(lambda: self.stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        """Bring it out.
-
-        Raises:
-            ReaderGone: nobody reads any more. StorageError: it cannot be written.
-        """
-        self._try(self.stream.flush)
-
-    def _try(self, act: Callable[[], object]) -> None:
-        if self.failed is not None:
-            return
-        try:
-            act()
-        except OSError as error:
-            self.failed = error
-            self._abandon()
-            if self.fatal and threading.current_thread() is threading.main_thread():
-                self.check()
-
-    def check(self) -> None:
-        """Raise what was met before, also in another thread; see :meth:`flush`."""
-        if isinstance(self.failed, BrokenPipeError):
-            raise ReaderGone(0)
-        if self.failed is not None:
-            raise StorageError(f"cannot be written: {self.failed.strerror}", where=_STDOUT,
-                               hint="make room, or send the output elsewhere; what the command saved in files is there")
-
-    def _abandon(self) -> None:
-        """Let what is left in buffers go nowhere, so that the interpreter's last flush has nothing to complain of."""
-        with suppress(OSError, ValueError, AttributeError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())
-            os.close(nowhere)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
 
 
 class Cleaned:
@@ -105,7 +44,7 @@ def run(command: Callable[[], Any]) -> int:
     out, err = _wrap()
     try:
         if out is None:
-            raise StorageError("is closed, so nothing could be told", where=_STDOUT,
+            raise StorageError("is closed, so nothing could be told", where=STDOUT,
                                hint="redirect it to a file, or to /dev/null if nobody is to read it")
         return _finished(command, out)
     except BenchError as error:

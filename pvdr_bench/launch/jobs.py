@@ -35,6 +35,7 @@ from pvdr_bench.runs.holders import job_id, restarts
 from pvdr_bench.runs.provenance import COMMAND, cores
 from pvdr_bench.runs.schema import read
 from pvdr_bench.runs.users import User
+from pvdr_bench.streams import of_no_matter
 
 END_TIME = "SLURM_JOB_END_TIME"  # seconds since 1970; not every version of slurm sets it
 STOPPED = Interrupted.exit_code
@@ -77,6 +78,7 @@ class RunJob:
 
     paths: tuple[str, ...]
 
+    @of_no_matter()  # the log's disk may be full
     def __call__(self) -> None:
         """Called by submitit in the job.
 
@@ -128,6 +130,7 @@ class StageJob:
 
     path: str
 
+    @of_no_matter()  # the log's disk may be full
     def __call__(self) -> None:
         """Called by submitit in every process of the job.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import LockedError, TrainingError
+from pvdr_bench.errors import LockedError, StorageError, TrainingError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.provenance import COMMAND, cores, typed_command
 
@@ -188,7 +188,8 @@ def _died(job: Job, code: int) -> tuple[int, str]:
     error = TrainingError(f"the run's process ended {how} without a word", where=str(job.path),
                           hint=f"{hint}; the same command continues from the last checkpoint")
     run_dir = RunDir(job.path)
-    with suppress(LockedError), run_dir.lock():  # locked: another process has taken the run over, and it is theirs
+    # Locked: another process has taken the run over, and it is theirs. A full disk must not end the other runs.
+    with suppress(LockedError, StorageError), run_dir.lock():
         run_dir.mark_failed(error)
     return error.exit_code, str(error)
 

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from pvdr_bench.errors import BenchError
+from pvdr_bench.streams import of_no_matter
 
 GRACE_SECONDS = 120.0  # from the lifeline's end until the process ends itself, checkpoint or not
 
@@ -82,6 +83,7 @@ def perform(order: dict[str, Any], stop: StopFlag) -> bool:
     return execute(spec, results, stages.pieces, stop, stages.device)
 
 
+@of_no_matter()  # where the disk is full, so may be that of worker.log; the outcome is still told
 def main(work: Callable[[dict[str, Any], StopFlag], bool] = perform) -> int:
     """Read an order, do it and tell the outcome; returns the exit code."""
     stop = StopFlag().install()

@@ -21,7 +21,7 @@ from pyarrow import json as arrow_json
 from pvdr_bench.catalog.protocol import Protocol, digest
 from pvdr_bench.errors import DataError
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.episodes import MEASURED, EpisodeRow, plain_type
+from pvdr_bench.runs.episodes import LARGEST, MEASURED, EpisodeRow, plain_type
 from pvdr_bench.runs.files import content_hash, plain
 from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
 from pvdr_bench.runs.logs import read_jsonl
@@ -139,8 +139,8 @@ def _read_episodes(run_dir: RunDir) -> Columns:
 def _plausible(episodes: Columns) -> bool:
     """Whether all values lie where they can."""
     whole = all(int(episodes[name].min()) >= 0 for name in ("env_steps", "decisions", "eval_seed"))
-    return (whole and bool(np.isfinite(episodes["return"]).all() and np.isfinite(episodes["length"]).all())
-            and float(episodes["length"].min()) >= 0.0 and set(episodes["point"].tolist()) <= set(POINTS))
+    small = all(bool((np.abs(episodes[name]) <= LARGEST).all()) for name in ("return", "length"))  # and no NaN
+    return whole and small and float(episodes["length"].min()) >= 0.0 and set(episodes["point"].tolist()) <= set(POINTS)
 
 
 def _numpy_type(kind: Any) -> Any:

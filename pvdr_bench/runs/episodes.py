@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal, NotRequired, cast, get_args, get_ori
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from pvdr_bench.runs.schema import Count, Finite, Point, Seconds, Success
+from pvdr_bench.runs.schema import Count, Point, Success
+
+LARGEST = 1e300  # of a return or a length: the sum of a log's is still a number
 
 EpisodeRow = TypedDict("EpisodeRow", {  # a row of `episodes.jsonl`; what need not be there is for people
     "seed": NotRequired[Count], "env_steps": Count, "decisions": Count, "point": Point, "episode": NotRequired[Count],
     "eval_seed": Annotated[int, Field(ge=0, lt=2**63)], "success_any": Success, "success_end": Success,
-    "return": Finite, "length": Seconds,
+    "return": Annotated[float, Field(ge=-LARGEST, le=LARGEST)], "length": Annotated[float, Field(ge=0, le=LARGEST)],
 })
 MEASURED = ("success_any", "success_end", "return", "length")  # what an episode came to; all else says which it was
 

@@ -279,4 +279,20 @@ def read_run_file(path: Path) -> RunFile | None:
     if content_hash(found["recipe"]) != found["recipe_hash"]:
         raise DataError(f"the recipe was changed: its hash is {content_hash(found['recipe'])}, and recipe_hash says "
                         f"{found['recipe_hash'][:60]}", where=str(path))
+    if key := _contradiction(found):
+        raise DataError(f"{key} was changed: recipe and spec contradict each other", where=f"{path}: spec.{key}")
     return found
+
+
+def _contradiction(run: RunFile) -> str | None:
+    """The first key of the spec that is not what the recipe, which has a hash, says; None if all fit."""
+    recipe, spec = run["recipe"], run["spec"]
+    for key, value in recipe.items():
+        name = "variant" if key == "method" else key
+        if isinstance(value, dict) and isinstance(told := spec.get(name), dict):  # the spec says more of it
+            inner = next((each for each in value if each not in told or told[each] != value[each]), None)
+            if inner is not None:
+                return f"{name}.{inner}"
+        elif name in spec and spec[name] != value:
+            return name
+    return None

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from pvdr_bench.errors import DataError
-from pvdr_bench.runs.episodes import MEASURED
+from pvdr_bench.runs.episodes import MEASURED, EpisodeRow
 from pvdr_bench.runs.files import canonical_json, encode, sha256
 from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
 from pvdr_bench.runs.logs import parse_rows
-from pvdr_bench.runs.schema import DoneFile, SealedFile, SealFile, read_run_file
+from pvdr_bench.runs.schema import DoneFile, SealedFile, SealFile, checked, read_run_file
 
 SEALED = ("run.yaml", "provenance.json", "artefacts.json", "train.jsonl", "episodes.jsonl", "timing.jsonl")
 _MARKS, _DIGITS = 128, 8  # checksums within a log, at most, and the hex digits of each: they tell where it changed
@@ -100,18 +100,19 @@ def check_unsealed(folder: Path, done: DoneFile) -> list[Change]:
     """What tells without a seal that the final evaluation is not whole, or not what ``done.json`` says of it.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, or a row of the evaluations is none.
     """
-    rows = final_rows(_bytes_of(folder / "episodes.jsonl") or b"", folder, done["env_steps"])
+    data, path = _bytes_of(folder / "episodes.jsonl") or b"", folder / "episodes.jsonl"
+    for number, row in enumerate(parse_rows(data[:data.rfind(b"\n") + 1], path), start=1):
+        checked(EpisodeRow, row, f"{path}: row {number}")
+    rows = final_rows(data, folder, done["env_steps"])
     missing = _missing(len(rows), wanted_episodes(folder)) or _missing(len(rows), done.get("episodes"))
     if missing:
         return [missing]
     changes = []
     for name in _MEANS if rows else ():
-        values, told = [row.get(name) for row in rows], cast("dict[str, Any]", done).get(name)
-        numbers = [float(value) for value in values if isinstance(value, bool | int | float)]
-        mean = math.fsum(numbers) / len(rows)
-        if told is not None and (len(numbers) < len(rows) or not math.isclose(mean, told, rel_tol=1e-9, abs_tol=1e-9)):
+        mean, told = math.fsum(float(row[name]) for row in rows) / len(rows), cast("dict[str, Any]", done).get(name)
+        if told is not None and not math.isclose(mean, told, rel_tol=1e-9, abs_tol=1e-9):
             changes.append(Change("episodes.jsonl", f"was changed after the run was done: {name} of its {len(rows)} "
                                                     f"final episodes is {mean:.6g} on average, and done.json says "
                                                     f"{told:.6g}"))
