@@ -36,14 +36,14 @@ from tests.learning import above, below, learns
 from tests.test_ppo_learner import assert_equal
 from tests.test_ppo_loop import written
 
-CELLS, CELL, MARGIN = 4, 2, 3
+CELLS, CELL, MARGIN = 3, 4, 1
 SIZE = CELLS * CELL + 2 * MARGIN  # 14 pixels
 
 
 class Grid:
-    """A square walks on 4 x 4 cells by the signs of its two actions; it earns 1 at the far corner and starts again."""
+    """A square walks on 3 x 3 cells by the signs of its two actions; it earns 1 at the far corner and starts again."""
 
-    limit = 12
+    limit = 6
 
     def __init__(self, n: int) -> None:
         self.n, self.position, self.age = n, np.zeros((n, 2), int), np.zeros(n, int)
@@ -72,9 +72,9 @@ def config(**changes: Any) -> DreamerConfig:
         "model": {"input_size": SIZE, "deter": 32, "hidden": 32, "stoch": 4, "classes": 6, "cnn_depth": 8,
                   "encoder_kernels": (4, 4), "decoder_kernels": (5, 6), "head_layers": 2, "head_units": 48,
                   "action_width": 2},
-        "train": {"batch": 12, "length": 12, "prefill": 480, "initial_updates": 60, "every": 4, "model_lr": 2e-3},
-        "behaviour": {"actor_lr": 1e-3, "critic_lr": 1e-3, "horizon": 8, "slow_every": 20, "gamma": 0.9,
-                      "entropy_coef": 1e-3}}
+        "train": {"batch": 12, "length": 12, "prefill": 720, "initial_updates": 80, "every": 4, "model_lr": 2e-3},
+        "behaviour": {"actor_lr": 5e-4, "critic_lr": 1e-3, "horizon": 8, "slow_every": 20, "gamma": 0.8,
+                      "entropy_coef": 5e-4}}
     return DreamerConfig.model_validate({**small, **changes})
 
 
@@ -108,14 +108,16 @@ class Player:
         self.successes += success[self.first].tolist()
 
 
-@learns(early=below(0.3), late=above(0.7), reward_error=below(0.2), kl=above(0.1))
+@learns(early=below(0.35), late=above(0.7), reward_error=below(0.2), kl=above(0.1))
 def test_it_solves_a_grid_of_pixels(seed: int) -> dict[str, float]:
+    """Random actions succeed in one episode of six. The actor must be slower than the model: one that follows a model
+    which cannot see the square yet saturates, and stays with one right action and one that is drawn evenly."""
     with tempfile.TemporaryDirectory() as folder:
         player = Player(DreamerLearner(context(config(), Path(folder), seed=seed)), seed=seed)
-        while player.learner.decisions < 480:
+        while player.learner.decisions < 720:
             player.decide()
-        early = np.mean(player.successes)  # of random actions: one in seven, else there is nothing to learn from
-        for _ in range(160):
+        early = np.mean(player.successes)
+        for _ in range(140):
             player.decide()
     last = player.metrics[-1]
     return {"early": early, "late": np.mean(player.successes[-40:]), "reward_error": last["reward_error"],
