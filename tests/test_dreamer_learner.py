@@ -308,7 +308,7 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="2 action dimensions"):
         DreamerLearner(context(narrow, tmp_path))
     with pytest.raises(CatalogError, match=r"train.prefill 300 in 4 environments.*train.length 80"):
-        DreamerLearner(context(config(train={**config().train.model_dump(), "length": 80}), tmp_path))
+        DreamerLearner(context(config(train={**config().train.model_dump(), "prefill": 300, "length": 80}), tmp_path))
 
 
 @pytest.mark.parametrize("schema", [ModelConfig, PretrainConfig, LossConfig, TrainConfig, BehaviourConfig, BonusConfig])
