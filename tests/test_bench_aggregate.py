@@ -51,7 +51,7 @@ def test_it_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     words = ["bench", "aggregate", "--json", *(f"-o{key}={value}" for key, value in SIZE.items())]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
-    told = json.loads(result.output)
+    told = json.loads(result.stdout)
     assert told["runs"] == 2 * 3 * 2 + 1 and told["points"] == 13 * 5
     assert told["rows"] == 13 * (4 * 5 + 100) and told["again_read"] == 1
     for name in ("aggregate", "again", "again_command", "figures", "written"):

@@ -72,6 +72,6 @@ def test_the_command() -> None:
     small = [word for setting in ("simulations=200", "bootstrap_simulations=50", "repetitions=50")
              for word in ("-o", setting)]
     result = CliRunner().invoke(app, ["coverage", "--json", *small], catch_exceptions=False)
-    told = json.loads(result.output)
+    told = json.loads(result.stdout)
     assert result.exit_code == 0 and told["simulations"] == 200
     assert {"coverage_3_seeds", "coverage_5_seeds", "coverage_10_seeds"} <= set(told)

@@ -227,7 +227,7 @@ def test_a_corpus_comes_by_an_entry_point_of_its_own_and_a_broken_one_is_told(tm
     install(site, "[pvdr_bench.corpora]\nslider-play = slider.info:VIDEOS\nphone = slider.files:PHONE\n"
                   "gone = slider.gone:GONE\n")
     (site / "slider/files.py").write_text(
-        "from pvdr_bench.videos.contract import CorpusSource\n"
+        "from pvdr_bench.suites.corpora import CorpusSource\n"
         "PHONE = CorpusSource('phone', 'my own', 'files', 'slider.files:Reader', 0, license='mine')\n")
     listed = command(site, "videos", "list").stdout
     assert "not made yet: pvdr-bench videos generate slider-play" in listed
