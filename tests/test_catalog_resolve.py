@@ -204,10 +204,10 @@ def test_protocol_overrides_and_identity(catalog: Catalog) -> None:
     plain = catalog.resolve("base", "one", 0)
     longer = catalog.resolve("base", "one", 0, overrides=["protocol.env_steps=1600"])
     assert longer.protocol.env_steps == 1600
-    assert (longer.recipe_hash(), longer.path("R")) == (plain.recipe_hash(), plain.path("R")), "a budget extends a run"
+    assert (longer.recipe(), longer.path("R")) == (plain.recipe(), plain.path("R")), "a budget extends a run"
     wider = catalog.resolve("base", "one", 0, overrides=["protocol.num_envs=4"])
     assert wider.protocol.hash() == plain.protocol.hash()
-    assert wider.recipe_hash() != plain.recipe_hash()
+    assert wider.recipe() != plain.recipe()
     other = catalog.resolve("base", "one", 0, overrides=["protocol.goal_blur=3"])
     assert other.protocol.hash() != plain.protocol.hash()
     assert other.path("R") == Path("R/base/one/metaworld/cpu@goal_blur=3/seed-0")
@@ -219,7 +219,7 @@ def test_titles_do_not_belong_to_the_recipe(catalog: Catalog, root: Path) -> Non
     again = write(root, "methods/base.yaml", (root / "methods/base.yaml").read_text() + "title: Another\n")
     after = again.resolve("base", "one", 0)
     assert after.title == "Another"
-    assert after.recipe_hash() == before.recipe_hash()
+    assert after.recipe() == before.recipe()
 
 
 def test_pretrain_seeds_spread_the_runs(root: Path) -> None:

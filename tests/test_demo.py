@@ -33,7 +33,7 @@ def test_the_shipped_policy_is_a_run_of_the_reference_command_and_of_its_recipe(
                                 "--scale", "cpu"]
     assert len(str(made["git"]["commit"])) == 40 and not made["git"]["dirty"]
     asked = load_catalog().resolve("pvdr", "reach", 3, "cpu")
-    assert run.spec.recipe_hash() == asked.recipe_hash() and run.spec.protocol.env_steps == asked.protocol.env_steps
+    assert run.spec.recipe() == asked.recipe() and run.spec.protocol.env_steps == asked.protocol.env_steps
     done, final = run.dir.done() or {}, [row for row in run.dir.read_episodes() if row["point"] == "final"]
     assert len(final) == done["episodes"] == 100
     assert done["success_any"] == np.mean([row["success_any"] for row in final]) >= 0.9
