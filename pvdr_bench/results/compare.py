@@ -66,7 +66,7 @@ class Comparison:
 
 
 def find_row(results: Results, name: str) -> Row:
-    """The row of a title (``PVDR (metaworld)``, as tables and figures have it), ``variant`` or ``variant:corpus``.
+    """The row of a title (``PVDR (fetch-push)``, as tables and figures have it), ``variant`` or ``variant:corpus``.
 
     Raises:
         UsageError: none, or several; the message lists the candidates.
