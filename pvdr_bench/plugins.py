@@ -97,7 +97,7 @@ def import_file(path: Path, name: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file does while it is imported
+    except (Exception, SystemExit) as error:  # whatever a user's file does while it is imported
         del sys.modules[name]
         raise SetupError(f"this file cannot be loaded: {type(error).__name__}: {error}", where=str(path)) from error
     return module
@@ -108,7 +108,7 @@ def _load(entry: EntryPoint, wanted: type[T]) -> T:
     package = f" (package {entry.dist.name})" if entry.dist is not None else ""
     try:
         loaded = entry.load()
-    except Exception as error:  # whatever another package's module does while it is imported
+    except (Exception, SystemExit) as error:  # whatever another package's module does while it is imported
         raise SetupError(f"{what}{package} cannot be loaded: {type(error).__name__}: {error}",
                          where=entry.value) from error
     if not isinstance(loaded, wanted):

@@ -82,6 +82,22 @@ def test_the_copy_is_made_once_and_made_anew_where_it_was_changed(packed: Archiv
     assert archived_runs(data) == {}
 
 
+@pytest.mark.parametrize("stand", [lambda path: path.write_text("x"), lambda path: path.symlink_to(path.parent),
+                                   lambda path: path.symlink_to("nowhere")])
+def test_something_else_in_the_copys_place_goes(packed: Archive, data: Path, stand: Callable[[Path], Any]) -> None:
+    copy = next(iter(archived_runs(packed.path.parent).values())).parents[4]
+    shutil.rmtree(copy)
+    stand(copy)
+    assert list(archived_runs(packed.path.parent)) == RUNS and read_all(copy) == FILES and not copy.is_symlink()
+
+
+@pytest.mark.parametrize("stand", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_something_else_in_the_archives_place_is_told(tmp_path: Path, stand: Callable[[Path], Any]) -> None:
+    stand(tmp_path / ARCHIVE)
+    with pytest.raises(DataError, match="this is no file"):
+        archived_runs(tmp_path)
+
+
 def test_a_data_folder_that_cannot_be_made(packed: Archive, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data.write_text("a file stands here")
     runs = archived_runs(packed.path.parent)

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pvdr_bench.errors import SetupError
+from pvdr_bench.plugins import import_file
+
 INFO = '''
 """What the suite says of itself."""
 from pvdr_bench.suites.cameras import SceneCamera
@@ -238,3 +241,10 @@ def test_a_corpus_comes_by_an_entry_point_of_its_own_and_a_broken_one_is_told(tm
     assert broken.returncode == 4 and "slider.gone" in broken.stderr and "Traceback" not in broken.stderr
     told = python(site, "from pvdr_bench.cli.doctor import check_corpora; c = check_corpora(); print(c.status, c.hint)")
     assert told.startswith("warn") and "slider.gone" in told
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit(3)\n", "def (:\n", "import not_there_at_all\n"])
+def test_a_file_that_cannot_be_imported_is_told_and_ends_no_command(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.py").write_text(text)
+    with pytest.raises(SetupError, match="this file cannot be loaded"):
+        import_file(tmp_path / "bad.py", "pvdr_bench_path.corpora.bad")

@@ -73,7 +73,7 @@ class Protocol(StrictModel):
     eval_seed_base: int = _meaning("first seed of evaluation episodes, disjoint from training's", ge=0)
     train_seed_base: int = _meaning("first seed of training episodes", ge=0)
     env_steps: int = _means("budget of one run; a larger one extends the run", source="APV: 256,000; else benchmark",
-                            ge=1)
+                            ge=1, le=2**53)
     num_envs: int = _means("environments stepped together", ge=1)
     sync_every: int = _means("env_steps between sync points, where a checkpoint is published", ge=1)
 

@@ -223,8 +223,9 @@ def unpacked(path: Path) -> Path:
         return folder / COPIES / target.name
     try:
         unpack(archive, temporary)
-        if target.exists() and not _is_whole(archive, target):  # changed since; what another process just made is whole
-            shutil.rmtree(target)
+        # Changed since; what another process just made is whole.
+        if os.path.lexists(target) and not _is_whole(archive, target):
+            _remove(target)
         with suppress(OSError):  # another process was faster, and its copy is as good
             temporary.rename(target)
     finally:
@@ -232,6 +233,15 @@ def unpacked(path: Path) -> Path:
     if not _is_whole(archive, target):
         raise DataError("its copy changes while it is read", where=str(target), hint="remove this folder")
     return target
+
+
+def _remove(path: Path) -> None:
+    """Remove what stands in a copy's place: a folder, a file, or a link, which is not followed."""
+    with storage_errors(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _is_whole(archive: Archive, folder: Path) -> bool:
@@ -248,11 +258,13 @@ def archived_runs(root: Path) -> dict[str, Path]:
     """Name and folder of each run in the archive of a results folder; none where it has no archive.
 
     Raises:
-        DataError: the archive is damaged.
+        DataError: the archive is damaged, or something else stands in its place.
     """
     path = root / ARCHIVE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
+    if not path.is_file():
+        raise DataError("this is no file, and an archive of runs should be", where=str(path), hint=_HINT)
     folder = unpacked(path)
     return {name: folder / name for name in open_archive(path).runs()}
 
