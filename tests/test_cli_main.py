@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,25 @@ def test_help_imports_nothing_heavy_and_is_quick() -> None:
     text = "\n".join(help_lines)
     for name in MainGroup.table:
         assert f"  {name} " in text
+
+
+def test_the_main_help_has_whole_lines_in_the_parts_of_the_readme(capsys: pytest.CaptureFixture[str],
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    told: dict[str, set[str]] = {}
+    for row in re.findall(r"^\| (.*?) \| ", readme, re.MULTILINE):
+        if row.startswith("**"):
+            told[row.strip("*").capitalize()] = set()
+        elif told and row.startswith("`"):
+            told[list(told)[-1]] |= {words.split()[0] for words in re.findall(r"`([^`]+)`", row)}
+    assert {part: set(commands) for part, commands in MainGroup.parts.items()} == told
+    for columns in ("40", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        out = call(capsys, "--help")[1]
+        assert [line[:-1] for line in out.splitlines() if line[:-1] in MainGroup.parts] == list(MainGroup.parts)
+        assert "..." not in out.partition("Look:")[2]
+        for lazy in MainGroup.table.values():
+            assert lazy.help in re.sub(r"-\n +", "-", out) or lazy.help in re.sub(r"\n +", " ", out)
 
 
 def test_every_command_of_the_table_loads() -> None:

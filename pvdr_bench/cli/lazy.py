@@ -27,10 +27,17 @@ class Lazy:
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands come from a table; the main help and completion of names import none of them."""
+    """A group whose commands come from a table; the main help and completion of names import none of them.
 
+    ``parts`` holds the commands under the titles that the help has for them, and ``table`` all of them.
+    """
+
+    parts: dict[str, dict[str, Lazy]] = {}
     table: dict[str, Lazy] = {}
     _stubs = False
+
+    def __init_subclass__(cls) -> None:
+        cls.table = {name: lazy for commands in cls.parts.values() for name, lazy in commands.items()}
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of the table."""
@@ -53,10 +60,12 @@ class LazyGroup(TyperGroup):
         finally:
             self._stubs = False
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """The main help, from the table alone."""
-        with self._listing():
-            super().format_help(ctx, formatter)
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands by part, from the table alone; lines that are too long are broken, not cut."""
+        width = max(map(len, self.table))
+        for title, commands in self.parts.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), lazy.help) for name, lazy in commands.items()])
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Completion of command names, from the table alone."""

@@ -13,36 +13,51 @@ from pvdr_bench.cli.lazy import Lazy, LazyGroup
 
 
 class MainGroup(LazyGroup):
-    """All commands, in the order of the main help."""
+    """All commands, in the parts and the order of the main help, as in README.md."""
 
-    table = {
-        "demo": Lazy("pvdr_bench.cli.demo:demo", "Film a shipped policy beside its plans; open the reference report."),
-        "run": Lazy("pvdr_bench.cli.run:run", "Train and evaluate methods in tasks."),
-        "pretrain": Lazy("pvdr_bench.cli.pretrain:pretrain", "Find or make what runs start from, on many GPUs too."),
-        "evaluate": Lazy("pvdr_bench.cli.run:evaluate", "Play more evaluation episodes with a run's policy."),
-        "submit": Lazy("pvdr_bench.cli.submit:submit", "Submit runs to SLURM, artefact stages first."),
-        "status": Lazy("pvdr_bench.cli.status:status", "Show how far all runs are, here and on the cluster."),
-        "logs": Lazy("pvdr_bench.cli.status:logs", "Print what a run and its job wrote."),
-        "cancel": Lazy("pvdr_bench.cli.status:cancel", "Take jobs out of the queue; checkpoints stay."),
-        "retry": Lazy("pvdr_bench.cli.submit:retry", "Submit again what failed, was stopped or lost."),
-        "aggregate": Lazy("pvdr_bench.cli.results:aggregate", "Write all results as one tidy frame."),
-        "plot": Lazy("pvdr_bench.cli.plot:plot", "Draw curves, bars, profiles and sweeps with intervals."),
-        "table": Lazy("pvdr_bench.cli.results:table", "Print results as Markdown, CSV or LaTeX."),
-        "compare": Lazy("pvdr_bench.cli.compare:compare", "One row against another: effect, interval, test."),
-        "agreement": Lazy("pvdr_bench.cli.compare:agreement", "Rank agreement of our ordering with the published one."),
-        "report": Lazy("pvdr_bench.cli.report:report", "Write results and every run as one HTML file."),
-        "export": Lazy("pvdr_bench.cli.export:export", "Results for other tools, and runs for trackers."),
-        "verify": Lazy("pvdr_bench.cli.verify:verify", "Say whether finished runs are as they were, and what is not."),
-        "pack": Lazy("pvdr_bench.cli.pack:pack", "Put published runs into one archive with checksums."),
-        "unpack": Lazy("pvdr_bench.cli.pack:unpack", "Write the runs of an archive as folders."),
-        "video": Lazy("pvdr_bench.cli.video:video", "Film a run's policy beside the plan it follows."),
-        "videos": Lazy("pvdr_bench.cli.videos:app", "Make and list the corpora of pre-training."),
-        "list": Lazy("pvdr_bench.cli.show:list_", "List methods, tasks, protocols, corpora, profiles, runs and so on."),
-        "describe": Lazy("pvdr_bench.cli.describe:describe", "Explain every key of a method, task or protocol."),
-        "validate": Lazy("pvdr_bench.cli.validate:validate", "Check a folder of YAML, at every scale."),
-        "doctor": Lazy("pvdr_bench.cli.doctor:doctor", "Check this machine, and render a frame."),
-        "bench": Lazy("pvdr_bench.cli.bench:bench", "Measure what is promised: render, plan, env, step, dynamics."),
-        "clean": Lazy("pvdr_bench.cli.clean:clean", "Move broken runs, unused artefacts to the trash."),
+    parts = {
+        "Look": {
+            "demo": Lazy("pvdr_bench.cli.demo:demo", "Film a shipped policy beside its plans; open a report."),
+            "list": Lazy("pvdr_bench.cli.show:list_", "List methods, tasks, suites, protocols, corpora, runs."),
+            "describe": Lazy("pvdr_bench.cli.describe:describe", "Explain every key of anything that has a name."),
+            "validate": Lazy("pvdr_bench.cli.validate:validate", "Check a folder of YAML, at every scale."),
+        },
+        "Run": {
+            "run": Lazy("pvdr_bench.cli.run:run", "Train and evaluate methods in tasks."),
+            "evaluate": Lazy("pvdr_bench.cli.run:evaluate", "Play more evaluation episodes with a run's policy."),
+            "pretrain": Lazy("pvdr_bench.cli.pretrain:pretrain",
+                             "Find or make what runs start from, on many GPUs too."),
+        },
+        "Results": {
+            "aggregate": Lazy("pvdr_bench.cli.results:aggregate", "Write all results as one tidy frame."),
+            "plot": Lazy("pvdr_bench.cli.plot:plot", "Draw curves, bars, profiles and sweeps with intervals."),
+            "table": Lazy("pvdr_bench.cli.results:table", "Print results as Markdown, CSV or LaTeX."),
+            "video": Lazy("pvdr_bench.cli.video:video", "Film a run's policy beside the plan it follows."),
+            "report": Lazy("pvdr_bench.cli.report:report", "Write results and every run as one HTML file."),
+            "compare": Lazy("pvdr_bench.cli.compare:compare", "One row against another: effect, interval, test."),
+            "agreement": Lazy("pvdr_bench.cli.compare:agreement",
+                              "Rank agreement of our ordering with the published one."),
+            "export": Lazy("pvdr_bench.cli.export:export", "Results for other tools, and runs for trackers."),
+            "pack": Lazy("pvdr_bench.cli.pack:pack", "Put published runs into one archive with checksums."),
+            "unpack": Lazy("pvdr_bench.cli.pack:unpack", "Write the runs of an archive as folders."),
+        },
+        "Cluster": {
+            "submit": Lazy("pvdr_bench.cli.submit:submit", "Submit runs to SLURM, artefact stages first."),
+            "status": Lazy("pvdr_bench.cli.status:status", "Show how far all runs are, here and on the cluster."),
+            "logs": Lazy("pvdr_bench.cli.status:logs", "Print what a run and its job wrote."),
+            "cancel": Lazy("pvdr_bench.cli.status:cancel", "Take jobs out of the queue; checkpoints stay."),
+            "retry": Lazy("pvdr_bench.cli.submit:retry", "Submit again what failed, was stopped or lost."),
+        },
+        "Data": {
+            "clean": Lazy("pvdr_bench.cli.clean:clean", "Move broken runs and unused artefacts to the trash."),
+            "videos": Lazy("pvdr_bench.cli.videos:app", "Make and list the corpora of pre-training."),
+        },
+        "Check": {
+            "doctor": Lazy("pvdr_bench.cli.doctor:doctor", "Check this machine, and render a frame."),
+            "verify": Lazy("pvdr_bench.cli.verify:verify",
+                           "Say whether finished runs are as they were, and what is not."),
+            "bench": Lazy("pvdr_bench.cli.bench:bench", "Measure this machine, a trained model, or the statistics."),
+        },
     }
 
 
