@@ -22,7 +22,7 @@ Seeds = Annotated[Names, typer.Option(*SEEDS, metavar="SEEDS",
                                       help="5 means 0..4; 5, means seed 5; 3,7 those two; default: 1, or the "
                                            "experiment's.")]
 ScaleOption = Annotated[str | None, typer.Option("--scale", metavar="SCALE",
-                                                 help="paper, gpu, cpu or smoke; default: what fits the device.")]
+                                                 help="paper, gpu, cpu, quick or smoke; default: what fits the device.")]
 Videos = Annotated[Names, typer.Option(*VIDEOS, metavar="C,D", help="Corpora of pre-training, see: list corpora.")]
 ProtocolOption = Annotated[str | None, typer.Option("--protocol", metavar="P",
                                                     help="Protocol, see: list protocols; default: pvdr, or the "
@@ -35,7 +35,7 @@ Results = Annotated[Path | None, typer.Option("--results", metavar="DIR",
                                               help="Folder of runs; else PVDR_BENCH_RESULTS, else ./results.")]
 RUN_HELP = "A run as any command prints it: method/task/corpus/scale/seed-N below the results folder, or a path."
 Run = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
-Runs = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help=RUN_HELP)]
+Runs = Annotated[list[str] | None, typer.Argument(metavar="RUN", help=RUN_HELP)]
 Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Make the artefacts anew, also the shipped ones.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

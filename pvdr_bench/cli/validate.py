@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def validate(
     folder: Annotated[Path | None, typer.Argument(
-        metavar="[FOLDER]", help="With methods/, tasks/, tasks/protocols/, slurm/ or experiments/ in it; default: all "
+        metavar="FOLDER", help="With methods/, tasks/, tasks/protocols/, slurm/ or experiments/ in it; default: all "
                                  "folders that are searched, PVDR_BENCH_PATH's among them.")] = None,
     json_: Json = False,
 ) -> None:

@@ -15,7 +15,7 @@ from pvdr_bench.words import counted
 
 def verify(
     folder: Annotated[Path | None, typer.Argument(
-        metavar="[RESULTS]", help="Folder of runs, or one run; else PVDR_BENCH_RESULTS, else ./results.")] = None,
+        metavar="RESULTS", help="Folder of runs, or one run; else PVDR_BENCH_RESULTS, else ./results.")] = None,
     json_: Json = False,
 ) -> None:
     """Say of every run whether it is as it was when it was done; if not, which file was changed, and where.
