@@ -131,6 +131,8 @@ def test_list(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     lines = out.splitlines()
     assert len(lines) == len(rows) and all(row["name"] in line for row, line in zip(rows, lines, strict=True))
     assert call(capsys, "list", "runs", "--results", str(tmp_path))[1] == "no runs here\n"
+    _, out, _ = call(capsys, "list")
+    assert "\ntasks: name, suite, env id, set, title\n" in out
 
 
 def test_list_runs(capsys: pytest.CaptureFixture[str], tmp_path) -> None:

@@ -113,7 +113,7 @@ class Shown(Watcher):
         self.redraw = Redraw(results, self.texts.append)
 
 
-def test_curve_and_table_are_drawn_anew_at_each_evaluation(tmp_path: Path) -> None:
+def test_curve_and_table_are_drawn_anew_at_each_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_grid(tmp_path, seeds=2)
     specs = [made_spec(seed=seed) for seed in (0, 1)]
     jobs = [Job(spec, spec.path(tmp_path), state="done") for spec in specs]
@@ -131,6 +131,20 @@ def test_curve_and_table_are_drawn_anew_at_each_evaluation(tmp_path: Path) -> No
     jobs[1].state = "done"
     shown.redraw.update(jobs)  # all are over: nothing is left undrawn
     assert len(shown.texts) == 2
+    picture = tmp_path / "figures" / "success.png"
+    picture.unlink()
+    with (jobs[0].path / "episodes.jsonl").open("a") as file:
+        file.write("\n")
+    shown.redraw.update(jobs)  # drawn, and the same table is not shown again
+    assert len(shown.texts) == 2 and picture.exists()
+    picture.unlink()
+    phase = {"phase": "evaluate grid"}
+    with monkeypatch.context() as patch:
+        patch.setattr("pvdr_bench.launch.redraw.facts", lambda job: phase)
+        shown.redraw.update(jobs)  # the next evaluation only begins
+        phase["phase"] = "train"
+        shown.redraw.update(jobs)
+    assert not picture.exists()
     table = shown.redraw.final_table(jobs)
     assert "| method | reach |" in table and "95 %" in table and "random" not in table.lower()  # another command's runs
 

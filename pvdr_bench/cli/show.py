@@ -51,8 +51,8 @@ def list_(
         typer.echo(json.dumps(found[str(kind)] if kind else found))
         return
     for name, rows in found.items():
-        if kind is None:
-            typer.echo(f"{name}:")
+        if rows and (kind is None or sys.stdout.isatty()):  # one kind in a pipe: a line is a row
+            typer.echo(f"{name}: {', '.join(max(rows, key=len))}".replace("_", " "))
         echo_rows(rows, indent="" if kind else "  ")
         if not rows:
             typer.echo(f"no {name} here")

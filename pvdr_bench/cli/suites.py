@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from pvdr_bench.words import counted
+
 if TYPE_CHECKING:
     from pvdr_bench.suites.cameras import Camera
     from pvdr_bench.suites.info import SuiteInfo
@@ -75,5 +77,5 @@ def suite_health() -> tuple[list[str], list[str], str]:
         problems = info.problems()
         bad += [f"{info.name}: {problem.message} ({problem.hint})" for problem in problems]
         if not problems:
-            good.append(f"{info.version()} ({len(info.env_ids())} environments)")
+            good.append(f"{info.version()} ({counted(len(info.env_ids()), 'environment')})")
     return good, bad, DEFAULT_SUITE

@@ -19,7 +19,7 @@ REST = 5.0  # times as long as drawing took, until it is drawn again: it is a si
 
 
 class Redraw(Watcher):
-    """Draws RESULTS/figures/success.png and shows the table; what it cannot draw, it says once.
+    """Draws RESULTS/figures/success.png and shows the table, if it has changed; what it cannot draw, it says once.
 
     Args:
         results: folder of the runs. show: is given each new table as text.
@@ -33,17 +33,18 @@ class Redraw(Watcher):
 
     def update(self, jobs: Sequence[Job]) -> None:
         """Draw if there is a new evaluation, and the last drawing was not just now or all runs are over."""
-        new, goes_on = evaluated(jobs), any(job.state in ("running", "waiting") for job in jobs)
+        new, goes_on = self._drawn | evaluated(jobs), any(job.state in ("running", "waiting") for job in jobs)
         if new == self._drawn or (goes_on and time.monotonic() < self._rest_until):
             return
         self._drawn, began = new, time.monotonic()
         try:
-            self.show(self.draw(jobs))
+            text = self.draw(jobs)
         except Exception as error:  # hours of runs are more important than their picture
-            text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-            if text != self._told:
-                self.show(f"not drawn: {text}")
-            self._told = text
+            said = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+            text = f"not drawn: {said}"
+        if text != self._told:
+            self.show(text)
+        self._told = text
         self._rest_until = time.monotonic() + REST * (time.monotonic() - began)
 
     def draw(self, jobs: Sequence[Job]) -> str:
