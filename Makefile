@@ -1,5 +1,5 @@
 # make demo       set up, film a shipped policy beside its plans, open the report of the reference results: under a minute
-# make quick      set up, and see a learner rise between floor and ceiling: two minutes
+# make quick      set up, and see a learner rise between floor and ceiling: a few minutes on two cores
 # make run        set up, and do the main job at the scale that fits this machine: curve and table at the end
 # make test       set up, and pass the tests          make test-long   what takes longer
 # make margins    how much room every test of learning has, over five seeds on three instruction sets (part of test-long)

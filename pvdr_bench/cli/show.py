@@ -165,6 +165,6 @@ def echo_rows(rows: list[Row], indent: str = "") -> None:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or value == []:
         return "-"
     return one_line(",".join(map(str, value)) if isinstance(value, list) else str(value))
