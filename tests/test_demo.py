@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pvdr_bench.api import load_run
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.cli.demo import POLICY, REPORT, command_of, story
-from pvdr_bench.cli.main import app
+from pvdr_bench.cli.main import app, main
 from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.playing.film import film_strip
 from pvdr_bench.playing.keep import keep_policy
@@ -78,6 +78,20 @@ def test_a_policy_alone_is_played_evaluated_and_never_trained_on(tmp_path: Path,
     with pytest.raises(DataError, match="its policy alone"):
         execute(longer, tmp_path / "kept", Stages(longer).pieces, lambda: False)
     assert (kept / "done.json").exists()
+
+
+def test_export_copies_a_policy_named_below_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.test_results_api import spec_of
+
+    spec, out = spec_of("random", {}), tmp_path / "kept"
+    assert execute(spec, tmp_path / "results", Stages(spec).pieces, lambda: False)
+    name, where = str(spec.path("")), ["--results", str(tmp_path / "results"), "--out", str(out)]
+    with pytest.raises(SystemExit) as left:
+        main(["export", "--policy", name, *where])
+    assert (left.value.code, capsys.readouterr().out) == (0, f"{spec.path(out)}\n")
+    with pytest.raises(SystemExit) as left:
+        main(["export", "--policy", name, *where, "--json"])
+    assert left.value.code == 2 and "there is a run already" in capsys.readouterr().err
 
 
 def test_the_story_is_told_from_the_files_numbers() -> None:

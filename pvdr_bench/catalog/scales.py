@@ -16,8 +16,8 @@ SCALES: dict[str, str] = {
     "paper": "the published sizes",
     "gpu": "about an hour a run on one modern GPU",
     "cpu": "under half an hour a seed on one core",
-    "quick": "a few minutes, to see learning: the expert at 100 %, random near 0, and a learner that rises; for a first "
-             "look, not for results",
+    "quick": "a few minutes, to see learning: the expert at 100 %, random near 0, and a learner that rises; for a "
+             "first look, not for results",
     "smoke": "for tests, and nothing else: a whole run in under three minutes that learns nothing, every row at 0 %",
 }
 NO_RESULTS = {"quick": "", "smoke": "; --scale quick shows learning in minutes"}  # and what else to say of them

@@ -11,6 +11,7 @@ import typer
 from pvdr_bench.cli.options import Json
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.selection import Methods, Metric, Mixed, Overrides, Protocol, Scale, Seeds, Tasks, Videos, select
+from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
     from pvdr_bench.results.problems import Problem
@@ -22,9 +23,9 @@ def export(
     format_: Annotated[str | None, typer.Option("--format", help="rliable (.npz or .json), csv or json.")] = None,
     to: Annotated[str | None, typer.Option("--to", metavar="TRACKER", help="tensorboard, wandb or trackio.")] = None,
     out: Annotated[Path | None, typer.Option(
-        "--out", help="File of --format; folder of --to, by default RESULTS/trackers/TRACKER.")] = None,
+        "--out", help="File of --format; folder of --policy, or of --to, by default RESULTS/trackers/TRACKER.")] = None,
     metric: Metric = "success", allow_mixed: Mixed = False,
-    policy: Annotated[Path | None, typer.Option(
+    policy: Annotated[str | None, typer.Option(
         "--policy", metavar="RUN", help="Copy this finished run below --out with its newest policy alone, to be played "
                                         "elsewhere.")] = None,
     online: Annotated[bool, typer.Option("--online", help="wandb: send it to the account you are logged in to.")] =
@@ -44,7 +45,7 @@ def export(
 
         if out is None:
             raise UsageError("--policy needs a folder", where="--out", hint="--out policies")
-        _tell({"files": [str(keep_policy(policy, out))]}, json_)
+        _tell({"files": [str(keep_policy(policy, out, results))], "left_out": []}, json_)
         return
     if format_ is not None and out is None:
         raise UsageError("--format needs a file", where="--out", hint="--out scores.npz")
@@ -68,7 +69,7 @@ def _tell(told: dict[str, list[str]], json_: bool) -> None:
         typer.echo(json.dumps(told))
         return
     if "runs" in told:
-        typer.echo(f"{len(told['runs'])} finished runs exported")
+        typer.echo(f"{counted(len(told['runs']), 'finished run')} exported")
     for path in told["files"]:
         typer.echo(path)
     if told["left_out"]:

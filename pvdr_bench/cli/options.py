@@ -22,7 +22,8 @@ Seeds = Annotated[Names, typer.Option(*SEEDS, metavar="SEEDS",
                                       help="5 means 0..4; 5, means seed 5; 3,7 those two; default: 1, or the "
                                            "experiment's.")]
 ScaleOption = Annotated[str | None, typer.Option("--scale", metavar="SCALE",
-                                                 help="paper, gpu, cpu, quick or smoke; default: what fits the device.")]
+                                                 help="paper, gpu, cpu, quick or smoke; default: what fits the "
+                                                      "device.")]
 Videos = Annotated[Names, typer.Option(*VIDEOS, metavar="C,D", help="Corpora of pre-training, see: list corpora.")]
 ProtocolOption = Annotated[str | None, typer.Option("--protocol", metavar="P",
                                                     help="Protocol, see: list protocols; default: pvdr, or the "

@@ -52,7 +52,8 @@ def list_(
         return
     for name, rows in found.items():
         if rows and (kind is None or sys.stdout.isatty()):  # one kind in a pipe: a line is a row
-            typer.echo(f"{name}: {', '.join(max(rows, key=len))}".replace("_", " "))
+            widest: Row = max(rows, key=len)
+            typer.echo(f"{name}: {', '.join(widest)}".replace("_", " "))
         echo_rows(rows, indent="" if kind else "  ")
         if not rows:
             typer.echo(f"no {name} here")

@@ -10,15 +10,16 @@ from pvdr_bench.results.publish import copy_published
 from pvdr_bench.runs.checkpoints import POLICY_ONLY, CheckpointStore
 
 
-def keep_policy(run: Path, folder: Path) -> Path:
+def keep_policy(run: Path | str, folder: Path, results: Path | None = None) -> Path:
     """Copy a finished run to ``folder`` (RESULTS/method/task/...), with its policy as its one checkpoint.
 
-    Every command that plays a run plays the copy; nothing can be trained on from it.
+    Every command that plays a run plays the copy; nothing can be trained on from it. A run may be named as ``load_run``
+    takes it, below ``results``.
 
     Raises:
         UsageError: the run is not finished, or ``folder`` is there already.
     """
-    source = load_run(run)
+    source = load_run(run, results)
     if source.status != "done":
         raise UsageError(f"only finished runs are kept for playing; this one is {source.status}", where=str(run))
     target = folder / source.spec.path("")
