@@ -71,7 +71,7 @@ def test_a_policy_alone_is_played_evaluated_and_never_trained_on(tmp_path: Path,
     assert checkpoint is not None and checkpoint.extra == {POLICY_ONLY: True} and found.status == "done"
     _, played = evaluate_again(found.dir, spec, Stages(spec).pieces)
     final = [row for row in found.dir.read_episodes() if row["point"] == "final"]
-    assert [result.row()["return"] for result in played] == [row["return"] for row in final]
+    assert [result.episode_return for result in played] == [row["return"] for row in final]
     with pytest.raises(UsageError, match="there is a run already"):
         keep_policy(spec.path(tmp_path / "results"), tmp_path / "kept")
     longer = spec.model_copy(update={"protocol": spec.protocol.model_copy(update={"env_steps": 160})})
