@@ -330,7 +330,7 @@ def test_the_actor_finds_the_action_that_pays(seed: int) -> dict[str, float]:
         torch.autograd.backward(loss)
         adam.step()
     policy = behaviour.actor(path.feature[1].detach())
-    return {"mean": float(policy.mean[:, 0].mean()), "std": float(policy.std[:, 0].mean())}
+    return {"mean": float(policy.mean[:, 0].detach().mean()), "std": float(policy.std[:, 0].detach().mean())}
 
 
 # Pre-training -------------------------------------------------------------------------------------------------------

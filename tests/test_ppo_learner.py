@@ -118,12 +118,13 @@ class Player:
 
 @learns(early=below(0.4), late=above(0.8), explained_variance=above(0.3), approx_kl=below(0.5))
 def test_it_learns_to_move_the_dot_to_the_goal(seed: int) -> dict[str, float]:
+    """The critic over half of the rounds: where all dots go the same way one round has little variance to explain."""
     player = Player(PPOLearner(context(config(), 16, seed), IdentityTokenizer()), 16, seed)
     for _ in range(400):
         player.decide()
     assert player.metrics[-1]["rounds"] == 33 and all(m["grad_norm_actor"] > 0 for m in player.metrics)
     return {"early": np.mean(player.successes[:60]), "late": np.mean(player.successes[-60:]),
-            "explained_variance": player.metrics[-1]["explained_variance"],
+            "explained_variance": np.mean([m["explained_variance"] for m in player.metrics[-16:]]),
             "approx_kl": max(m["approx_kl"] for m in player.metrics)}
 
 

@@ -71,12 +71,12 @@ def trained(online: dict[str, Any], decisions: int, seed: int) -> Player:
     return player
 
 
-@learns(early=below(0.3), late=above(0.5))
+@learns(early=below(0.4), late=above(0.5))
 def test_it_learns_to_move_the_dot_to_the_goal(seed: int) -> dict[str, float]:
     online = {"e1_decisions": 64, "e2_decisions": 192, "e1_correlation": 0.7, "lact_e1_epochs": 4,
-              "lact_weight": 0.3, "lambda3": 0.1}
-    successes = trained(online, 400, seed).successes
-    return {"early": np.mean(successes[:60]), "late": np.mean(successes[-60:])}
+              "lact_weight": 0.1, "lambda3": 0.1}
+    successes = trained(online, 400, seed).successes  # 16 environments: two episodes of each are early
+    return {"early": np.mean(successes[:32]), "late": np.mean(successes[-150:])}
 
 
 @learns(explained=above(0.1), reads_z=above(0.3))
