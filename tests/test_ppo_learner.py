@@ -116,7 +116,7 @@ class Player:
         return transition
 
 
-@learns(early=below(0.4), late=above(0.8), explained_variance=above(0.3), approx_kl=below(0.5))
+@learns(early=below(0.4), late=above(0.8), explained_variance=above(0.15), approx_kl=below(0.5))
 def test_it_learns_to_move_the_dot_to_the_goal(seed: int) -> dict[str, float]:
     """The critic over half of the rounds: where all dots go the same way one round has little variance to explain."""
     player = Player(PPOLearner(context(config(), 16, seed), IdentityTokenizer()), 16, seed)
