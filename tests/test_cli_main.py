@@ -197,3 +197,18 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     answer = subprocess.run(code, capture_output=True, text=True, check=False, timeout=120)
     assert "Traceback" not in answer.stderr and "BrokenPipe" not in answer.stderr
     assert time.monotonic() - begin < 120
+
+
+def test_a_wrong_file_of_the_users_own_is_told_and_the_others_are_listed(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("methods", "tasks"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "torn.yaml").write_text("extends: [ppo\n")
+    monkeypatch.setenv("PVDR_BENCH_PATH", str(tmp_path))
+    for kind, other in (("methods", "ppo"), ("tasks", "reach")):
+        code, out, _ = call(capsys, "list", kind)
+        told = next(line for line in out.splitlines() if line.startswith("torn"))
+        assert code == 0 and "cannot be used" in told and f"{kind}/torn.yaml:2" in told
+        assert any(line.split()[0] == other for line in out.splitlines())
+        _, out, _ = call(capsys, "list", kind, "--json")
+        assert {"name", "problem"} in [set(row) for row in json.loads(out)]

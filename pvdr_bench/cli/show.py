@@ -6,9 +6,9 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pvdr_bench.catalog.catalog import Catalog
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 class Kind(StrEnum):
@@ -73,15 +74,14 @@ def rows_of(kind: Kind, catalog: Catalog, results: Path | None = None) -> list[R
 def _methods(catalog: Catalog) -> list[Row]:
     from pvdr_bench.algorithms.registry import algorithms
 
-    specs = [catalog.method(name) for name in catalog.methods()]
-    return [{"name": spec.name, "algorithm": spec.algorithm, "stages": list(algorithms()[spec.algorithm or ""].stages),
-             "title": spec.title} for spec in specs]
+    return _each(catalog.methods(), catalog.method, lambda spec: {
+        "name": spec.name, "algorithm": spec.algorithm, "stages": list(algorithms()[spec.algorithm or ""].stages),
+        "title": spec.title})
 
 
 def _tasks(catalog: Catalog) -> list[Row]:
-    specs = [catalog.task(name) for name in catalog.tasks()]
-    return [{"name": spec.name, "suite": spec.suite, "env_id": spec.env_id, "set": spec.set,
-             "title": spec.title} for spec in specs]
+    return _each(catalog.tasks(), catalog.task, lambda spec: {
+        "name": spec.name, "suite": spec.suite, "env_id": spec.env_id, "set": spec.set, "title": spec.title})
 
 
 def _suites(catalog: Catalog) -> list[Row]:
@@ -91,8 +91,8 @@ def _suites(catalog: Catalog) -> list[Row]:
 
 
 def _protocols(catalog: Catalog) -> list[Row]:
-    files = [catalog.protocol_file(name) for name in catalog.protocols()]
-    return [{"name": found.name, "scales": list(found.scales), "title": found.title} for found in files]
+    return _each(catalog.protocols(), catalog.protocol_file, lambda found: {
+        "name": found.name, "scales": list(found.scales), "title": found.title})
 
 
 def _corpora(catalog: Catalog) -> list[Row]:
@@ -107,14 +107,26 @@ def _scales(catalog: Catalog) -> list[Row]:
 
 
 def _profiles(catalog: Catalog) -> list[Row]:
-    specs = [catalog.profile(name) for name in catalog.profiles()]
-    return [{"name": spec.name, "device": spec.device, "gpus": spec.gpus, "processes": spec.processes,
-             "title": spec.title} for spec in specs]
+    return _each(catalog.profiles(), catalog.profile, lambda spec: {
+        "name": spec.name, "device": spec.device, "gpus": spec.gpus, "processes": spec.processes, "title": spec.title})
 
 
 def _experiments(catalog: Catalog) -> list[Row]:
-    specs = [catalog.experiment(name) for name in catalog.experiments()]
-    return [{"name": spec.name, "source": spec.source or "-", "title": spec.title} for spec in specs]
+    return _each(catalog.experiments(), catalog.experiment, lambda spec: {
+        "name": spec.name, "source": spec.source or "-", "title": spec.title})
+
+
+def _each(names: Sequence[str], find: Callable[[str], T], row: Callable[[T], Row]) -> list[Row]:
+    """A row for each name; one whose file is wrong has a word why, and the others are listed all the same."""
+    from pvdr_bench.errors import BenchError
+
+    rows: list[Row] = []
+    for name in names:
+        try:
+            rows.append(row(find(name)))
+        except BenchError as error:
+            rows.append({"name": name, "problem": f"cannot be used: {error}"})
+    return rows
 
 
 def _runs(results: Path | None) -> list[Row]:
@@ -150,7 +162,8 @@ def echo_rows(rows: list[Row], indent: str = "") -> None:
 
     On a terminal too narrow for them every row starts with its name, and the rest of it stands below, indented.
     """
-    cells = [[_cell(value) for value in row.values()] for row in rows]
+    strange = [row for row in rows if list(row) == ["name", "problem"]]
+    cells = [[_cell(value) for value in row.values()] for row in rows if row not in strange]
     count = max((len(row) for row in cells), default=0)
     widths = [max((len(row[i]) for row in cells if i < len(row)), default=0) for i in range(count)]
     lines = [(indent + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False))).rstrip()
@@ -163,6 +176,8 @@ def echo_rows(rows: list[Row], indent: str = "") -> None:
         typer.echo(indent + row[0])
         for part in textwrap.wrap("  ".join(row[1:]), max(16, width - len(indent) - 4)):
             typer.echo(f"{indent}    {part}")
+    for told in strange:
+        typer.echo(f"{indent}{told['name']}  {one_line(told['problem'])}")
 
 
 def _cell(value: Any) -> str:

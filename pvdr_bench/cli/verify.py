@@ -39,5 +39,7 @@ def verify(
                 typer.echo(f"{'':12}{line}")
         parts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
         typer.echo(f"{counted(len(found), 'run')}: {parts or 'none'}")
+        if counts["unsealed"]:
+            typer.echo("unsealed: made before runs were sealed; rows, final episodes and recipe fit what they say")
     if counts["broken"]:
         raise typer.Exit(DataError.exit_code)
