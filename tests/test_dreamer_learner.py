@@ -108,7 +108,7 @@ class Player:
         self.successes += success[self.first].tolist()
 
 
-@learns(early=below(0.35), late=above(0.7), reward_error=below(0.2), kl=above(0.1))
+@learns(early=below(0.3), late=above(0.7), reward_error=below(0.2), kl=above(0.1))
 def test_it_solves_a_grid_of_pixels(seed: int) -> dict[str, float]:
     """Random actions succeed in one episode of six. The actor must be slower than the model: one that follows a model
     which cannot see the square yet saturates, and stays with one right action and one that is drawn evenly."""
