@@ -168,7 +168,7 @@ def test_it_is_listed_described_and_checked(site: Path) -> None:
     assert "slider-play" in command(site, "list", "corpora").stdout
     assert "slider-play" in command(site, "videos", "list").stdout
     health = python(site, "from pvdr_bench.cli.doctor import check_suites; print(check_suites().detail)")
-    assert "slider 3 (1 environments)" in health
+    assert "slider 3 (1 environment)" in health
 
 
 def test_its_videos_are_made_and_change_no_other_recipe(site: Path) -> None:
