@@ -346,7 +346,7 @@ def test_interruptions_leave_no_trace_in_the_bytes(slurm: FakeSlurm, tmp_path: P
                                                    ) -> None:
     """A warning, a killed node and a restart on another node's disk, against a run that nothing disturbed."""
     monkeypatch.setattr(jobs, "run_local", functools.partial(run_local, command=DUMMY))
-    spec = make_spec("recurrent", env_steps=24 * SYNC, eval_every=8 * SYNC, eval_episodes=1, eval_final_episodes=1)
+    spec = make_spec("recurrent", env_steps=240 * SYNC, eval_every=80 * SYNC, eval_episodes=1, eval_final_episodes=1)
     submission(tmp_path / "a")
     path = submitted_run(tmp_path / "a", spec=spec)
     store = RunDir(path).checkpoints
