@@ -146,7 +146,7 @@ def refusing(path: Path | None) -> Iterator[None]:
 
 
 def measured(results: Results) -> dict[str, pd.DataFrame]:
-    """Each run's points, without what only says how it stands."""
+    """Each run's points."""
     return {str(path): group.reset_index(drop=True) for path, group in results.points.groupby("path")}
 
 
@@ -192,6 +192,9 @@ def check(results: Results, before: dict[str, pd.DataFrame], victim: str, what: 
         same = path in now and now[path].equals(points)
         named = path == victim and any(problem.run == victim for problem in results.problems)
         assert same or named, f"{what}: {path} changed in silence: {results.problems}"
+        if path == DONE and path in now:  # named or not: a finished run counts with its own numbers, or not at all
+            mine, then = (frame.drop(columns="status") for frame in (now[path], points))
+            assert mine.equals(then), f"{what}: a finished run counts with other numbers"
     assert set(now) <= set(before), what
 
 
