@@ -108,6 +108,16 @@ def test_hashes_tell_protocols_apart_and_ignore_the_means(catalog: Catalog) -> N
     assert len(protocol.hash()) == 12
 
 
+def test_success_ends_no_training_episode_and_the_old_form_is_another_protocol(catalog: Catalog) -> None:
+    for name in catalog.protocols():
+        for scale in SCALES:
+            assert not catalog.protocol(name, scale).terminate_on_success, (name, scale)
+    spec, ends = (catalog.resolve("ppo", "reach", 0, "cpu", overrides=given)
+                  for given in ([], ["protocol.terminate_on_success=true"]))
+    assert ends.env_config().terminate_on_success and not spec.env_config().terminate_on_success
+    assert ends.protocol.hash() != spec.protocol.hash() and ends.variant == spec.variant
+
+
 def test_user_folders_come_first(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/mine.yaml").write_text("suite: metaworld\nenv_id: push-v3\n")

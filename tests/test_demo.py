@@ -32,7 +32,9 @@ def test_the_shipped_policy_is_a_run_of_the_reference_command_and_of_its_recipe(
     assert command_of(made) == ["pvdr-bench", "run", "--method", "pvdr", "--task", "reach", "--seeds", "3,",
                                 "--scale", "cpu"]
     assert len(str(made["git"]["commit"])) == 40 and not made["git"]["dirty"]
-    asked = load_catalog().resolve("pvdr", "reach", 3, "cpu")
+    ends = ["protocol.terminate_on_success=true"]  # the default when it was made
+    asked = load_catalog().resolve("pvdr", "reach", 3, "cpu", overrides=ends)
+    assert run.spec.protocol.hash() == asked.protocol.hash()
     assert run.spec.recipe() == asked.recipe() and run.spec.protocol.env_steps == asked.protocol.env_steps
     done, final = run.dir.done() or {}, [row for row in run.dir.read_episodes() if row["point"] == "final"]
     assert len(final) == done["episodes"] == 100

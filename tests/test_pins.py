@@ -18,14 +18,16 @@ from pvdr_bench.videos.sources import source
 pytest.importorskip("metaworld")
 SHIPPED = Path(__file__).resolve().parent.parent / "artefacts"
 ARTEFACTS = sorted(file.parent for file in SHIPPED.glob("*/*/recipe.json"))
-# method, task, corpus, protocol: hash of the protocol, hash of the recipe of seed 0, as in results/reference
+ENDS = ("protocol.terminate_on_success=true",)  # the old form of protocol pvdr, whose episodes ended at success
+# method, task, corpus, protocol, overrides: hash of the protocol, hash of the recipe of seed 0, as in results/reference
 PUBLISHED = {
-    ("pvdr", "reach", "metaworld", "pvdr"): ("9b1efb82f31e", "7a8e636a1695"),
-    ("pvdr", "reach", "fetch-push", "pvdr"): ("9b1efb82f31e", "1e2f04604d44"),
-    ("ppo", "reach", None, "pvdr"): ("9b1efb82f31e", "dfa561427df6"),
-    ("dreamerv2", "reach", None, "pvdr"): ("9b1efb82f31e", "63e1b10fdb1f"),
-    ("dreamerv2", "reach", None, "apv"): ("d70a51861813", "9520cde45ada"),
-    ("pvdr", "window-open", "metaworld", "pvdr"): ("9b1efb82f31e", "5c039b36df59"),
+    ("pvdr", "reach", "metaworld", "pvdr", ENDS): ("9b1efb82f31e", "7a8e636a1695"),
+    ("pvdr", "reach", "fetch-push", "pvdr", ENDS): ("9b1efb82f31e", "1e2f04604d44"),
+    ("ppo", "reach", None, "pvdr", ENDS): ("9b1efb82f31e", "dfa561427df6"),
+    ("dreamerv2", "reach", None, "pvdr", ENDS): ("9b1efb82f31e", "63e1b10fdb1f"),
+    ("apv", "reach", "metaworld", "pvdr", ()): ("333e75be720d", "7004bdd708b3"),  # of apv-ends-cpu
+    ("dreamerv2", "reach", None, "apv", ()): ("d70a51861813", "9520cde45ada"),
+    ("pvdr", "window-open", "metaworld", "pvdr", ENDS): ("9b1efb82f31e", "5c039b36df59"),
 }
 
 
@@ -34,10 +36,11 @@ def catalog() -> Catalog:
     return load_catalog()
 
 
-@pytest.mark.parametrize("run", PUBLISHED, ids=lambda run: "-".join(map(str, run)))
-def test_published_runs_keep_their_hashes(catalog: Catalog, run: tuple[str, str, str | None, str]) -> None:
-    method, task, corpus, protocol = run
-    spec = catalog.resolve(method, task, 0, "cpu", protocol, videos=corpus)
+@pytest.mark.parametrize("run", PUBLISHED, ids=lambda run: "-".join(map(str, run[:4])))
+def test_published_runs_keep_their_hashes(catalog: Catalog,
+                                          run: tuple[str, str, str | None, str, tuple[str, ...]]) -> None:
+    method, task, corpus, protocol, overrides = run
+    spec = catalog.resolve(method, task, 0, "cpu", protocol, videos=corpus, overrides=overrides)
     assert spec.protocol.suite_version == "metaworld 3.1.1"
     assert (spec.protocol.hash(), content_hash(spec.recipe())) == PUBLISHED[run]
 

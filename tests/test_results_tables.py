@@ -70,6 +70,15 @@ def test_the_caption_says_statistic_seeds_episodes_and_protocol(grid: Path) -> N
             assert words in caption
 
 
+def test_rows_of_the_old_protocol_stay_readable_as_rows_of_another(tmp_path: Path) -> None:
+    make_run(tmp_path, [0.9], env_steps=8000)
+    make_run(tmp_path, [0.1], env_steps=8000, seed=1, terminate_on_success=False)
+    table = build_table(collect(tmp_path), allow_mixed=True, repetitions=100)
+    assert len(table.rows) == 2 and {cell.interval.n for cell in table.cells.values() if cell} == {1}
+    captions = table.caption.split("Protocol pvdr")[1:]
+    assert len(captions) == 2 and sum("training episodes end at success" in text for text in captions) == 1
+
+
 def bold(root: Path, **options: bool) -> list[str]:
     frame = to_frame(build_table(collect(root), repetitions=100, **options))
     return list(frame.loc[frame["bold"], "variant"])

@@ -25,7 +25,8 @@ from pvdr_bench.suites.spaces import ImageSpace
 from pvdr_bench.suites.vector import VectorEnv
 
 CAMERA = CameraPose((0.0, 0.0, 0.0), 1.0, 0.0, 0.0)
-POINT = EnvConfig("dummy", "point", CAMERA, image_size=16, action_repeat=4, episode_steps=40, frozen_instance=False)
+POINT = EnvConfig("dummy", "point", CAMERA, image_size=16, action_repeat=4, episode_steps=40, frozen_instance=False,
+                  terminate_on_success=True)
 SEEDS = [3, 1, 4, 1, 5]
 
 

@@ -95,17 +95,20 @@ def test_a_method_whose_tokenizer_is_none_is_refused(catalog: Catalog) -> None:
         check_runs([spec], catalog)
 
 
+ENDS = "protocol.terminate_on_success=true"
+
+
 @pytest.mark.parametrize(("method", "protocol", "overrides", "warned"), [
-    ("apv", "pvdr", [], True),
-    ("apv-no-pretrain", "pvdr", [], True),
-    ("apv-no-bonus", "pvdr", [], False),
-    ("dreamerv2", "pvdr", [], False),
-    ("apv", "apv", [], False),  # its episodes never end
-    ("apv", "pvdr", ["protocol.terminate_on_success=false"], False),
-    ("apv", "pvdr", ["protocol.success_bonus=101"], False),  # a bonus of 1 for ever, at 0.99, is worth 100
-    ("apv", "pvdr", ["protocol.success_bonus=99"], True),
-    ("apv", "pvdr", ["protocol.success_bonus=99", "bonus.weight=0.9"], False),
-    ("ppo", "pvdr", [], False),
+    ("apv", "pvdr", [ENDS], True),
+    ("apv-no-pretrain", "pvdr", [ENDS], True),
+    ("apv-no-bonus", "pvdr", [ENDS], False),
+    ("dreamerv2", "pvdr", [ENDS], False),
+    ("apv", "pvdr", [], False),  # no episode ends at success, in any protocol by default
+    ("apv", "apv", [], False),
+    ("apv", "pvdr", [ENDS, "protocol.success_bonus=101"], False),  # a bonus of 1 for ever, at 0.99, is worth 100
+    ("apv", "pvdr", [ENDS, "protocol.success_bonus=99"], True),
+    ("apv", "pvdr", [ENDS, "protocol.success_bonus=99", "bonus.weight=0.9"], False),
+    ("ppo", "pvdr", [ENDS], False),
 ])
 def test_a_bonus_that_going_on_pays_is_warned_of(catalog: Catalog, method: str, protocol: str, overrides: list[str],
                                                  warned: bool) -> None:
@@ -117,7 +120,8 @@ def test_a_bonus_that_going_on_pays_is_warned_of(catalog: Catalog, method: str, 
 
 
 def test_commands_warn_before_they_start(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = ["--methods", "apv,ppo", "--task", "reach", "--scale", "smoke", "--dry-run", "--results", str(tmp_path)]
+    words = ["--methods", "apv,ppo", "--task", "reach", "--scale", "smoke", "--dry-run", "--results", str(tmp_path),
+             "-o", ENDS]
     for command in (["run", *words, "--device", "cpu"], ["submit", *words, "--profile", "cpu"]):
         with pytest.raises(SystemExit) as ended:
             main(command)

@@ -64,7 +64,7 @@ class Protocol(StrictModel):
     success_bonus: float | None = _meaning("sparse reward at the first success of an episode",
                                            source="PVDR A.3: 60 in Meta-World", ge=0)
     terminate_on_success: bool = _meaning("end training episodes at success; evaluation plays to the full length",
-                                          source="PVDR silent (reading 31); APV: never")
+                                          source="PVDR silent (reading 31): no; APV: never")
     success_rule: Literal["any", "end"] = _meaning(
         "which success tables and curves show: at any step of the episode, or at its end; both are recorded")
     eval_every: int = _meaning("env_steps between two evaluations", source="APV: 10,000; else benchmark", ge=1)

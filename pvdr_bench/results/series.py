@@ -169,10 +169,11 @@ def caption_facts(results: Results) -> list[str]:
         rule = "at its end" if protocol.get("success_rule") == "end" else "at any step of an episode"
         instances = "one frozen instance" if protocol.get("frozen_instance") else "random instances"
         metric = f" ({protocol['goal_metric']})" if protocol.get("goal_metric") else ""
+        ends = ", training episodes end at success" if protocol.get("terminate_on_success") else ""
         sentences.append(f"Protocol {protocol.get('name')}, scale {protocol.get('scale')}, hash {key}: success {rule}, "
                          f"{protocol.get('image_size')} pixels, {protocol.get('renderer')} renderer, "
                          f"action repeat {protocol.get('action_repeat')}, {protocol.get('episode_steps')} env_steps an "
-                         f"episode, {instances}, reward {protocol.get('reward')}{metric}.")
+                         f"episode, {instances}, reward {protocol.get('reward')}{metric}{ends}.")
     return sentences
 
 

@@ -33,7 +33,7 @@ class EnvConfig:
     episode_steps: int = 200  # env_steps (simulator steps) until truncation
     frozen_instance: bool = True  # one task instance with one goal, or a new one per episode
     instance_seed: int = 0
-    terminate_on_success: bool = True
+    terminate_on_success: bool = False
     goal_settle_steps: int = 40  # simulator steps after the expert's first success before the goal image
     options: Mapping[str, Any] = field(default_factory=dict)  # the task's settings of the suite's own
 

@@ -181,4 +181,4 @@ class DreamerConfig(AlgorithmConfig):
             return None
         return (f"the intrinsic bonus pays about {self.bonus.weight:g} at every decision, and protocol {protocol.name} "
                 f"ends training episodes at success for a bonus of {success:g}: not to succeed can be worth more. "
-                "Compare imagined_return with it; -o protocol.terminate_on_success=false is the control")
+                "Compare imagined_return with it; protocol.terminate_on_success=false, the default, has no such end")
