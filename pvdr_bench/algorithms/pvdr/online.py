@@ -147,13 +147,14 @@ class PVDRLearner(Learner):
     def observe(self, transition: Transition) -> None:
         """Store a decision with the frame it led to, where that is not the next decision's frame anyway."""
         extras, last = transition.extras, len(self.buffer) + 1 == self.phase_length()
-        ended = transition.terminated | transition.truncated
+        terminated, truncated = transition.terminated.to(self.device), transition.truncated.to(self.device)
+        ended = terminated | truncated
         codes, rows = extras["tokens"][:, -1], torch.ones_like(ended) if last else ended
         next_codes = torch.zeros_like(codes)
         if rows.any():
-            next_codes[rows] = self.encode(transition.next_image[rows]).to(SMALL)
-        bootstrap = torch.zeros_like(transition.reward)
-        valued = needs_bootstrap(transition.terminated, transition.truncated, last)
+            next_codes[rows] = self.encode(transition.next_image[rows.to(transition.next_image.device)]).to(SMALL)
+        bootstrap = torch.zeros_like(extras["value"])
+        valued = needs_bootstrap(terminated, truncated, last)
         if self.phase == "e2" and valued.any():
             bootstrap[valued] = self._value(extras["history"][valued].long(), next_codes[valued].long())
         pixels = (transition.image.to(self.device).float() - self.goal_pixels).abs().mean((1, 2, 3)) / 255
@@ -162,8 +163,8 @@ class PVDRLearner(Learner):
                  "pixel_distance": pixels, "metric_distance": metric,
                  **{name: extras[name] for name in ("plan_distance", "plan_gain", "plan_diversity")}}
         self.buffer.add(state, action=transition.action.to(self.device), log_prob=extras["log_prob"],
-                        value=extras["value"], reward=transition.reward, terminated=transition.terminated,
-                        truncated=transition.truncated, bootstrap=bootstrap, diagnostics=transition.diagnostics)
+                        value=extras["value"], reward=transition.reward.to(self.device), terminated=terminated,
+                        truncated=truncated, bootstrap=bootstrap, diagnostics=transition.diagnostics)
 
     def _value(self, history: Tensor, next_codes: Tensor) -> Tensor:
         """Value of the true next observation; its state needs a plan of its own."""
