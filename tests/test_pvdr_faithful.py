@@ -42,11 +42,12 @@ START_TO_GOAL = 2 / GRID**2  # two of all cells differ: where the dot is, and wh
 CUT, OVER = [(3, 0), (11, 0), (16, 2), (19, 1)], [(6, 1), (13, 1), (19, 0)]  # episode ends: by time, by success
 
 
-def config(online: dict[str, Any] | None = None, pretrain: dict[str, Any] | None = None, **model: Any) -> PVDRConfig:
+def config(online: dict[str, Any] | None = None, pretrain: dict[str, Any] | None = None, replan: int = 1,
+           **model: Any) -> PVDRConfig:
     base = {"e1_decisions": ENVS * E1, "e2_decisions": ENVS * E2, "normalise_distance": True, "distance_scale": SCALE,
             "lambda3": LAMBDA3, "lact_weight": WEIGHT, "entropy_coef": ENTROPY, "finetune_lr": 1e-3}
-    return PVDRConfig.model_validate({"model": MODEL | model, "planner": {"candidates": 4}, "pretrain": pretrain or {},
-                                      "online": PI | base | (online or {})})
+    return PVDRConfig.model_validate({"model": MODEL | model, "planner": {"candidates": 4, "replan_every": replan},
+                                      "pretrain": pretrain or {}, "online": PI | base | (online or {})})
 
 
 def weights(cfg: PVDRConfig, codes: int) -> dict[str, Tensor]:
@@ -86,6 +87,12 @@ class Story:
         """The frames of an episode up to decision t."""
         first = max((k + 1 for k in range(t) if self.ended[k, n]), default=0)
         return [self.codes[k, n] for k in range(first, t + 1)]
+
+    def made(self, t: int, n: int, every: int) -> int:
+        """The decision at which the plan of decision t was made: plans are made where an episode or a buffer begins and
+        ``every`` decisions after one was."""
+        first = max([0, E1 * (t >= E1), *(k + 1 for k in range(t) if self.ended[k, n])])
+        return t - (t - first) % every
 
     def follows(self, t: int, n: int, stop: int) -> list[Tensor]:
         """The frames of an episode from decision t on, as far as a buffer that ends before ``stop`` shows them."""
@@ -143,6 +150,7 @@ class Played:
     actions: list[Tensor] = field(default_factory=list)
     extras: list[dict[str, Tensor]] = field(default_factory=list)
     values: dict[tuple[int, int], float] = field(default_factory=dict)  # by hand, of true next frames
+    kept: int = 0  # of these, those under a plan that still stood
     batch: Batch | None = None  # what PPO was given
     auxiliary: Auxiliary | None = None
     policy_weight: float = float("nan")
@@ -176,8 +184,19 @@ def played(learner: PVDRLearner, tale: Story) -> Played:
             frames = torch.stack([every_other([*tale.seen(t, n), tale.final[t, n]]) for n in rows])
             same = torch.Generator()
             same.set_state(learner.generator.get_state())
-            values = value_of_plan(learner, frames, same)
-            out.values |= {(t, n): float(value) for n, value in zip(rows, values, strict=True)}
+            every = learner.config.planner.replan_every
+            stands = [not last and t + 1 - tale.made(t, n, every) < every for n in rows]
+            kept = [n for n, still in zip(rows, stands, strict=True) if still]
+            new = [n for n in rows if n not in kept]
+            if kept:
+                state = {"tokens": frames[torch.tensor(stands)], "extra": extras["z"][kept]}
+                with torch.no_grad():
+                    values = learner.ppo.critic(state)
+                out.values |= {(t, n): float(value) for n, value in zip(kept, values, strict=True)}
+                out.kept += len(kept)
+            if new:
+                values = value_of_plan(learner, frames[~torch.tensor(stands)], same)
+                out.values |= {(t, n): float(value) for n, value in zip(new, values, strict=True)}
         learner.observe(Transition(picture(tale.codes[t]), first, action, tale.reward[t], tale.terminated[t],
                                    tale.truncated[t], picture(tale.final[t]), extras))
         learner.learn()
@@ -192,17 +211,22 @@ def future(tale: Story, t: int, n: int) -> tuple[Tensor, bool]:
     return torch.stack([frames[min(ahead, len(frames) - 1)] for ahead in (2, 4)]), len(frames) > 4
 
 
-def test_ppo_learns_from_the_reward_of_equation_6_with_the_critics_value_of_what_time_cut_off() -> None:
-    cfg, tale = config(), story()
+@pytest.mark.parametrize("every", [1, 3])
+def test_ppo_learns_from_the_reward_of_equation_6_with_the_critics_value_of_what_time_cut_off(every: int) -> None:
+    """With plans that stand for 3 decisions, each bears its plan's error against the future from where it was made,
+    and what time cut off is valued under the plan that would stand there."""
+    cfg, tale = config(replan=every), story()
     learner = build(cfg)
     went = played(learner, tale)
     assert went.batch is not None and len(went.values) == 4  # two cuts on the way; at the end, a cut and a going on
+    assert went.kept == (every == 3)  # of the cut at 11, where a plan was made; that of the cut at 16 is two old
     assert max(abs(value) for value in went.values.values()) > 0.05
     gamma, lam = cfg.online.gamma, cfg.online.gae_lambda
     delta, errors = {}, []
     for t in range(E1, E1 + E2):
         for n in range(ENVS):
-            errors.append(float((went.extras[t]["plan"][n].long() != future(tale, t, n)[0]).float().mean()))
+            true = future(tale, tale.made(t, n, every), n)[0]
+            errors.append(float((went.extras[t]["plan"][n].long() != true).float().mean()))
             reward = float(tale.reward[t, n]) - LAMBDA3 * (SCALE / START_TO_GOAL) * errors[-1]
             if tale.terminated[t, n]:
                 following = 0.0
@@ -237,6 +261,63 @@ def test_ppos_state_is_the_context_and_the_chosen_latent_with_the_action_as_it_w
         policy = went.actor(state)
         spread = torch.distributions.Normal(policy.mean, went.actor.log_std.exp())
         torch.testing.assert_close(went.batch.log_prob, spread.log_prob(went.batch.action).sum(-1))
+
+
+def test_plans_stand_for_three_decisions_of_an_episode_in_a_buffer_and_only_those_due_are_made() -> None:
+    tale, every = story(), 3
+    learner = build(config(replan=every))
+    plan, sizes = learner.planner.plan, []
+
+    def counted(context: Tensor, generator: torch.Generator) -> Any:
+        sizes.append((len(context), generator is learner.generator))
+        return plan(context, generator)
+
+    learner.planner.plan = counted  # type: ignore[method-assign]
+    went = played(learner, tale)
+    due = [sum(tale.made(t, n, every) == t for n in range(ENVS)) for t in range(E1 + E2)]
+    assert sorted(set(due)) == [0, 1, 2, 3]
+    assert [size for size, bootstrap in sizes if not bootstrap] == [count for count in due if count]
+    assert [size for size, bootstrap in sizes if bootstrap] == [1, 2]  # the cut at 16; the end: one has succeeded
+    for t in range(E1 + E2):
+        for n in range(ENVS):
+            at = tale.made(t, n, every)
+            assert int(went.extras[t]["plan_age"][n]) == t - at
+            for name in ("z", "plan", "plan_distance", "plan_gain", "plan_diversity"):
+                assert torch.equal(went.extras[t][name][n], went.extras[at][name][n]), (name, t, n)
+            if at == t and t:
+                assert not torch.equal(went.extras[t]["z"][n], went.extras[t - 1]["z"][n])
+    assert went.batch is not None  # PPO's state is what was acted with
+    assert torch.equal(went.batch.state["extra"], torch.cat([went.extras[t]["z"] for t in range(E1, E1 + E2)]))
+
+
+def test_plans_stand_in_evaluation_too_whatever_buffer_is_being_filled() -> None:
+    tale = story(9, [(4, 0)], [])
+    learner = build(config(replan=3))
+    carry, first, ages = learner.initial(ENVS), torch.ones(ENVS, dtype=torch.bool), []
+    for t in range(9):
+        _, carry, extras = learner.act(picture(tale.codes[t]), first, carry, "eval", torch.Generator().manual_seed(t))
+        ages.append(extras["plan_age"].tolist())
+        first = tale.ended[t]
+    assert len(learner.buffer) == 0
+    assert list(zip(*ages, strict=True)) == [(0, 1, 2, 0, 1, 0, 1, 2, 0), *[(0, 1, 2) * 3] * 2]
+
+
+def test_metrics_of_plans_are_means_over_plans_not_over_the_decisions_that_follow_them() -> None:
+    tale = story()
+    learner = build(config(replan=3))
+    learn, told = learner.learn, list[dict[str, float]]()
+
+    def heard() -> dict[str, float]:
+        told.append(learn())
+        return told[-1]
+
+    learner.learn = heard  # type: ignore[method-assign]
+    went = played(learner, tale)
+    places = [(t, n) for t in range(E1, E1 + E2) for n in range(ENVS)]
+    of_plans = [float(went.extras[t]["plan_gain"][n]) for t, n in places if tale.made(t, n, 3) == t]
+    of_all = [float(went.extras[t]["plan_gain"][n]) for t, n in places]
+    assert told[-1]["plan_gain"] == pytest.approx(sum(of_plans) / len(of_plans), rel=1e-5)
+    assert abs(sum(of_all) / len(of_all) - told[-1]["plan_gain"]) > 1e-3 * abs(told[-1]["plan_gain"])
 
 
 SPANS = {"action": 1, "stride_mean": 2, "plan_mean": 4}  # decisions: frames are 2 apart, and a plan has 2
@@ -429,7 +510,7 @@ def take_step(loss: Tensor, parameters: list[torch.nn.Parameter], rate: float) -
             p -= rate * grad
 
 
-LOOP = {"model": MODEL | {"future_frames": 1}, "planner": {"candidates": 2},
+LOOP = {"model": MODEL | {"future_frames": 1},
         "online": PI | {"e1_decisions": dummies.ENVS * 4, "e2_decisions": dummies.ENVS * 5, "minibatch": 5, "epochs": 2,
                         "lact_e1_epochs": 1, "e1_correlation": 0.5, "finetune_batch": 2, "finetune_lr": 1e-3}}
 
@@ -455,13 +536,14 @@ class Interruption:
         return 0 < self.after <= self.count
 
 
-def run(results: Path, stop: Interruption) -> tuple[bool, RunDir]:
+def run(results: Path, stop: Interruption, replan: int) -> tuple[bool, RunDir]:
     """PVDR in the loop, on the dummy suite, on a tokenizer and a dynamics model of random weights."""
     info = algorithms()["pvdr"]
     assert info.learner is not None
-    spec = make_spec("pvdr", env_steps=3 * SYNC, config=LOOP, episode_steps=2 * EPISODE, terminate_on_success=False,
+    settings = LOOP | {"planner": {"candidates": 2, "replan_every": replan}}
+    spec = make_spec("pvdr", env_steps=3 * SYNC, config=settings, episode_steps=2 * EPISODE, terminate_on_success=False,
                      eval_episodes=2, eval_final_episodes=2)
-    cfg = load_object(info.config).model_validate(LOOP)
+    cfg = load_object(info.config).model_validate(settings)
     pieces = Pieces(make_envs=make_envs, make_learner=partial(stop.learner, load_object(info.learner)), config=cfg,
                     device=torch.device("cpu"), artefact_config={"tokenize": TOKENIZER}, on_policy=info.on_policy,
                     artefacts={"tokenize": tokenizer_artefact(), "pretrain": weights(cfg, TOKENIZER.codebook.size)})
@@ -469,16 +551,18 @@ def run(results: Path, stop: Interruption) -> tuple[bool, RunDir]:
     return done, RunDir(spec.path(results))
 
 
-def test_an_interrupted_run_goes_on_from_its_checkpoint_to_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replan", [1, 3])
+def test_an_interrupted_run_goes_on_from_its_checkpoint_to_the_bytes_of_one_that_was_not(
+        tmp_path: Path, replan: int) -> None:
     """Sync points are 8 decisions in time apart. The checkpoint of the second one follows two rounds of fine-tuning and
     one of PPO, and holds 3 of E2's 5. The run is stopped within the next E1, which is lost and done again with the end
     of that E2; then fine-tuning follows, too."""
     through, first, second = Interruption(), Interruption(21), Interruption()
-    done, whole = run(tmp_path / "whole", through)
+    done, whole = run(tmp_path / "whole", through, replan)
     assert done and through.phases == "111122222" * 2 + "111122"
-    done, parts = run(tmp_path / "parts", first)
+    done, parts = run(tmp_path / "parts", first, replan)
     assert not done and parts.checkpoints.steps()[-1] == 2 * SYNC and first.phases == through.phases[:21]
-    done, parts = run(tmp_path / "parts", second)
+    done, parts = run(tmp_path / "parts", second, replan)
     assert done and second.phases == through.phases[16:]
     for name in ("train", "episodes"):
         text = getattr(parts, name).path.read_bytes()

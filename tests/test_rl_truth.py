@@ -137,7 +137,7 @@ def test_pvdrs_metric_is_the_rank_correlation_with_the_truth_of_the_next_decisio
     never = torch.zeros(2, dtype=torch.bool)
     for t in range(steps):
         state = {name: torch.zeros(2) for name in ("plan_distance", "plan_gain", "plan_diversity", "pixel_distance")}
-        number = torch.zeros(2)
+        number, state["plan_age"] = torch.zeros(2), torch.zeros(2, dtype=torch.long)
         buffer.add({**state, "metric_distance": torch.from_numpy(metric[t])}, action=torch.zeros(2, 2), log_prob=number,
                    value=number, reward=number, terminated=never, truncated=torch.from_numpy(ended[t]),
                    bootstrap=number, diagnostics=Diagnostics({"goal_distance": truth[t]}))

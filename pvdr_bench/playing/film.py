@@ -70,7 +70,7 @@ def plan_strip(frames: Frames, plans: Frames | None, *, goal: Frames | None = No
 
     Args:
         frames: observations [T, H, W, 3].
-        plans: [T, l, H, W, 3], the plan made from each observation, or None.
+        plans: [T, l, H, W, 3], the plan followed at each observation, or None.
         goal: [H, W, 3], drawn on the right.
         success: [T], frames the observation in green where True.
 
@@ -167,7 +167,7 @@ class Video:
 
 
 def episode_pictures(episode: Episode) -> Frames:
-    """Pictures of an episode: each observation with the plan made from it, then the last observation once more.
+    """Pictures of an episode: each observation with the plan followed there, then the last observation once more.
 
     The last observation has no plan of its own and keeps the one before.
     """

@@ -86,6 +86,10 @@ class PlannerConfig(Section):
     selection: Literal["best", "first"] = key("best", "take the best candidate, or the first: no planning",
                                               "paper Eq. 2; first is the ablation 'random z'")
     z_source: Literal["prior", "normal"] = key("prior", "distribution of the candidates", "paper Algorithm 1")
+    replan_every: int = key(
+        1, "decisions of an episode for which z* and its plan stand; a buffer begins with new ones. Each of them bears "
+        "the error of Eq. 6 of that plan, against the future of the decision at which it was made",
+        "paper Algorithm 1: planned at every decision; departure if more", ge=1)
 
 
 class OnlineConfig(Section):

@@ -12,9 +12,10 @@ from pvdr_bench.rl.rollout import Rollout
 
 
 def planning_metrics(rollout: Rollout) -> dict[str, float]:
-    """Rank correlations of the planning metric, and what planning did."""
+    """Rank correlations of the planning metric, and what planning did: means over plans, not over decisions."""
     state = rollout.state
-    out = {name: float(state[name].mean()) for name in ("plan_distance", "plan_gain", "plan_diversity")}
+    made = state["plan_age"] == 0
+    out = {name: float(state[name][made].mean()) for name in ("plan_distance", "plan_gain", "plan_diversity")}
     metric, pixels = (state[f"{name}_distance"].cpu().numpy() for name in ("metric", "pixel"))
     pairs = {"pixel_distance": (metric.flatten(), pixels.flatten())}
     if (truth := rollout.diagnostics.metric("goal_distance")) is not None:

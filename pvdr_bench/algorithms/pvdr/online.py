@@ -21,6 +21,7 @@ from pvdr_bench.algorithms.pvdr.metrics import planning_metrics
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, Plans
 from pvdr_bench.algorithms.pvdr.rounds import (
+    decision_of_plan,
     future_frames,
     mean_ahead,
     plan_error,
@@ -101,11 +102,11 @@ class PVDRLearner(Learner):
         return self.tokenizer.encode(image.to(self.device))
 
     def initial(self, n: int) -> Carry:
-        """The last (m - 1) * stride + 1 token grids of every environment, and its action noise."""
+        """The last (m - 1) * stride + 1 token grids of every environment, its action noise, and no plan yet."""
         depth = (self.config.model.context_frames - 1) * self.config.model.frame_stride + 1
         shape = (n, depth, self.tokenizer.grid, self.tokenizer.grid)
         return {"codes": torch.zeros(shape, dtype=torch.long, device=self.device),
-                "noise": torch.zeros((n, self.action_dim), device=self.device)}
+                "noise": torch.zeros((n, self.action_dim), device=self.device), "plan": {}}
 
     def _noise(self, previous: Tensor, is_first: Tensor, mode: Mode, generator: torch.Generator) -> Tensor:
         """Standard normal action noise [N, A], correlated in time within an episode while a buffer asks for it."""
@@ -122,22 +123,50 @@ class PVDRLearner(Learner):
     @torch.no_grad()
     def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
             generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
-        """Plan, then sample Pi(a | z*, x). Extras: context tokens, z*, plan, log-probability, value, plan metrics."""
+        """Plan where a plan is due, then sample Pi(a | z*, x).
+
+        Extras: context tokens, z*, plan and its age in decisions, log-probability, value, plan metrics.
+        """
         history = push_frame(carry["codes"], self.encode(image), is_first.to(self.device))
         context = self._context(history)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.online.dtype == "bfloat16"):
-            plans = self.planner.plan(context, generator)
-        state = {"tokens": context, "extra": plans.z}
+        plan = self._followed(context, is_first.to(self.device), carry["plan"], mode, generator)
+        state = {"tokens": context, "extra": plan["z"]}
         policy = self.ppo.actor(state)
         noise = self._noise(carry["noise"], is_first, mode, generator)
         action = policy.at(noise)
-        extras = {"tokens": context.to(SMALL), "history": history.to(SMALL), "z": plans.z,
-                  "plan": plans.codes.to(SMALL), "log_prob": policy.log_prob(action), **self._plan_metrics(plans)}
+        extras = {"tokens": context.to(SMALL), "history": history.to(SMALL), **plan,
+                  "log_prob": policy.log_prob(action)}
         if mode == "train":
             extras["value"] = self.ppo.critic(state)
         if self.render_plans:
-            extras["plan_image"] = self.tokenizer.decode(plans.codes)
-        return action, {"codes": history, "noise": noise}, extras
+            extras["plan_image"] = self.tokenizer.decode(plan["plan"].long())
+        return action, {"codes": history, "noise": noise, "plan": plan}, extras
+
+    def _followed(self, context: Tensor, is_first: Tensor, before: dict[str, Tensor], mode: Mode,
+                  generator: torch.Generator) -> dict[str, Tensor]:
+        """The plan that each environment follows now, and what it was chosen from, each [N, ...].
+
+        It is the one of the decision ``before`` while it stands (``planner.replan_every``), within an episode and, in
+        training, within a buffer: E2 is collected with the planner that E1 has tuned. All others are made together.
+        """
+        if not before or (mode == "train" and not len(self.buffer)):
+            return self._new_plans(context, generator)
+        age = before["plan_age"] + 1
+        due = is_first | (age >= self.config.planner.replan_every)
+        if due.all():
+            return self._new_plans(context, generator)
+        plan = {**before, "plan_age": age}
+        if due.any():
+            for name, value in self._new_plans(context[due], generator).items():
+                plan[name] = plan[name].clone()  # the last decision's are in the buffer
+                plan[name][due] = value
+        return plan
+
+    def _new_plans(self, context: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.online.dtype == "bfloat16"):
+            plans = self.planner.plan(context, generator)
+        age = torch.zeros(len(context), dtype=torch.long, device=context.device)
+        return {"z": plans.z, "plan": plans.codes.to(SMALL), "plan_age": age, **self._plan_metrics(plans)}
 
     def _plan_metrics(self, plans: Plans) -> dict[str, Tensor]:
         best = plans.distance.min(1).values
@@ -156,22 +185,27 @@ class PVDRLearner(Learner):
         bootstrap = torch.zeros_like(extras["value"])
         valued = needs_bootstrap(terminated, truncated, last)
         if self.phase == "e2" and valued.any():
-            bootstrap[valued] = self._value(extras["history"][valued].long(), next_codes[valued].long())
+            age = extras["plan_age"][valued] + 1
+            due = (age >= self.config.planner.replan_every) | last  # as the next decision's would be: see _followed
+            bootstrap[valued] = self._value(extras["history"][valued].long(), next_codes[valued].long(),
+                                            extras["z"][valued], due)
         pixels = (transition.image.to(self.device).float() - self.goal_pixels).abs().mean((1, 2, 3)) / 255
         metric = (self.distance.features(codes.long()) - self.distance.goal).abs().flatten(1).mean(1)
         state = {"tokens": extras["tokens"], "extra": extras["z"], "plan": extras["plan"], "next": next_codes,
                  "pixel_distance": pixels, "metric_distance": metric,
-                 **{name: extras[name] for name in ("plan_distance", "plan_gain", "plan_diversity")}}
+                 **{name: extras[name] for name in ("plan_age", "plan_distance", "plan_gain", "plan_diversity")}}
         self.buffer.add(state, action=transition.action.to(self.device), log_prob=extras["log_prob"],
                         value=extras["value"], reward=transition.reward.to(self.device), terminated=terminated,
                         truncated=truncated, bootstrap=bootstrap, diagnostics=transition.diagnostics)
 
-    def _value(self, history: Tensor, next_codes: Tensor) -> Tensor:
-        """Value of the true next observation; its state needs a plan of its own."""
+    def _value(self, history: Tensor, next_codes: Tensor, z: Tensor, due: Tensor) -> Tensor:
+        """Value of the true next observation, under ``z`` or, where one is ``due``, a plan of its own."""
         none_first = torch.zeros(len(history), dtype=torch.bool, device=self.device)
         context = self._context(push_frame(history, next_codes, none_first))
-        plans = self.planner.plan(context, self.generator)
-        value: Tensor = self.ppo.critic({"tokens": context, "extra": plans.z})
+        if due.any():
+            z = z.clone()
+            z[due] = self.planner.plan(context[due], self.generator).z
+        value: Tensor = self.ppo.critic({"tokens": context, "extra": z})
         return value
 
     def learn(self) -> dict[str, float]:
@@ -257,6 +291,7 @@ class PVDRLearner(Learner):
             plan, true = rollout.state["plan"].long().flatten(0, 1), future.flatten(0, 1)
             parts = [plan_error(self.distance, plan[rows], true[rows]) for rows in self._pieces(len(plan))]
             error = self.scale * torch.cat(parts).view_as(rollout.reward)
+            error = error.gather(0, decision_of_plan(rollout.state["plan_age"]))
         batch = rollout.batch(online.gamma, online.gae_lambda, rollout.reward - online.lambda3 * error)
         alignment = self._alignment(rollout, future, valid)
         metrics = self.ppo.update(batch, alignment.loss if len(alignment) else None, policy_weight=online.rl_weight)

@@ -58,6 +58,15 @@ def mean_ahead(action: Tensor, count: int) -> Tensor:
     return torch.cat([frames, torch.stack(rest)]) if rest else frames
 
 
+def decision_of_plan(age: Tensor) -> Tensor:
+    """The decision, by its time in the buffer, at which the plan that a decision followed was made.
+
+    ``age`` int64 [T, N] counts decisions since then. What is known of a plan, such as its error against the future that
+    was seen from there (Eq. 6), is known at that decision: ``error.gather(0, decision_of_plan(age))``.
+    """
+    return torch.arange(len(age), device=age.device)[:, None] - age
+
+
 def reconstruction_loss(model: DynamicsModel, clips: Tensor, noise: Tensor, reduction: str) -> Tensor:
     """Eq. 3: -log D(y | x, z ~ E) for clips [B, m + l, h, w]; of the encoder only its head gets a gradient."""
     context, future = model.split(clips)
