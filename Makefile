@@ -4,6 +4,7 @@
 # make test       set up, and pass the tests          make test-long   what takes longer
 # make margins    how much room every test of learning has, over five seeds on three instruction sets (part of test-long)
 # make test-slurm what needs a SLURM cluster: brings one up on this machine (root), else says why it is skipped
+# make gpu-check  in under nine minutes what only a GPU shows, into gpu-check.json: docs/gpu.md. Installs nothing
 # make lint       ruff and mypy                       make setup       only the environment
 #
 # TORCH is any requirement that pip understands. It is installed first: without a GPU the CPU build saves gigabytes, as in the README:
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export MPLBACKEND ?= Agg
 
-.PHONY: demo quick run test test-long margins test-slurm lint setup gl
+.PHONY: demo quick run test test-long margins test-slurm gpu-check lint setup gl
 
 demo: setup
 	$(BIN)/pvdr-bench demo
@@ -44,6 +45,10 @@ margins: setup
 test-slurm: setup
 	@[ "$$(id -u)" != 0 ] || slurm/sandbox/cluster.sh install || true
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slurm and not long" -rs
+
+# Without set-up: a machine with a GPU may have no package registry, and a torch of its own, which PYTHON then has.
+gpu-check:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m pvdr_bench bench gpu-check --json $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check pvdr_bench tests hatch_build.py

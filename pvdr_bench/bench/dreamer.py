@@ -1,4 +1,4 @@
-"""``bench dreamer``: what an update of DreamerV2 or APV costs, and what compiling the scan over time gives.
+"""``bench dreamer``: what an update of DreamerV2 or APV costs, and what compiling its scans over time gives.
 
 Replay holds random pictures; its own costs are those of ``bench replay``. Pre-trained methods start from random
 weights here: an update costs the same.
@@ -22,7 +22,7 @@ from pvdr_bench.bench.memory import device_peak_bytes, reset_peaks, resident_byt
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import UsageError
-from pvdr_bench.nets.rssm import State
+from pvdr_bench.nets.rssm import RSSM, State
 from pvdr_bench.progress import tell, told
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import RewardFacts, TaskFacts
@@ -48,7 +48,8 @@ def measure(method: str = "dreamerv2", scales: tuple[str, ...] = ("cpu", "paper"
             which takes minutes to compile for long sequences). Empty: nothing.
 
     Returns:
-        per scale: update: see :func:`measure_update`; scan: see :func:`measure_scan`.
+        per scale: update: see :func:`measure_update`; scan: see :func:`measure_scan`; compiled_update: see
+        :func:`measure_compiled_update`, where ``compiled`` has the step.
 
     Raises:
         UsageError: the method has no RSSM, or ``compiled`` names something else.
@@ -74,7 +75,10 @@ def _measure_scale(method: str, scale: str, seconds: float, compiled: Sequence[s
         try:
             fill(replay, 2 * protocol.num_envs * config.train.length, seed)
             learner = make_learner(config, protocol, replay, device, seed)
-            return {"update": measure_update(learner, seconds), "scan": measure_scan(learner, seconds, compiled, seed)}
+            found = {"update": measure_update(learner, seconds), "scan": measure_scan(learner, seconds, compiled, seed)}
+            if "step" in compiled and found["scan"]["compiler"] == "works":
+                found["compiled_update"] = measure_compiled_update(learner, seconds, found["update"]["seconds"])
+            return found
         finally:
             replay.close()
 
@@ -259,6 +263,33 @@ def measure_scan(learner: DreamerLearner, seconds: float, compiled: Sequence[str
         found[form] = {"seconds": spent, "compile_seconds": compile_seconds,
                        "compiled_over_plain": spent / found["plain_seconds"], **compare(plain, output, uniform)}
     return found
+
+
+def measure_compiled_update(learner: DreamerLearner, seconds: float, plain: float) -> dict[str, Any]:
+    """Whole updates with one step of every RSSM compiled, with an observation and in imagination.
+
+    Args:
+        plain: seconds of an update without.
+
+    Returns:
+        seconds: the median update. compile_seconds: of the first one. compiled_over_plain. measured_updates.
+    """
+    parts = [(module, name) for module in learner.model.modules() if isinstance(module, RSSM)
+             for name in ("observe", "imagine")]
+    stopwatch = Stopwatch(learner.device)
+    for module, name in parts:
+        setattr(module, name, torch.compile(getattr(module, name), dynamic=False))
+    try:
+        started = stopwatch.now()
+        learner.update()
+        compile_seconds = stopwatch.now() - started
+        rows = repeat(learner.update, seconds, stopwatch)
+    finally:
+        for module, name in parts:
+            delattr(module, name)  # the class's own again
+    spent = float(np.median([row["seconds"] for row in rows]))
+    return {"seconds": spent, "compile_seconds": compile_seconds, "compiled_over_plain": spent / plain,
+            "measured_updates": len(rows)}
 
 
 def _middle(run: Callable[[], Any], seconds: float, stopwatch: Stopwatch) -> float:

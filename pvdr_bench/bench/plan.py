@@ -8,16 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from pvdr_bench.algorithms.pvdr.config import ModelConfig
+from pvdr_bench.algorithms.pvdr.config import ModelConfig, PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.catalog import load_catalog
 from pvdr_bench.progress import told
+from pvdr_bench.rl.config import config_as
+from pvdr_bench.tokenizer.config import VQGANConfig
 
 LOGIT_TOLERANCE = 1e-3  # largest difference of logits that float32's order of summation may cause
 
 
 def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codebook: int = 128, repeats: int = 5,
-            device: str = "cpu", threads: int = 1, seed: int = 0) -> dict[str, Any]:
+            device: str = "cpu", threads: int = 1, seed: int = 0, scale: str = "") -> dict[str, Any]:
     """Time plans of ``future_frames`` frames both ways and compare what they give.
+
+    Args:
+        scale: whose model, grid and codebook, in place of small ones and of ``future_frames``, ``grid``, ``codebook``.
 
     Codes have to be equal wherever the top two logits are further apart than the tolerance, up to the first frame
     in which a code differs for a smaller gap: after it the two roll-outs rightly go different ways.
@@ -28,11 +34,15 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    config = ModelConfig(context_frames=2, future_frames=future_frames, d_model=64, ff=128, heads=4, token_dim=32,
-                         encoder_depth=1, prior_depth=1, decoder_depth=2, window=4, z_grid=grid, z_dim=8)
+    if scale:
+        config, grid, codebook = sizes_of(scale)
+        future_frames = config.future_frames
+    else:
+        config = ModelConfig(context_frames=2, future_frames=future_frames, d_model=64, ff=128, heads=4, token_dim=32,
+                             encoder_depth=1, prior_depth=1, decoder_depth=2, window=4, z_grid=grid, z_dim=8)
     model = DynamicsModel(config, codebook, grid).to(device).eval()
     torch.nn.init.normal_(model.decoder.head.weight, std=0.3)  # spread the logits, as training does
-    context = torch.randint(codebook, (candidates, 2, grid, grid), device=device)
+    context = torch.randint(codebook, (candidates, config.context_frames, grid, grid), device=device)
     z = torch.randn(candidates, *model.z_shape, device=device)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     outputs: dict[bool, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -48,7 +58,16 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
     fast, slow = (float(np.median(seconds[cached])) for cached in (True, False))
     return {"ratio": slow / fast, **compare(*outputs[True], *outputs[False]), "tolerance": LOGIT_TOLERANCE,
             "cached_ms": 1e3 * fast, "uncached_ms": 1e3 * slow, "candidates": candidates,
-            "future_frames": future_frames, "grid": grid, "threads": threads, "device": device}
+            "future_frames": future_frames, "grid": grid, "codebook": codebook, "d_model": config.d_model,
+            "threads": threads, "device": device}
+
+
+def sizes_of(scale: str) -> tuple[ModelConfig, int, int]:
+    """PVDR's model at a scale, and its tokenizer's grid and codebook size."""
+    catalog = load_catalog()
+    vqgan = config_as(VQGANConfig, catalog.config("tokenizer", scale).value)
+    model = config_as(PVDRConfig, catalog.config("pvdr", scale).value).model
+    return model, vqgan.grid(catalog.protocol(scale=scale).image_size), vqgan.codebook.size
 
 
 def compare(codes: torch.Tensor, logits: torch.Tensor, other_codes: torch.Tensor,

@@ -28,6 +28,7 @@ class Name(StrEnum):
     aggregate = "aggregate"
     replay = "replay"
     dreamer = "dreamer"
+    gpu_check = "gpu-check"
 
 
 HELP = {
@@ -43,6 +44,8 @@ HELP = {
     Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",
     Name.replay: "experience on disk: appending, sampling, and its share of an update",
     Name.dreamer: "an update of DreamerV2 or APV: seconds by part, memory, and the compiled scan against the plain one",
+    Name.gpu_check: "in under nine minutes what only a GPU shows: the device's tests, steps, plans and updates at the "
+                    "published sizes, and the pace of runs; exit code 1 if a part failed",
 }
 
 # About a trained model, a run or the statistics; the others measure speed and memory.
@@ -61,15 +64,17 @@ def bench(
     from pvdr_bench.progress import listening
 
     room = "diagnostics" if name in DIAGNOSTICS else "bench"
-    measure = import_module(f"pvdr_bench.{room}.{name.value}").measure
+    measure = import_module(f"pvdr_bench.{room}.{name.value.replace('-', '_')}").measure
     arguments = arguments_of(measure, override or [])
     with StageProgress(console(stderr=True), f"bench {name.value}") as bars, listening(bars.report):
         result = measure(**arguments)
     if json_:
         typer.echo(json.dumps(result, default=float))
-        return
-    typer.echo(f"bench {name.value}: {HELP[name]}")
-    echo_result(result, "  ")
+    else:
+        typer.echo(f"bench {name.value}: {HELP[name]}")
+        echo_result(result, "  ")
+    if name is Name.gpu_check and result["failed"]:
+        raise typer.Exit(1)
 
 
 def arguments_of(measure: Any, overrides: list[str]) -> dict[str, Any]:
