@@ -114,6 +114,33 @@ def test_dead_worker_is_reported(moment: str) -> None:
     assert wait_gone(pids) == []
 
 
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_with_fewer_seeds_the_first_environments_play_alone(workers: int) -> None:
+    """They do what as many environments would do that are all there are; afterwards all play again."""
+    def seen(envs: VectorEnv) -> list[np.ndarray]:
+        frames = [envs.reset([3, 1])]
+        for _ in range(12):
+            step = envs.step(envs.expert_action())
+            frames += [step.image, step.final_image, step.dense_reward, step.truncated, *step.truth.values()]
+        return frames
+
+    with VectorEnv(POINT, 2, workers=0) as two, VectorEnv(POINT, 5, workers=workers) as five:
+        assert len(five.reset(SEEDS)) == 5
+        for ours, theirs in zip(seen(five), seen(two), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        with pytest.raises(UsageError, match="shape"):
+            five.step(np.zeros((5, 2), np.float32))
+        assert len(five.reset(SEEDS)) == 5
+        assert five.step(five.expert_action()).image.shape[0] == 5
+    with VectorEnv(POINT, 5, workers=workers) as fresh, VectorEnv(POINT, 5, workers=workers) as used:
+        used.reset([9])
+        used.step(np.ones((1, 2), np.float32))
+        for ours, theirs in zip(record(used), record(fresh), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    with VectorEnv(POINT, 2, workers=0) as envs, pytest.raises(UsageError, match="0 seeds"):
+        envs.reset([])
+
+
 def test_errors_inside_a_worker_come_out_as_they_are() -> None:
     with pytest.raises(UsageError, match="did you mean 'point'"):
         VectorEnv(dataclasses.replace(POINT, env_id="pint"), 2, workers=1)

@@ -24,7 +24,7 @@ from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
 from pvdr_bench.training.again import acts_by_mean, evaluate_again, with_mean_policy
-from pvdr_bench.training.evaluation import SEED_SPAN, train_seeds
+from pvdr_bench.training.evaluation import SEED_SPAN, Evaluator, train_seeds, waves
 from pvdr_bench.training.execute import check_artefacts, execute
 from pvdr_bench.training.online import Pieces
 from tests import dummies
@@ -157,19 +157,61 @@ def test_evaluation_seeds_are_disjoint_and_fixed(tmp_path: Path) -> None:
                    lambda: False)
     train, evaluation = set(Recorder.seeds[True]), set(Recorder.seeds[False])
     base = spec.protocol.eval_seed_base
-    assert evaluation == set(range(base, base + 6))  # five episodes in waves of two
+    assert evaluation == set(range(base, base + 5))  # five episodes: two waves of two, and one alone
     assert train and all(seed < spec.protocol.train_seed_base + SEED_SPAN for seed in train)
     assert not train & evaluation
     assert train_seeds(0, 0, 0, 4) != train_seeds(0, 1, 0, 4)
 
 
-def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_evaluation_does_not_disturb_training(tmp_path: Path, own: bool) -> None:
+    """Neither in environments of its own nor in those that training lends."""
     logs = []
     for i, episodes in enumerate((1, 7)):
-        spec = make_spec("recurrent", eval_episodes=episodes)
+        spec = make_spec("recurrent", eval_episodes=episodes, terminate_on_success=own)
         assert do_run(spec, tmp_path / str(i))
         logs.append(RunDir(spec.path(tmp_path / str(i))).train.path.read_bytes())
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_training_lends_its_environments_to_evaluation_where_they_are_the_same(ends: bool, tmp_path: Path) -> None:
+    made: list[EnvConfig] = []
+
+    def make_envs(config: EnvConfig, n: int) -> VectorEnv:
+        made.append(config)
+        return VectorEnv(config, n, workers=0)
+
+    spec = make_spec(terminate_on_success=ends)
+    assert execute(spec, tmp_path / "run", lambda: (dataclasses.replace(make_pieces(spec), make_envs=make_envs), {}),
+                   lambda: False)
+    assert [config.terminate_on_success for config in made] == ([True, False] if ends else [False])
+    if ends:
+        return
+
+    class Own(Evaluator):  # the same with environments of its own
+        def __init__(self, open_envs: Any, *rest: Any) -> None:
+            super().__init__(lambda: VectorEnv(made[0], ENVS, workers=0), *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pvdr_bench.training.online.Evaluator", Own)
+        assert do_run(spec, tmp_path / "own")
+    lent, own = (RunDir(spec.path(tmp_path / name)) for name in ("run", "own"))
+    for name in ("train", "episodes"):
+        assert getattr(lent, name).path.read_bytes() == getattr(own, name).path.read_bytes()
+
+
+def test_an_evaluation_plays_the_episodes_that_are_asked_for_and_no_others(tmp_path: Path) -> None:
+    assert list(waves(5, 2, 5)) == [(0, 2), (2, 2), (4, 1)]
+    assert list(waves(20, 8, 20)) == [(0, 8), (8, 8), (16, 4)]
+    assert list(waves(7, 2, 5)) == [(0, 2), (2, 2), (4, 1), (5, 2)]
+    assert list(waves(3, 2, 5)) == [(0, 2), (2, 2)]  # whole waves of the protocol's
+    spec = make_spec()
+    assert do_run(spec, tmp_path)
+    run_dir = RunDir(spec.path(tmp_path))
+    found = {count: evaluate_again(run_dir, spec, lambda: (make_pieces(spec), {}), count)[1] for count in (3, 5, 7)}
+    assert [len(results) for results in found.values()] == [3, 5, 7]
+    assert found[3] == found[5][:3] and found[5] == found[7][:5]
 
 
 @pytest.mark.parametrize("kind", KINDS)

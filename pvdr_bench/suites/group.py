@@ -24,7 +24,7 @@ class EnvGroup:
     def __init__(self, config: EnvConfig, n: int, frames: Image) -> None:
         self.envs: list[Env] = [make_env(config) for _ in range(n)]
         self.image, self.final = frames
-        self._seeds, self._episodes = [0] * n, [0] * n
+        self._seeds, self._episodes = [0] * n, [0] * n  # of those that play
 
     @property
     def action_space(self) -> BoxSpace:
@@ -32,15 +32,19 @@ class EnvGroup:
         return self.envs[0].action_space
 
     def reset(self, seeds: Sequence[int]) -> None:
-        """Start an episode in every environment; first images in ``image``."""
-        self._seeds, self._episodes = list(seeds), [0] * len(self.envs)
-        for i, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+        """Start an episode in every environment, or in the first ones, as many as seeds; first images in ``image``."""
+        self._seeds, self._episodes = list(seeds), [0] * len(seeds)
+        for i, (env, seed) in enumerate(zip(self._playing, seeds, strict=True)):
             self.image[i] = env.reset(seed)
 
+    @property
+    def _playing(self) -> list[Env]:
+        return self.envs[:len(self._seeds)]
+
     def step(self, actions: NDArray[np.float32]) -> list[EnvStep]:
-        """One decision in each; images in ``image`` and ``final``, and none in the returned steps."""
+        """One decision in each that plays; images in ``image`` and ``final``, and none in the returned steps."""
         steps = []
-        for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+        for i, (env, action) in enumerate(zip(self._playing, actions, strict=True)):
             step = env.step(action)
             self.final[i] = step.image
             if step.terminated or step.truncated:
@@ -58,7 +62,7 @@ class EnvGroup:
 
     def expert_action(self) -> NDArray[np.float32]:
         """The scripted expert's actions [n, A] in the current states."""
-        return np.stack([env.expert_action() for env in self.envs]).astype(np.float32)
+        return np.stack([env.expert_action() for env in self._playing]).astype(np.float32)
 
     def close(self) -> None:
         """Free the simulators."""

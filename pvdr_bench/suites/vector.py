@@ -54,6 +54,7 @@ class VectorEnv:
         shape = (2, num_envs, config.image_size, config.image_size, 3)
         self._workers: list[Worker] = []
         self._group: EnvGroup | None = None
+        self._playing = num_envs  # of the last reset
         self._closed = False
         info = suite(config.suite)
         workers = max(workers, workers_needed(num_envs, info.envs_per_process))
@@ -98,33 +99,43 @@ class VectorEnv:
         return [worker.process.pid for worker in self._workers]
 
     def reset(self, seeds: Sequence[int]) -> Image:
-        """Start an episode in every environment; first images [N, H, W, 3]. Frozen instances ignore the seeds."""
+        """Start an episode in every environment; first images [N, H, W, 3]. Frozen instances ignore the seeds.
+
+        With n < N seeds the first n environments play, and all else is of these alone; the others rest until a reset
+        that has seeds for them.
+        """
         self._check_open()
-        if len(seeds) != self.num_envs:
+        if not 1 <= len(seeds) <= self.num_envs:
             raise UsageError(f"{len(seeds)} seeds for {self.num_envs} environments")
+        self._playing = len(seeds)
         if self._group is not None:
             self._group.reset(seeds)
         else:
-            self._ask([("reset", list(seeds[worker.part])) for worker in self._workers])
-        image: Image = self._frames[0].copy()
+            self._ask([("reset", list(seeds[worker.part])) for worker in self._busy])
+        image: Image = self._frames[0, :self._playing].copy()
         return image
+
+    @property
+    def _busy(self) -> list[Worker]:
+        """The workers with an environment that plays."""
+        return [worker for worker in self._workers if worker.part.start < self._playing]
 
     def step(self, actions: NDArray[np.float32]) -> VectorStep:
         """One decision with actions [N, A] in [-1, 1]; environments whose episode ended start the next one."""
         self._check_open()
         actions = np.asarray(actions, np.float32)
-        if actions.shape != (self.num_envs, self.action_dim):
-            raise UsageError(f"actions have shape {actions.shape}, not {(self.num_envs, self.action_dim)}")
+        if actions.shape != (self._playing, self.action_dim):
+            raise UsageError(f"actions have shape {actions.shape}, not {(self._playing, self.action_dim)}")
         if not np.isfinite(actions).all():
             raise TrainingError("an action is not finite", hint="lower the learning rates")
         if self._group is not None:
             steps = self._group.step(actions)
         else:
-            answers = self._ask([("step", actions[worker.part]) for worker in self._workers])
+            answers = self._ask([("step", actions[worker.part]) for worker in self._busy])
             steps = [step for answer in answers for step in answer]
         return VectorStep(
-            image=self._frames[0].copy(),
-            final_image=self._frames[1].copy(),
+            image=self._frames[0, :self._playing].copy(),
+            final_image=self._frames[1, :self._playing].copy(),
             dense_reward=np.array([step.dense_reward for step in steps], np.float32),
             success=np.array([step.success for step in steps], np.bool_),
             terminated=np.array([step.terminated for step in steps], np.bool_),
@@ -147,7 +158,7 @@ class VectorEnv:
         self._check_open()
         if self._group is not None:
             return self._group.expert_action()
-        return np.concatenate(self._ask([("expert_action",)] * len(self._workers)))
+        return np.concatenate(self._ask([("expert_action",)] * len(self._busy)))
 
     def close(self) -> None:
         """Stop the workers; safe to call twice."""
@@ -168,9 +179,9 @@ class VectorEnv:
                 worker.process.wait()
 
     def _ask(self, messages: Sequence[tuple[Any, ...]]) -> list[Any]:
-        for worker, message in zip(self._workers, messages, strict=True):
+        for worker, message in zip(self._busy, messages, strict=True):
             worker.send(message)
-        return [worker.receive(STEP_TIMEOUT) for worker in self._workers]
+        return [worker.receive(STEP_TIMEOUT) for worker in self._busy]
 
     def _check_open(self) -> None:
         if self._closed:

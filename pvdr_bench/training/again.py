@@ -71,6 +71,7 @@ def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], Pie
         reward = GoalReward(protocol, task.goal, pieces.tokenizer, pieces.device)
         evaluator = Evaluator(lambda: envs, protocol.num_envs, reward, protocol.eval_seed_base, spec.seed,
                               pieces.needs_expert, stop)
-        return found.step, list(evaluator.run(learner, episodes or protocol.eval_final_episodes, found.step, "final"))
+        whole = protocol.eval_final_episodes
+        return found.step, list(evaluator.run(learner, episodes or whole, found.step, "final", whole))
     finally:
         envs.close()

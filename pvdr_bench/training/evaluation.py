@@ -34,7 +34,7 @@ class VectorEnvLike(Protocol):
         """Of one environment's images."""
 
     def reset(self, seeds: Sequence[int]) -> Image:
-        """Start an episode in every environment; first images [N, H, W, 3]."""
+        """Start an episode in every environment, or in the first n < N alone; first images [N, H, W, 3]."""
 
     def step(self, actions: NDArray[np.float32]) -> VectorStep:
         """One decision with actions [N, A]."""
@@ -82,12 +82,25 @@ def choose(learner: Learner, image: Tensor, is_first: Tensor, carry: Carry, mode
     return action, carry, extras
 
 
+def waves(episodes: int, num_envs: int, block: int) -> Iterator[tuple[int, int]]:
+    """The first episode and the size of each wave: as large as ``num_envs`` allows, up to a multiple of ``block``.
+
+    The last wave may hold episodes beyond ``episodes``, where these are not whole waves.
+    """
+    first = 0
+    while first < episodes:
+        size = min(num_envs, block - first % block)
+        yield first, size
+        first += size
+
+
 class Evaluator:
-    """Plays evaluation episodes in environments of its own, opened at the first use.
+    """Plays evaluation episodes, in environments that are opened at the first use.
 
     Args:
-        open_envs: makes the vector environment; it must not terminate on success.
-        num_envs: its size; episodes are played in waves of it.
+        open_envs: makes the vector environment, or gives one that training lends: it is left in the middle of nothing,
+            and has to be reset before it is used again. It must not terminate on success.
+        num_envs: its size; episodes are played in waves of it, and what is left over in a smaller one.
         stop: asked at every decision; evaluation is given up where it says True.
     """
 
@@ -97,10 +110,13 @@ class Evaluator:
         self.seed_base, self.run_seed, self.needs_expert, self.stop = seed_base, run_seed, needs_expert, stop
         self._envs: VectorEnvLike | None = None
 
-    def run(self, learner: Learner, episodes: int, env_steps: int, point: str) -> Iterator[EpisodeResult]:
+    def run(self, learner: Learner, episodes: int, env_steps: int, point: str,
+            protocol_episodes: int | None = None) -> Iterator[EpisodeResult]:
         """Results of episodes 0 .. ``episodes`` - 1, wave by wave.
 
-        Environment seeds are ``eval_seed_base + episode``; action noise differs between run seeds and points.
+        Environment seeds are ``eval_seed_base + episode``; action noise differs between run seeds and points, and is
+        drawn for a wave. Waves end at multiples of ``protocol_episodes`` (default: ``episodes``), so that an episode
+        is the same whether more or fewer than the protocol's are asked for.
         Global random state is as it was after each wave.
 
         Raises:
@@ -108,17 +124,16 @@ class Evaluator:
         """
         if self._envs is None:
             self._envs = self._open()
-        for first in range(0, episodes, self.num_envs):
+        for first, size in waves(episodes, self.num_envs, protocol_episodes or episodes):
             generator = torch.Generator().manual_seed(
                 stable_seed("eval", self.seed_base, self.run_seed, env_steps, point, first))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(generator.initial_seed())
-                results = self._wave(self._envs, learner, first, generator)
+                results = self._wave(self._envs, learner, first, size, generator)
             yield from results[:episodes - first]
 
-    def _wave(self, envs: VectorEnvLike, learner: Learner, first: int, generator: torch.Generator,
+    def _wave(self, envs: VectorEnvLike, learner: Learner, first: int, n: int, generator: torch.Generator,
               ) -> list[EpisodeResult]:
-        n = self.num_envs
         seeds = [self.seed_base + first + i for i in range(n)]
         image, is_first = images_to_tensor(envs.reset(seeds)), torch.ones(n, dtype=torch.bool)
         carry = learner.initial(n)

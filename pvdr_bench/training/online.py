@@ -122,8 +122,11 @@ class OnlineLoop:
             stack.callback(self.replay.close)
         task = task_facts(spec, self.envs, self.envs.reset(self._seeds()))
         self.reward = GoalReward(protocol, task.goal, pieces.tokenizer, pieces.device)
+        full_length = dataclasses.replace(config, terminate_on_success=False)
+        # Evaluations stand at sync points, where all training episodes have ended and none has begun; so training's
+        # environments can be lent for them, which saves the memory of as many more and of the processes they are in.
         self.evaluator = Evaluator(
-            lambda: pieces.make_envs(dataclasses.replace(config, terminate_on_success=False), self.n), self.n,
+            lambda: self.envs if config == full_length else pieces.make_envs(full_length, self.n), self.n,
             self.reward, protocol.eval_seed_base, spec.seed, pieces.needs_expert, stop)
         stack.callback(self.evaluator.close)
         torch.manual_seed(stable_seed("global", spec.seed))
