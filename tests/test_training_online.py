@@ -150,6 +150,34 @@ def test_files_of_a_done_run(kind: str, tmp_path: Path) -> None:
     assert run_dir.read_episodes() == episodes
 
 
+PARTS = {"act", "env", "observe", "learn", "reset", "reward"}
+
+
+def test_every_phase_tells_where_its_seconds_went_also_in_a_run_that_was_stopped(tmp_path: Path) -> None:
+    spec = make_spec(env_steps=3 * SYNC)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert do_run(spec, whole)
+    asked = iter(range(10**6))
+    assert not do_run(spec, stopped, lambda: next(asked) > 60)  # in the second chunk of training
+    assert do_run(spec, stopped)
+    phases = [(SYNC * k, phase) for k in range(4) for phase in ("train", "grid") if k or phase == "grid"]
+    for results in (whole, stopped):
+        run_dir = RunDir(spec.path(results))
+        rows = run_dir.read_phases()
+        assert [(row["env_steps"], row["phase"]) for row in rows] == [*phases, (3 * SYNC, "final")]
+        assert len(run_dir.read_timing()) + len(rows) == len(run_dir.timing.path.read_text().splitlines())
+        for before, row in zip([None, *rows], rows, strict=False):
+            names = set(row["seconds"]) - {"start", "checkpoint"}
+            assert names == PARTS if row["phase"] == "train" else names == {"act", "env", "reset", "reward"}
+            spent = sum(value for name, value in row["seconds"].items() if "." not in name)
+            took = row["wall_seconds"] - (before["wall_seconds"] if before else 0.0)
+            assert 0 < spent <= took + 0.01
+        starts = ["start" in row["seconds"] for row in rows]
+        assert starts[0] and sum(starts) == 1 + (results == stopped)
+        done = run_dir.done() or {}
+        assert rows[-1]["wall_seconds"] <= done["wall_seconds"] < rows[-1]["wall_seconds"] + 5
+
+
 def test_evaluation_seeds_are_disjoint_and_fixed(tmp_path: Path) -> None:
     Recorder.seeds = {}
     spec = make_spec()

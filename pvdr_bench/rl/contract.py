@@ -31,6 +31,7 @@ from torch import Tensor
 from pvdr_bench.rl.facts import TaskFacts
 from pvdr_bench.rl.process_group import ALONE, ProcessGroup
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
+from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.rl.transition import Transition
 
 __all__ = ["Carry", "FixedPolicy", "Learner", "LearnerContext", "Mode", "OfflineLearner", "StageContext", "TaskFacts",
@@ -51,6 +52,7 @@ class LearnerContext:
     artefacts: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # stage -> weights, e.g. "tokenize"
     artefact_config: dict[str, Any] = field(default_factory=dict)  # stage -> the config that made the weights
     replay: EpisodeReplay | None = None  # filled by the loop; None for on-policy algorithms, and to act alone
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)  # of the loop: ``with stopwatch("plan")`` names a part
 
 
 class Learner(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -11,6 +12,7 @@ from pvdr_bench.runs.schema import (
     DoneFile,
     FailedFile,
     HeartbeatFile,
+    PhaseRow,
     ProvenanceFile,
     ReferenceFile,
     TimingRow,
@@ -86,14 +88,25 @@ class RunContents:
         return read_jsonl(self.episodes.path)
 
     def read_timing(self) -> list[dict[str, Any]]:
-        """Rows of ``timing.jsonl``: env_steps, wall_seconds, evaluation_seconds among them, device."""
-        return [cast("dict[str, Any]", row) for row in self._rows(TimingRow, self.timing)]
+        """Rows of ``timing.jsonl`` at evaluations: env_steps, wall_seconds, evaluation_seconds among them, device."""
+        return [cast("dict[str, Any]", row) for row in self._timing() if "phase" not in row]
+
+    def read_phases(self) -> list[PhaseRow]:
+        """Rows of ``timing.jsonl`` at the end of each phase, with its seconds by part; none in runs from before."""
+        return [cast("PhaseRow", row) for row in self._timing() if "phase" in row]
+
+    def _timing(self) -> list[Mapping[str, Any]]:
+        """Rows of both kinds."""
+        kinds: tuple[type[Any], type[Any]] = (TimingRow, PhaseRow)
+        return [checked(kinds["phase" in row], row, where) for where, row in self._numbered(self.timing)]
+
+    def _rows(self, kind: type[T], log: JsonlLog) -> list[T]:
+        """A log's rows, each checked."""
+        return [checked(kind, row, where) for where, row in self._numbered(log)]
 
     @staticmethod
-    def _rows(kind: type[T], log: JsonlLog) -> list[T]:
-        """A log's rows, each checked."""
-        return [checked(kind, row, f"{log.path}: row {number}")
-                for number, row in enumerate(read_jsonl(log.path), start=1)]
+    def _numbered(log: JsonlLog) -> list[tuple[str, dict[str, Any]]]:
+        return [(f"{log.path}: row {number}", row) for number, row in enumerate(read_jsonl(log.path), start=1)]
 
     @property
     def videos(self) -> Path:

@@ -6,7 +6,7 @@
     provenance.json   what it was first made with, and what differed in later starts
     train.jsonl       metrics of training             } append-only, cut back to
     episodes.jsonl    one line per evaluation episode } the checkpoint on resume;
-    timing.jsonl      seconds up to each evaluation   } the last is never the same twice
+    timing.jsonl      seconds, by part of each phase  } the last is never the same twice
     heartbeat.json    progress for watchers
     checkpoints/      videos/
     done.json or failed.json    done.json seals the others, see runs/seal.py

@@ -27,6 +27,7 @@ Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
 Word = Annotated[str, Field(pattern=r"^[\w.@=,+\[\]\-]+$")]  # part of a path
 Point = Literal["grid", "final"]
+Phase = Literal["train", "grid", "final"]
 POINTS: tuple[str, ...] = ("grid", "final")
 Success = bool | Literal[0, 1]
 T = TypeVar("T")
@@ -192,13 +193,27 @@ class SpecFacts(TypedDict):
 
 
 class TimingRow(TypedDict):
-    """A row of ``timing.jsonl``."""
+    """A row of ``timing.jsonl`` at the beginning of an evaluation: seconds up to it."""
 
     env_steps: Count
     point: Point
     wall_seconds: Seconds
     evaluation_seconds: Seconds
     device: str
+
+
+class PhaseRow(TypedDict):
+    """A row of ``timing.jsonl`` at the end of a phase: training up to a sync point, or an evaluation.
+
+    ``seconds`` are those since the last such row, by part; ``outer.inner`` is within ``outer``.
+    """
+
+    env_steps: Count
+    phase: Phase
+    wall_seconds: Seconds
+    evaluation_seconds: Seconds
+    device: str
+    seconds: dict[str, Seconds]
 
 
 class TrainRow(TypedDict):

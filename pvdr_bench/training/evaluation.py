@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.rl.contract import Carry, Learner, Mode
+from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.runs.episodes import EpisodeResult
 from pvdr_bench.suites.base import Image, VectorStep
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
@@ -102,12 +103,15 @@ class Evaluator:
             and has to be reset before it is used again. It must not terminate on success.
         num_envs: its size; episodes are played in waves of it, and what is left over in a smaller one.
         stop: asked at every decision; evaluation is given up where it says True.
+        stopwatch: told the seconds of the parts reset, act, env and reward.
     """
 
     def __init__(self, open_envs: Callable[[], VectorEnvLike], num_envs: int, reward: GoalReward, seed_base: int,
-                 run_seed: int, needs_expert: bool, stop: Callable[[], bool] = lambda: False) -> None:
+                 run_seed: int, needs_expert: bool, stop: Callable[[], bool] = lambda: False,
+                 stopwatch: Stopwatch | None = None) -> None:
         self._open, self.num_envs, self.reward = open_envs, num_envs, reward.fork()
         self.seed_base, self.run_seed, self.needs_expert, self.stop = seed_base, run_seed, needs_expert, stop
+        self.stopwatch = stopwatch or Stopwatch()
         self._envs: VectorEnvLike | None = None
 
     def run(self, learner: Learner, episodes: int, env_steps: int, point: str,
@@ -123,7 +127,8 @@ class Evaluator:
             Interrupted: ``stop`` said so.
         """
         if self._envs is None:
-            self._envs = self._open()
+            with self.stopwatch("reset"):
+                self._envs = self._open()
         for first, size in waves(episodes, self.num_envs, protocol_episodes or episodes):
             generator = torch.Generator().manual_seed(
                 stable_seed("eval", self.seed_base, self.run_seed, env_steps, point, first))
@@ -135,7 +140,8 @@ class Evaluator:
     def _wave(self, envs: VectorEnvLike, learner: Learner, first: int, n: int, generator: torch.Generator,
               ) -> list[EpisodeResult]:
         seeds = [self.seed_base + first + i for i in range(n)]
-        image, is_first = images_to_tensor(envs.reset(seeds)), torch.ones(n, dtype=torch.bool)
+        with self.stopwatch("reset"):
+            image, is_first = images_to_tensor(envs.reset(seeds)), torch.ones(n, dtype=torch.bool)
         carry = learner.initial(n)
         self.reward.begin(n)
         success, at_end = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
@@ -143,9 +149,12 @@ class Evaluator:
         while running.any():
             if self.stop():
                 raise Interrupted("stopped during an evaluation", hint="the same command continues")
-            action, carry, _ = choose(learner, image, is_first, carry, "eval", generator, envs, self.needs_expert)
-            step = envs.step(action.clamp(-1, 1).numpy())
-            reward, _ = self.reward.reward(step)
+            with self.stopwatch("act"):
+                action, carry, _ = choose(learner, image, is_first, carry, "eval", generator, envs, self.needs_expert)
+            with self.stopwatch("env"):
+                step = envs.step(action.clamp(-1, 1).numpy())
+            with self.stopwatch("reward"):
+                reward, _ = self.reward.reward(step)
             success |= step.success & running
             at_end = np.where(running, step.success, at_end)
             returns += reward * running

@@ -3,7 +3,8 @@
 Shapes: N environments, H = W image size, A action dimensions. Steps are env_steps unless called decisions.
 At a sync point all episodes end as truncated, all environments reset and the learner's carry is fresh, so a
 checkpoint needs no simulator state: a killed run goes on from it and gives the bytes of a run never killed.
-``train.jsonl`` and ``episodes.jsonl`` hold no wall time; that is in ``timing.jsonl``, a line per evaluation.
+``train.jsonl`` and ``episodes.jsonl`` hold no wall time; that is in ``timing.jsonl``: a line at the beginning of every
+evaluation, and one at the end of every phase, with seconds by part.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Transition
 from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
+from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.rl.truth import Diagnostics
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.schema import Point
+from pvdr_bench.runs.schema import Phase, Point
 from pvdr_bench.suites.base import EnvConfig, Image
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.training.checks import check_protocol
@@ -74,11 +76,12 @@ def task_facts(spec: RunSpec, envs: VectorEnvLike, first: Image) -> TaskFacts:
         reward=RewardFacts(success_bonus=bonus or 0.0, ends_on_success=protocol.terminate_on_success))
 
 
-def learner_context(spec: RunSpec, pieces: Pieces, task: TaskFacts,
-                    replay: EpisodeReplay | None = None) -> LearnerContext:
+def learner_context(spec: RunSpec, pieces: Pieces, task: TaskFacts, replay: EpisodeReplay | None = None,
+                    stopwatch: Stopwatch | None = None) -> LearnerContext:
     """What a run's learner is built from."""
     return LearnerContext(config=pieces.config, task=task, seed=spec.seed, device=pieces.device, replay=replay,
-                          artefacts=pieces.artefacts, artefact_config=pieces.artefact_config)
+                          artefacts=pieces.artefacts, artefact_config=pieces.artefact_config,
+                          stopwatch=stopwatch or Stopwatch())
 
 
 def run_online(spec: RunSpec, run_dir: RunDir, pieces: Pieces, stop: Stop = lambda: False) -> bool:
@@ -106,7 +109,7 @@ class OnlineLoop:
         self.spec, self.protocol, self.dir, self.pieces, self.stop = spec, spec.protocol, run_dir, pieces, stop
         self.n, self.env_steps, self.decisions = spec.protocol.num_envs, 0, 0
         self.wall_before, self.started, self.begin_time = 0.0, time.monotonic(), time.monotonic()
-        self.evaluation_seconds = 0.0
+        self.evaluation_seconds, self.stopwatch = 0.0, Stopwatch()
         self.success: float | None = None  # of the last evaluation, for watchers
         self.begin_steps = 0
         self.image: torch.Tensor
@@ -127,15 +130,17 @@ class OnlineLoop:
         # environments can be lent for them, which saves the memory of as many more and of the processes they are in.
         self.evaluator = Evaluator(
             lambda: self.envs if config == full_length else pieces.make_envs(full_length, self.n), self.n,
-            self.reward, protocol.eval_seed_base, spec.seed, pieces.needs_expert, stop)
+            self.reward, protocol.eval_seed_base, spec.seed, pieces.needs_expert, stop,
+            self.stopwatch)
         stack.callback(self.evaluator.close)
         torch.manual_seed(stable_seed("global", spec.seed))
         self.generator = torch.Generator().manual_seed(stable_seed("act", spec.seed))
-        self.learner = pieces.make_learner(learner_context(spec, pieces, task, self.replay))
+        self.learner = pieces.make_learner(learner_context(spec, pieces, task, self.replay, self.stopwatch))
         self.log = TrainLog(self.n)
 
     def run(self) -> bool:
         """The loop."""
+        self.stopwatch.add("start", time.monotonic() - self.started)
         self._restore()
         protocol, self.begin_time = self.protocol, time.monotonic()
         self._begin_episodes()
@@ -147,9 +152,11 @@ class OnlineLoop:
             if metrics or at_sync:
                 self._write_row(metrics)
             if at_sync:
+                self._write_seconds("train")
                 if before // protocol.eval_every < self.env_steps // protocol.eval_every:
                     self._evaluate("grid", protocol.eval_episodes)
-                self._publish()
+                with self.stopwatch("checkpoint"):
+                    self._publish()
                 self._begin_episodes()
             self._beat("train")
         facts = self._evaluate("final", protocol.eval_final_episodes)
@@ -160,14 +167,17 @@ class OnlineLoop:
     def _decide(self) -> tuple[dict[str, float], bool]:
         """One decision of all environments: act, step, reward, observe, learn. Also whether a sync point is reached."""
         image, first = self.image, self.is_first
-        action, self.carry, extras = choose(self.learner, image, first, self.carry, "train", self.generator, self.envs,
-                                            self.pieces.needs_expert)
-        step = self.envs.step(action.clamp(-1, 1).numpy())
+        with self.stopwatch("act"):
+            action, self.carry, extras = choose(self.learner, image, first, self.carry, "train", self.generator,
+                                                self.envs, self.pieces.needs_expert)
+        with self.stopwatch("env"):
+            step = self.envs.step(action.clamp(-1, 1).numpy())
         before, grid = self.env_steps, self.protocol.sync_every
         self.env_steps += int(step.env_steps.sum())
         self.decisions += self.n
         at_sync = before // grid < self.env_steps // grid
-        reward, distance = self.reward.reward(step)
+        with self.stopwatch("reward"):
+            reward, distance = self.reward.reward(step)
         self.log.add(step, reward, distance)
         ended = step.terminated | step.truncated
         transition = Transition(
@@ -176,18 +186,21 @@ class OnlineLoop:
             truncated=torch.from_numpy(step.truncated | (at_sync & ~step.terminated)),
             next_image=images_to_tensor(step.final_image),
             diagnostics=Diagnostics(step.truth))
-        if self.replay is not None:
-            self.replay.add(transition)
-        self.learner.observe(transition)
+        with self.stopwatch("observe"):
+            if self.replay is not None:
+                self.replay.add(transition)
+            self.learner.observe(transition)
         self.image, self.is_first = images_to_tensor(step.image), torch.from_numpy(ended)
-        return self.learner.learn(), at_sync
+        with self.stopwatch("learn"):
+            return self.learner.learn(), at_sync
 
     def _seeds(self) -> list[int]:
         return train_seeds(self.protocol.train_seed_base, self.spec.seed, self.env_steps, self.n)
 
     def _begin_episodes(self) -> None:
         """Reset everything that remembers an episode."""
-        self.image = images_to_tensor(self.envs.reset(self._seeds()))
+        with self.stopwatch("reset"):
+            self.image = images_to_tensor(self.envs.reset(self._seeds()))
         self.is_first = torch.ones(self.n, dtype=torch.bool)
         self.carry = self.learner.initial(self.n)
         self.reward.begin(self.n)
@@ -199,6 +212,13 @@ class OnlineLoop:
                 raise TrainingError(f"the metric {name} is {value}", where=f"env_steps {self.env_steps}",
                                     hint="lower the learning rates, or clip gradients more")
         self.dir.train.append({"env_steps": self.env_steps, "decisions": self.decisions, **self.log.row(), **metrics})
+
+    def _write_seconds(self, phase: Phase) -> None:
+        """A row at the end of a phase, with the seconds since the last one by part."""
+        seconds = {part: round(value, 4) for part, value in self.stopwatch.take().items()}
+        self.dir.timing.append({"env_steps": self.env_steps, "phase": phase, "wall_seconds": self._wall(),
+                                "evaluation_seconds": self.evaluation_seconds, "device": self.pieces.device.type,
+                                "seconds": seconds})
 
     def _evaluate(self, point: Point, episodes: int) -> dict[str, Any]:
         """Play and log evaluation episodes; returns their means."""
@@ -212,6 +232,7 @@ class OnlineLoop:
             results.append(result)
             self._beat(f"evaluate {point}")
         self.evaluation_seconds += time.monotonic() - began
+        self._write_seconds(point)
         self.success = float(np.mean([result.success_any for result in results]))
         return {"success_any": self.success, "success_end": float(np.mean([result.success_end for result in results])),
                 "return": float(np.mean([result.episode_return for result in results])), "episodes": len(results)}

@@ -49,7 +49,7 @@ class PVDRLearner(Learner):
         if task.goal is None:
             raise CatalogError("PVDR plans towards a goal image, and this protocol has none", hint="--protocol pvdr")
         self.config, self.device, self.num_envs = config, context.device, task.num_envs
-        self.action_dim = task.action.dim
+        self.action_dim, self.stopwatch = task.action.dim, context.stopwatch
         self.tokenizer = tokenizer or load_tokenizer(
             context.artefacts["tokenize"], context.artefact_config["tokenize"]).to(self.device)
         self.render_plans = False  # act also returns plan_image, for videos
@@ -163,7 +163,8 @@ class PVDRLearner(Learner):
         return plan
 
     def _new_plans(self, context: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.online.dtype == "bfloat16"):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.online.dtype == "bfloat16")
+        with self.stopwatch("plan"), autocast:
             plans = self.planner.plan(context, generator)
         age = torch.zeros(len(context), dtype=torch.long, device=context.device)
         return {"z": plans.z, "plan": plans.codes.to(SMALL), "plan_age": age, **self._plan_metrics(plans)}
@@ -204,7 +205,8 @@ class PVDRLearner(Learner):
         context = self._context(push_frame(history, next_codes, none_first))
         if due.any():
             z = z.clone()
-            z[due] = self.planner.plan(context[due], self.generator).z
+            with self.stopwatch("plan"):
+                z[due] = self.planner.plan(context[due], self.generator).z
         value: Tensor = self.ppo.critic({"tokens": context, "extra": z})
         return value
 
@@ -218,9 +220,13 @@ class PVDRLearner(Learner):
         future, valid = self._futures(rollout)
         if self.phase == "e1":
             self.phase = "e2"
-            return metrics | self._finetune(rollout, future, valid) | self._align(rollout, future, valid)
+            with self.stopwatch("finetune"):
+                metrics |= self._finetune(rollout, future, valid)
+            with self.stopwatch("align"):
+                return metrics | self._align(rollout, future, valid)
         self.phase, self.rounds = "e1" if self._needs_e1 else "e2", self.rounds + 1
-        return metrics | self._update_policy(rollout, future, valid)
+        with self.stopwatch("policy"):
+            return metrics | self._update_policy(rollout, future, valid)
 
     def _futures(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         stride, length = self.config.model.frame_stride, self.config.model.future_frames
