@@ -29,6 +29,7 @@ class Name(StrEnum):
     replay = "replay"
     dreamer = "dreamer"
     gpu_check = "gpu-check"
+    rivals = "rivals"
 
 
 HELP = {
@@ -46,6 +47,8 @@ HELP = {
     Name.dreamer: "an update of DreamerV2 or APV: seconds by part, memory, and the compiled scan against the plain one",
     Name.gpu_check: "in under nine minutes what only a GPU shows: the device's tests, steps, plans and updates at the "
                     "published sizes, and the pace of runs; exit code 1 if a part failed",
+    Name.rivals: "our PPO beside stable-baselines3's with the same networks, our environments beside gymnasium's over "
+                 "stock Meta-World (extra rivals)",
 }
 
 # About a trained model, a run or the statistics; the others measure speed and memory.
