@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvdr_bench.nets.st_transformer import Attention, STBlock, STTransformer
+from pvdr_bench.nets.st_transformer import Attention, Decoding, STBlock, STTransformer, window_order
 
 
 def brute_force(attention: Attention, tokens: Tensor, allowed: Tensor) -> Tensor:
@@ -80,3 +80,28 @@ def test_limits_are_refused() -> None:
         bidirectional(torch.randn(1, 4, 4, 4, 8))
     with pytest.raises(ValueError, match="window"):
         STTransformer(8, 2, 16, 1, 4, 3, 3, causal=False)
+
+
+@pytest.mark.parametrize(("window", "parts"), [(2, (3, 1, 1)), (4, (1, 2, 2)), (1, (5,))])
+def test_decoding_gives_the_newest_slot_of_the_whole_sequence_and_leaves_its_input_alone(
+        window: int, parts: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    net = STTransformer(8, 2, 16, depth=2, grid=4, window=window, max_frames=5, causal=True)
+    x, order = torch.randn(3, 5, 4, 4, 8), window_order(4, window)
+    with torch.no_grad():
+        whole = net(x)
+    decoding, at, before = Decoding(net), 0, x.clone()
+    for count in parts:
+        found = decoding.newest(x[:, at:at + count].flatten(2, 3)[:, :, order])
+        at += count
+        torch.testing.assert_close(found, whole[:, at - 1].flatten(1, 2)[:, order], rtol=1e-5, atol=1e-6)
+    assert torch.equal(x, before) and not found.requires_grad
+    with pytest.raises(ValueError, match="6 slots, but max_frames is 5"):
+        decoding.newest(x[:, :1].flatten(2, 3))
+    with pytest.raises(ValueError, match="only a causal"):
+        Decoding(STTransformer(8, 2, 16, depth=1, grid=4, window=2, max_frames=5, causal=False))
+
+
+def test_window_order_goes_row_by_row_through_one_window_after_the_other() -> None:
+    assert window_order(4, 2).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+    assert window_order(3, 3).tolist() == window_order(3, 1).tolist() == list(range(9))

@@ -19,6 +19,7 @@ from pvdr_bench.algorithms.pvdr.pretrain import (
     prior_loss,
     rollout_accuracy,
 )
+from pvdr_bench.bench.plan import compare
 from pvdr_bench.nets.blur import box_blur
 from tests.learning import above, below, learns
 
@@ -117,6 +118,23 @@ def test_rollout_cached_equals_uncached_and_teacher_forcing(extra: bool) -> None
     top = logits.topk(2).values
     clear = (top[..., 0] - top[..., 1]) > 1e-4
     assert torch.equal(codes[clear], codes_slow[clear]) and clear.float().mean() > 0.99
+
+
+@pytest.mark.parametrize(("extra", "depth", "frames"), [(False, 1, 2), (True, 2, 2), (True, 2, 1), (False, 2, 3)])
+def test_a_plan_is_the_codes_of_a_rollout(extra: bool, depth: int, frames: int) -> None:
+    model = tiny(z_every_slot=extra, copy_gate=extra, z_grid=2 if extra else 4, decoder_depth=depth,
+                 context_frames=frames, window=2)
+    torch.nn.init.normal_(model.decoder.head.weight, std=1.0)
+    context = torch.randint(CODES, (6, frames, 4, 4))
+    z = torch.randn(6, *model.z_shape)
+    with torch.no_grad():
+        codes, logits = model.decoder.rollout(context, z)
+    found = model.decoder.plan(context, z)
+    assert found.shape == codes.shape and found.dtype == torch.int64 and not found.is_inference()
+    verdict = compare(codes, logits, found, logits)
+    assert verdict["equal"] and verdict["compared_frames"] > 0.8 * found[:, :, 0, 0].numel()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.decoder.plan(context, z).shape == codes.shape
 
 
 def test_a_decoded_frame_depends_on_z_and_context_only() -> None:

@@ -1,8 +1,10 @@
-"""``bench plan``: key/value caching against none in the decoding of plans (Eq. 2), in float32."""
+"""``bench plan``: the decoding of plans (Eq. 2) as the planner does it, with key/value caching alone, and without;
+in float32."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ LOGIT_TOLERANCE = 1e-3  # largest difference of logits that float32's order of s
 
 def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codebook: int = 128, repeats: int = 5,
             device: str = "cpu", threads: int = 1, seed: int = 0, scale: str = "") -> dict[str, Any]:
-    """Time plans of ``future_frames`` frames both ways and compare what they give.
+    """Time plans of ``future_frames`` frames in all three ways and compare what they give.
 
     Args:
         scale: whose model, grid and codebook, in place of small ones and of ``future_frames``, ``grid``, ``codebook``.
@@ -30,7 +32,8 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
 
     Returns:
         ratio: uncached seconds / cached seconds, medians of runs in turn. equal: whether logits and codes agree.
-        max_logit_difference, tolerance, ambiguous_tokens, cached_ms, uncached_ms, and the sizes.
+        plan_ratio, plan_equal: the same of the planner's own way (no logits to keep) against caching alone, by codes.
+        max_logit_difference, tolerance, ambiguous_tokens, plan_ms, cached_ms, uncached_ms, and the sizes.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -44,20 +47,25 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
     torch.nn.init.normal_(model.decoder.head.weight, std=0.3)  # spread the logits, as training does
     context = torch.randint(codebook, (candidates, config.context_frames, grid, grid), device=device)
     z = torch.randn(candidates, *model.z_shape, device=device)
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    outputs: dict[bool, tuple[torch.Tensor, torch.Tensor]] = {}
+    ways: dict[str, Callable[[], Any]] = {
+        "plan": lambda: model.decoder.plan(context, z), "cached": lambda: model.decoder.rollout(context, z, True),
+        "uncached": lambda: model.decoder.rollout(context, z, False)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    outputs: dict[str, Any] = {}
     with torch.no_grad():
         for attempt in told(range(repeats + 1), "repeats"):
-            for cached in (True, False):
+            for name, decode in ways.items():
                 started = time.perf_counter()
-                outputs[cached] = model.decoder.rollout(context, z, cached)
+                outputs[name] = decode()
                 if device.startswith("cuda"):
                     torch.cuda.synchronize()
                 if attempt:  # the first is a warm-up
-                    seconds[cached].append(time.perf_counter() - started)
-    fast, slow = (float(np.median(seconds[cached])) for cached in (True, False))
-    return {"ratio": slow / fast, **compare(*outputs[True], *outputs[False]), "tolerance": LOGIT_TOLERANCE,
-            "cached_ms": 1e3 * fast, "uncached_ms": 1e3 * slow, "candidates": candidates,
+                    seconds[name].append(time.perf_counter() - started)
+    plan, fast, slow = (float(np.median(seconds[name])) for name in ways)
+    codes, logits = outputs["cached"]
+    return {"ratio": slow / fast, **compare(codes, logits, *outputs["uncached"]), "tolerance": LOGIT_TOLERANCE,
+            "plan_ratio": fast / plan, "plan_equal": compare(codes, logits, outputs["plan"], logits)["equal"],
+            "plan_ms": 1e3 * plan, "cached_ms": 1e3 * fast, "uncached_ms": 1e3 * slow, "candidates": candidates,
             "future_frames": future_frames, "grid": grid, "codebook": codebook, "d_model": config.d_model,
             "threads": threads, "device": device}
 

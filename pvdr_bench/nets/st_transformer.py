@@ -123,3 +123,73 @@ class STTransformer(nn.Module):
             x, layer = block(x, mask, None if cache is None else cache[i])
             caches.append(layer)
         return self.norm(x), caches
+
+
+def window_order(grid: int, window: int) -> Tensor:
+    """The cells of a grid, row by row, window after window: int64 [grid * grid]."""
+    side = grid // window
+    return torch.arange(grid * grid).view(side, window, side, window).permute(0, 2, 1, 3).flatten()
+
+
+class Decoding:
+    """A causal model's newest slots, one call after the other, without gradients.
+
+    They are those of :meth:`STTransformer.extend`, in fewer passes over memory. Tokens come in window order
+    (:func:`window_order`), in which a slot is a batch of windows as it lies; spatial attention does not mind the order.
+    Keys and values have room for all slots from the start. Residuals are added in place. The last block makes outputs
+    for the newest slot alone, since nothing reads those of the others.
+    """
+
+    def __init__(self, net: STTransformer) -> None:
+        if not net.causal:
+            raise ValueError("only a causal ST Transformer can be extended")
+        self.net, self.slots = net, 0
+        self._positions = net.pos_space.flatten(0, 1)[window_order(net.grid, net.window).to(net.pos_space.device)]
+        self._keys: list[Tensor] = []  # by block: keys and values [2, B * windows, heads, max_frames * P, d / heads]
+
+    @torch.no_grad()
+    def newest(self, x: Tensor) -> Tensor:
+        """New slots [B, T, h * w, d] in window order -> the last one's output [B, h * w, d].
+
+        Raises:
+            ValueError: more slots than the model has.
+        """
+        net, new = self.net, x.shape[1]
+        if self.slots + new > net.max_frames:
+            raise ValueError(f"{self.slots + new} slots, but max_frames is {net.max_frames}")
+        x = x + self._positions + net.pos_time[self.slots:self.slots + new, None]
+        mask = net._mask(self.slots, new, x.device)
+        for i, block in enumerate(net.blocks):
+            last = i == len(net.blocks) - 1
+            x = self._block(i, block, x, mask, last)
+        self.slots += new
+        out: Tensor = net.norm(x[:, -1])
+        return out
+
+    def _block(self, i: int, block: nn.Module, x: Tensor, mask: Tensor | None, last: bool) -> Tensor:
+        assert isinstance(block, STBlock)
+        batch, new, cells, d = x.shape
+        part = self.net.window**2
+        windows = cells // part
+        x += block.space(block.norm_space(x).view(batch * new, cells, d))[0].view(x.shape)
+        x += block.ff_space(x)
+        y = block.norm_time(x)
+        if new > 1:
+            y = y.view(batch, new, windows, part, d).transpose(1, 2)
+        qkv = block.time.qkv(y.reshape(batch * windows, new * part, d))
+        q, k, v = qkv.view(batch * windows, new * part, 3, block.time.heads, -1).permute(2, 0, 3, 1, 4)
+        if len(self._keys) == i:
+            room = (2, *k.shape[:2], self.net.max_frames * part, k.shape[3])
+            self._keys.append(k.new_empty(room))
+        begin, end = self.slots * part, (self.slots + new) * part
+        keys, values = self._keys[i][..., :end, :]
+        keys[..., begin:, :], values[..., begin:, :] = k, v
+        if last and new > 1:
+            x, q, mask, new = x[:, -1:], q[:, :, -part:], None, 1
+        y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        y = block.time.out(y.transpose(1, 2).reshape(batch * windows, new * part, d))
+        if new > 1:
+            y = y.view(batch, windows, new, part, d).transpose(1, 2)
+        x += y.reshape(x.shape)
+        x += block.ff_time(x)
+        return x

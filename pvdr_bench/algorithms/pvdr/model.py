@@ -13,7 +13,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.pvdr.config import ModelConfig
-from pvdr_bench.nets.st_transformer import LayerCache, STTransformer
+from pvdr_bench.nets.st_transformer import Decoding, LayerCache, STTransformer, window_order
 
 LOGVAR_RANGE = (-10.0, 4.0)
 
@@ -149,6 +149,27 @@ class Decoder(nn.Module):
             frame = self._frames(previous[:, None], z)
             slots = frame if cached else torch.cat([slots, frame], 1)
         return torch.stack(codes, 1), torch.stack(all_logits, 1)
+
+
+    @torch.no_grad()
+    def plan(self, context: Tensor, z: Tensor) -> Tensor:
+        """The codes of :meth:`rollout` [B, l, h, w], for planning: without gradients, and without logits to keep."""
+        order = window_order(self.grid, self.config.window).to(context.device)
+        z = self._spread(z).flatten(1, 2)[:, order]
+        added = 0.0 if self.every_slot is None else self.every_slot(z)[:, None]
+        table = self.embed.project(self.embed.table.weight)  # of all codes: a plan reads far more than there are
+        seen = context.flatten(2)[:, :, order]
+        slots = torch.cat([self.prompt(z)[:, None], F.embedding(seen, table) + added], 1)
+        decoding, previous, codes = Decoding(self.body), seen[:, -1], []
+        for _ in range(self.config.future_frames):
+            hidden = decoding.newest(slots)
+            logits = self.head(hidden)
+            if self.gate is not None:
+                logits.scatter_add_(-1, previous[..., None], self.gate(hidden))
+            previous = logits.argmax(-1)
+            codes.append(previous)
+            slots = F.embedding(previous, table)[:, None] + added
+        return torch.stack(codes, 1)[:, :, order.argsort()].view(len(z), -1, self.grid, self.grid)
 
 
 class DynamicsModel(nn.Module):

@@ -82,7 +82,7 @@ class Planner:
         """Choose z* for contexts int64 [B, m, h, w]."""
         z = self.candidates(context, generator)
         n = z.shape[1]
-        codes, _ = self.model.decoder.rollout(repeat(context, "b m h w -> (b n) m h w", n=n), z.flatten(0, 1))
+        codes = self.model.decoder.plan(repeat(context, "b m h w -> (b n) m h w", n=n), z.flatten(0, 1))
         codes = rearrange(codes, "(b n) l h w -> b n l h w", n=n)
         distance = self.distance.plan(codes)
         best = distance.argmin(1) if self.config.selection == "best" else distance.new_zeros(len(z), dtype=torch.long)
