@@ -105,3 +105,27 @@ def test_decoding_gives_the_newest_slot_of_the_whole_sequence_and_leaves_its_inp
 def test_window_order_goes_row_by_row_through_one_window_after_the_other() -> None:
     assert window_order(4, 2).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
     assert window_order(3, 3).tolist() == window_order(3, 1).tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_slots_that_are_the_same_for_all_are_as_if_they_were_repeated(causal: bool) -> None:
+    """Outputs and gradients; they are worked on once in the first spatial half."""
+    torch.manual_seed(0)
+    net = STTransformer(8, 2, 16, depth=2, grid=4, window=2, max_frames=3, causal=causal)
+    x, same, towards = torch.randn(5, 2, 4, 4, 8), torch.randn(1, 1, 4, 4, 8), torch.randn(5, 3, 4, 4, 8)
+    x.requires_grad_()
+    same.requires_grad_()
+    wanted = net(torch.cat([same.expand(5, -1, -1, -1, -1), x], 1))
+    found = net(x, same)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    inputs = [x, same, *net.parameters()]
+    pairs = zip(torch.autograd.grad((found * towards).sum(), inputs),
+                torch.autograd.grad((wanted * towards).sum(), inputs), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    sizes: list[int] = []
+    net.blocks[0].space.register_forward_hook(lambda _, inputs, out: sizes.append(len(inputs[0])))
+    net(x, same)
+    assert sizes == [1, 10]
+    with pytest.raises(ValueError, match="4 slots, but max_frames is 3"):
+        net(torch.cat([x, x[:, :1]], 1), same)

@@ -56,10 +56,19 @@ class STBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, past: LayerCache | None) -> tuple[Tensor, LayerCache]:
         """x [B, T, h, w, d]; ``mask`` [T * P, (T_past + T) * P] for the temporal half."""
+        return self.in_time(self.in_space(x), mask, past)
+
+    def in_space(self, x: Tensor) -> Tensor:
+        """The half in which slots are apart."""
         batch, frames, h, w, d = x.shape
         tokens = self.norm_space(x).reshape(batch * frames, h * w, d)
         x = x + self.space(tokens)[0].view(x.shape)
-        x = x + self.ff_space(x)
+        out: Tensor = x + self.ff_space(x)
+        return out
+
+    def in_time(self, x: Tensor, mask: Tensor | None, past: LayerCache | None) -> tuple[Tensor, LayerCache]:
+        """The half in which slots meet."""
+        batch, frames, h, w, d = x.shape
         b = self.window
         windows = self.norm_time(x).view(batch, frames, h // b, b, w // b, b, d).permute(0, 2, 4, 1, 3, 5, 6)
         y, cache = self.time(windows.reshape(-1, frames * b * b, d), mask, past)
@@ -97,9 +106,31 @@ class STTransformer(nn.Module):
         slots = torch.arange(past + new, device=device).repeat_interleave(cells)
         return slots[None, :] <= slots[past * cells:, None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, T, h, w, d] -> [B, T, h, w, d]."""
-        return self.extend(x, None)[0]
+    def forward(self, x: Tensor, same: Tensor | None = None) -> Tensor:
+        """x [B, T, h, w, d] -> [B, T, h, w, d].
+
+        With slots ``same`` [1, T', h, w, d] before them, the same for all of the batch, the result is [B, T' + T, ...].
+        They are worked on once until they meet the others, in the first block's temporal half.
+
+        Raises:
+            ValueError: more slots than ``max_frames``.
+        """
+        if same is None:
+            return self.extend(x, None)[0]
+        count, total = same.shape[1], same.shape[1] + x.shape[1]
+        if total > self.max_frames:
+            raise ValueError(f"{total} slots, but max_frames is {self.max_frames}")
+        first, *others = self.blocks
+        assert isinstance(first, STBlock)
+        parts = [first.in_space(part + self.pos_space + self.pos_time[slots, None, None])
+                 for part, slots in ((same, slice(0, count)), (x, slice(count, total)))]
+        mask = self._mask(0, total, x.device)
+        x = torch.cat([parts[0].expand(len(x), -1, -1, -1, -1), parts[1]], 1)
+        x, _ = first.in_time(x, mask, None)
+        for block in others:
+            x, _ = block(x, mask, None)
+        out: Tensor = self.norm(x)
+        return out
 
     def extend(self, x: Tensor, cache: list[LayerCache] | None) -> tuple[Tensor, list[LayerCache]]:
         """Process new slots x [B, T, h, w, d] after those in ``cache``; returns (y, the longer cache).

@@ -111,9 +111,8 @@ class StateNetwork(nn.Module):
         self.register_buffer("code_table", code_table, persistent=False)
         self.register_buffer("constant_extra", constant_extra, persistent=False)
 
-    def _extra(self, extra: nn.Linear, state: dict[str, Tensor], batch: int) -> Tensor:
-        constant = self.constant_extra
-        grid = state["extra"] if constant is None else constant.expand(batch, -1, -1, -1)
+    def _extra(self, extra: nn.Linear, grid: Tensor) -> Tensor:
+        """Further grids [B, s, s, c] as a slot [B, 1, h, w, d]."""
         factor = self.config.grid // grid.shape[1]
         spread: Tensor = repeat(extra(grid), "b i j d -> b 1 (i p) (j q) d", p=factor, q=factor)
         return spread
@@ -130,9 +129,13 @@ class StateNetwork(nn.Module):
         """[B, outputs], float32."""
         tokens = state["tokens"].long()
         frames = self.project(self._embedded(tokens))
+        same = None
         if self.extra is not None:  # the further grid comes first, as the prompt does in PVDR's decoder
-            frames = torch.cat([self._extra(self.extra, state, len(tokens)).to(frames.dtype), frames], 1)
-        hidden = self.body(frames)
+            if self.constant_extra is not None:
+                same = self._extra(self.extra, self.constant_extra[None]).to(frames.dtype)
+            else:
+                frames = torch.cat([self._extra(self.extra, state["extra"]).to(frames.dtype), frames], 1)
+        hidden = self.body(frames, same)
         if self.channels is None:
             features = hidden.mean((1, 2, 3))
         else:
