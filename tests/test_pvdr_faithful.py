@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.pvdr.alignment import Alignment
+from pvdr_bench.algorithms.pvdr.alignment import Alignment, Labels
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
-from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.registry import algorithms, load_object
 from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
@@ -385,8 +385,6 @@ def test_the_alignment_loss_of_a_minibatch_is_equation_5_over_whole_futures_and_
     some = rows[valid[rows]]
     learner.generator.set_state(went.noise)
     part = went.auxiliary(went.batch.select(rows))
-    alignment = went.auxiliary.__self__  # type: ignore[attr-defined]
-    assert isinstance(alignment, Alignment) and torch.equal(alignment.valid, valid)
     draw = torch.Generator()
     draw.set_state(went.noise)
     z = mean[some] + spread[some] * torch.randn((len(some), 2, 2, 2), generator=draw)
@@ -411,13 +409,13 @@ def test_l_act_is_told_beside_that_of_a_constant_and_that_of_another_decisions_p
         def forward(self, state: dict[str, Tensor]) -> torch.distributions.Normal:
             return torch.distributions.Normal(self.reads * state["extra"].flatten(1)[:, :2], 1.0)
 
-    actor, rows = OfZ(), [0, 2, 3, 5]  # four valid decisions; the plan of the one two places further is another's
-    action = torch.tensor([[0.1, 0.2], [9.0, 9.0], [-0.3, 0.4], [0.5, -0.6], [9.0, 9.0], [0.7, 0.8]])
-    posterior = Gaussian(action.view(6, 1, 1, 2), torch.full((6, 1, 1, 2), -80.0))  # z is the action, without noise
-    valid = torch.tensor([True, False, True, True, False, True])
-    alignment = Alignment(actor, torch.zeros(6, 1, 2, 2, dtype=torch.long), posterior, action, valid, 1.0, "mse",
-                          torch.Generator().manual_seed(0), micro_batch)
-    mine = action[rows].tolist()
+    actor = OfZ()  # the plan of the decision two places further is another's
+    action = torch.tensor([[0.1, 0.2], [-0.3, 0.4], [0.5, -0.6], [0.7, 0.8]])
+    frames = torch.zeros(4, 1, 2, 2, dtype=torch.int16)
+    labels = Labels(frames, frames, action.view(4, 1, 1, 2), torch.full((4, 1, 1, 2), -80.0), action)  # z: the action
+    alignment = Alignment(lambda state: actor(state).mean, labels, True, "mse", torch.Generator().manual_seed(0),
+                          micro_batch)
+    mine = action.tolist()
     other = sum((a - b) ** 2 for i in range(4) for a, b in zip(mine[i], mine[(i + 2) % 4], strict=True)) / 8
     mean = [sum(a[k] for a in mine) / 4 for k in range(2)]
     constant = sum((a[k] - mean[k]) ** 2 for a in mine for k in range(2)) / 8
@@ -453,9 +451,9 @@ def test_fine_tuning_on_e1_takes_the_steps_of_equations_3_and_4_then_aligns_with
     learner = build(config({"lambda2": lambda2, "lact_e1_epochs": 1, "finetune_batch": 1000}))
     model, hand, actor = learner.model, copy.deepcopy(learner.model), copy.deepcopy(learner.ppo.actor)
     trained = [*hand.encoder.head.parameters(), *hand.decoder.parameters()]
-    learner.dynamics_optimizer = torch.optim.SGD(  # type: ignore[assignment]
+    learner.finetuner.dynamics_optimizer = torch.optim.SGD(  # type: ignore[assignment]
         [*model.encoder.head.parameters(), *model.decoder.parameters()], lr=rate)
-    learner.prior_optimizer = torch.optim.SGD(model.prior.parameters(), lr=rate)  # type: ignore[assignment]
+    learner.finetuner.prior_optimizer = torch.optim.SGD(model.prior.parameters(), lr=rate)  # type: ignore[assignment]
     carry, first, draw = learner.initial(ENVS), torch.ones(ENVS, dtype=torch.bool), torch.Generator().manual_seed(1)
     same, metrics, actions = torch.Generator(), {}, []
     for t in range(E1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from functools import cache
 from types import SimpleNamespace
@@ -12,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pvdr_bench.algorithms.pvdr.alignment import Labels
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
+from pvdr_bench.algorithms.pvdr.guide import GuidedActor
 from pvdr_bench.algorithms.pvdr.metrics import varies
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
@@ -90,9 +93,106 @@ def test_alignment_learns_which_action_makes_a_plan_come_true(seed: int) -> dict
             "reads_z": np.mean([m["e1_l_act_other_z"] / m["e1_l_act"] - 1 for m in rows])}
 
 
-def test_buffers_alternate_and_resume_in_the_middle_of_one_is_exact() -> None:
+GUIDED = {"pi_form": "guided", "guide_reads": "plan", "lact_lr": 5e-3, "lact_replay": 300, "e1_first": 128,
+          "e1_decisions": 64, "e2_decisions": 64, "e1_correlation": 0.7, "lact_e1_epochs": 12}
+
+
+@learns(explained=above(0.1), reads_plan=above(0.3), new=above(0.05))
+def test_a_guide_learns_from_kept_labels_beside_ppo(seed: int) -> dict[str, float]:
+    """PPO goes on beside it and takes nothing from it; of a buffer's labels none has been learned from before."""
+    rows = [m for m in trained(GUIDED, 90, seed).metrics if "e1_l_act" in m][3:]
+    assert len(rows) >= 3
+    return {"explained": np.mean([1 - m["e1_l_act"] / m["e1_l_act_constant"] for m in rows]),
+            "reads_plan": np.mean([m["e1_l_act_other_z"] / m["e1_l_act"] - 1 for m in rows]),
+            "new": np.mean([1 - m["e1_l_act_before"] / m["e1_l_act_constant"] for m in rows])}
+
+
+@pytest.mark.parametrize("reads", ["z", "plan"])
+def test_a_guides_action_stands_as_long_as_its_plan_and_ppo_gates_and_corrects_it(reads: str) -> None:
+    learner = build(config(GUIDED | {"guide_reads": reads}, planner={"candidates": 3, "replan_every": 3}), 4)
+    assert learner.guide is not None and isinstance(learner.ppo.actor, GuidedActor)
+    with torch.no_grad():
+        learner.ppo.actor.net.head.bias.copy_(torch.arange(4.0))
+    player = Player(learner, 4)  # type: ignore[arg-type]
+    for _ in range(7):
+        player.decide()
+    state = learner.buffer.rollout().state
+    age, guide = state["plan_age"], state["guide"]
+    assert age[:4, 0].tolist() == [0, 1, 2, 0] and torch.equal(guide[1], guide[0]) and torch.equal(guide[2], guide[0])
+    assert not torch.equal(guide[3], guide[0])
+    seen = {"tokens": state["tokens"][3].long(), "extra": state["extra"][3], "plan": state["plan"][3].long()}
+    with torch.no_grad():
+        torch.testing.assert_close(learner.guide.network(seen), guide[3])
+        out = learner.ppo.actor.net({"tokens": seen["tokens"], "extra": seen["extra"]})
+        want = 2 * torch.sigmoid(out[:, 2:]) * guide[3] + out[:, :2]
+        torch.testing.assert_close(learner.policy(seen["tokens"], seen["extra"], seen["plan"]).mean, want)
+
+
+def test_the_guide_is_l_acts_alone() -> None:
+    """PPO's updates leave it as it is, and L_act leaves PPO's networks: neither undoes what the other has learned."""
+    learner = build(config(GUIDED | {"e1_first": 64}), 4)
+    assert learner.guide is not None
+    networks = (learner.guide.network, learner.ppo.actor)
+    player, found = Player(learner, 4), []  # type: ignore[arg-type]
+    for _ in range(2 * 16):
+        before, count = [copy.deepcopy(net.state_dict()) for net in networks], len(player.metrics)
+        player.decide()
+        if len(player.metrics) > count:
+            after = [net.state_dict() for net in networks]
+            found.append([all(torch.equal(a[k], b[k]) for k in a) for a, b in zip(before, after, strict=True)])
+    assert found == [[False, True], [True, False]]
+
+
+@pytest.mark.parametrize("play_", ["policy", "noise"])
+def test_e1_plays_noise_alone_where_it_is_asked_to_and_only_its_labels_are_kept(play_: str) -> None:
+    """A policy that goes to one side shows in E1's actions unless noise alone plays; E2 has it in either case."""
+    online = {"e1_decisions": 160, "e2_decisions": 160, "e1_play": play_, "lact_replay": 1000, "lact_e1_epochs": 1,
+              "log_std_init": -2.0}
+    learner = build(config(online), 16)
+    with torch.no_grad():
+        learner.ppo.actor.net.head.bias.fill_(0.8)
+    player, means = Player(learner, 16), []  # type: ignore[arg-type]
+    for _ in range(20):
+        if len(learner.buffer) == 9:
+            means.append(learner.buffer.rollout().action.mean())
+        player.decide()
+    assert means[0] == pytest.approx(0.8 if play_ == "policy" else 0.0, abs=0.1)
+    assert means[1] == pytest.approx(0.8, abs=0.2)
+    kept = learner.aligner.kept
+    assert kept is not None and len(kept) == player.metrics[0]["e1_clips"]
+
+
+def test_kept_labels_are_the_last_ones() -> None:
+    def labels(*numbers: float) -> Labels:
+        x = torch.tensor(numbers).view(-1, 1)
+        return Labels(x, x + 1, x + 2, x + 3, x + 4)
+
+    kept = labels(1, 2).followed_by(labels(3, 4, 5), 4)
+    assert {name: x[:, 0].tolist() for name, x in kept.tensors().items()} == {
+        "tokens": [2, 3, 4, 5], "future": [3, 4, 5, 6], "mean": [4, 5, 6, 7], "logvar": [5, 6, 7, 8],
+        "action": [6, 7, 8, 9]}
+
+
+def test_read_back_gives_the_action_module_what_l_act_gives_it() -> None:
+    """z* is E's mean of context and plan, as L_act's z is E's mean of context and future; and no draw of either."""
+    learner = build(config({"lact_e1_epochs": 1}, planner={"candidates": 3, "z_star": "read_back"}), 4)
+    context = torch.from_numpy(play(2, 4, 3))
+    plans = learner.planner.plan(context, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want = learner.model.encoder(torch.cat([context, plans.codes], 1)).mean
+    torch.testing.assert_close(plans.z, want)
+    labels = Labels(context, plans.codes, want, torch.ones_like(want), torch.zeros(4, 2))
+    seen = []
+    alignment = learner.aligner.on(labels)
+    alignment.network = lambda state: (seen.append(state["extra"]), torch.zeros(4, 2))[1]
+    list(alignment.parts(torch.arange(4)))
+    assert torch.equal(seen[0], want)
+
+
+@pytest.mark.parametrize("form", [{}, {"pi_form": "guided", "guide_reads": "plan", "lact_replay": 50}])
+def test_buffers_alternate_and_resume_in_the_middle_of_one_is_exact(form: dict[str, Any]) -> None:
     cfg = config({"e1_decisions": 24, "e2_decisions": 32, "e1_correlation": 0.5, "e2_correlation": 0.5,
-                  "e1_first": 40, "lact_e1_epochs": 1, "lact_target": "stride_mean"})
+                  "e1_first": 40, "lact_e1_epochs": 1, "lact_target": "stride_mean", **form})
 
     def player(seed: int = 0) -> Player:
         return Player(build(cfg, 4, seed), 4)  # type: ignore[arg-type]
@@ -145,8 +245,8 @@ def test_micro_batches_change_nothing_but_rounding() -> None:
         cfg = cfg.model_copy(update={"pretrain": cfg.pretrain.model_copy(update={"micro_batch": size})})
         learner = build(cfg, 4)
         model = learner.model
-        for owner, name, modules in ((learner, "dynamics_optimizer", [model.encoder.head, model.decoder]),
-                                     (learner, "prior_optimizer", [model.prior]),
+        for owner, name, modules in ((learner.finetuner, "dynamics_optimizer", [model.encoder.head, model.decoder]),
+                                     (learner.finetuner, "prior_optimizer", [model.prior]),
                                      (learner.ppo, "actor_optimizer", [learner.ppo.actor]),
                                      (learner.ppo, "critic_optimizer", [learner.ppo.critic])):
             setattr(owner, name, torch.optim.SGD([p for m in modules for p in m.parameters()], lr=1e-3))

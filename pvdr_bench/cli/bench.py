@@ -23,6 +23,7 @@ class Name(StrEnum):
     onestep = "onestep"
     dynamics = "dynamics"
     following = "following"
+    closed_loop = "closed-loop"
     goals = "goals"
     coverage = "coverage"
     aggregate = "aggregate"
@@ -40,6 +41,7 @@ HELP = {
     Name.onestep: "one whole optimiser step of each of PVDR's stages at the published sizes, and the memory it took",
     Name.dynamics: "the pre-trained model on held-out videos: roll-outs, inverse dynamics of z, does planning help",
     Name.following: "whether a PVDR run's action module follows its plans (-o run=RUN)",
+    Name.closed_loop: "where the hand goes if plans are followed by L_act alone, without reinforcement learning",
     Name.goals: "whether a run's policy in reach goes to its episode's goal or to the middle of all (-o run=RUN)",
     Name.coverage: "how often the intervals over seeds hold the truth, simulated",
     Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",
@@ -52,7 +54,7 @@ HELP = {
 }
 
 # About a trained model, a run or the statistics; the others measure speed and memory.
-DIAGNOSTICS = (Name.dynamics, Name.following, Name.goals, Name.coverage)
+DIAGNOSTICS = (Name.dynamics, Name.following, Name.closed_loop, Name.goals, Name.coverage)
 
 
 def bench(

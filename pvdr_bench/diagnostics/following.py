@@ -87,8 +87,9 @@ def look(learner: PVDRLearner, context: Tensor, direction: Tensor, candidates: t
     planner = Planner(learner.model, largest, learner.distance)
     z = planner.candidates(context, generator)[0]
     tokens = context.expand(len(z), *context.shape[1:])
-    distance = learner.distance.plan(learner.model.decoder.rollout(tokens, z)[0][None])[0]
-    motion = learner.ppo.actor({"tokens": tokens, "extra": z}).mean[:, :len(AXES)].cpu()
+    plans = learner.model.decoder.rollout(tokens, z)[0]
+    distance = learner.distance.plan(plans[None])[0]
+    motion = learner.policy(tokens, z, plans).mean[:, :len(AXES)].cpu()
     best = torch.stack([distance[:count].argmin() for count in candidates]).cpu()
     cosine = F.cosine_similarity(motion[best], direction.expand(len(best), -1))
     return cosine, motion.var(0, correction=0).mean()

@@ -86,6 +86,10 @@ class PlannerConfig(Section):
     selection: Literal["best", "first"] = key("best", "take the best candidate, or the first: no planning",
                                               "paper Eq. 2; first is the ablation 'random z'")
     z_source: Literal["prior", "normal"] = key("prior", "distribution of the candidates", "paper Algorithm 1")
+    z_star: Literal["drawn", "read_back"] = key(
+        "drawn", "what the action module reads of the chosen plan: the z that it was decoded from, or the mean of "
+        "E(z | x, plan), as L_act then reads it of true frames: one function of frames for both",
+        "paper Algorithm 1: the z that was drawn; departure: read_back")
     replan_every: int = key(
         1, "decisions of an episode for which z* and its plan stand; a buffer begins with new ones. Each of them bears "
         "the error of Eq. 6 of that plan, against the future of the decision at which it was made",
@@ -115,10 +119,25 @@ class OnlineConfig(Section):
         "or to the last", "paper Eq. 5; departures: stride_mean, the same with frame_stride 1, and plan_mean")
     lact_e1_epochs: int = key(0, "passes of L_act alone (without lact_weight) over E1 as well, after fine-tuning",
                               "paper Algorithm 1: E2 only; departure if more", ge=0)
+    e1_play: Literal["policy", "noise"] = key(
+        "policy", "actions in E1: the action module's with its noise, or that noise around zero, so that L_act learns "
+        "from frames what an action did, and not what the policy does there",
+        "paper Algorithm 1: the policy's; departure: noise")
     e1_correlation: float = key(0.0, "correlation in time of the action noise in E1 (AR(1), same spread)",
                                 "paper silent: white noise; departure if more", ge=0, lt=1)
     e2_correlation: float = key(0.0, "the same in E2; PPO's ratio stays that of the marginals",
                                 "paper silent; departure if more (coloured noise in PPO, arXiv 2312.11091)", ge=0, lt=1)
+    lact_replay: int = key(0, "decisions of past E1 whose labels are kept, and drawn from by lact_e1_epochs; "
+                           "0: of the buffer alone", "paper Algorithm 1: the round's own; departure if more", ge=0)
+    lact_lr: float = key(4e-5, "learning rate of L_act's own optimiser, which pi_form guided has", "paper Table 2",
+                         gt=0)
+    pi_form: Literal["joint", "guided"] = key(
+        "joint", "the action module: one network, trained by PPO and L_act; or the sum of two: a guide that L_act "
+        "alone trains, whose action stands as long as its plan, and PPO's correction of it",
+        "paper Eq. 5: jointly; departure: guided, in which neither loss undoes the other's progress")
+    guide_reads: Literal["z", "plan"] = key(
+        "z", "what the guide reads beside the context: z*, as the action module does, or the last plan frame, by a "
+        "small convolutional network on code vectors", "paper Eq. 5: z*; departure: plan")
     lact_form: Literal["mse", "l2"] = key("mse", "Eq. 5 on the mean action: mean squared error, or the L2 norm",
                                           "reading 21")
     pi_depth: int = key(3, "pairs of blocks in the action module and critic", "paper Table 2", ge=1)

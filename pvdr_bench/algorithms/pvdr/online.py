@@ -8,32 +8,31 @@ Shapes: N environments, T decisions in time, m context and l future frames, h x 
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.pvdr.alignment import Alignment
+from pvdr_bench.algorithms.pvdr.alignment import Aligner, in_minibatches
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
+from pvdr_bench.algorithms.pvdr.finetuning import FineTuner, pieces
+from pvdr_bench.algorithms.pvdr.guide import FramesGuide, Guide, GuidedActor
 from pvdr_bench.algorithms.pvdr.metrics import planning_metrics
-from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, Plans
 from pvdr_bench.algorithms.pvdr.rounds import (
     decision_of_plan,
     future_frames,
-    mean_ahead,
     plan_error,
-    prior_finetuning_loss,
-    reconstruction_loss,
 )
 from pvdr_bench.errors import CatalogError
-from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
-from pvdr_bench.rl.actor_critic import Actor, Critic, NetworkConfig, standardised
+from pvdr_bench.nets.distributions import DiagonalGaussian
+from pvdr_bench.rl.actor_critic import MEAN_GAIN, Actor, Critic, NetworkConfig, StateNetwork, standardised
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
 from pvdr_bench.rl.ppo import PPOUpdater
-from pvdr_bench.rl.rollout import Rollout, RolloutBuffer, needs_bootstrap
+from pvdr_bench.rl.rollout import Rollout, RolloutBuffer, State, needs_bootstrap
 from pvdr_bench.rl.token_history import push_frame
 from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
 
@@ -65,6 +64,9 @@ class PVDRLearner(Learner):
         self.planner = Planner(self.model, config.planner, self.distance)
         between = float((self.distance.features(start) - self.distance.goal).abs().mean())
         self.scale = config.online.distance_scale / (between if config.online.normalise_distance else 1.0)
+        self.finetuner = FineTuner(self.model, config, self.distance, self.code_table, self.scale, self.generator)
+        step = self.ppo.step_actor if self.guide is None else self.guide.step
+        self.aligner = Aligner(self.model, config, self._aligned, step, self.generator)
         self.buffer = RolloutBuffer()
         self.phase, self.rounds = "e1" if self._needs_e1 else "e2", 0
 
@@ -80,12 +82,27 @@ class PVDRLearner(Learner):
                                 token_dim=config.model.token_dim, readout=online.readout,
                                 readout_channels=online.readout_channels)
         codes = standardised(self.tokenizer.codebook) if online.embedding == "codes" else None
-        actor = Actor(network, context.task.action.dim, online.log_std_init, codes).to(self.device)
+        kind = GuidedActor if online.pi_form == "guided" else Actor
+        actor = kind(network, self.action_dim, online.log_std_init, codes).to(self.device)
         critic = Critic(network, codes, value_scale=online.value_scale).to(self.device)
         self.ppo = PPOUpdater(actor, critic, online, context.seed, micro_batch=config.pretrain.micro_batch)
-        self.dynamics_optimizer = torch.optim.Adam(
-            [*self.model.encoder.head.parameters(), *self.model.decoder.parameters()], lr=online.finetune_lr)
-        self.prior_optimizer = torch.optim.Adam(self.model.prior.parameters(), lr=online.finetune_lr)
+        self.guide: Guide | None = None
+        if online.pi_form == "guided":
+            guide = (StateNetwork(network, self.action_dim, MEAN_GAIN, codes) if online.guide_reads == "z" else
+                     FramesGuide(standardised(self.tokenizer.embed(torch.arange(size))), grid, self.action_dim))
+            self.guide = Guide(guide.to(self.device), online.lact_lr, online.max_grad_norm)
+
+    def _aligned(self, state: State) -> Tensor:
+        """The mean action [B, A] that L_act trains: the action module's, or its guide's."""
+        mean: Tensor = self.ppo.actor(state).mean if self.guide is None else self.guide.network(state)
+        return mean
+
+    def policy(self, context: Tensor, z: Tensor, plan: Tensor) -> DiagonalGaussian:
+        """Pi(a | z*, x) for contexts [B, m, h, w] and z* [B, s, s, c] of plans [B, l, h, w] made in them."""
+        state = {"tokens": context, "extra": z, "plan": plan}
+        guide = {} if self.guide is None else {"guide": self._aligned(state)}
+        policy: DiagonalGaussian = self.ppo.actor({**state, **guide})
+        return policy
 
     @property
     def _needs_e1(self) -> bool:
@@ -130,8 +147,10 @@ class PVDRLearner(Learner):
         history = push_frame(carry["codes"], self.encode(image), is_first.to(self.device))
         context = self._context(history)
         plan = self._followed(context, is_first.to(self.device), carry["plan"], mode, generator)
-        state = {"tokens": context, "extra": plan["z"]}
-        policy = self.ppo.actor(state)
+        state = {"tokens": context, **self._read(plan)}
+        policy: DiagonalGaussian = self.ppo.actor(state)
+        if mode == "train" and self.phase == "e1" and self.config.online.e1_play == "noise":
+            policy = dataclasses.replace(policy, mean=torch.zeros_like(policy.mean))
         noise = self._noise(carry["noise"], is_first, mode, generator)
         action = policy.at(noise)
         extras = {"tokens": context.to(SMALL), "history": history.to(SMALL), **plan,
@@ -167,7 +186,14 @@ class PVDRLearner(Learner):
         with self.stopwatch("plan"), autocast:
             plans = self.planner.plan(context, generator)
         age = torch.zeros(len(context), dtype=torch.long, device=context.device)
-        return {"z": plans.z, "plan": plans.codes.to(SMALL), "plan_age": age, **self._plan_metrics(plans)}
+        plan = {"z": plans.z, "plan": plans.codes.to(SMALL), "plan_age": age, **self._plan_metrics(plans)}
+        if self.guide is not None:
+            plan["guide"] = self._aligned({"tokens": context, "extra": plans.z, "plan": plans.codes})
+        return plan
+
+    def _read(self, plan: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What actor and critic read of a plan: z*, and the guide's action where there is one."""
+        return {"extra": plan["z"]} if self.guide is None else {"extra": plan["z"], "guide": plan["guide"]}
 
     def _plan_metrics(self, plans: Plans) -> dict[str, Tensor]:
         best = plans.distance.min(1).values
@@ -192,7 +218,7 @@ class PVDRLearner(Learner):
                                             extras["z"][valued], due)
         pixels = (transition.image.to(self.device).float() - self.goal_pixels).abs().mean((1, 2, 3)) / 255
         metric = (self.distance.features(codes.long()) - self.distance.goal).abs().flatten(1).mean(1)
-        state = {"tokens": extras["tokens"], "extra": extras["z"], "plan": extras["plan"], "next": next_codes,
+        state = {"tokens": extras["tokens"], **self._read(extras), "plan": extras["plan"], "next": next_codes,
                  "pixel_distance": pixels, "metric_distance": metric,
                  **{name: extras[name] for name in ("plan_age", "plan_distance", "plan_gain", "plan_diversity")}}
         self.buffer.add(state, action=transition.action.to(self.device), log_prob=extras["log_prob"],
@@ -217,110 +243,46 @@ class PVDRLearner(Learner):
         rollout = self.buffer.rollout()
         self.buffer.clear()
         metrics = planning_metrics(rollout)
-        future, valid = self._futures(rollout)
+        future, valid = self.futures(rollout)
         if self.phase == "e1":
             self.phase = "e2"
             with self.stopwatch("finetune"):
-                metrics |= self._finetune(rollout, future, valid)
+                metrics |= self.finetuner.learn(torch.cat([rollout.state["tokens"].long(), future], 2)[valid])
             with self.stopwatch("align"):
-                return metrics | self._align(rollout, future, valid)
+                return metrics | self.aligner.learn(self.aligner.labels(rollout, future, valid))
         self.phase, self.rounds = "e1" if self._needs_e1 else "e2", self.rounds + 1
         with self.stopwatch("policy"):
             return metrics | self._update_policy(rollout, future, valid)
 
-    def _futures(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def futures(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """True frames [T, N, l, h, w] after each decision, and whether all were seen, bool [T, N]."""
         stride, length = self.config.model.frame_stride, self.config.model.future_frames
         codes = rollout.state["tokens"][:, :, -1].long()
         return future_frames(codes, rollout.state["next"].long(), rollout.terminated | rollout.truncated,
                              [stride * (k + 1) for k in range(length)])
 
-    def _finetune(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
-        """Eqs. 3 and 4 on E1; the KL of the prior and the CE keep pre-training's reduction."""
-        online, reduction = self.config.online, self.config.pretrain.reduction
-        clips = torch.cat([rollout.state["tokens"].long(), future], 2)[valid]
-        if not len(clips):  # every episode was solved sooner than a plan is long
-            return {"e1_clips": 0.0}
-        sums: dict[str, float] = defaultdict(float)
-        batches = [rows for _ in range(online.finetune_epochs)
-                   for rows in torch.split(torch.randperm(len(clips), generator=self.generator), online.finetune_batch)]
-        for rows in batches:
-            for name, value in self._finetune_step(clips[rows.to(clips.device)], reduction).items():
-                sums[name] += float(value) / len(batches)
-        return {"e1_clips": float(len(clips)), **sums}
-
-    def _pieces(self, count: int) -> list[slice]:
-        """Rows that fit into memory at a time, of ``count`` clips or decisions."""
-        size = self.config.pretrain.micro_batch or max(1, count)
-        return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-    def _finetune_step(self, clips: Tensor, reduction: str) -> dict[str, Tensor]:
-        """One step of both optimisers: Eq. 3, then Eq. 4 with the decoder that Eq. 3 left."""
-        noise = torch.randn((2, len(clips), *self.model.z_shape), generator=self.generator).to(self.device)
-        pieces, sums = self._pieces(len(clips)), defaultdict[str, Tensor](lambda: torch.zeros((), device=self.device))
-        self.dynamics_optimizer.zero_grad(set_to_none=True)
-        for rows in pieces:
-            share = len(clips[rows]) / len(clips)
-            loss = share * reconstruction_loss(self.model, clips[rows], noise[0, rows], reduction)
-            torch.autograd.backward(loss)
-            sums["finetune_rec"] += loss.detach()
-        require_finite(sums, "fine-tuning on E1")
-        self.dynamics_optimizer.step()
-        self.prior_optimizer.zero_grad(set_to_none=True)
-        for rows in pieces:
-            share = len(clips[rows]) / len(clips)
-            loss, terms = prior_finetuning_loss(self.model, self.distance, self.code_table, clips[rows], noise[1, rows],
-                                                self.config.online.lambda2 * self.scale, self.config.pretrain)
-            torch.autograd.backward(share * loss, inputs=list(self.model.prior.parameters()))
-            for name, value in terms.items():
-                sums[name] += share * value
-        require_finite(sums, "fine-tuning on E1")
-        self.prior_optimizer.step()
-        return dict(sums)
-
-    def _align(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
-        """L_act on E1, where the actions may be correlated in time and so leave a trace in the frames."""
-        online = self.config.online
-        if not online.lact_e1_epochs or not valid.any():
-            return {}
-        alignment = self._alignment(rollout, future, valid)
-        rows = alignment.valid.nonzero()[:, 0]
-        for _ in range(online.lact_e1_epochs):
-            order = rows[torch.randperm(len(rows), generator=self.generator).to(rows.device)]
-            for index in order.tensor_split(max(1, round(len(rows) / online.minibatch))):
-                self.ppo.step_actor(alignment.parts(index))
-        return {f"e1_{name}": value for name, value in alignment.metrics().items()}
-
     def _update_policy(self, rollout: Rollout, future: Tensor, valid: Tensor) -> dict[str, float]:
-        """Eq. 6 labels E2; PPO and L_act train the action module together."""
+        """Eq. 6 labels E2; PPO and L_act train the action module together (``pi_form`` guided: PPO its correction)."""
         online = self.config.online
         with torch.no_grad():
             plan, true = rollout.state["plan"].long().flatten(0, 1), future.flatten(0, 1)
-            parts = [plan_error(self.distance, plan[rows], true[rows]) for rows in self._pieces(len(plan))]
+            rows = pieces(len(plan), self.config.pretrain.micro_batch)
+            parts = [plan_error(self.distance, plan[piece], true[piece]) for piece in rows]
             error = self.scale * torch.cat(parts).view_as(rollout.reward)
             error = error.gather(0, decision_of_plan(rollout.state["plan_age"]))
         batch = rollout.batch(online.gamma, online.gae_lambda, rollout.reward - online.lambda3 * error)
-        alignment = self._alignment(rollout, future, valid)
-        metrics = self.ppo.update(batch, alignment.loss if len(alignment) else None, policy_weight=online.rl_weight)
+        alignment = self.aligner.on(self.aligner.labels(rollout, future, valid))
+        together = self.guide is None and bool(valid.any())
+        loss = in_minibatches(alignment, valid.flatten(), online.lact_weight) if together else None
+        metrics = self.ppo.update(batch, loss, policy_weight=online.rl_weight)
         metrics |= alignment.metrics()
         return {**metrics, "plan_error": float(error.mean()), "reward_mean": float(rollout.reward.mean())}
 
-    def _alignment(self, rollout: Rollout, future: Tensor, valid: Tensor) -> Alignment:
-        """L_act's data of this round: z_t ~ E(x_t, y_t) and the action that was executed."""
-        tokens = rollout.state["tokens"].long().flatten(0, 1)
-        clips = torch.cat([tokens, future.flatten(0, 1)], 1)
-        with torch.no_grad():
-            parts = [self.model.encoder(clips[rows]) for rows in self._pieces(len(clips))]
-        posterior = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
-        action = mean_ahead(rollout.action.clamp(-1, 1), self.config.lact_decisions)
-        return Alignment(self.ppo.actor, tokens, posterior, action.flatten(0, 1), valid.flatten(),
-                         self.config.online.lact_weight, self.config.online.lact_form, self.generator,
-                         self.config.pretrain.micro_batch)
-
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue exactly."""
+        guide = {} if self.guide is None else {"guide": self.guide.state_dict()}
         return {"model": self.model.state_dict(), "ppo": self.ppo.state_dict(), "buffer": self.buffer.state_dict(),
-                "dynamics_optimizer": optimizer_state(self.dynamics_optimizer),
-                "prior_optimizer": optimizer_state(self.prior_optimizer),
+                "finetuner": self.finetuner.state_dict(), "aligner": self.aligner.state_dict(), **guide,
                 "generator": self.generator.get_state(), "phase": self.phase, "rounds": self.rounds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -328,16 +290,21 @@ class PVDRLearner(Learner):
         self.model.load_state_dict(state["model"])
         self.ppo.load_state_dict(state["ppo"])
         self.buffer.load_state_dict(state["buffer"], self.device)
-        load_optimizer_state(self.dynamics_optimizer, state["dynamics_optimizer"])
-        load_optimizer_state(self.prior_optimizer, state["prior_optimizer"])
+        self.finetuner.load_state_dict(state["finetuner"])
+        self.aligner.load_state_dict(state["aligner"], self.device)
+        if self.guide is not None:
+            self.guide.load_state_dict(state["guide"])
         self.generator.set_state(state["generator"].cpu())
         self.phase, self.rounds = state["phase"], int(state["rounds"])
 
     def policy_state(self) -> dict[str, Any]:
         """The fine-tuned model, which plans, and the action module."""
-        return {"model": self.model.state_dict(), "actor": dict(self.ppo.actor.state_dict())}
+        guide = {} if self.guide is None else {"guide": dict(self.guide.network.state_dict())}
+        return {"model": self.model.state_dict(), "actor": dict(self.ppo.actor.state_dict()), **guide}
 
     def load_policy_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`policy_state` gave."""
         self.model.load_state_dict(state["model"])
         self.ppo.actor.load_state_dict(state["actor"])
+        if self.guide is not None:
+            self.guide.network.load_state_dict(state["guide"])

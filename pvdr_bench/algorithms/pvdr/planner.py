@@ -56,7 +56,7 @@ class GoalDistance:
 class Plans:
     """The chosen candidate of each state and what it was chosen from."""
 
-    z: Tensor  # [B, s, s, c]
+    z: Tensor  # [B, s, s, c], as the action module reads it
     codes: Tensor  # int64 [B, l, h, w], the plan
     distance: Tensor  # [B, N], of every candidate
     diversity: Tensor  # [B], share of tokens in which a candidate differs from the first one
@@ -89,4 +89,11 @@ class Planner:
         rows = torch.arange(len(best), device=best.device)
         others = (codes[:, 1:] != codes[:, :1]).float()
         diversity = others.mean((1, 2, 3, 4)) if n > 1 else distance.new_zeros(len(z))
-        return Plans(z[rows, best], codes[rows, best], distance, diversity)
+        return Plans(self._star(context, z[rows, best], codes[rows, best]), codes[rows, best], distance, diversity)
+
+    def _star(self, context: Tensor, drawn: Tensor, plan: Tensor) -> Tensor:
+        """z* [B, s, s, c] of the chosen plan [B, l, h, w], as the action module reads it."""
+        if self.config.z_star == "drawn":
+            return drawn
+        read: Tensor = self.model.encoder(torch.cat([context, plan], 1)).mean
+        return read

@@ -1,0 +1,97 @@
+"""The guide of ``pi_form`` guided: the part of the action module that L_act alone trains, and PPO's part beside it.
+
+Shapes: B decisions, m context and l plan frames, h x w token grid, K codes of dimension q, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from pvdr_bench.nets.distributions import DiagonalGaussian
+from pvdr_bench.nets.optimizers import clip_gradients, load_optimizer_state, optimizer_state, require_finite
+from pvdr_bench.rl.actor_critic import MEAN_GAIN, NetworkConfig, StateNetwork
+from pvdr_bench.rl.rollout import State
+
+CHANNELS, HIDDEN = (64, 16), 128
+
+
+class FramesGuide(nn.Module):
+    """Reads the last context frame and the last plan frame as code vectors: which action leads from one to the other.
+
+    Args:
+        code_table: the tokenizer's vectors [K, q], standardised, so that like codes are alike from the first label on.
+    """
+
+    def __init__(self, code_table: Tensor, grid: int, action_dim: int) -> None:
+        super().__init__()
+        first, second = CHANNELS
+        self.register_buffer("code_table", code_table, persistent=False)
+        self.net = nn.Sequential(
+            nn.Conv2d(2 * code_table.shape[1], first, 3, padding=1), nn.GELU(),
+            nn.Conv2d(first, second, 3, padding=1), nn.GELU(), nn.Flatten(),
+            nn.Linear(second * grid * grid, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, action_dim))
+
+    def forward(self, state: State) -> Tensor:
+        """Actions [B, A] for ``tokens`` int [B, m, h, w] and ``plan`` int [B, l, h, w]."""
+        pair = torch.stack([state["tokens"][:, -1], state["plan"][:, -1]], 1).long()
+        frames = rearrange(F.embedding(pair, self.get_buffer("code_table")), "b f h w q -> b (f q) h w")
+        action: Tensor = self.net(frames)
+        return action
+
+
+class Guide:
+    """A guide with its own optimiser.
+
+    Args:
+        network: the state that L_act gives it -> actions [B, A].
+    """
+
+    def __init__(self, network: nn.Module, lr: float, max_grad_norm: float) -> None:
+        self.network, self.max_grad_norm = network, max_grad_norm
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=lr, eps=1e-5)
+
+    def step(self, parts: Iterable[Tensor]) -> float:
+        """One optimiser step on the sum of ``parts``; returns the gradient's norm.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        for loss in parts:
+            require_finite({"l_act": loss}, "L_act of the guide")
+            torch.autograd.backward(loss)
+        norm = clip_gradients(self.network.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        return float(norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser."""
+        return {"network": dict(self.network.state_dict()), "optimizer": optimizer_state(self.optimizer)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+
+
+class GuidedActor(nn.Module):
+    """PPO's part: a gate on the guide's action, 1 to begin with, and a correction, both read from the state.
+
+    Where plans lead astray, as near the goal, PPO closes the gate; what L_act learns moves neither.
+    """
+
+    def __init__(self, config: NetworkConfig, action_dim: int, log_std_init: float, code_table: Tensor | None) -> None:
+        super().__init__()
+        self.net = StateNetwork(config, 2 * action_dim, MEAN_GAIN, code_table)
+        self.log_std = nn.Parameter(torch.full((action_dim,), float(log_std_init)))
+
+    def forward(self, state: State) -> DiagonalGaussian:
+        """The distribution over actions [B, A] of a state with ``guide`` [B, A]."""
+        correction, gate = self.net(state).chunk(2, -1)
+        return DiagonalGaussian(2 * gate.sigmoid() * state["guide"] + correction, self.log_std)

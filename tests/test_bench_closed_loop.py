@@ -1,0 +1,111 @@
+"""``bench closed-loop``: what it tells of episodes, by hand; and that it takes a dot towards its goal."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pvdr_bench.algorithms.pvdr.online import PVDRLearner
+from pvdr_bench.diagnostics import closed_loop
+from pvdr_bench.diagnostics.closed_loop import Track
+from pvdr_bench.errors import UsageError
+from pvdr_bench.suites.base import VectorStep
+from pvdr_bench.suites.spaces import BoxSpace
+from tests.learning import above, learns
+from tests.test_ppo_learner import Dots, IdentityTokenizer, context
+from tests.test_pvdr_online import GUIDED, config, pretrained
+
+
+class Room:
+    """Dots that move in x and y, with a third action that moves nothing; it tells where dot and goal are."""
+
+    action_space = BoxSpace(3)
+
+    def __init__(self, n: int) -> None:
+        self.n, self.dots = n, Dots(n)
+        self.dots.limit = 16
+
+    def reset(self, seeds: list[int]) -> np.ndarray:
+        assert len(seeds) == self.n
+        self.dots.position[:], self.dots.age[:] = Dots.start, 0
+        return self.dots.images()
+
+    def step(self, action: np.ndarray) -> VectorStep:
+        dots = self.dots
+        dots.position = np.clip(dots.position + 0.6 * np.clip(action[:, :2], -1, 1), 0, 3)
+        dots.age += 1
+        hand, final, over = dots.position.copy(), dots.images(), dots.age >= dots.limit
+        dots.position[over], dots.age[over] = Dots.start, 0
+        truth = {"hand_x": hand[:, 0], "hand_y": hand[:, 1], "hand_z": np.zeros(self.n),
+                 "goal_x": np.full(self.n, Dots.goal[0]), "goal_y": np.full(self.n, Dots.goal[1]),
+                 "goal_z": np.zeros(self.n)}
+        success = np.linalg.norm(hand - Dots.goal, axis=1) < 0.6
+        return VectorStep(image=dots.images(), final_image=final, dense_reward=np.zeros(self.n, np.float32),
+                          success=success, terminated=np.zeros(self.n, np.bool_), truncated=over,
+                          env_steps=np.ones(self.n, np.int64),
+                          truth={name: value.astype(np.float32) for name, value in truth.items()})
+
+
+def followed(seed: int, candidates: int) -> tuple[Track, dict[str, float]]:
+    online = GUIDED | {"e1_first": 1200, "lact_e1_epochs": 30, "e1_play": "noise",
+                       "lact_target": "plan_mean"}
+    made = context(config(online, planner={"candidates": candidates, "metric": "code_l1_blur", "goal_frames": "last"}),
+                   16, seed)
+    made = dataclasses.replace(made, task=dataclasses.replace(made.task, action=BoxSpace(3)),
+                               artefacts={"pretrain": pretrained(seed)})
+    learner, room = PVDRLearner(made, IdentityTokenizer()), Room(16)  # type: ignore[arg-type]
+    play, held = closed_loop.collect(learner, room, list(range(16)))  # type: ignore[arg-type]
+    assert len(play) > 3 * len(held) > 0
+    learner.aligner.learn(play)
+    found = learner.aligner.on(held).metrics()
+    with torch.no_grad():
+        learner.ppo.actor.get_parameter("log_std").fill_(closed_loop.SILENT)
+    return closed_loop.follow(learner, room, 20, 0, seed), found  # type: ignore[arg-type]
+
+
+@learns(explained=above(0.1), cosine=above(0.3), nearer=above(0.8))
+def test_plans_are_followed_towards_the_goal(seed: int) -> dict[str, float]:
+    """The best of four plans of a small model, in a world of two dimensions; the goal is 3.6 away at the start."""
+    track, found = followed(seed, 4)
+    assert track.success.shape == (20,) and track.distance.shape == (16, 20) and track.cosine.shape == (15, 20)
+    return {"explained": 1 - found["l_act"] / found["l_act_constant"], "cosine": track.cosine[:5].mean(),
+            "nearer": np.linalg.norm(Dots.goal - Dots.start) - track.distance.min(0).mean()}
+
+
+def test_a_track_holds_what_the_simulator_told_in_each_decision() -> None:
+    track, _ = followed(0, 2)
+    far = float(np.linalg.norm(Dots.goal - Dots.start))
+    assert (track.distance[0] <= far + 0.9).all() and np.array_equal(track.before, track.distance[:-1])
+    assert np.array_equal(track.success, (track.distance < 0.6).any(0))
+    assert (np.abs(track.cosine) <= 1 + 1e-9).all()
+
+
+def test_summaries_by_hand() -> None:
+    cosine = np.array([[1.0, 0.0], [1.0, 0.5], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [-1.0, 1.0]])
+    distance = np.array([[0.3, 0.3], [0.2, 0.1], [0.1, 0.4], [0.3, 0.3], [0.3, 0.3], [0.3, 0.3], [0.25, 0.05]])
+    track = Track(cosine, distance[:-1], distance, np.array([False, True]))
+    told = closed_loop.summary(track, None)
+    assert told["cosine_first"][0] == pytest.approx((0.4 + 0.1) / 2)
+    assert told["cosine_episode"][0] == pytest.approx((1 / 6 + 1.5 / 6) / 2, abs=1e-3)
+    assert told["nearest_cm"][0] == pytest.approx(7.5) and told["last_cm"][0] == pytest.approx(15.0)
+    assert told["success"] == [0.5, 0.0, 1.0] and told["cosine_near"] == pytest.approx((0.5 + 0.0) / 2)
+    worse = Track(cosine - 0.5, distance[:-1], distance, np.array([False, False]))
+    assert closed_loop.summary(track, worse)["cosine_first_gain"] == [0.5, 0.5, 0.5]
+    assert closed_loop.summary(track, worse)["success_gain"][0] == 0.5
+
+
+def test_directions_and_what_a_task_has_to_tell() -> None:
+    a, b = np.array([[1.0, 0, 0], [0, 0, 0], [1, 1, 0]]), np.array([[2.0, 0, 0], [1, 0, 0], [-1, -1, 0]])
+    assert closed_loop.cosines(a, b) == pytest.approx([1, 0, -1])
+    with pytest.raises(UsageError, match="goal_x"):
+        closed_loop.offsets({name: np.zeros(1) for name in ("hand_x", "hand_y", "hand_z")})
+
+
+@pytest.mark.parametrize("wrong", [{"labels": 0}, {"candidates": ()}, {"episodes": 0}, {"rounds": 0}])
+def test_nothing_to_do_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="at least one"):
+        closed_loop.measure(**wrong)
