@@ -114,6 +114,7 @@ def test_a_warning_is_told_before_anything_is_handed_over(slurm: FakeSlurm, tmp_
                                                           capsys: pytest.CaptureFixture[str]) -> None:
     slurm.fail("sbatch", "sbatch: error: invalid account")
     code, out, _ = cli(capsys, "submit", "-m", "apv-no-pretrain", "-t", "reach", "--scale", "smoke", "--profile", "cpu",
+                       "-o", "protocol.terminate_on_success=true",
                        "--results", str(tmp_path / "results"))
     assert code == 4 and out.startswith("warning: apv-no-pretrain: the intrinsic bonus") and "submitted" not in out
 

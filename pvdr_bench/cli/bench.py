@@ -50,7 +50,7 @@ HELP = {
     Name.gpu_check: "in under nine minutes what only a GPU shows: the device's tests, steps, plans and updates at the "
                     "published sizes, and the pace of runs; exit code 1 if a part failed",
     Name.rivals: "our PPO beside stable-baselines3's with the same networks, our environments beside gymnasium's over "
-                 "stock Meta-World (extra rivals)",
+                 "the stock suite (extra rivals)",
 }
 
 # About a trained model, a run or the statistics; the others measure speed and memory.

@@ -30,6 +30,7 @@ from pvdr_bench.progress import told
 from pvdr_bench.rl.config import config_as
 from pvdr_bench.rl.contract import Transition
 from pvdr_bench.rl.truth import Diagnostics
+from pvdr_bench.suites.registry import DEFAULT_CORPUS
 from pvdr_bench.training.evaluation import VectorEnvLike, images_to_tensor, train_seeds
 from pvdr_bench.training.online import Pieces, learner_context, task_facts
 
@@ -49,7 +50,7 @@ class Track:
     success: NDArray[np.bool_]  # [E], at any step
 
 
-def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpus: str = "metaworld",
+def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpus: str = DEFAULT_CORPUS,
             labels: int = 4000, rounds: int = 1, passes: int = 15, correlation: float = 0.9, episodes: int = 100,
             candidates: tuple[int, ...] = (1, 16), keys: tuple[str, ...] = (), seed: int = 0,
             device: str = "cpu") -> dict[str, Any]:
