@@ -285,7 +285,8 @@ def test_published_numbers_belong_to_one_protocol() -> None:
     assert beside("mine", PAPER).empty
 
 
-APV = {"name": "apv", "reward": "dense", "frozen_instance": False, **dict.fromkeys(GOAL_KEYS)}
+APV = {"name": "apv", "reward": "dense", "frozen_instance": False, "terminate_on_success": False,
+       **dict.fromkeys(GOAL_KEYS)}
 
 
 def test_curves_and_tables_show_apvs_numbers_beside_rows_of_apv(tmp_path: Path) -> None:
@@ -298,7 +299,7 @@ def test_curves_and_tables_show_apvs_numbers_beside_rows_of_apv(tmp_path: Path) 
     drawn = [tuple(np.round(100 * np.asarray(line.get_ydata()), 6)) for line in ax.lines
              if list(line.get_xdata()) == [45_000, 95_000, 145_000, 195_000, 245_000]]
     assert sorted(drawn) == sorted([CURVES["reach", "dreamerv2"], CURVES["reach", "apv"]])
-    assert ax.get_xlim()[1] > 245_000 and "245,000 env_steps" in plot.caption and "reward dense" in plot.caption
+    assert ax.get_xlim()[1] > 245_000 and "245,000 env_steps" in plot.caption and "reward dense." in plot.caption
     table = build_table(results, reported=reported(["reach"], folder=PAPER, protocol="apv"), repetitions=50)
     assert "apv (rlbench), reach: 90.0 +- 11.2, 8 seeds, curves, after 245,000 env_steps" in to_markdown(table)
     assert sorted(to_frame(table).query("kind == 'reported'")["env_steps"]) == [245_000, 245_000]

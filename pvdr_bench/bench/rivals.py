@@ -1,4 +1,4 @@
-"""``bench rivals``: our PPO beside stable-baselines3's, and our environments beside gymnasium's over stock Meta-World.
+"""``bench rivals``: our PPO beside stable-baselines3's, and our environments beside gymnasium's over the stock ones.
 
 The two PPOs are given *the same modules*, copied, so that what differs is what is theirs: rollout, batches, losses,
 clip and optimiser. Two networks: ``tokens``, our transformers over frame tokens, and ``pixels``, the convolutions of
@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 
 from pvdr_bench.algorithms.ppo.config import PPOConfig
 from pvdr_bench.algorithms.ppo.learner import PPOLearner
+from pvdr_bench.algorithms.registry import load_object
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.errors import UsageError
 from pvdr_bench.needed import need
@@ -42,7 +44,7 @@ from pvdr_bench.rl.contract import Carry, LearnerContext, Transition
 from pvdr_bench.rl.facts import GoalFacts, TaskFacts
 from pvdr_bench.rl.token_history import push_frame
 from pvdr_bench.suites.base import EnvConfig, Image
-from pvdr_bench.suites.gl import choose_backend
+from pvdr_bench.suites.registry import suite
 from pvdr_bench.suites.vector import VectorEnv
 from pvdr_bench.tokenizer.config import VQGANConfig
 from pvdr_bench.tokenizer.frozen import load_tokenizer
@@ -50,7 +52,7 @@ from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.tokenizer.learner import VQGANLearner
 
 NETWORKS = ("tokens", "pixels")
-CAMERA = "corner"  # Meta-World's own, for both
+CAMERA = "corner"  # the suite's package has it too
 
 
 def measure(scale: str = "cpu", networks: tuple[str, ...] = NETWORKS, rounds: int = 3, seconds: float = 10.0,
@@ -356,17 +358,24 @@ def _policy(actor: nn.Module, critic: nn.Module, adam_eps: float, seed: int) -> 
 
 
 def measure_environments(config: EnvConfig, n: int, seconds: float) -> dict[str, Any]:
-    """Ours in this process beside gymnasium's ``SyncVectorEnv`` of stock Meta-World with its own renderer: random
+    """Ours in this process beside gymnasium's ``SyncVectorEnv`` of the stock ones with their own renderer: random
     actions, one frame a decision from the same camera at the same size, episodes that start anew.
 
     Returns:
         ours, stock: env_steps_per_second. ratio.
+
+    Raises:
+        UsageError: the suite has no stock environments.
     """
-    choose_backend()
+    info = suite(config.suite)
+    if not info.stock:
+        raise UsageError(f"the suite {info.name} has no stock environments to set ours beside")
+    make = load_object(info.stock)
+    config = replace(config, camera=info.cameras[CAMERA])
     with VectorEnv(config, n, workers=0) as envs:
         envs.reset(range(n))
         ours = _pace(lambda action: int(envs.step(action).env_steps.sum()), n, envs.action_dim, seconds)
-    stock_envs = _stock(config, n)
+    stock_envs = need("gymnasium", "bench rivals").vector.SyncVectorEnv([partial(make, config, CAMERA)] * n)
     try:
         stock_envs.reset(seed=list(range(n)))
         dim = stock_envs.single_action_space.shape[0]
@@ -384,29 +393,3 @@ def _pace(step: Callable[[NDArray[np.float32]], int], n: int, actions: int, seco
     while time.process_time() - began < seconds or not made:
         made += step(rng.uniform(-1, 1, (n, actions)).astype(np.float32))
     return made / (time.process_time() - began)
-
-
-def _stock(config: EnvConfig, n: int) -> Any:
-    """``SyncVectorEnv`` of Meta-World's environment as its package registers it, with frames as observations."""
-    gymnasium = need("gymnasium", "bench rivals")
-    need("metaworld", "bench rivals")
-
-    class Repeat(gymnasium.Wrapper):  # type: ignore[misc, name-defined]
-        def step(self, action: Any) -> Any:
-            total = 0.0
-            for _ in range(config.action_repeat):
-                observation, reward, terminated, truncated, info = self.env.step(action)
-                total += float(reward)
-                if terminated or truncated:
-                    break
-            return observation, total, terminated, truncated, info
-
-    def make() -> Any:
-        env = gymnasium.make("Meta-World/MT1", env_name=config.env_id, seed=config.instance_seed,
-                             render_mode="rgb_array", camera_name=CAMERA, width=config.image_size,
-                             height=config.image_size, disable_env_checker=True,
-                             max_episode_steps=config.episode_steps)
-        return gymnasium.wrappers.AddRenderObservation(Repeat(env), render_only=True)
-
-    makers: Sequence[Callable[[], Any]] = [make] * n
-    return gymnasium.vector.SyncVectorEnv(makers)

@@ -83,7 +83,7 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
            f"online.lact_e1_epochs={passes}", f"online.lact_replay={labels}")
     torch.set_num_threads(1)
     spec = load_catalog().resolve(method, task, seed, scale, videos=corpus, overrides=(*keys, *own))
-    config_as(PVDRConfig, spec.config_object())
+    config_as(PVDRConfig, spec.config_object())  # refuses a method without plans before anything is made
     pieces, _ = Stages(spec, device=device).pieces()
     return {"method": spec.variant, "task": task, "corpus": corpus, "scale": scale, "labels": labels, "seed": seed,
             "rounds": rounds, **closed_loop(spec, pieces, rounds, episodes, candidates)}
@@ -195,7 +195,7 @@ def summary(track: Track, first: Track | None) -> dict[str, Any]:
     for name, values in mine.items():
         low, high = bootstrap_interval(values)
         out[name] = [round(float(x), 3) for x in (values.mean(), low, high)]
-        if name in others and len(values) == len(others[name]):
+        if name in others:
             difference = values - others[name]
             low, high = bootstrap_interval(difference)
             out[f"{name}_gain"] = [round(float(x), 3) for x in (difference.mean(), low, high)]

@@ -91,6 +91,8 @@ class SuiteInfo:
         corpora: videos that it can make.
         example: an environment that is quick to build, for probes and benches; empty: the first one.
         published: environments that publications report, for benches that go through all of them.
+        stock: ``module:function`` of an environment as the suite's package makes it, for benches, from an
+            ``EnvConfig`` and the name of a camera.
     """
 
     name: str
@@ -111,6 +113,7 @@ class SuiteInfo:
     corpora: tuple[CorpusSource, ...] = ()
     example: str = ""
     published: tuple[str, ...] = ()
+    stock: str = ""
 
     def __post_init__(self) -> None:
         if self.revision is None and not self.packages:

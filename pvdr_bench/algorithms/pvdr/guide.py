@@ -83,7 +83,7 @@ class Guide:
 class GuidedActor(nn.Module):
     """PPO's part: a gate on the guide's action, 1 to begin with, and a correction, both read from the state.
 
-    Where plans lead astray, as near the goal, PPO closes the gate; what L_act learns moves neither.
+    So PPO can leave a guide whose plans lead astray; what L_act learns moves neither.
     """
 
     def __init__(self, config: NetworkConfig, action_dim: int, log_std_init: float, code_table: Tensor | None) -> None:

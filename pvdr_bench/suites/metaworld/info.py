@@ -39,4 +39,5 @@ METAWORLD = MetaWorld(
     packages=(Package("metaworld", _WITH_US), Package("mujoco", "pip install mujoco (it comes with metaworld)")),
     variables=(Variable("MUJOCO_GL", "what MuJoCo draws with: egl (GPU) or osmesa; chosen where it is unset"),),
     truth=("hand_x", "hand_y", "hand_z", "goal_x", "goal_y", "goal_z", "goal_distance"),
-    corpora=(VIDEOS,), example="reach-v3", published=tuple(f"{name}-v3" for name in PAPER))
+    corpora=(VIDEOS,), example="reach-v3", published=tuple(f"{name}-v3" for name in PAPER),
+    stock="pvdr_bench.suites.metaworld.stock:stock_env")
