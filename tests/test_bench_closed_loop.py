@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,28 @@ from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.diagnostics import closed_loop
 from pvdr_bench.diagnostics.closed_loop import Track
 from pvdr_bench.errors import UsageError
-from pvdr_bench.suites.base import VectorStep
-from pvdr_bench.suites.spaces import BoxSpace
+from pvdr_bench.suites.base import EnvConfig, VectorStep
+from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
+from pvdr_bench.training.online import Pieces
 from tests.learning import above, learns
-from tests.test_ppo_learner import Dots, IdentityTokenizer, context
+from tests.test_ppo_learner import GRID, Dots, IdentityTokenizer, context, image_of
 from tests.test_pvdr_online import GUIDED, config, pretrained
 
 
 class Room:
     """Dots that move in x and y, with a third action that moves nothing; it tells where dot and goal are."""
 
-    action_space = BoxSpace(3)
+    action_space, observation_space = BoxSpace(3), ImageSpace(GRID, GRID)
 
     def __init__(self, n: int) -> None:
         self.n, self.dots = n, Dots(n)
         self.dots.limit = 16
+
+    def goal_image(self) -> np.ndarray:
+        return image_of(Dots.goal)
+
+    def close(self) -> None:
+        self.closed = True
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         assert len(seeds) == self.n
@@ -82,6 +90,33 @@ def test_a_track_holds_what_the_simulator_told_in_each_decision() -> None:
     assert (track.distance[0] <= far + 0.9).all() and np.array_equal(track.before, track.distance[:-1])
     assert np.array_equal(track.success, (track.distance < 0.6).any(0))
     assert (np.abs(track.cosine) <= 1 + 1e-9).all()
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_the_whole_measurement_plays_learns_and_follows(rounds: int) -> None:
+    """Labels of every round but the held-out ones are learned from, and the environments are closed."""
+    online = GUIDED | {"e1_first": 320, "e1_decisions": 320, "lact_replay": 2000, "lact_e1_epochs": 2}
+    cfg, rooms, made = config(online, planner={"candidates": 2}), [], []
+    protocol = SimpleNamespace(num_envs=16, train_seed_base=0, eval_seed_base=10**6, has_goal_image=True,
+                               success_bonus=1.0, reward="goal_distance", terminate_on_success=False, env_steps=1000,
+                               action_repeat=1)
+
+    def learner(facts: Any) -> PVDRLearner:
+        made.append(PVDRLearner(facts, IdentityTokenizer()))  # type: ignore[arg-type]
+        return made[-1]
+
+    def room(_: Any, n: int) -> Room:
+        rooms.append(Room(n))
+        return rooms[-1]
+
+    spec = SimpleNamespace(protocol=protocol, seed=0, env_config=lambda: EnvConfig("dummy", "dot"))
+    pieces = Pieces(room, learner, cfg, torch.device("cpu"), artefacts={"pretrain": pretrained()})  # type: ignore[arg-type]
+    found = closed_loop.closed_loop(spec, pieces, rounds, 20, (1, 3))  # type: ignore[arg-type]
+    assert rooms[0].closed and set(found) == {"explained", "explained_other_z", "n_1", "n_3"}
+    assert "success_gain" in found["n_3"] and "success_gain" not in found["n_1"]
+    kept = made[0].aligner.kept
+    # of 20 decisions 16 are early, an episode; the last two of it do not see three frames more
+    assert kept is not None and len(kept) == rounds * 16 * 14
 
 
 def test_summaries_by_hand() -> None:

@@ -81,11 +81,11 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
     play = math.ceil(labels / rounds / (1 - HELD_OUT))
     own = (f"online.e1_first={play}", f"online.e1_decisions={play}", f"online.e1_correlation={correlation}",
            f"online.lact_e1_epochs={passes}", f"online.lact_replay={labels}")
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # as runs have
     spec = load_catalog().resolve(method, task, seed, scale, videos=corpus, overrides=(*keys, *own))
-    config_as(PVDRConfig, spec.config_object())  # refuses a method without plans before anything is made
+    config_as(PVDRConfig, spec.config_object())  # a method without plans is refused before anything is made
     pieces, _ = Stages(spec, device=device).pieces()
-    return {"method": spec.variant, "task": task, "corpus": corpus, "scale": scale, "labels": labels, "seed": seed,
+    return {"method": spec.variant, "task": task, "corpus": spec.corpus, "scale": scale, "labels": labels, "seed": seed,
             "rounds": rounds, **closed_loop(spec, pieces, rounds, episodes, candidates)}
 
 
@@ -97,7 +97,8 @@ def closed_loop(spec: RunSpec, pieces: Pieces, rounds: int, episodes: int,
     try:
         seeds = train_seeds(spec.protocol.train_seed_base, spec.seed, 0, n)
         task = task_facts(spec, envs, envs.reset(seeds))
-        learner = PVDRLearner(learner_context(spec, pieces, task))
+        learner = pieces.make_learner(learner_context(spec, pieces, task))
+        assert isinstance(learner, PVDRLearner)
         for number in range(rounds):
             play, held = collect(learner, envs, train_seeds(spec.protocol.train_seed_base, spec.seed, number, n))
             learner.aligner.learn(play)

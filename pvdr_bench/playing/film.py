@@ -102,7 +102,7 @@ def plan_strip(frames: Frames, plans: Frames | None, *, goal: Frames | None = No
             picture[top - 3:top + large + 3, _GAP - 3:_GAP + large + 3] = _GREEN
         _paste(picture, _enlarge(frames[t], rows * small), top, _GAP)
         if plans is not None:
-            _paste(picture, _label(f"plan, {count} frames ahead"), _GAP, plan_left)
+            _paste(picture, _label(f"plan, frames ahead: {count}"), _GAP, plan_left)
             for k in range(count):
                 row, column = divmod(k, columns)
                 place = top + row * (cell + _GAP), plan_left + column * (cell + _GAP)

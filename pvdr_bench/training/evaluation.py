@@ -99,8 +99,8 @@ class Evaluator:
     """Plays evaluation episodes, in environments that are opened at the first use.
 
     Args:
-        open_envs: makes the vector environment, or gives one that training lends: it is left in the middle of nothing,
-            and has to be reset before it is used again. It must not terminate on success.
+        open_envs: makes the vector environment, or gives one that training lends and resets before it goes on. It must
+            not terminate on success.
         num_envs: its size; episodes are played in waves of it, and what is left over in a smaller one.
         stop: asked at every decision; evaluation is given up where it says True.
         stopwatch: told the seconds of the parts reset, act, env and reward.

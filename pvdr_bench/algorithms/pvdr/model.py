@@ -150,7 +150,6 @@ class Decoder(nn.Module):
             slots = frame if cached else torch.cat([slots, frame], 1)
         return torch.stack(codes, 1), torch.stack(all_logits, 1)
 
-
     @torch.no_grad()
     def plan(self, context: Tensor, z: Tensor) -> Tensor:
         """The codes of :meth:`rollout` [B, l, h, w], for planning: without gradients, and without logits to keep."""
