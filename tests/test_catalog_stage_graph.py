@@ -53,11 +53,11 @@ class Sum(OfflineLearner):
     def for_stage(cls, context: StageContext) -> Sum:
         return cls(context)
 
-    def update(self, batch: Tensor) -> dict[str, float]:
+    def update(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         self.total = self.total + batch.float().mean()
         return {"total": float(self.total)}
 
-    def validate(self, batch: Tensor) -> dict[str, float]:
+    def validate(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         return {"total": float(self.total)}
 
     def export(self) -> dict[str, Tensor]:

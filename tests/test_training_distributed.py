@@ -32,6 +32,7 @@ from pvdr_bench.rl.distributed import Place, device_of, find_place, process_grou
 from pvdr_bench.rl.process_group import ALONE, ProcessGroup, current_group, wait_for
 from pvdr_bench.tokenizer.learner import VQGANLearner
 from pvdr_bench.training.offline import MixedClips, run_offline
+from pvdr_bench.videos.windows import Drawn
 from tests import processes
 from tests.test_training_stages import resolve, write_corpora
 from tests.test_vqgan_learner import config as vqgan_config
@@ -90,10 +91,11 @@ def test_refusals() -> None:
 
 def test_parts_make_up_the_batch() -> None:
     data, rng = MixedClips([Frames(0), Frames(1)]), np.random.default_rng
-    whole = data.sample(rng(3), 12, 2)
+    whole = data.draw(rng(3), 12, 2)
     for size in (2, 3, 4):
-        parts = [data.sample(rng(3), 12, 2, part=ProcessGroup(rank, size).part(12)) for rank in range(size)]
-        assert np.array_equal(np.concatenate(parts), whole)
+        parts = [data.draw(rng(3), 12, 2, part=ProcessGroup(rank, size).part(12)) for rank in range(size)]
+        assert np.array_equal(np.concatenate([part.frames for part in parts]), whole.frames)
+        assert np.array_equal(np.concatenate([part.start for part in parts]), whole.start)
     with process_group() as group:  # one process: nothing is started
         assert group.size == 1 and not torch.distributed.is_initialized() and current_group().size == 1
 
@@ -110,10 +112,11 @@ class Frames:
     def windows(self, split: str | None, frames: int, stride: int = 1) -> np.ndarray:
         return np.arange(40 + 20 * self.number)
 
-    def sample(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = "train",
-               part: slice = slice(None)) -> np.ndarray:
+    def draw(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = "train",
+             part: slice = slice(None)) -> Drawn:
         drawn = rng.integers(len(self.windows(split, frames)), size=batch)[part]
-        return np.stack([self._clip(int(i), frames) for i in drawn]) if len(drawn) else self._clip(0, frames)[None][:0]
+        clips = np.stack([self._clip(int(i), frames) for i in drawn]) if len(drawn) else self._clip(0, frames)[None][:0]
+        return Drawn(clips, drawn)
 
     def _clip(self, index: int, frames: int) -> np.ndarray:
         rng = np.random.default_rng([self.number, index])

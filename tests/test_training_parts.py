@@ -24,6 +24,7 @@ from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.suites.base import VectorStep
 from pvdr_bench.training.offline import MixedClips, run_offline
 from pvdr_bench.training.reward import GoalReward, spearman
+from pvdr_bench.videos.windows import Drawn
 from tests.dummies import make_protocol
 
 CPU = torch.device("cpu")
@@ -212,10 +213,11 @@ class Clips:
     def windows(self, split: str | None, frames: int, stride: int = 1) -> Any:
         return np.arange(self.count if split == "train" else 4)
 
-    def sample(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = "train",
-               part: slice = slice(None)) -> Any:
+    def draw(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = "train",
+             part: slice = slice(None)) -> Drawn:
         starts = rng.integers(len(self.windows(split, frames, stride)), size=(batch, 1, 1, 1, 1))
-        return np.broadcast_to(starts * 2 + self.store, (batch, frames, 2, 2, 3)).astype(np.uint8)[part]
+        clips = np.broadcast_to(starts * 2 + self.store, (batch, frames, 2, 2, 3)).astype(np.uint8)
+        return Drawn(clips[part], starts[part, 0, 0, 0, 0])
 
 
 class OfflineDummy(OfflineLearner):
@@ -230,7 +232,7 @@ class OfflineDummy(OfflineLearner):
     def for_stage(cls, context: StageContext) -> OfflineDummy:
         return cls()
 
-    def update(self, batch: Tensor) -> dict[str, float]:
+    def update(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         noise = torch.randn(3, generator=self.generator)
         loss = (batch.float().mean() / 255 + 0.1 * noise - self.weight).square().sum()
         self.optimizer.zero_grad()
@@ -239,7 +241,7 @@ class OfflineDummy(OfflineLearner):
         self.step += 1
         return {"loss": float("nan") if self.step == self.nan_at else float(loss.detach())}
 
-    def validate(self, batch: Tensor) -> dict[str, float]:
+    def validate(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         return {"error": float((batch.float().mean() / 255 - self.weight.detach()).abs().sum()),
                 "frames": float(batch.shape[1])}
 
@@ -297,7 +299,7 @@ def test_offline_stage_refuses_nan(tmp_path: Path) -> None:
 
 
 def test_mixed_clips_follow_the_sizes() -> None:
-    batch = MixedClips([Clips(0, 30), Clips(1, 60)]).sample(np.random.default_rng(0), 3000, 1)
+    batch = MixedClips([Clips(0, 30), Clips(1, 60)]).draw(np.random.default_rng(0), 3000, 1).frames
     assert np.mean(batch[:, 0, 0, 0, 0] % 2) == pytest.approx(2 / 3, abs=0.03)
 
 

@@ -73,12 +73,16 @@ def test_windows_are_all_clips_inside_one_episode(store: ClipStore, frames: int,
     assert store.windows(TRAIN, frames, stride).tolist() == expected
 
 
-def test_sample_draws_windows_with_their_stride(store: ClipStore) -> None:
-    batch = store.sample(np.random.default_rng(3), 64, 3, 2, HELDOUT)
+def test_drawn_clips_are_windows_with_their_stride(store: ClipStore) -> None:
+    batch, start = store.draw(np.random.default_rng(3), 64, 3, 2, HELDOUT)
     assert batch.shape == (64, 3, SIZE, SIZE, 3) and batch.dtype == np.uint8
     clips = {store.take(s + 2 * np.arange(3)).tobytes() for s in store.windows(HELDOUT, 3, 2)}
     assert {clip.tobytes() for clip in batch} <= clips
-    assert np.array_equal(batch, store.sample(np.random.default_rng(3), 64, 3, 2, HELDOUT))
+    assert np.array_equal(batch, store.draw(np.random.default_rng(3), 64, 3, 2, HELDOUT).frames)
+    for clip, number in zip(batch, start, strict=True):
+        of = [e for e in store.episodes if e.split == HELDOUT and number + 4 < e.length]
+        assert any(np.array_equal(store.take(e.start + number + 2 * np.arange(3)), clip) for e in of)
+    assert start.dtype == np.int64 and len(set(start.tolist())) > 1
 
 
 def test_clips_longer_than_episodes_are_refused(store: ClipStore) -> None:

@@ -67,11 +67,12 @@ def test_encoded_once_and_again_for_another_tokenizer_or_corpus(clips: ClipStore
         TokenStore(one.path, changed)
 
 
-def test_samples_follow_the_frames(clips: ClipStore) -> None:
+def test_drawn_tokens_are_those_of_the_frames(clips: ClipStore) -> None:
     tokens = TokenStore.build(clips, MeanTokenizer(), "abc")
     assert np.array_equal(tokens.windows("train", 3, 2), clips.windows("train", 3, 2))
-    codes = tokens.sample(np.random.default_rng(1), 16, 3, 2, HELDOUT)
-    pixels = clips.sample(np.random.default_rng(1), 16, 3, 2, HELDOUT)
+    codes, start = tokens.draw(np.random.default_rng(1), 16, 3, 2, HELDOUT)
+    pixels, same = clips.draw(np.random.default_rng(1), 16, 3, 2, HELDOUT)
+    assert np.array_equal(start, same)
     again = MeanTokenizer().encode(torch.from_numpy(pixels).reshape(-1, 8, 8, 3)).reshape(16, 3, 2, 2)
     assert np.array_equal(codes, again.numpy())
 

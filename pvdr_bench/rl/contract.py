@@ -155,15 +155,17 @@ class OfflineLearner(ABC):
         """The learner of a stage, with the random weights of ``context.seed``."""
 
     @abstractmethod
-    def update(self, batch: Tensor) -> dict[str, float]:
+    def update(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         """One optimiser step on a batch (uint8 frames [B, T, H, W, 3] or int64 tokens [B, T, h, w]).
+
+        ``start`` int64 [B]: the number of each clip's first frame within its episode; None: all begin one.
 
         With several processes ``batch`` is this rank's part, and the step is that of all parts together: noise is
         drawn for the whole batch, gradients and statistics are summed over ``group``, and so are the metrics.
         """
 
     @abstractmethod
-    def validate(self, batch: Tensor) -> dict[str, float]:
+    def validate(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         """Metrics on a held-out batch; no state changes, its randomness is fixed. Only rank 0 does it."""
 
     @abstractmethod

@@ -93,7 +93,7 @@ class VQGANLearner(OfflineLearner):
         """The random numbers of one step: a function of seed and step, so there is no state to keep."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
 
-    def update(self, batch: Tensor) -> dict[str, float]:
+    def update(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         """One optimiser step on uint8 frames [B, T, H, W, 3].
 
         Raises:
@@ -270,7 +270,7 @@ class VQGANLearner(OfflineLearner):
         return torch.tensor(float(len(dead)))
 
     @torch.no_grad()
-    def validate(self, batch: Tensor) -> dict[str, float]:
+    def validate(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         """Metrics on held-out clips uint8 [B, T, H, W, 3].
 
         l1 (in [0, 1]), psnr, perplexity and used_codes over the batch. With T > 1 also, between neighbouring frames:

@@ -27,19 +27,20 @@ from pvdr_bench.runs.checkpoints import Checkpoint, CheckpointStore
 from pvdr_bench.runs.files import atomic_write
 from pvdr_bench.runs.logs import JsonlLog
 from pvdr_bench.videos.layout import HELDOUT, TRAIN
+from pvdr_bench.videos.windows import Drawn
 
 LOG_ROWS = 200  # rows of train.jsonl over a whole stage, besides those of validations
 OfflineProgress = Callable[[int, int, dict[str, float]], None]  # step, steps, newest row
 
 
 class ClipSource(Protocol):
-    """What is sampled: a ClipStore, a TokenStore or :class:`MixedClips`."""
+    """What clips are drawn from: a ClipStore, a TokenStore or :class:`MixedClips`."""
 
     def windows(self, split: str | None, frames: int, stride: int = 1) -> NDArray[np.int64]:
         """First frames of all clips."""
 
-    def sample(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1,
-               split: str | None = TRAIN, part: slice = slice(None)) -> NDArray[Any]:
+    def draw(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1,
+             split: str | None = TRAIN, part: slice = slice(None)) -> Drawn:
         """A batch [batch, frames, ...]; with ``part`` the same batch is drawn and those clips of it are read."""
 
 
@@ -53,8 +54,8 @@ class MixedClips:
         """Windows of all stores (each store's own frame numbers)."""
         return np.concatenate([store.windows(split, frames, stride) for store in self.stores])
 
-    def sample(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1,
-               split: str | None = TRAIN, part: slice = slice(None)) -> NDArray[Any]:
+    def draw(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1,
+             split: str | None = TRAIN, part: slice = slice(None)) -> Drawn:
         """A batch [batch, frames, ...], grouped by store."""
         sizes = np.array([len(store.windows(split, frames, stride)) for store in self.stores], np.float64)
         counts = rng.multinomial(batch, sizes / sizes.sum())
@@ -62,8 +63,9 @@ class MixedClips:
         ends = np.cumsum(counts)
         parts = [slice(max(0, first - end + count), max(0, min(count, last - end + count)))
                  for end, count in zip(ends, counts, strict=True)]
-        return np.concatenate([store.sample(rng, int(count), frames, stride, split, own)
-                               for store, count, own in zip(self.stores, counts, parts, strict=True) if count])
+        drawn = [store.draw(rng, int(count), frames, stride, split, own)
+                 for store, count, own in zip(self.stores, counts, parts, strict=True) if count]
+        return Drawn(np.concatenate([each.frames for each in drawn]), np.concatenate([each.start for each in drawn]))
 
 
 def as_tensor(batch: NDArray[Any]) -> Tensor:
@@ -100,10 +102,13 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
     if group.leads:
         log.truncate(extra.get("offset", 0))
         # Learners of single frames are validated on pairs of neighbours, which show what flickers.
-        held_out = as_tensor(data.sample(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
-                                         max(2, schedule.frames), schedule.stride, HELDOUT))
+        held_out = data.draw(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
+                             max(2, schedule.frames), schedule.stride, HELDOUT)
     log_every, interval = max(1, schedule.steps // LOG_ROWS), Averages(extra.get("interval"))
     saved = step
+
+    def validated() -> dict[str, float]:
+        return learner.validate(as_tensor(held_out.frames), torch.from_numpy(held_out.start))
 
     def save_now() -> int:
         checkpoints.save(step, learner.state_dict(),
@@ -118,14 +123,14 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
                 group.barrier()  # nobody leaves before the checkpoint is there
                 raise Interrupted(f"stopped at step {step} of {schedule.steps}", hint="the same command continues")
             rng = np.random.default_rng([seed, step])
-            batch = data.sample(rng, schedule.batch, schedule.frames, schedule.stride, part=part)
-            interval.add(learner.update(as_tensor(batch)), step)
+            batch = data.draw(rng, schedule.batch, schedule.frames, schedule.stride, part=part)
+            interval.add(learner.update(as_tensor(batch.frames), torch.from_numpy(batch.start)), step)
             step += 1
             if not group.leads:
                 continue
             due = step % schedule.validate_every == 0 or step == schedule.steps
             if due:
-                last = {f"val_{name}": value for name, value in finite(learner.validate(held_out), step).items()}
+                last = {f"val_{name}": value for name, value in finite(validated(), step).items()}
             if due or step % log_every == 0:
                 row = {"step": step, **interval.take(), **(last if due else {})}
                 log.append(row)

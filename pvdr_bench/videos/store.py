@@ -25,7 +25,7 @@ from pvdr_bench.videos.layout import (
     partial_path,
     read_object,
 )
-from pvdr_bench.videos.windows import episode_windows, sample_indices
+from pvdr_bench.videos.windows import Drawn, episode_windows, sample_indices, within_episodes
 
 
 class ClipStore:
@@ -133,15 +133,16 @@ class ClipStore:
             self._windows[key] = episode_windows(self.episodes, split, frames, stride)
         return self._windows[key]
 
-    def sample(
+    def draw(
         self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = TRAIN,
         part: slice = slice(None),
-    ) -> Frames:
-        """A batch of clips, uniform over windows with replacement: uint8 [batch, frames, H, W, 3].
+    ) -> Drawn:
+        """Clips uniform over windows, with replacement: uint8 [batch, frames, H, W, 3].
 
         With ``part`` the same batch is drawn, and only those clips of it are read.
         """
-        return self.take(sample_indices(rng, self.windows(split, frames, stride), batch, frames, stride)[part])
+        indices = sample_indices(rng, self.windows(split, frames, stride), batch, frames, stride)[part]
+        return Drawn(self.take(indices), within_episodes(self.episodes, indices[:, 0]))
 
     @cached_property
     def truth(self) -> dict[str, NDArray[np.float32]] | None:

@@ -21,7 +21,7 @@ from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.videos.layout import TRAIN, Episode, read_object, write_object
 from pvdr_bench.videos.store import ClipStore
-from pvdr_bench.videos.windows import episode_windows, sample_indices
+from pvdr_bench.videos.windows import Drawn, episode_windows, sample_indices, within_episodes
 
 TOKENS, META = "tokens.u16", "tokens.json"
 _HINT = "delete the folder; the next run makes it again"
@@ -118,15 +118,16 @@ class TokenStore:
             self._windows[key] = episode_windows(self.episodes, split, frames, stride)
         return self._windows[key]
 
-    def sample(
+    def draw(
         self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = TRAIN,
         part: slice = slice(None),
-    ) -> NDArray[np.uint16]:
-        """A batch of clips: uint16 [batch, frames, h, w]; equal generators draw the clips `ClipStore.sample` draws.
+    ) -> Drawn:
+        """Clips uint16 [batch, frames, h, w]; equal generators draw the clips that `ClipStore.draw` draws.
 
         With ``part`` the same batch is drawn, and only those clips of it are read.
         """
-        return self.take(sample_indices(rng, self.windows(split, frames, stride), batch, frames, stride)[part])
+        indices = sample_indices(rng, self.windows(split, frames, stride), batch, frames, stride)[part]
+        return Drawn(self.take(indices), within_episodes(self.episodes, indices[:, 0]))
 
 
 def _encode_all(

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import UsageError
 from pvdr_bench.videos.layout import Episode
+
+
+class Drawn(NamedTuple):
+    """Clips of one draw.
+
+    Attributes:
+        frames: [B, T, ...], pixels or tokens.
+        start: int64 [B], number of each clip's first frame within its episode, from 0.
+    """
+
+    frames: NDArray[Any]
+    start: NDArray[np.int64]
 
 
 def episode_windows(episodes: Sequence[Episode], split: str | None, frames: int, stride: int) -> NDArray[np.int64]:
@@ -41,3 +54,10 @@ def sample_indices(
     """Frame numbers [batch, frames] of clips drawn uniformly; one draw of ``rng`` per clip, for pixels and tokens."""
     starts = windows[rng.integers(len(windows), size=batch)]
     return starts[:, None] + stride * np.arange(frames, dtype=np.int64)
+
+
+def within_episodes(episodes: Sequence[Episode], frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers within their episodes of frames [...] of a store; ``episodes`` in the order of the store."""
+    begins = np.array([episode.start for episode in episodes], np.int64)
+    numbers: NDArray[np.int64] = frames - begins[np.searchsorted(begins, frames, side="right") - 1]
+    return numbers

@@ -60,7 +60,7 @@ class VideoPretrainer(OfflineLearner):
         return ({"loss": image_term + self.config.pretrain.kl_weight * kl_loss, "image_loss": image_term, "kl": kl},
                 post, image)
 
-    def update(self, batch: Tensor) -> dict[str, float]:
+    def update(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         """One optimiser step."""
         share = 1 / self.group.size
         uniform = self.group.mine(self._uniform(len(batch) * self.group.size, batch.shape[1], self.generator))
@@ -75,7 +75,7 @@ class VideoPretrainer(OfflineLearner):
         return {**metrics, "grad_norm": norm}
 
     @torch.no_grad()
-    def validate(self, batch: Tensor) -> dict[str, float]:
+    def validate(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         """Losses and PSNR of held-out clips; then the second half imagined from the first, beside copying its last."""
         generator = torch.Generator(self.device).manual_seed(0)
         terms, post, image = self._terms(batch, self._uniform(len(batch), batch.shape[1], generator))

@@ -93,7 +93,7 @@ class PVDRPretrainer(OfflineLearner):
         tokenizer = context.inputs["tokenize"]
         return cls(context.config, context.seed, context.device, tokenizer.codebook_size, tokenizer.grid)
 
-    def update(self, batch: Tensor) -> dict[str, float]:
+    def update(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         """One optimiser step on tokens [B, m + l, h, w]; micro-batches give the gradient of the whole batch, and so do
         the parts of several processes."""
         config, total = self.config, len(batch) * self.group.size
@@ -126,7 +126,7 @@ class PVDRPretrainer(OfflineLearner):
         return {**sums, "lambda1": lambda1, "lr": lr_at(config, self.step - 1)}
 
     @torch.no_grad()
-    def validate(self, batch: Tensor) -> dict[str, float]:
+    def validate(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         """Metrics on held-out tokens [B, m + l, h, w]; see :func:`validation_metrics`."""
         self.model.eval()
         generator = torch.Generator().manual_seed(1)
