@@ -18,6 +18,7 @@ class Name(StrEnum):
 
     render = "render"
     plan = "plan"
+    search = "search"
     env = "env"
     step = "step"
     onestep = "onestep"
@@ -36,6 +37,7 @@ class Name(StrEnum):
 HELP = {
     Name.render: "lean against stock renderer: ratio of frame rates, likeness of pictures over the twelve tasks",
     Name.plan: "planning with and without the key and value caches: ratio, and whether the plans are equal",
+    Name.search: "the batched tree search against a plain tree per root: searches per second, their ratio",
     Name.env: "env_steps per second by number of worker processes",
     Name.step: "training steps per second, FLOP/s and share of the matrix-product peak, by stage",
     Name.onestep: "one whole optimiser step of each of PVDR's stages at the published sizes, and the memory it took",
