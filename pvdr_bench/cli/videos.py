@@ -1,4 +1,4 @@
-"""``pvdr-bench videos``: make and list the corpora that learning from videos starts from."""
+"""``pvdr-bench videos``: the corpora that learning from videos starts from: list, make, fetch, import, look at."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pvdr_bench.cli.output import console as make_console
+from pvdr_bench.cli import videos_files
+from pvdr_bench.cli.videos_progress import counting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from pvdr_bench.suites.corpora import CorpusSource
 
 app = typer.Typer(no_args_is_help=True, help="Corpora of action-free videos.")
 
@@ -30,7 +30,7 @@ def generate(
     from pvdr_bench.runs.paths import data_root
     from pvdr_bench.videos.generate import generate as make
 
-    with _progress(f"videos {name}", quiet=json_) as report:
+    with counting(f"videos {name}", quiet=json_) as report:
         store = make(name, image_size, data_root(), episodes, jobs, seed, report)
     entry = {
         "corpus": name, "path": str(store.path), "image_size": store.image_size, "episodes": len(store.episodes),
@@ -47,11 +47,14 @@ def generate(
 def list_(json_: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
     """The corpora there are, and which of them have been made."""
     from pvdr_bench.runs.paths import data_root
+    from pvdr_bench.videos.fetching import downloads_path
     from pvdr_bench.videos.sources import sources
 
     rows: list[dict[str, Any]] = [
-        {"name": s.name, "kind": s.kind, "description": s.description, "made": _made(data_root() / "videos" / s.name)}
-        for s in sources()
+        {"name": s.name, "kind": s.kind, "description": s.description, "license": s.license, "citation": s.citation,
+         "downloaded": _bytes_in(downloads_path(s.name, data_root())) if s.downloads else None,
+         "made": _made(data_root() / "videos" / s.name)}
+        for s in (*sources(), *_own(sources()))
     ]
     if json_:
         typer.echo(json.dumps(rows))
@@ -61,10 +64,33 @@ def list_(json_: Annotated[bool, typer.Option("--json", help="Machine-readable."
         for made in row["made"]:
             state = f"{made['frames']} frames, hash {made['hash']}" if "hash" in made else made["problem"]
             typer.echo(f"    {made['path']}: {state}")
+        if row["license"]:
+            typer.echo(f"    licence: {row['license']}")
         if not row["made"] and row["kind"] == "generated":
             typer.echo(f"    not made yet: pvdr-bench videos generate {row['name']}")
         elif not row["made"]:
-            typer.echo(f"    no store here yet; it belongs into {data_root() / 'videos' / row['name']}/IMAGE_SIZE")
+            typer.echo(f"    not imported yet: {_next_step(row)}")
+
+
+def _own(known: list[CorpusSource]) -> list[CorpusSource]:
+    """The user's own corpora, as rows beside those that are known by name."""
+    from pvdr_bench.catalog.corpora import user_corpora
+    from pvdr_bench.suites.corpora import CorpusSource
+
+    names = {source.name for source in known}
+    return [CorpusSource(name, spec.description, "files", "", 0, license=spec.license, citation=spec.citation)
+            for name, spec in user_corpora().items() if name not in names]
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _next_step(row: dict[str, Any]) -> str:
+    if row["downloaded"] == 0:
+        return f"pvdr-bench videos fetch {row['name']}, or import {row['name']} FOLDER"
+    source = "" if row["downloaded"] else " FOLDER"
+    return f"pvdr-bench videos import {row['name']}{source}"
 
 
 def _made(folder: Path) -> list[dict[str, Any]]:
@@ -86,43 +112,5 @@ def _made(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _progress(title: str, quiet: bool) -> AbstractContextManager[Callable[[int, int], None] | None]:
-    """A bar on a terminal, a plain line now and then elsewhere, nothing for --json."""
-    import contextlib
-    import time
-
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = make_console(stderr=True)
-
-    @contextlib.contextmanager
-    def bar() -> Iterator[Callable[[int, int], None]]:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(title, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
-
-    @contextlib.contextmanager
-    def lines() -> Iterator[Callable[[int, int], None]]:
-        start, last = time.monotonic(), [float("-inf")]
-
-        def report(done: int, total: int) -> None:
-            now = time.monotonic()
-            if now - last[0] < 15.0 and done < total:
-                return
-            last[0] = now
-            typer.echo(f"{title}: {done}/{total} episodes, {now - start:.0f} s", err=True)
-
-        yield report
-
-    if quiet:
-        return contextlib.nullcontext(None)
-    return bar() if console.is_terminal else lines()
+app.command("fetch")(videos_files.fetch)
+app.command("import")(videos_files.import_)

@@ -61,6 +61,21 @@ class Generator(ABC):
 
 
 @dataclass(frozen=True)
+class Download:
+    """A file that a corpus is read from.
+
+    Attributes:
+        url: where it is; a folder of a public bucket (``gs://BUCKET/FOLDER``) stands for all files in it.
+        size: in bytes, of all files; 0: not known before they are listed.
+        sha256: hex digits; empty: the bucket tells its files' own checksums.
+    """
+
+    url: str
+    size: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class CorpusSource:
     """A corpus that can be made or read.
 
@@ -77,6 +92,10 @@ class CorpusSource:
         needs: distributions without which it cannot be made or read.
         recipe_name: what recipes call ``maker``, where the code has moved since: a recipe's hash names artefacts, and
             must not change with the place of the code. Empty: ``maker``.
+        downloads: of a corpus of files, what `videos fetch` gets.
+        camera: of a corpus of files, the camera that is read unless the user names another.
+        fps: frames per second, where its files do not state it; 0: unknown.
+        train_frames: frames of its training split, as published, so that others can be matched to its size.
     """
 
     name: str
@@ -90,6 +109,10 @@ class CorpusSource:
     citation: str = ""
     needs: tuple[str, ...] = ()
     recipe_name: str = ""
+    downloads: tuple[Download, ...] = ()
+    camera: str = ""
+    fps: float = 0.0
+    train_frames: int = 0
 
     def load(self) -> Any:
         """Import the maker.

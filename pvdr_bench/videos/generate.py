@@ -7,13 +7,8 @@ the result does not depend on the number of workers, and what was finished befor
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,16 +17,15 @@ from zlib import crc32
 
 import numpy as np
 
-from pvdr_bench.errors import ChangedError, SetupError, TrainingError, UsageError
+from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.needed import missing
-from pvdr_bench.runs.difference import difference
-from pvdr_bench.runs.files import atomic_write, canonical_json
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.suites.corpora import CorpusSource, Generator
 from pvdr_bench.videos.layout import JOURNAL, partial_path
+from pvdr_bench.videos.parts import check_parts, make_parts, open_finished
 from pvdr_bench.videos.sources import source
 from pvdr_bench.videos.store import ClipStore
-from pvdr_bench.videos.writer import ClipWriter, changed_recipe
+from pvdr_bench.videos.writer import ClipWriter
 
 PART_EPISODES = 40
 Progress = Callable[[int, int], None]  # episodes done, episodes in all
@@ -101,33 +95,15 @@ def generate(
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(path.name + ".lock"), f"corpus {corpus_name}"):
         if path.exists():
-            return _open_finished(path, recipe)
+            return open_finished(path, recipe)
         parts = plan_parts(corpus, image_size, total, seed, path.with_name(path.name + ".parts"))
-        _check_parts(path.with_name(path.name + ".parts"), recipe)
+        check_parts(path.with_name(path.name + ".parts"), recipe)
         _run(parts, workers, total, progress)
         store = _join(path, parts, corpus.load(), image_size, recipe)
         shutil.rmtree(path.with_name(path.name + ".parts"))
     if progress:
         progress(total, total)
     return store
-
-
-def _open_finished(path: Path, recipe: Mapping[str, Any]) -> ClipStore:
-    store = ClipStore(path)
-    if changed := difference(store.recipe, dict(recipe)):
-        raise changed_recipe("a corpus", changed, path)
-    return store
-
-
-def _check_parts(folder: Path, recipe: dict[str, Any]) -> None:
-    """Parts of another recipe must not be joined; the recipe is written before the first part."""
-    folder.mkdir(exist_ok=True)
-    file = folder / "recipe.json"
-    text = canonical_json(recipe)
-    if file.exists() and file.read_text() != text:
-        raise ChangedError("an interrupted corpus with another recipe is here", where=str(folder),
-                           hint="delete that folder, or generate with the arguments it was started with")
-    atomic_write(file, text.encode())
 
 
 def plan_parts(corpus: CorpusSource, image_size: int, episodes: int, seed: int, folder: Path) -> list[_Part]:
@@ -147,30 +123,12 @@ def plan_parts(corpus: CorpusSource, image_size: int, episodes: int, seed: int, 
 
 def _run(parts: list[_Part], workers: int, total: int, progress: Progress | None) -> None:
     """Make all missing parts in fresh processes."""
-    missing = [part for part in parts if not Path(part.folder).exists()]
-    if not missing:
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(missing)), mp_context=context, max_tasks_per_child=1, initializer=_leave_with_parent
-    ) as pool:
-        running: set[Future[None]] = {pool.submit(_make_part, part) for part in missing}
-        try:
-            while running:
-                done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                if progress:
-                    progress(_episodes_done(parts), total)
-        except BrokenProcessPool as error:
-            if progress:  # it raises where we were told to stop: a cluster tells workers too, and they die of it
-                progress(_episodes_done(parts), total)
-            raise TrainingError(
-                "a worker died while making the corpus (killed, or out of memory)",
-                hint="the same command continues; use fewer --jobs if memory is short",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    def tick() -> None:
+        if progress:
+            progress(_episodes_done(parts), total)
+
+    unmade = [part for part in parts if not Path(part.folder).exists()]
+    make_parts(unmade, _make_part, workers, tick, "making the corpus", fresh=True)
 
 
 def _episodes_done(parts: list[_Part]) -> int:
@@ -183,18 +141,6 @@ def _episodes_done(parts: list[_Part]) -> int:
         except FileNotFoundError:
             continue  # not begun, or published just now
     return count
-
-
-def _leave_with_parent() -> None:
-    """A worker ends when its parent does, also after kill -9."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_part(part: _Part) -> None:
@@ -256,7 +202,7 @@ def _join(
                 continue  # an interrupted join had it already
             rows = slice(episode.start, episode.start + episode.length)
             writer.append(
-                np.asarray(store.frames(rows.start, rows.stop)), episode.source,
+                store.read(rows.start, rows.stop), episode.source,
                 {name: values[rows] for name, values in truth.items()} if truth else None,
             )
     return writer.publish({name: version(name) for name in kind.packages})

@@ -4,10 +4,11 @@ A published store is an immutable folder:
 
 =============== ====================================================================================================
 ``frames.u8``   raw uint8 [F, H, W, 3], all episodes one after another
-``index.json``  ``image_size``, ``fps``, ``episodes`` = [[start, length, source, split], ...], ``crc32`` per episode
+``index.json``  ``image_size``, ``fps`` (0: unknown), ``episodes`` = [[start, length, source, split], ...], ``crc32``
+                per episode
 ``truth.npz``   optional side file, arrays [F, ...] of the simulator's truth (actions, hand position). **Learning from
                 videos never reads it**; it exists for offline probes (inverse dynamics, planner test) alone.
-``manifest.json`` recipe, hash, bytes and sha256 of every file
+``manifest.json`` recipe, hash, bytes and sha256 of every file; of real videos ``about``: source, licence, citation
 =============== ====================================================================================================
 
 A store being written lives beside it in ``<path>.partial`` with a journal, one line per complete episode, so that a
@@ -22,7 +23,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ FRAMES, INDEX, TRUTH, MANIFEST, JOURNAL, TRUTH_RAW = (
 )
 TRAIN, HELDOUT = "train", "heldout"
 HELDOUT_PERCENT = 10
+_AT_ONCE = 2**22  # bytes
 HINT = "delete the folder and make the corpus again: pvdr-bench videos generate"
 
 Frames = NDArray[np.uint8]
@@ -51,9 +53,9 @@ class Episode:
     split: str
 
 
-def split_of(index: int) -> str:
-    """``heldout`` for one episode in ten, by a hash of its index alone: stable when a corpus grows."""
-    digest = hashlib.sha256(f"episode-{index}".encode()).digest()
+def split_of(episode: int | str) -> str:
+    """``heldout`` for one episode in ten, by a hash of its index or name alone: stable when a corpus grows."""
+    digest = hashlib.sha256(f"episode-{episode}".encode("utf-8", "surrogateescape")).digest()
     return HELDOUT if int.from_bytes(digest[:4], "big") % 100 < HELDOUT_PERCENT else TRAIN
 
 
@@ -62,9 +64,12 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def checksum(frames: Frames) -> int:
-    """crc32 of an episode's bytes."""
-    return zlib.crc32(frames.tobytes())
+def checksum_ahead(file: BinaryIO, size: int) -> int:
+    """crc32 of the next ``size`` bytes of a file (fewer at its end), a few of them in memory at a time."""
+    crc = 0
+    while size > 0 and (data := file.read(min(size, _AT_ONCE))):
+        crc, size = zlib.crc32(data, crc), size - len(data)
+    return crc
 
 
 def write_object(path: Path, value: Mapping[str, Any]) -> None:

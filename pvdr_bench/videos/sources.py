@@ -13,6 +13,7 @@ from pvdr_bench.plugins import load_plugins, path_text
 from pvdr_bench.suites.corpora import CorpusSource
 from pvdr_bench.suites.fetch.info import FETCH_PUSH
 from pvdr_bench.suites.registry import suites
+from pvdr_bench.videos.real import REAL
 from pvdr_bench.words import did_you_mean, nearest
 
 _ADDED: dict[str, CorpusSource] = {}
@@ -29,13 +30,13 @@ def broken_sources() -> dict[str, SetupError]:
 
 
 def sources() -> list[CorpusSource]:
-    """All corpora: the suites' own, the Fetch robot's, those of packages, those added by a program.
+    """All corpora: the suites' own, the Fetch robot's, real videos, those of packages, those added by a program.
 
     A name belongs to the first that has it.
     """
     found: dict[str, CorpusSource] = {}
     of_suites = [corpus for info in suites().values() for corpus in info.corpora]
-    for corpus in (*of_suites, FETCH_PUSH, *_plugins(path_text())[0].values(), *_ADDED.values()):
+    for corpus in (*of_suites, FETCH_PUSH, *REAL, *_plugins(path_text())[0].values(), *_ADDED.values()):
         found.setdefault(corpus.name, corpus)
     return list(found.values())
 

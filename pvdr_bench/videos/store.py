@@ -1,4 +1,4 @@
-"""Reading a clip store: a published corpus, opened once and memory-mapped. What lies on disk: ``layout.py``."""
+"""Reading a clip store: a published corpus, read where clips are drawn. What lies on disk: ``layout.py``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from pvdr_bench.videos.layout import (
     TRUTH,
     Episode,
     Frames,
-    checksum,
+    checksum_ahead,
     partial_path,
     read_object,
 )
+from pvdr_bench.videos.rows import RowFile
 from pvdr_bench.videos.windows import Drawn, episode_windows, sample_indices, within_episodes
 
 
@@ -68,7 +69,7 @@ class ClipStore:
                 f"index tells of {wanted} bytes, the file has {stored}",
                 where=f"{self.path / FRAMES}, byte {min(stored, wanted)}", hint=HINT,
             )
-        self._data: Frames = np.memmap(self.path / FRAMES, np.uint8, "r", shape=shape)
+        self._rows = RowFile(self.path / FRAMES, np.uint8, self.num_frames, shape[1:])
         self._windows: dict[tuple[str | None, int, int], NDArray[np.int64]] = {}
 
     @property
@@ -80,6 +81,11 @@ class ClipStore:
     def recipe(self) -> dict[str, Any]:
         """What the corpus was made from."""
         return dict(self.manifest["recipe"])
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Of real videos: ``source``, ``license`` and ``citation``, those that are known."""
+        return dict(self.manifest.get("about", {}))
 
     def _check_sizes(self) -> None:
         for name, entry in self.manifest["files"].items():
@@ -101,13 +107,15 @@ class ClipStore:
             DataError: naming the first broken episode and the bytes it covers.
         """
         frame_bytes = self.image_size * self.image_size * 3
-        for number, (episode, crc) in enumerate(zip(self.episodes, self._crc32, strict=True)):
-            if checksum(self.frames(episode.start, episode.start + episode.length)) != crc:
-                first = episode.start * frame_bytes
-                raise DataError(
-                    f"checksum of episode {number} ({episode.source}) is wrong",
-                    where=f"{self.path / FRAMES}, bytes {first} to {first + episode.length * frame_bytes}", hint=HINT,
-                )
+        with (self.path / FRAMES).open("rb") as file:
+            for number, (episode, crc) in enumerate(zip(self.episodes, self._crc32, strict=True)):
+                first = file.seek(episode.start * frame_bytes)
+                if checksum_ahead(file, episode.length * frame_bytes) != crc:
+                    raise DataError(
+                        f"checksum of episode {number} ({episode.source}) is wrong",
+                        where=f"{self.path / FRAMES}, bytes {first} to {first + episode.length * frame_bytes}",
+                        hint=HINT,
+                    )
         for name, entry in self.manifest["files"].items():
             if sha256_file(self.path / name) != entry["sha256"]:
                 raise DataError("checksum is wrong", where=str(self.path / name), hint=HINT)
@@ -118,9 +126,19 @@ class ClipStore:
             raise IndexError(f"frames {i0}:{i1} of a store with {self.num_frames}")
         return self._data[i0:i1]
 
+    @cached_property
+    def _data(self) -> Frames:
+        """The whole file, mapped; made when it is first looked into."""
+        return np.memmap(self.path / FRAMES, np.uint8, "r",
+                         shape=(self.num_frames, self.image_size, self.image_size, 3))
+
+    def read(self, i0: int, i1: int) -> Frames:
+        """The same, copied: a corpus that is read through in pieces takes no more memory than a piece."""
+        return self._rows.read(i0, i1)
+
     def take(self, indices: NDArray[np.int64]) -> Frames:
         """Frames at ``indices`` [...]: uint8 [..., H, W, 3], copied."""
-        return np.asarray(self._data[indices])
+        return self._rows.take(indices)
 
     def windows(self, split: str | None, frames: int, stride: int = 1) -> NDArray[np.int64]:
         """First frames [W] of every clip of ``frames`` frames, ``stride`` apart, that lies inside one episode.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from pvdr_bench.runs.files import sha256_file, storage_errors, sync_folder
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.videos.layout import TRAIN, Episode, read_object, write_object
+from pvdr_bench.videos.rows import RowFile
 from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.windows import Drawn, episode_windows, sample_indices, within_episodes
 
@@ -60,7 +62,7 @@ class TokenStore:
                 f"file has {stored} bytes instead of {wanted}",
                 where=f"{self.path / TOKENS}, byte {min(stored, wanted)}", hint=_HINT,
             )
-        self._data: NDArray[np.uint16] = np.memmap(self.path / TOKENS, np.uint16, "r", shape=shape)
+        self._rows = RowFile(self.path / TOKENS, np.uint16, self.num_frames, shape[1:])
         self._windows: dict[tuple[str | None, int, int], NDArray[np.int64]] = {}
 
     @classmethod
@@ -107,9 +109,13 @@ class TokenStore:
             raise IndexError(f"frames {i0}:{i1} of a store with {self.num_frames}")
         return self._data[i0:i1]
 
+    @cached_property
+    def _data(self) -> NDArray[np.uint16]:
+        return np.memmap(self.path / TOKENS, np.uint16, "r", shape=(self.num_frames, self.grid, self.grid))
+
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint16]:
         """Tokens at frame numbers [...]: uint16 [..., h, w], copied."""
-        return np.asarray(self._data[indices])
+        return self._rows.take(indices)
 
     def windows(self, split: str | None, frames: int, stride: int = 1) -> NDArray[np.int64]:
         """As `ClipStore.windows`."""
@@ -150,7 +156,7 @@ def _encode_all(
     with target.open("ab") as file:
         while done < clips.num_frames:
             until = min(done + batch, clips.num_frames)
-            codes = tokenizer.encode(torch.from_numpy(np.array(clips.frames(done, until))))
+            codes = tokenizer.encode(torch.from_numpy(clips.read(done, until)))
             array = np.asarray(codes.cpu(), np.int64)
             if array.shape != (until - done, grid, grid) or array.min() < 0 or array.max() >= tokenizer.codebook_size:
                 raise DataError(f"the tokenizer gave codes {array.shape} outside its codebook", where=tokenizer_hash)

@@ -7,7 +7,8 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,20 @@ from numpy.typing import NDArray
 
 from pvdr_bench.errors import ChangedError, DataError
 from pvdr_bench.runs.difference import difference
-from pvdr_bench.runs.faults import crash_point
+from pvdr_bench.runs.faults import armed, crash_point
 from pvdr_bench.runs.files import canonical_json, content_hash, sha256_file, storage_errors, sync_folder, write_json
 from pvdr_bench.videos.layout import (
     FORMAT_VERSION,
     FRAMES,
+    HELDOUT,
     INDEX,
     JOURNAL,
     MANIFEST,
+    TRAIN,
     TRUTH,
     TRUTH_RAW,
     Frames,
-    checksum,
+    checksum_ahead,
     partial_path,
     read_object,
     split_of,
@@ -38,12 +41,13 @@ from pvdr_bench.videos.store import ClipStore
 
 def _append(file: Any, data: Any, name: str) -> None:
     """Write in two halves with a crash point between them, so that tests meet torn episodes."""
-    half = len(data) // 2
+    half = len(data) // 2 if armed(name) else len(data)
     file.write(data[:half])
     file.flush()
     crash_point(name)
-    file.write(data[half:])
-    file.flush()
+    if half < len(data):
+        file.write(data[half:])
+        file.flush()
 
 
 class ClipWriter:
@@ -59,6 +63,7 @@ class ClipWriter:
         fps: frames per second of the real motion.
         truth_columns: name -> width of each array of the side file; None for none.
         first_index: number of the first episode within its corpus (decides the splits).
+        both_splits: where all episodes say the same split, some of them get the other one.
 
     Raises:
         ChangedError: an unfinished store of another recipe is there.
@@ -66,12 +71,12 @@ class ClipWriter:
 
     def __init__(
         self, path: Path | str, image_size: int, recipe: Mapping[str, Any], *, fps: float = 20.0,
-        truth_columns: Mapping[str, int] | None = None, first_index: int = 0,
+        truth_columns: Mapping[str, int] | None = None, first_index: int = 0, both_splits: bool = False,
     ) -> None:
         self.path, self.image_size, self.fps = Path(path), image_size, fps
         self.recipe: dict[str, Any] = json.loads(canonical_json(recipe))
         self.truth_columns = dict(truth_columns) if truth_columns else None
-        self.first_index = first_index
+        self.first_index, self.both_splits = first_index, both_splits
         self.partial = partial_path(self.path)
         self.num_frames = 0
         self._rows: list[dict[str, Any]] = []
@@ -110,7 +115,7 @@ class ClipWriter:
                     row = json.loads(line) if line.endswith(b"\n") else None
                 except (json.JSONDecodeError, UnicodeDecodeError):
                     row = None  # a torn line: the writer was killed while it wrote; everything after it is redone
-                if row is None or zlib.crc32(frames.read(row["length"] * frame_bytes)) != row["crc32"]:
+                if row is None or checksum_ahead(frames, row["length"] * frame_bytes) != row["crc32"]:
                     break
                 if (self.num_frames + row["length"]) * row_bytes > truth_bytes:
                     break
@@ -133,19 +138,61 @@ class ClipWriter:
             DataError: frames or truth of another shape or type.
             StorageError: the disk is full.
         """
+        self._check_frames(frames, source)
+        table = self._truth_table(len(frames), truth, source)
+        with storage_errors(self.partial):
+            _append(self._truth_file, table.tobytes(), "videos.truth")
+        self.append_chunks([frames], source)
+
+    def append_chunks(self, chunks: Iterable[Frames], source: str, split: str | None = None) -> None:
+        """Add one episode that is never in memory whole, without truth (which :meth:`append` takes).
+
+        Args:
+            chunks: uint8 [k, H, W, 3] each; an error that they raise leaves the store as it was before.
+            split: ``train`` or ``heldout`` where that is known; None: by the episode's number.
+
+        Raises:
+            DataError: see :meth:`append`; there is no frame.
+            StorageError: the disk is full.
+        """
+        length = crc = 0
+        try:
+            for chunk in chunks:
+                self._check_frames(chunk, source)
+                data = np.ascontiguousarray(chunk).data.cast("B")
+                crc, length = zlib.crc32(data, crc), length + len(chunk)
+                with storage_errors(self.partial):
+                    _append(self._frames_file, data, "videos.frames")
+            if not length:
+                raise DataError("an episode without frames", where=source)
+        except BaseException:
+            with suppress(OSError):
+                self._frames_file.truncate(self.num_frames * self.image_size * self.image_size * 3)
+            raise
+        row = {"length": length, "source": source, "crc32": crc, **({"split": split} if split else {})}
+        with storage_errors(self.partial):
+            _append(self._journal, (canonical_json(row) + "\n").encode(), "videos.journal")
+        self._rows.append(row)
+        self.num_frames += length
+
+    def _check_frames(self, frames: Frames, source: str) -> None:
         expected = (self.image_size, self.image_size, 3)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != expected or not len(frames):
             raise DataError(
                 f"episode is {frames.dtype} {frames.shape}, expected uint8 [T >= 1, {expected}]", where=source
             )
-        table = self._truth_table(len(frames), truth, source)
-        row = {"length": len(frames), "source": source, "crc32": checksum(frames)}
+
+    @property
+    def sources(self) -> list[str]:
+        """The source of each complete episode."""
+        return [row["source"] for row in self._rows]
+
+    def sync(self) -> None:
+        """What was appended survives a power cut from here on."""
         with storage_errors(self.partial):
-            _append(self._truth_file, table.tobytes(), "videos.truth")
-            _append(self._frames_file, frames.tobytes(), "videos.frames")
-            _append(self._journal, (canonical_json(row) + "\n").encode(), "videos.journal")
-        self._rows.append(row)
-        self.num_frames += len(frames)
+            for file in (self._truth_file, self._frames_file, self._journal):
+                file.flush()
+                os.fsync(file.fileno())
 
     def _truth_table(
         self, length: int, truth: Mapping[str, NDArray[Any]] | None, source: str
@@ -167,8 +214,11 @@ class ClipWriter:
         for file in (self._frames_file, self._truth_file, self._journal):
             file.close()
 
-    def publish(self, made_with: Mapping[str, str] | None = None) -> ClipStore:
+    def publish(self, made_with: Mapping[str, str] | None = None, about: Mapping[str, str] | None = None) -> ClipStore:
         """Write index and manifest and rename the folder to its final name; returns the published store.
+
+        Args:
+            made_with: versions of packages. about: source, licence and citation, for those who use the videos.
 
         Raises:
             ChangedError: a store of this name exists already.
@@ -179,10 +229,10 @@ class ClipWriter:
         if self.path.exists():
             raise ChangedError("a published store is there already", where=str(self.path))
         with storage_errors(self.partial):
-            self._publish(dict(made_with or {}))
+            self._publish(dict(made_with or {}), dict(about or {}))
         return ClipStore(self.path)
 
-    def _publish(self, made_with: dict[str, str]) -> None:
+    def _publish(self, made_with: dict[str, str], about: dict[str, str]) -> None:
         for file in (self._frames_file, self._truth_file, self._journal):
             os.fsync(file.fileno())
         self.close()
@@ -195,6 +245,7 @@ class ClipWriter:
         manifest = {
             "format": FORMAT_VERSION, "files": files, "recipe": self.recipe, "made_with": made_with,
             "hash": content_hash({name: files[name]["sha256"] for name in (FRAMES, INDEX)}),
+            **({"about": about} if about else {}),
         }
         write_object(self.partial / MANIFEST, manifest)
         sync_folder(self.partial)
@@ -207,13 +258,27 @@ class ClipWriter:
 
     def _index(self) -> dict[str, Any]:
         episodes, start = [], 0
-        for number, row in enumerate(self._rows):
-            episodes.append([start, row["length"], row["source"], split_of(self.first_index + number)])
+        for row, split in zip(self._rows, self._splits(), strict=True):
+            episodes.append([start, row["length"], row["source"], split])
             start += row["length"]
         return {
             "image_size": self.image_size, "fps": self.fps, "episodes": episodes,
             "crc32": [row["crc32"] for row in self._rows],
         }
+
+    def _splits(self) -> list[str]:
+        """Each episode's split: its own, or by its number.
+
+        With ``both_splits`` a handful of videos has both: the last source (of a single one: its last long episode) is
+        held out, and the others are trained on.
+        """
+        splits = [row.get("split") or split_of(self.first_index + number) for number, row in enumerate(self._rows)]
+        if not self.both_splits or len(splits) < 2 or len(set(splits)) > 1:
+            return splits
+        sources, longest = self.sources, max(row["length"] for row in self._rows)
+        last = max(n for n, row in enumerate(self._rows) if 2 * row["length"] >= longest)
+        return [HELDOUT if (source == sources[-1] if len(set(sources)) > 1 else number == last) else TRAIN
+                for number, source in enumerate(sources)]
 
     def _write_truth(self) -> None:
         assert self.truth_columns is not None

@@ -1,0 +1,156 @@
+"""``pvdr-bench videos fetch`` and ``import``: real videos, from where they are kept into the clip store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from pvdr_bench.cli.videos_progress import Count, counting
+
+if TYPE_CHECKING:
+    from pvdr_bench.suites.corpora import CorpusSource
+    from pvdr_bench.videos.importing import ImportOptions
+    from pvdr_bench.videos.store import ClipStore
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NAME = "Corpus: bair, jaco-play, cable-routing, or a name of your own"
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="Corpus, see: pvdr-bench videos list")],
+    mirror: Annotated[str, typer.Option("--from", metavar="URL", help="Another place that keeps the same files.")] = "",
+    json_: Json = False,
+) -> None:
+    """Download a corpus from where its authors keep it; the same command goes on. Size and checksum are compared."""
+    from pvdr_bench.runs.paths import data_root
+    from pvdr_bench.videos.fetching import fetch as get
+    from pvdr_bench.videos.sources import source
+
+    corpus = source(name)
+    if not json_:
+        _terms(corpus.license, corpus.citation)
+    with counting(f"fetch {name}", json_, "bytes") as report, _stopping(report) as told:
+        folder = get(corpus, data_root(), told, mirror)
+    if json_:
+        typer.echo(json.dumps({"corpus": name, "path": str(folder), "license": corpus.license,
+                               "citation": corpus.citation}))
+    else:
+        typer.echo(f"{folder}\nnext: pvdr-bench videos import {name}")
+
+
+def import_(
+    name: Annotated[str, typer.Argument(help=NAME)],
+    folder: Annotated[Path | None, typer.Argument(metavar="[SOURCE]", help="File or folder of videos; default: what "
+                                                  "fetch downloaded.")] = None,
+    image_size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
+    camera: Annotated[str, typer.Option(help="Which of several cameras; a wrong one lists them.")] = "",
+    fps: Annotated[float, typer.Option(help="Frames a second that are kept of video files; 0: all.")] = 0.0,
+    fit: Annotated[str, typer.Option(help="Frames that are not square: crop the middle, squash, or pad.")] = "crop",
+    cut: Annotated[int | None, typer.Option(help="Longest episode in frames, longer ones are cut; 0: none is. Default: "
+                                            "300 for folders of videos, else 0.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="bair, tfds, lerobot or folder; default: recognised.")] = "",
+    license_: Annotated[str, typer.Option("--license", help="Terms of your own videos, kept with them.")] = "",
+    citation: Annotated[str, typer.Option(help="What to cite for them, kept with them.")] = "",
+    jobs: Annotated[int, typer.Option(help="Worker processes; the result does not depend on it.")] = 1,
+    json_: Json = False,
+) -> None:
+    """Turn videos into a corpus that --videos takes; the same command goes on where it was interrupted."""
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.runs.paths import data_root
+    from pvdr_bench.videos.fetching import downloads_path
+    from pvdr_bench.videos.importing import import_videos
+    from pvdr_bench.videos.resize import Fit
+
+    corpus = _known(name)
+    root = folder or downloads_path(name, data_root())
+    if folder is None and not root.is_dir():
+        raise UsageError(f"where are the videos of {name}?", where="SOURCE",
+                         hint=f"pvdr-bench videos fetch {name}, or name a file or folder" if corpus is not None
+                         else f"pvdr-bench videos import {name} FOLDER")
+    options = _options(corpus, root, format_, camera or (corpus.camera if corpus else ""), fps, cut, license_, citation)
+    options = _replace(options, fit=cast(Fit, fit))
+    with counting(f"import {name}", json_, "bytes") as report, _stopping(report) as told:
+        store = import_videos(name, root, image_size, data_root(), options, jobs, told)
+    _tell(name, store, json_)
+
+
+def _replace(options: ImportOptions, **changes: Any) -> ImportOptions:
+    from dataclasses import replace
+
+    return replace(options, **changes)
+
+
+def _known(name: str) -> CorpusSource | None:
+    """The corpus of files that is known by this name; None for a name of the user's own.
+
+    Raises:
+        UsageError: it belongs to a corpus that is generated, or is no name.
+    """
+    from pvdr_bench.catalog.specs import NAME as PLAIN
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.videos.sources import sources
+
+    found = {source.name: source for source in sources()}.get(name)
+    if found is not None and found.kind == "generated":
+        raise UsageError(f"{name} is made by videos generate, and not imported", hint="choose a name of your own")
+    if not PLAIN.match(name) or name in ("none", "all"):
+        raise UsageError(f"{name!r} cannot be a corpus' name", hint="letters, digits, '.', '_' and '-'")
+    return found
+
+
+def _options(corpus: CorpusSource | None, root: Path, format_: str, camera: str, fps: float, cut: int | None,
+             license_: str, citation: str) -> ImportOptions:
+    from pvdr_bench.videos.importing import CUT_OF_FOLDERS, ImportOptions
+    from pvdr_bench.videos.readers.base import ReadOptions
+    from pvdr_bench.videos.readers.detect import open_source
+
+    if cut is None:
+        cut = CUT_OF_FOLDERS if open_source(root, ReadOptions(camera, fps), format_).format == "folder" else 0
+    about = {"source": corpus.origin if corpus else "", "license": license_ or (corpus.license if corpus else ""),
+             "citation": citation or (corpus.citation if corpus else "")}
+    return ImportOptions(format_, camera, fps, corpus.fps if corpus else 0.0, cut=cut,
+                         about={key: text for key, text in about.items() if text})
+
+
+def _tell(name: str, store: ClipStore, json_: bool) -> None:
+    entry: dict[str, Any] = {
+        "corpus": name, "path": str(store.path), "image_size": store.image_size, "episodes": len(store.episodes),
+        "frames": store.num_frames, "hash": store.hash, **store.about}
+    if json_:
+        typer.echo(json.dumps(entry))
+        return
+    typer.echo(f"{name}: {store.num_frames} frames in {len(store.episodes)} episodes, hash {store.hash}")
+    typer.echo(str(store.path))
+    _terms(store.about.get("license", ""), store.about.get("citation", ""))
+    typer.echo(f"next: pvdr-bench videos check {name} --image-size {store.image_size}")
+
+
+def _terms(license_: str, citation: str) -> None:
+    for word, text in (("licence", license_), ("cite", citation)):
+        if text:
+            typer.echo(f"{word}: {text}")
+
+
+def _stopping(report: Count | None) -> Any:
+    """Progress that also ends the command, cleanly, where a signal asked for it."""
+    from contextlib import contextmanager
+
+    from pvdr_bench.errors import Interrupted
+    from pvdr_bench.launch.worker import StopFlag
+
+    @contextmanager
+    def stopping() -> Any:
+        stop = StopFlag().install()
+
+        def told(done: int, total: int) -> None:
+            if report is not None:
+                report(done, total)
+            if stop():
+                raise Interrupted("stopped", hint="the same command goes on")
+
+        yield told
+
+    return stopping()
