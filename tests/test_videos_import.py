@@ -192,6 +192,6 @@ def test_a_store_of_another_writer_is_read_as_before(bair: Path, tmp_path: Path)
     store = import_videos("bair", bair, 32, tmp_path / "data",
                           ImportOptions(about={"license": "ours"}, stated_fps=10.0))
     assert ClipStore(store.path).manifest["about"] == {"license": "ours"} and store.fps == 10.0
-    batch = store.sample(np.random.default_rng(0), 8, 2, 2)
+    batch = store.draw(np.random.default_rng(0), 8, 2, 2).frames
     windows = store.windows(TRAIN, 2, 2)
     assert {clip.tobytes() for clip in batch} <= {store._data[[s, s + 2]].tobytes() for s in windows}
