@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.files import Files
 from pvdr_bench.catalog.layers import Layers
+from pvdr_bench.catalog.mixture import Share, mixture_name
 from pvdr_bench.catalog.problems import OVERRIDE, Problem, SettingsError, unknown
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.resolve import (
@@ -214,18 +215,23 @@ class Catalog(Files):
                              hint=f"methods that run: {', '.join(self.runnable())}")
         self._check_set(task_spec, config.method.name)
         chosen, changes = self._run_protocol(protocol, scale, config.method.name, task_spec, protocol_texts)
-        corpus = self.corpus(videos or DEFAULT_CORPUS).name if wants_videos(info, config.value) else None
-        if videos is not None and corpus is None:
-            self.corpus(videos)
+        shares = self.videos(videos or DEFAULT_CORPUS)
+        corpus = mixture_name(shares) if wants_videos(info, config.value) else None
         label = scale if protocol == DEFAULT_PROTOCOL else f"{protocol}-{scale}"
         code_reward = (chosen.goal_metric or "").startswith("code")
         return RunSpec(
             method=config.method.name, variant=config.variant, title=config.method.title, tuning=config.method.tuning,
             algorithm=info.name, algorithm_version=info.version, config=config.value.model_dump(mode="json"),
             tokenizer=config.method.tokenizer if info.needs or code_reward else None,
+            tokenizer_corpora=self._tokenizer_corpora(config.method.tokenizer, shares) if info.needs and corpus else (),
             task=task_spec, corpus=corpus, pretrain_seed=seed % config.method.pretrain_seeds if corpus else 0,
             scale=cast(Scale, scale), scale_label=join_label(label, changes), protocol=chosen, seed=seed,
         )
+
+    def _tokenizer_corpora(self, tokenizer: str, shares: Sequence[Share]) -> tuple[str, ...]:
+        """What a tokenizer learns from beside the corpora that its file names; (): nothing."""
+        own = self.method(tokenizer).videos
+        return tuple(share.name for share in shares if share.corpus not in own)
 
     def _check_set(self, task: TaskSpec, method: str) -> None:
         """A task's hyperparameter set is one of the method's, where the method has any, at whatever scale."""

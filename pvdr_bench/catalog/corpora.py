@@ -39,7 +39,7 @@ def registered() -> dict[str, CorpusSpec]:
 
     return {
         source.name: CorpusSpec(name=source.name, title=source.title or source.name, description=source.description,
-                                kind="generated" if source.kind == "generated" else "user",
+                                kind=source.kind,
                                 source=source.origin or source.maker, license=source.license,
                                 citation=source.citation)
         for source in sources()

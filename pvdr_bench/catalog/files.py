@@ -14,12 +14,13 @@ from pvdr_bench.catalog import corpora as corpus_table
 from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.catalog.folders import KINDS, search_roots, yaml_files
 from pvdr_bench.catalog.layers import validate_document
+from pvdr_bench.catalog.mixture import Share, parse_mixture, split_videos
 from pvdr_bench.catalog.problems import unknown
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.protocol_file import ProtocolFile, check_protocol_keys
 from pvdr_bench.catalog.specs import CorpusSpec, TaskSpec
 from pvdr_bench.catalog.suites import task_name, tasks_without_file
-from pvdr_bench.errors import CatalogError
+from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.yaml_documents import Document, Path_, read_document
 
 _OWN = ("name", "title", "extends")  # of a task's file, not inherited
@@ -140,6 +141,25 @@ class Files:
         if name not in known:
             raise unknown("corpus", name, known)
         return known[name]
+
+    def videos(self, text: str) -> tuple[Share, ...]:
+        """The corpora that a text of ``--videos`` names for one run; see :mod:`pvdr_bench.catalog.mixture`.
+
+        Raises:
+            UsageError: it is not of the grammar. CatalogError: no such corpus.
+        """
+        runs = split_videos(text)
+        if len(runs) != 1:
+            raise UsageError(f"{text!r} are the videos of {len(runs)} runs", where="--videos",
+                             hint="join them: bair+jaco-play, or bair,jaco-play:0.5")
+        shares = parse_mixture(runs[0])
+        for share in shares:
+            self.corpus(share.corpus)
+            if share.size and not share.size.isdecimal():
+                self.corpus(share.size)
+            elif share.size and int(share.size) < 1:
+                raise UsageError(f"{share.name} leaves no frame", where="--videos")
+        return shares
 
     def profiles(self) -> list[str]:
         """Names of all cluster profiles."""

@@ -110,7 +110,8 @@ class CorpusSpec(NamedSpec):
 
     title: str = Field(default="", description="name in figures and tables")
     description: str = Field(default="", description="what the videos show")
-    kind: Literal["generated", "user"] = Field(description="made by `videos generate`, or the user's own store")
+    kind: Literal["generated", "files", "user"] = Field(
+        description="made by `videos generate`, known by name and imported from files, or the user's own store")
     source: str = Field(default="", description="where the videos come from")
     license: str = Field(default="", description="terms of the data")
     citation: str = Field(default="", description="what to cite for it")
@@ -127,8 +128,11 @@ class RunSpec(PlainSpec):
     algorithm_version: int = Field(description="raised when the algorithm's results change")
     config: dict[str, Any] = Field(description="the algorithm's resolved config")
     tokenizer: str | None = Field(description="method of the frame tokenizer, None if none is needed")
+    tokenizer_corpora: tuple[str, ...] = Field(
+        default=(), description="what the tokenizer learns from beside the corpora that its method's file names: those "
+        "of the run, where it reads tokens")
     task: TaskSpec = Field(description="the task")
-    corpus: str | None = Field(description="videos of pre-training, None if none are needed")
+    corpus: str | None = Field(description="videos of pre-training, None if none are needed; a mixture by its name")
     pretrain_seed: int = Field(default=0, description="seed of the pre-training this run starts from")
     scale: Scale = Field(description="the scale")
     scale_label: str = Field(description="the scale in paths: with the protocol's name and changes, if any")
@@ -143,6 +147,7 @@ class RunSpec(PlainSpec):
             "method": self.variant, "algorithm": self.algorithm, "algorithm_version": self.algorithm_version,
             "config": self.config, "tokenizer": self.tokenizer, "task": self.task.identity(), "corpus": self.corpus,
             "pretrain_seed": self.pretrain_seed, "scale": self.scale, "protocol": protocol, "seed": self.seed,
+            **({"tokenizer_corpora": list(self.tokenizer_corpora)} if self.tokenizer_corpora else {}),
         }
 
     def config_object(self) -> AlgorithmConfig:

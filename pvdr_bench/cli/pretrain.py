@@ -85,11 +85,14 @@ def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, st
     """
     import torch
 
+    from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.progress import StageProgress
     from pvdr_bench.runs.provenance import cores
     from pvdr_bench.runs.users import User
+    from pvdr_bench.training.checks import check_corpora
     from pvdr_bench.training.stages import Stages
 
+    check_corpora(specs, load_catalog())
     torch.set_num_threads(1)
     made: dict[str, Artefact] = {}
     with StageProgress(console) as progress:

@@ -38,11 +38,12 @@ Paper = Annotated[bool, typer.Option("--paper", help="The same for every method 
 def select(results: Path | None, methods: Names = None, tasks: Names = None, seeds: Names = None, scale: Names = None,
            videos: Names = None, protocol: Names = None, overrides: list[str] | None = None) -> Results:
     """The asked part of the results folder."""
+    from pvdr_bench.catalog.mixture import split_videos
     from pvdr_bench.catalog.seeds import parse_seeds, split_names
     from pvdr_bench.results.collect import collect
     from pvdr_bench.runs.paths import existing_results
 
-    found, names, corpora = collect(existing_results(results)), split_names(methods), split_names(videos)
+    found, names, corpora = collect(existing_results(results)), split_names(methods), split_videos(videos)
     rows = found.select(
         variant=_variants(names, split_names(scale), overrides or []), task=split_names(tasks),
         seed=parse_seeds(seeds) if seeds else None, scale=split_names(scale), protocol=split_names(protocol),

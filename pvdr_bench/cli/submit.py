@@ -59,7 +59,7 @@ def submit(
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.plan import asked_runs, plan_runs
     from pvdr_bench.runs.paths import results_root
-    from pvdr_bench.training.checks import check_runs, warnings
+    from pvdr_bench.training.checks import check_corpora, check_runs, warnings
 
     catalog, root = load_catalog(), results_root(results)
     site, stages = _profiles(catalog, profile, pretrain_profile)
@@ -67,6 +67,7 @@ def submit(
                        scale=scale, default_scale=site.scale, protocol=protocol, videos=videos,
                        overrides=override or [])
     check_runs(specs, catalog)
+    check_corpora(specs, catalog)
     plan_runs(specs, root)  # refuses what was made with another recipe before anything is written
     warned = warnings(specs)
     for warning in () if json_ else warned:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pvdr_bench.catalog.catalog import Catalog
+from pvdr_bench.catalog.mixture import split_videos
 from pvdr_bench.catalog.seeds import Texts, parse_seeds, split_names
 from pvdr_bench.catalog.specs import DEFAULT_PROTOCOL, RunSpec
 from pvdr_bench.errors import DataError, UsageError
@@ -25,7 +26,7 @@ def grid(catalog: Catalog, methods: Sequence[str], tasks: Sequence[str], seeds: 
     """
     specs = [catalog.resolve(method, task, seed, scale, protocol, corpus, overrides)
              for method in split_names(methods) for task in split_names(tasks)
-             for corpus in split_names(videos) or (None,) for seed in parse_seeds(seeds)]
+             for corpus in split_videos(videos) or (None,) for seed in parse_seeds(seeds)]
     unique = {str(spec.path("")): spec for spec in specs}  # a method without videos is one run, whatever the corpora
     return list(unique.values())
 
@@ -44,7 +45,7 @@ def asked_runs(catalog: Catalog, *, experiment: str | None, methods: Texts | Non
             raise UsageError(f"{' and '.join(missing)} must be given, or --experiment",
                              hint="for example --method pvdr --task reach --seeds 5, or --experiment fig4")
         return grid(catalog, split_names(methods), split_names(tasks), seeds or "1", scale or default_scale,
-                    protocol or DEFAULT_PROTOCOL, split_names(videos), overrides)
+                    protocol or DEFAULT_PROTOCOL, split_videos(videos), overrides)
     if methods or tasks or videos:
         raise UsageError("an experiment names its methods, tasks and videos itself", where="--experiment",
                          hint="leave the others out, or leave --experiment out")

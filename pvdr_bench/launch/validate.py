@@ -9,6 +9,7 @@ from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.experiment import GridPart
 from pvdr_bench.catalog.folders import KINDS, search_roots
+from pvdr_bench.catalog.mixture import split_videos
 from pvdr_bench.catalog.problems import Problem, problems_in, unknown
 from pvdr_bench.catalog.specs import DEFAULT_PROTOCOL
 from pvdr_bench.catalog.suites import check_camera, check_environment
@@ -188,7 +189,7 @@ def _names_in(catalog: Catalog, experiment: str, number: int, part: GridPart, sc
     """Names of a grid that do not exist, each at its line."""
     finders: dict[str, tuple[Sequence[str], Callable[[str], object]]] = {
         "methods": (part.methods, lambda one: catalog.config(one, scale)), "tasks": (part.tasks, catalog.task),
-        "videos": (part.videos, catalog.corpus)}
+        "videos": (part.videos, lambda one: [catalog.videos(text) for text in split_videos(one)])}
     for key, (names, find) in finders.items():
         for index, one in enumerate(names):
             try:

@@ -22,7 +22,13 @@ class Section(StrictModel):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a stage is run: optimiser steps, clips in a batch, frames of a clip and the decisions between them."""
+    """How a stage is run, and so what it needs of videos: clips of so many frames, so far apart.
+
+    Attributes:
+        steps: of the optimiser. batch: clips in one.
+        frames: of a clip, those of the first stack included. stride: decisions between neighbouring frames of a clip.
+        stack: frames that make one picture of the learner's.
+    """
 
     steps: int
     batch: int
@@ -30,6 +36,12 @@ class Schedule:
     stride: int
     validate_every: int
     validation_clips: int
+    stack: int = 1
+
+    @property
+    def span(self) -> int:
+        """Frames of video from a clip's first to its last."""
+        return (self.frames - 1) * self.stride + 1
 
 
 class EpisodeRules(Protocol):
@@ -123,10 +135,10 @@ def config_as(kind: type[C], config: AlgorithmConfig) -> C:
     return config
 
 
-def schedule_from(section: Any, frames: int, stride: int = 1) -> Schedule:
+def schedule_from(section: Any, frames: int, stride: int = 1, stack: int = 1) -> Schedule:
     """A schedule whose steps, batch and validations stand in a section of the config."""
     return Schedule(steps=section.steps, batch=section.batch, frames=frames, stride=stride,
-                    validate_every=section.validate_every, validation_clips=section.validation_clips)
+                    validate_every=section.validate_every, validation_clips=section.validation_clips, stack=stack)
 
 
 def check_divides(key: str, value: int, grid: int) -> None:

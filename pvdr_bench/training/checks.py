@@ -11,6 +11,8 @@ from pvdr_bench.catalog.stage_graph import stage_graph
 from pvdr_bench.catalog.suites import check_suite
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.rl.config import TokenizerConfig
+from pvdr_bench.runs.paths import data_root
+from pvdr_bench.videos.requirements import check_videos, find_store
 
 
 def check_runs(specs: Iterable[RunSpec], catalog: Catalog) -> None:
@@ -38,6 +40,21 @@ def warnings(specs: Iterable[RunSpec]) -> list[str]:
         if (text := spec.config_object().warning(spec.protocol)) is not None:
             found[f"{spec.variant}: {text}"] = None
     return list(found)
+
+
+def check_corpora(specs: Iterable[RunSpec], catalog: Catalog) -> None:
+    """Refuse videos that are not here, or that a stage could not learn from; those yet to be generated are not made.
+
+    Raises:
+        DataError: no such videos of the runs' image size. UsageError: too short or too still.
+    """
+    stages = {node.key: node for spec in specs for node in stage_graph(spec, catalog)}
+    asked = {(share.corpus, node.image_size, node.config.schedule(node.stage.name)): node
+             for node in stages.values() for share in node.shares}
+    for (corpus, image_size, schedule), node in asked.items():
+        store = find_store(corpus, image_size, data_root())
+        if store is not None:
+            check_videos(store, schedule, corpus, node.label)
 
 
 def check_protocol(spec: RunSpec) -> None:

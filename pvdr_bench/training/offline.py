@@ -45,10 +45,14 @@ class ClipSource(Protocol):
 
 
 class MixedClips:
-    """Several clip stores as one; each clip's store is drawn in proportion to its windows."""
+    """Several clip stores as one.
 
-    def __init__(self, stores: Sequence[ClipSource]) -> None:
-        self.stores = list(stores)
+    Args:
+        weights: each clip's store is drawn in proportion to them; None: to the stores' windows.
+    """
+
+    def __init__(self, stores: Sequence[ClipSource], weights: Sequence[float] | None = None) -> None:
+        self.stores, self.weights = list(stores), weights
 
     def windows(self, split: str | None, frames: int, stride: int = 1) -> NDArray[np.int64]:
         """Windows of all stores (each store's own frame numbers)."""
@@ -57,7 +61,8 @@ class MixedClips:
     def draw(self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1,
              split: str | None = TRAIN, part: slice = slice(None)) -> Drawn:
         """A batch [batch, frames, ...], grouped by store."""
-        sizes = np.array([len(store.windows(split, frames, stride)) for store in self.stores], np.float64)
+        windows = [len(store.windows(split, frames, stride)) for store in self.stores]
+        sizes = np.array(windows if self.weights is None else self.weights, np.float64)
         counts = rng.multinomial(batch, sizes / sizes.sum())
         first, last, _ = part.indices(batch)
         ends = np.cumsum(counts)

@@ -19,6 +19,7 @@ import torch
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
+from pvdr_bench.catalog.mixture import Share
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.catalog.stage_graph import StageNode, stage_graph
 from pvdr_bench.errors import DataError, Interrupted, LockedError, UsageError
@@ -35,9 +36,11 @@ from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.training.offline import ClipSource, MixedClips, run_offline
 from pvdr_bench.training.online import Pieces, Stop
 from pvdr_bench.videos.generate import corpus_path, generate, recipe_of
+from pvdr_bench.videos.requirements import check_videos, find_store
 from pvdr_bench.videos.sources import sources
 from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.tokens import TokenStore
+from pvdr_bench.videos.windows import train_frames
 
 CORPUS_EPISODES = {"smoke": 6}  # per scale, where it is not the corpus' own number; the 4th and 5th are held out
 WAIT_SECONDS = 2.0
@@ -92,7 +95,7 @@ class Stages:
     def recipe(self, node: StageNode, needed: Mapping[str, Artefact]) -> dict[str, Any]:
         """What an artefact is made of; ``needed`` has those of ``node.needs`` by stage."""
         weights = {need.stage.name: needed[need.stage.name].weights_sha256 for need in node.needs}
-        return node.recipe(self._corpus_recipe, weights)
+        return node.recipe(self._corpus_recipe, weights, self._size_of)
 
     def missing(self) -> list[str]:
         """Names of the stages that would have to be built now, for a cost preview."""
@@ -119,16 +122,25 @@ class Stages:
     # Corpora ------------------------------------------------------------------------------------------------------
 
     def _corpus_recipe(self, name: str) -> Mapping[str, Any]:
-        path, known = corpus_path(name, self.image_size, data_root()), {entry.name: entry for entry in sources()}
+        store, known = find_store(name, self.image_size, data_root()), {entry.name: entry for entry in sources()}
         generated = name in known and known[name].kind == "generated"
-        if path.exists():
-            store = ClipStore(path)
+        if store is not None:
             return store.recipe if generated else {"corpus": name, "hash": store.hash}
-        if not generated:
-            raise DataError(f"corpus {name} has no videos of {self.image_size} pixels", where=str(path),
-                            hint="write it at this size, see docs/extending.md")
         entry = known[name]
         return recipe_of(entry, self.image_size, CORPUS_EPISODES.get(self.spec.scale, entry.episodes), 0)
+
+    def _size_of(self, share: Share) -> int:
+        """Training frames that a share is matched to: a number, or those of a corpus, as published or as it is here."""
+        if share.size.isdecimal():
+            return int(share.size)
+        known = {entry.name: entry for entry in sources()}
+        if share.size in known and known[share.size].train_frames:
+            return known[share.size].train_frames
+        store = find_store(share.size, self.image_size, data_root())
+        if store is None:
+            raise DataError(f"how many frames {share.size} has is not known before it is made", where=share.name,
+                            hint=f"pvdr-bench videos generate {share.size} --image-size {self.image_size}, or a number")
+        return train_frames(store.episodes)
 
     def clips(self, name: str) -> ClipStore:
         """A corpus, made first if it is not there; waits where another process makes it."""
@@ -207,17 +219,41 @@ class Stages:
     def _make(self, node: StageNode, needed: Mapping[str, Artefact], folder: Path) -> dict[str, Any]:
         """Train a stage in a work folder; returns its metrics."""
         stage = node.stage
-        stores = {name: self.clips(name) for name in node.corpora}
+        stores = {share.corpus: self._share(share, node) for share in node.shares}
         inputs = {need.stage.name: self.load(need, needed[need.stage.name]) for need in node.needs}
         clips: list[ClipSource] = list(stores.values())
         if stage.batches is not None:
             clips = [self._tokens(store, inputs[stage.batches], needed[stage.batches]) for store in stores.values()]
         learner = registry.load_object(stage.learner).for_stage(
             StageContext(node.config, node.seed, self.device, self.image_size, inputs))
-        data = clips[0] if len(clips) == 1 and not stage.own_videos else MixedClips(clips)
+        weights = [share.weight or 1.0 for share in node.shares] if node.shares[0].weight is not None else None
+        data = clips[0] if len(clips) == 1 and not stage.own_videos else MixedClips(clips, weights)
         metrics = run_offline(learner, data, node.config.schedule(stage.name), folder, node.seed, self.stop,
                               lambda step, steps, _: self.report(stage.name, step, steps))
-        return {**metrics, "corpora": {name: store.hash for name, store in stores.items()}}
+        return {**metrics, "corpora": {name: store.hash for name, store in stores.items()}, **self._sizes(node, stores)}
+
+    def _share(self, share: Share, node: StageNode) -> ClipStore:
+        """The corpus of a share, of the share's size; it fits what the stage needs.
+
+        Raises:
+            UsageError: it is too short or too still.
+        """
+        store = self.clips(share.corpus)
+        check_videos(store, node.config.schedule(node.stage.name), share.corpus, node.label)
+        if not share.size:
+            return store
+        wanted, limited = self._size_of(share), store.of_size(self._size_of(share))
+        if self.say is not None and self.group.leads:
+            have, used = train_frames(store.episodes), train_frames(limited.episodes)
+            often = f", each drawn {wanted / used:.2g} times as often to make up for it" if used < wanted else ""
+            self.say(f"{share.name}: {used} of {have} training frames, to match {wanted}{often}")
+        return limited
+
+    def _sizes(self, node: StageNode, stores: Mapping[str, ClipStore]) -> dict[str, Any]:
+        """Of corpora that are matched in size: the frames that are trained on, and the number that was wanted."""
+        found = {share.corpus: {"train_frames": train_frames(stores[share.corpus].episodes),
+                                "wanted": self._size_of(share)} for share in node.shares if share.size}
+        return {"sizes": found} if found else {}
 
     def _tokens(self, clips: ClipStore, encoder: FrameTokenizer, artefact: Artefact) -> TokenStore:
         """A corpus as the tokens of a needed stage's artefact; encoded once."""

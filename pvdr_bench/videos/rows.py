@@ -46,8 +46,8 @@ class RowFile:
         if flat.size and (flat.min() < 0 or flat.max() >= self.count):
             raise IndexError(f"rows {flat.min()} to {flat.max()} of {self.count}")
         out = np.empty((flat.size, *self.shape), self.dtype)
-        starts = np.flatnonzero(np.diff(flat, prepend=-2) != 1)
-        for begin, end in zip(starts, np.append(starts[1:], flat.size), strict=True):
+        edges = np.append(np.flatnonzero(np.diff(flat, prepend=-2) != 1), flat.size)
+        for begin, end in zip(edges[:-1], edges[1:], strict=True):
             self._into(out[begin:end], int(flat[begin]))
         return out.reshape(*np.shape(indices), *self.shape)
 

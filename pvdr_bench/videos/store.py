@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pvdr_bench.videos.layout import (
     read_object,
 )
 from pvdr_bench.videos.rows import RowFile
-from pvdr_bench.videos.windows import Drawn, episode_windows, sample_indices, within_episodes
+from pvdr_bench.videos.windows import Drawn, episode_windows, of_size, sample_indices, within_episodes
 
 
 class ClipStore:
@@ -150,6 +151,12 @@ class ClipStore:
         if key not in self._windows:
             self._windows[key] = episode_windows(self.episodes, split, frames, stride)
         return self._windows[key]
+
+    def of_size(self, frames: int) -> ClipStore:
+        """The same with at most about so many training frames; see :func:`~pvdr_bench.videos.windows.of_size`."""
+        other = copy(self)
+        other.episodes, other._windows = of_size(self.episodes, frames), {}
+        return other
 
     def draw(
         self, rng: np.random.Generator, batch: int, frames: int, stride: int = 1, split: str | None = TRAIN,

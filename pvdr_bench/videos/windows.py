@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import UsageError
-from pvdr_bench.videos.layout import Episode
+from pvdr_bench.videos.layout import TRAIN, Episode
+
+LEFT_OUT = "left out"  # the split of episodes beyond the size that a corpus is matched to
 
 
 class Drawn(NamedTuple):
@@ -56,8 +60,30 @@ def sample_indices(
     return starts[:, None] + stride * np.arange(frames, dtype=np.int64)
 
 
+def of_size(episodes: Sequence[Episode], frames: int) -> list[Episode]:
+    """Episodes of which only so many train that they have ``frames`` frames together, or hardly more; or all of them.
+
+    The choice is by a hash of the episode's number: the same for pixels and tokens, and a larger one holds a smaller.
+    """
+    train = [number for number, episode in enumerate(episodes) if episode.split == TRAIN]
+    train.sort(key=lambda number: hashlib.sha256(f"size-{number}".encode()).digest())
+    chosen, total = set(), 0
+    for number in train:
+        if total >= frames:
+            break
+        chosen.add(number)
+        total += episodes[number].length
+    return [episode if episode.split != TRAIN or number in chosen else replace(episode, split=LEFT_OUT)
+            for number, episode in enumerate(episodes)]
+
+
+def train_frames(episodes: Sequence[Episode]) -> int:
+    """Frames of the episodes that are trained on."""
+    return sum(episode.length for episode in episodes if episode.split == TRAIN)
+
+
 def within_episodes(episodes: Sequence[Episode], frames: NDArray[np.int64]) -> NDArray[np.int64]:
     """Numbers within their episodes of frames [...] of a store; ``episodes`` in the order of the store."""
-    begins = np.array([episode.start for episode in episodes], np.int64)
+    begins = np.fromiter((episode.start for episode in episodes), np.int64, len(episodes))
     numbers: NDArray[np.int64] = frames - begins[np.searchsorted(begins, frames, side="right") - 1]
     return numbers
