@@ -129,7 +129,7 @@ def test_user_folders_come_first(tmp_path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_user_corpora_are_found(catalog: Catalog, tmp_path) -> None:
-    assert catalog.corpora() == ["fetch-push", "metaworld"]
+    assert catalog.corpora() == ["bair", "cable-routing", "fetch-push", "jaco-play", "metaworld"]
     store = tmp_path / "videos" / "kitchen" / "64"
     store.mkdir(parents=True)
     (store / "manifest.json").write_text("{}")

@@ -127,15 +127,15 @@ def test_shipped_artefacts_are_found_without_videos_and_whatever_corpora_are_reg
 
     assert found() == SHIPPED
     monkeypatch.setattr(sources, "_ADDED", {})
-    sources.register(CorpusSource("bair", "pushing", "generated", "nowhere:Bair", 10))
-    assert "bair" in load_catalog().corpora() and found() == SHIPPED
+    sources.register(CorpusSource("pushing", "pushing", "generated", "nowhere:Push", 10))
+    assert "pushing" in load_catalog().corpora() and found() == SHIPPED
 
 
 def test_what_a_stage_does_not_depend_on_does_not_change_its_recipe(catalog: Catalog) -> None:
     def recipes(*overrides: str, **more: Any) -> dict[str, dict[str, Any]]:
         graph = stage_graph(resolve(catalog, "three", *overrides, **more), catalog)
         weights = {"look": "l", "think": "t"}
-        return {node.stage.name: node.recipe(lambda name: {"name": name}, weights) for node in graph}
+        return {node.stage.name: node.recipe(lambda name: {"name": name}, weights, lambda share: 1) for node in graph}
 
     base, level, videos = recipes(), recipes("level=0.25"), recipes(videos="fetch-push")
     assert [name for name in base if base[name] != level[name]] == ["look", "think", "dream"]  # look takes all keys
@@ -145,12 +145,20 @@ def test_what_a_stage_does_not_depend_on_does_not_change_its_recipe(catalog: Cat
     assert base["dream"]["eye"] == "l" and base["dream"]["model"] == "t"
 
 
+def flickering(light: int) -> np.ndarray:
+    """Frames of one mean, in which something moves: uint8 [4, 32, 32, 3]."""
+    frames = np.full((4, 32, 32, 3), light, np.uint8)
+    frames[::2, 0, :16], frames[::2, 0, 16:] = light - 10, light + 10
+    frames[1::2, 0, :16], frames[1::2, 0, 16:] = light + 10, light - 10
+    return frames
+
+
 def test_three_stages_are_made_in_order_shared_and_awaited(catalog: Catalog, data: Path) -> None:
     specs = [resolve(catalog, "three"), resolve(catalog, "three", videos="fetch-push")]
     for name, light in (("metaworld", 10), ("fetch-push", 30)):
         writer = ClipWriter(corpus_path(name, 32, data), 32, Stages(specs[0], catalog=catalog)._corpus_recipe(name))
         for _ in range(6):
-            writer.append(np.full((4, 32, 32, 3), light, np.uint8), name)
+            writer.append(flickering(light), name)
         writer.publish()
         writer.close()
     needs = stage_needs(specs, catalog)

@@ -225,7 +225,7 @@ def test_a_method_pre_trains_on_its_videos_and_learns_in_its_task(site: Path, tm
 
 
 def test_a_corpus_comes_by_an_entry_point_of_its_own_and_a_broken_one_is_told(tmp_path: Path) -> None:
-    """Videos without a suite; one of files is listed with the place where its store belongs."""
+    """Videos without a suite; one of files is listed with the command that imports it."""
     site = tmp_path / "site"
     install(site, "[pvdr_bench.corpora]\nslider-play = slider.info:VIDEOS\nphone = slider.files:PHONE\n"
                   "gone = slider.gone:GONE\n")
@@ -234,7 +234,7 @@ def test_a_corpus_comes_by_an_entry_point_of_its_own_and_a_broken_one_is_told(tm
         "PHONE = CorpusSource('phone', 'my own', 'files', 'slider.files:Reader', 0, license='mine')\n")
     listed = command(site, "videos", "list").stdout
     assert "not made yet: pvdr-bench videos generate slider-play" in listed
-    assert f"no store here yet; it belongs into {tmp_path / 'data/videos/phone'}/IMAGE_SIZE" in listed
+    assert "not imported yet: pvdr-bench videos import phone FOLDER" in listed
     refused = command(site, "videos", "generate", "phone")
     assert refused.returncode == 2 and "corpus 'phone' is read from files" in refused.stderr
     broken = command(site, "videos", "generate", "gone")

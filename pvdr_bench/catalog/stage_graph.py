@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.algorithms.registry import AlgorithmInfo, Stage, algorithms
-from pvdr_bench.catalog.mixture import Share, mixture_name
+from pvdr_bench.catalog.mixture import Share, mixture_name, parse_mixture
 from pvdr_bench.catalog.problems import unknown
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.runs.files import content_hash
@@ -117,7 +117,7 @@ def stage_graph(spec: RunSpec, catalog: Catalog) -> tuple[StageNode, ...]:
     for stage in (stage for stage in spec.info.offline if stage.name in used):
         own = catalog.method(spec.method) if stage.own_videos else None
         shares = (_own_videos(own, stage, catalog) if own is not None
-                  else catalog.videos(spec.corpus) if spec.corpus else ())
+                  else parse_mixture(spec.corpus) if spec.corpus else ())
         _add(nodes, StageNode(stage, spec.info, spec.method, config, shares, spec.pretrain_seed, spec.scale,
                               spec.protocol.image_size, _needs(stage, nodes, spec.method)))
     if missing := [name for name in spec.info.needs if name not in nodes]:
@@ -153,4 +153,4 @@ def _own_videos(method: MethodSpec, stage: Stage, catalog: Catalog, added: tuple
     own = tuple(Share(catalog.corpus(name).name) for name in method.videos)
     if not added:
         return own
-    return tuple(Share(share.corpus, share.size, 1.0) for share in (*own, *(catalog.videos(name)[0] for name in added)))
+    return tuple(Share(share.corpus, share.size, 1.0) for share in (*own, *(parse_mixture(name)[0] for name in added)))

@@ -62,6 +62,7 @@ def import_(
     from pvdr_bench.runs.paths import data_root
     from pvdr_bench.videos.fetching import downloads_path
     from pvdr_bench.videos.importing import import_videos
+    from pvdr_bench.videos.readers.detect import FORMATS
     from pvdr_bench.videos.resize import Fit
 
     corpus = _known(name)
@@ -70,6 +71,8 @@ def import_(
         raise UsageError(f"where are the videos of {name}?", where="SOURCE",
                          hint=f"pvdr-bench videos fetch {name}, or name a file or folder" if corpus is not None
                          else f"pvdr-bench videos import {name} FOLDER")
+    if not format_ and corpus is not None and corpus.maker not in FORMATS.values():
+        format_ = corpus.maker  # a reader of a package's own
     options = _options(corpus, root, format_, camera or (corpus.camera if corpus else ""), fps, cut, license_, citation)
     options = _replace(options, fit=cast(Fit, fit))
     with counting(f"import {name}", json_, "bytes") as report, _stopping(report) as told:

@@ -85,7 +85,8 @@ def generate(
     """
     corpus = source(corpus_name)
     if corpus.kind != "generated":
-        raise UsageError(f"corpus {corpus_name!r} is read from files, not generated")
+        raise UsageError(f"corpus {corpus_name!r} is read from files, not generated",
+                         hint=f"pvdr-bench videos import {corpus_name}")
     corpus.check_needs()
     total = corpus.episodes if episodes is None else episodes
     if total < 1 or workers < 1 or image_size < 8:
