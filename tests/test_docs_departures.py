@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
+from pvdr_bench.algorithms.efficientzero.config import EfficientZeroConfig
 from pvdr_bench.algorithms.ppo.config import PPOConfig
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.catalog import load_catalog
@@ -28,7 +29,7 @@ def departures(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-@pytest.mark.parametrize("model", [PVDRConfig, VQGANConfig, PPOConfig, DreamerConfig])
+@pytest.mark.parametrize("model", [PVDRConfig, VQGANConfig, PPOConfig, DreamerConfig, EfficientZeroConfig])
 def test_every_departure_is_in_the_table(model: type[BaseModel]) -> None:
     names = list(departures(model))
     assert names
@@ -38,8 +39,8 @@ def test_every_departure_is_in_the_table(model: type[BaseModel]) -> None:
 
 # Scales -----------------------------------------------------------------------------------------------------------
 
-METHODS = ("pvdr", "ppo", "tokenizer", "dreamerv2", "apv")
-IDENTITY = {"pretrained", "stacked", "bonus.weight"}  # what makes a method another one
+METHODS = ("pvdr", "ppo", "tokenizer", "dreamerv2", "apv", "efficientzero")
+IDENTITY = {"pretrained", "model.dynamics_input", "stacked", "bonus.weight"}  # what makes a method another one
 HARDWARE = {"micro_batch", "dtype"}
 TASK_SETS = {"clip", "entropy_coef"}  # Table 2 has them by set of tasks
 SIZES = {
@@ -49,6 +50,7 @@ SIZES = {
     "entropy_coef", "size", "dim", "z_channels", "encoder_width", "decoder_width", "encoder_blocks",
     "decoder_blocks", "middle_blocks", "multipliers", "attention", "dropout", "decoder_kernel", "beta1", "beta2",
     "deter", "hidden", "stoch", "classes", "cnn_depth", "head_layers", "head_units", "action_width", "length",
+    "channels", "head_channels", "prefix_units", "predictor",
     "prefill", "frozen_updates", "projection", "queue", "rollout_decisions",
 }
 

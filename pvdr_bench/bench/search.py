@@ -12,8 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from pvdr_bench.algorithms.efficientzero.config import EfficientZeroConfig
+from pvdr_bench.algorithms.efficientzero.latent_tree import LatentTrees
+from pvdr_bench.algorithms.efficientzero.networks import EfficientZeroNet
 from pvdr_bench.bench.plain_tree import Node, plain_search
+from pvdr_bench.catalog import load_catalog
+from pvdr_bench.nets.folding import Folded
 from pvdr_bench.progress import told
+from pvdr_bench.rl.config import config_as
 from pvdr_bench.rl.search.mcts import Expand, Found, search
 from pvdr_bench.rl.search.tree import Floats, Ints, Rules
 
@@ -42,19 +48,79 @@ class FreeModel:
         return after, float(self.reward[after]), float(self.value[after]), self.plain_logits[after]
 
 
+class TimedNet(EfficientZeroNet):
+    """Networks that know how many seconds of processor time they took."""
+
+    seconds = 0.0
+
+    def step(self, *inputs: Any) -> Any:
+        """The dynamics and the value prefix."""
+        began = time.process_time()
+        out = super().step(*inputs)
+        self.seconds += time.process_time() - began
+        return out
+
+    def predict(self, state: Any) -> Any:
+        """Policy and value."""
+        began = time.process_time()
+        out = super().predict(state)
+        self.seconds += time.process_time() - began
+        return out
+
+
+class NetModel:
+    """The networks of a scale on random latent states: for many trees at once, and for one node of one."""
+
+    def __init__(self, config: EfficientZeroConfig, roots: int, simulations: int, actions: int,
+                 action_dim: int) -> None:
+        model = config.model
+        inputs = {"action": action_dim, "box": actions, "code": model.code_dim}[model.dynamics_input]
+        self.net = Folded(TimedNet(model, actions, inputs), without=("likeness",)).net
+        self.states = torch.rand(roots, model.channels, model.grid, model.grid)
+        self.inputs = torch.rand(roots, actions, inputs)
+        self.simulations, self.restart = simulations, config.train.unroll
+
+    def trees(self) -> LatentTrees:
+        """All roots; new ones for each search."""
+        return LatentTrees(self.net, self.states, self.inputs, self.simulations, self.restart)
+
+    def one(self, root: int) -> tuple[Any, Any]:
+        """A root's state, and what expands one node of its tree."""
+        inputs = self.inputs[root]
+
+        def expand(state: Any, action: int) -> tuple[Any, float, float, Sequence[float]]:
+            latent, hidden, prefix, depth = state
+            after, prefix_logits, hidden = self.net.step(latent, inputs[action:action + 1], hidden)
+            policy, value_logits = self.net.predict(after)
+            total, value = self.net.scalars.mean(torch.cat([prefix_logits, value_logits])).double().tolist()
+            begins = (depth + 1) % self.restart == 0
+            kept = (after, self.net.hidden(1) if begins else hidden, 0.0 if begins else total, depth + 1)
+            return kept, total - prefix, value, policy[0].double().tolist()
+
+        return (self.states[root:root + 1], self.net.hidden(1), 0.0, 0), expand
+
+
 def measure(simulations: int = 50, roots: int = 64, actions: int = 16, repeats: int = 3, threads: int = 1,
-            seed: int = 0) -> dict[str, Any]:
+            seed: int = 0, scale: str = "cpu") -> dict[str, Any]:
     """Search ``roots`` roots with the batched arrays and with a plain tree each, in turn.
 
+    Args:
+        scale: whose networks of method efficientzero are searched with.
+
     Returns:
-        free: with a model that costs next to nothing. searches_per_second (roots a second), plain_per_second, ratio
-        (medians of runs in turn), equal: whether both found the same visit counts.
+        searches_per_second (roots a second), plain_per_second, ratio (medians of runs in turn) and outside_network, the
+        share of a batched search's time that is not in the networks: with the networks of ``scale``. free: the same
+        with a model that costs next to nothing, and whether both found the same visit counts (equal).
+        Seconds are of processor time.
     """
     torch.set_num_threads(threads)
+    torch.manual_seed(seed)
     rules, rng = Rules(), np.random.default_rng(seed)
     prior = rng.dirichlet(np.ones(actions), roots)
     value = rng.normal(size=roots)
     free = FreeModel(roots, simulations + 1, actions, seed)
+    config = config_as(EfficientZeroConfig, load_catalog().config("efficientzero", scale).value)
+    networks = NetModel(config, roots, simulations, actions, 4)
 
     def batched(expand: Expand) -> Found:
         return search(rules, simulations, prior, value, expand)
@@ -64,11 +130,28 @@ def measure(simulations: int = 50, roots: int = 64, actions: int = 16, repeats: 
                  for i in range(roots)]
         return plain_visits(trees, actions)
 
-    found, seconds = in_turn({"batched": lambda: batched(free.expand).visits, "plain": plain}, repeats)
-    return {"free": {"searches_per_second": roots / seconds["batched"], "plain_per_second": roots / seconds["plain"],
-                     "ratio": seconds["plain"] / seconds["batched"],
+    def plain_networks() -> None:
+        for i in range(roots):
+            state, expand = networks.one(i)
+            plain_search(rules, simulations, state, prior[i].tolist(), float(value[i]), expand)
+
+    def batched_networks() -> float:
+        networks.net.seconds, began = 0.0, time.process_time()
+        batched(networks.trees().expand)
+        return 1 - networks.net.seconds / (time.process_time() - began)
+
+    with torch.inference_mode():
+        found, seconds = in_turn({"batched": lambda: batched(free.expand).visits, "plain": plain,
+                                  "networks": batched_networks, "plain_networks": plain_networks}, repeats)
+    return {**rates(roots, seconds["networks"], seconds["plain_networks"]), "outside_network": found["networks"],
+            "free": {**rates(roots, seconds["batched"], seconds["plain"]),
                      "equal": bool((found["batched"] == found["plain"]).all())},
-            "simulations": simulations, "roots": roots, "actions": actions, "threads": threads}
+            "simulations": simulations, "roots": roots, "actions": actions, "threads": threads, "scale": scale}
+
+
+def rates(roots: int, batched: float, plain: float) -> dict[str, float]:
+    """Searches per second of both, and their ratio."""
+    return {"searches_per_second": roots / batched, "plain_per_second": roots / plain, "ratio": plain / batched}
 
 
 def plain_visits(trees: Sequence[Node], actions: int) -> Floats:

@@ -1,0 +1,229 @@
+"""EfficientZero as a learner: it solves a grid of pixels, keeps to its schedule, and continues exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pvdr_bench.algorithms.efficientzero.config import EfficientZeroConfig
+from pvdr_bench.algorithms.efficientzero.learner import EfficientZeroLearner
+from pvdr_bench.algorithms.efficientzero.pretrain import FICCPretrainer
+from pvdr_bench.errors import CatalogError, SetupError, TrainingError
+from pvdr_bench.rl.contract import LearnerContext
+from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
+from pvdr_bench.training.execute import execute
+from pvdr_bench.training.online import Pieces
+from tests.dummies import IMAGE, SYNC, make_envs, make_spec
+from tests.learning import above, below, learns
+from tests.test_dreamer_learner import SIZE, Grid, Player
+from tests.test_ppo_learner import assert_equal
+from tests.test_ppo_loop import written
+
+BUDGET = 1280
+
+
+def config(**changes: Any) -> EfficientZeroConfig:
+    small: dict[str, Any] = {
+        "model": {"input_size": SIZE, "stack": 1, "downsamplings": 2, "channels": 8, "head_channels": 4,
+                  "head_units": 16, "prefix_units": 8, "projection": 16, "predictor": 8, "support": 4.0,
+                  "bin_width": 0.25},
+        "search": {"simulations": 8, "discount": 0.8},
+        "train": {"prefill": 240, "every": 4.0, "batch": 24, "unroll": 2, "td_steps": 3, "reanalyse": 0.25,
+                  "target_every": 40, "optimiser": "adam", "lr": 3e-3, "shift": 0, "intensity": 0.0}}
+    return EfficientZeroConfig.model_validate(
+        {**small, **changes, **{name: {**small[name], **changes.get(name, {})} for name in small}})
+
+
+def context(cfg: EfficientZeroConfig, folder: Path, n: int = 4, seed: int = 0, budget: int = BUDGET) -> LearnerContext:
+    replay = EpisodeReplay(folder, n, SIZE, 2)
+    image = Grid(1).images()[0].numpy()
+    task = TaskFacts(ImageSpace(SIZE, SIZE), BoxSpace(2), n, budget_decisions=budget,
+                     goal=GoalFacts(image[::-1, ::-1].copy(), image), reward=RewardFacts(ends_on_success=True))
+    return LearnerContext(cfg, task, seed, torch.device("cpu"), replay=replay)
+
+
+@learns(early=below(0.35), late=above(0.7), value_error=below(0.5))
+def test_it_solves_a_grid_of_pixels(seed: int) -> dict[str, float]:
+    """Evenly drawn boxes succeed in one episode of six; an action of the right box moves two times in three."""
+    with tempfile.TemporaryDirectory() as folder:
+        player = Player(EfficientZeroLearner(context(config(), Path(folder), n=8, seed=seed)), n=8, seed=seed)
+        while player.learner.decisions < 240:
+            player.decide()
+        early, begun = np.mean(player.successes), 0
+        while player.learner.decisions < BUDGET:
+            begun = len(player.successes) if player.learner.decisions <= BUDGET - 200 else begun
+            player.decide()
+    return {"early": float(early), "late": float(np.mean(player.successes[begun:])),
+            "value_error": player.metrics[-1]["value_error"]}
+
+
+def run_until(player: Player, decisions: int) -> None:
+    while player.learner.decisions < decisions:
+        player.decide()
+
+
+QUICK = {"prefill": 20, "every": 5.0, "batch": 4, "unroll": 2, "td_steps": 2, "target_every": 3, "shift": 1,
+         "intensity": 0.1}
+
+
+def test_updates_come_every_so_many_decisions_after_the_prefill(tmp_path: Path) -> None:
+    player, counts = Player(EfficientZeroLearner(context(config(train=QUICK), tmp_path))), []
+    for _ in range(10):
+        player.decide()
+        counts.append(player.learner.updates)
+    assert counts == [0, 0, 0, 0, 0, 0, 1, 2, 3, 4]  # 4 decisions each; every 5 from decision 20 on
+
+
+def test_until_the_prefill_boxes_are_drawn_evenly_then_by_the_search(tmp_path: Path) -> None:
+    learner = EfficientZeroLearner(context(config(train=QUICK), tmp_path))
+    image, first = Grid(4).images(), torch.ones(4, dtype=torch.bool)
+    action, _, extras = learner.act(image, first, learner.initial(4), "train", torch.Generator().manual_seed(0))
+    assert (extras["policy"] == 0.25).all() and action.shape == (4, 2) and action.abs().max() <= 1
+    learner.decisions = 20
+    _, carry, extras = learner.act(image, first, learner.initial(4), "train", torch.Generator().manual_seed(0))
+    assert torch.allclose(extras["policy"].sum(1), torch.ones(4)) and ((extras["policy"] * 8) % 1 == 0).all()
+    assert carry["frames"].shape == (4, 1, 1, SIZE, SIZE)
+
+
+def test_noise_is_of_training_alone_and_evaluation_draws_only_from_its_generator(tmp_path: Path) -> None:
+    noisy = config(search={"simulations": 8, "noise_fraction": 1.0, "noise_alpha": 0.05})
+    learner = EfficientZeroLearner(context(noisy, tmp_path))
+    learner.decisions = 240
+    image, first = Grid(6).images(), torch.ones(6, dtype=torch.bool)
+    before = learner.cpu_generator.get_state()
+
+    def visits(mode: Any) -> torch.Tensor:
+        return learner.act(image, first, learner.initial(6), mode, torch.Generator().manual_seed(1))[2]["policy"]
+
+    assert torch.equal(visits("eval"), visits("eval")) and torch.equal(before, learner.cpu_generator.get_state())
+    assert visits("eval").amax(1).max() < 0.6, "equal priors: none is preferred"
+    assert visits("train").amax(1).max() > 0.7, "the noise alone prefers one"
+
+
+def test_an_update_writes_policies_and_priorities_back(tmp_path: Path) -> None:
+    ctx = context(config(train={**QUICK, "reanalyse": 1.0}), tmp_path)
+    player = Player(EfficientZeroLearner(ctx))
+    run_until(player, 16)
+    replay = ctx.replay
+    before = [stream.values("policy", np.arange(stream.length)).copy() for stream in replay.streams]
+    priorities = [weights.copy() for weights in replay.weights.all]
+    player.learner.update()
+    after = [stream.values("policy", np.arange(stream.length)) for stream in replay.streams]
+    changed = np.concatenate([(a != b).any(1) for a, b in zip(before, after, strict=True)])
+    last = np.concatenate([(values == 0).all(1) for values in before])
+    assert changed.any() and not changed[last].any(), "nothing is decided at an episode's last entry"
+    assert any((a != b).any() for a, b in zip(priorities, replay.weights.all, strict=True))
+
+
+def test_the_target_network_follows_every_so_many_updates(tmp_path: Path) -> None:
+    player = Player(EfficientZeroLearner(context(config(train=QUICK), tmp_path)))
+    run_until(player, 16)
+    equal = []
+    for _ in range(6):
+        player.learner.update()
+        equal.append(all(map(torch.equal, player.learner.net.parameters(), player.learner.target.parameters())))
+    assert equal == [False, False, True, False, False, True]
+
+
+def pretrained(cfg: EfficientZeroConfig, folder: Path, **facts: Any) -> LearnerContext:
+    ctx = context(cfg, folder, **facts)
+    ctx.artefacts["pretrain"] = FICCPretrainer(cfg, 3, torch.device("cpu")).export()
+    return ctx
+
+
+def ficc(**changes: Any) -> EfficientZeroConfig:
+    changes["model"] = {"dynamics_input": "code", "input_size": 12, "stack": 2, **changes.get("model", {})}
+    return config(pretrained=True, adapter={"every": 10, "window": 40}, **changes)
+
+
+@pytest.mark.parametrize("kind", ["efficientzero", "ficc", "decoded"])
+def test_resume_is_exact_in_the_middle_of_everything(tmp_path: Path, kind: str) -> None:
+    search = {"simulations": 4, "reward": "decoded" if kind == "decoded" else "head"}
+    cfg = config(train=QUICK, search=search) if kind == "efficientzero" else ficc(train=QUICK, search=search)
+    make = context if kind == "efficientzero" else pretrained
+    through = Player(EfficientZeroLearner(make(cfg, tmp_path / "a")))
+    first = Player(EfficientZeroLearner(make(cfg, tmp_path / "b")))
+    run_until(through, 80)
+    run_until(first, 40)
+    ctx = make(cfg, tmp_path / "b", seed=9)  # another seed: everything has to come from the state
+    state, kept = first.learner.state_dict(), first.learner.replay.state_dict()
+    restored = EfficientZeroLearner(ctx)
+    ctx.replay.load_state_dict(kept)
+    restored.load_state_dict(state)
+    first.learner = restored
+    run_until(first, 80)
+    assert_equal(through.learner.state_dict(), first.learner.state_dict())
+    assert through.learner.updates == 12 and through.learner.summed > 0
+
+
+def test_a_policy_alone_plays_as_the_learner_does(tmp_path: Path) -> None:
+    cfg = ficc(train=QUICK)
+    player = Player(EfficientZeroLearner(pretrained(cfg, tmp_path / "a")))
+    run_until(player, 60)
+    copied = EfficientZeroLearner(dataclasses.replace(pretrained(cfg, tmp_path / "b", seed=5), replay=None))
+    copied.load_policy_state(player.learner.policy_state())
+    image, first = Grid(3).images(), torch.ones(3, dtype=torch.bool)
+    ours, theirs = (learner.act(image, first, learner.initial(3), "eval", torch.Generator().manual_seed(0))
+                    for learner in (player.learner, copied))
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[2]["policy"], theirs[2]["policy"])
+    with pytest.raises(SetupError, match="was given none"):
+        copied.update()
+
+
+@pytest.mark.parametrize("kind", ["efficientzero", "ficc"])
+def test_in_the_loop_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, kind: str) -> None:
+    changes: dict[str, Any] = {"train": {**QUICK, "prefill": 12, "every": 3.0}, "search": {"simulations": 4}}
+    cfg = (config if kind == "efficientzero" else ficc)(**changes, model={"input_size": IMAGE})
+    artefacts = {} if kind == "efficientzero" else {"pretrain": FICCPretrainer(cfg, 3, torch.device("cpu")).export()}
+
+    def do_run(results: Path, decisions: int) -> RunDir:
+        spec = make_spec(kind, env_steps=6 * SYNC, config=cfg.model_dump(mode="json"))
+        pieces = Pieces(make_envs=make_envs, make_learner=EfficientZeroLearner, config=cfg, device=torch.device("cpu"),
+                        on_policy=False, artefacts=artefacts)
+        asked = iter(range(10**6))
+        execute(spec, results, lambda: (pieces, {}), lambda: next(asked) >= decisions)
+        return RunDir(spec.path(results))
+
+    whole = do_run(tmp_path / "whole", 10**6)
+    assert any("loss" in row for row in whole.read_train())
+    do_run(tmp_path / "parts", 60)  # evaluations ask as well
+    parts = do_run(tmp_path / "parts", 10**6)
+    assert written(parts) == written(whole)
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_enters_the_weights(tmp_path: Path) -> None:
+    player = Player(EfficientZeroLearner(context(config(train=QUICK), tmp_path)))
+    run_until(player, 16)
+    learner = player.learner
+    torch.nn.init.constant_(learner.net.policy[1][-1].bias, torch.nan)
+    before = {name: x.clone() for name, x in learner.net.encoder.named_parameters()}
+    with pytest.raises(TrainingError, match="update 0"):
+        learner.update()
+    assert all(torch.equal(x, before[name]) for name, x in learner.net.encoder.named_parameters())
+
+
+def test_bad_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs pretrained"):
+        config(model={"dynamics_input": "code"})
+    with pytest.raises(ValueError, match="needs pretrained"):
+        config(search={"reward": "decoded"})
+    with pytest.raises(ValueError, match="no multiple"):
+        config(model={"bin_width": 0.3})
+    with pytest.raises(ValueError, match="is not a multiple of 2"):
+        ficc(model={"input_size": SIZE})
+    with pytest.raises(CatalogError, match="smaller than"):
+        EfficientZeroLearner(context(config(model={"input_size": 64}), tmp_path))
+    with pytest.raises(SetupError, match="pretrain"):
+        EfficientZeroLearner(context(ficc(), tmp_path / "a"))
+    ctx = pretrained(ficc(search={"reward": "decoded"}), tmp_path / "b")
+    with pytest.raises(CatalogError, match="the protocol has none"):
+        EfficientZeroLearner(dataclasses.replace(ctx, task=dataclasses.replace(ctx.task, goal=None)))
