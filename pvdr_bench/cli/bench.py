@@ -30,6 +30,7 @@ class Name(StrEnum):
     aggregate = "aggregate"
     replay = "replay"
     dreamer = "dreamer"
+    videos = "videos"
     gpu_check = "gpu-check"
     rivals = "rivals"
 
@@ -49,6 +50,7 @@ HELP = {
     Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",
     Name.replay: "experience on disk: appending, sampling, and its share of an update",
     Name.dreamer: "an update of DreamerV2 or APV: seconds by part, memory, and the compiled scan against the plain one",
+    Name.videos: "importing BAIR's shards, drawing clips, and memory while a corpus grows tenfold",
     Name.gpu_check: "in under nine minutes what only a GPU shows: the device's tests, steps, plans and updates at the "
                     "published sizes, and the pace of runs; exit code 1 if a part failed",
     Name.rivals: "our PPO beside stable-baselines3's with the same networks, our environments beside gymnasium's over "

@@ -114,3 +114,5 @@ def _made(folder: Path) -> list[dict[str, Any]]:
 
 app.command("fetch")(videos_files.fetch)
 app.command("import")(videos_files.import_)
+app.command("check")(videos_files.check)
+app.command("preview")(videos_files.preview)

@@ -157,3 +157,102 @@ def _stopping(report: Count | None) -> Any:
         yield told
 
     return stopping()
+
+
+def check(
+    name: Annotated[str, typer.Argument(help=NAME)],
+    image_size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Also whether these could learn from it.")]
+    = None,
+    scale: Annotated[str, typer.Option(help="Scale of those methods.")] = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="Do not compare the checksum of every frame.")] = False,
+    json_: Json = False,
+) -> None:
+    """Read a corpus through: whether it is whole, what it holds, and whether methods could learn from it."""
+    from pvdr_bench.videos.statistics import statistics
+
+    store = _store(name, image_size)
+    if not quick:
+        store.verify()
+    fits = {each: _fits(name, store, each, scale) for each in method or []}
+    found = {"corpus": name, "path": str(store.path), "hash": store.hash, "whole": None if quick else True,
+             **store.about, **statistics(store), "fits": fits}
+    if json_:
+        typer.echo(json.dumps(found))
+    else:
+        _echo(found, "")
+        for each, problem in fits.items():
+            typer.echo(f"{each}: {problem or 'can learn from it'}")
+        _terms(store.about.get("license", ""), store.about.get("citation", ""))
+    if not all(text is None for text in fits.values()):
+        raise typer.Exit(2)
+
+
+def _echo(found: dict[str, Any], indent: str) -> None:
+    for key, value in found.items():
+        if key in ("license", "citation", "fits"):
+            continue
+        if isinstance(value, dict):
+            typer.echo(f"{indent}{key}:")
+            _echo(value, indent + "  ")
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else "unknown" if value is None else value
+            typer.echo(f"{indent}{key}: {shown}")
+
+
+def _fits(name: str, store: ClipStore, method: str, scale: str) -> str | None:
+    """Why a method could not learn from a corpus; None if it could.
+
+    Raises:
+        CatalogError: no such method or scale.
+    """
+    from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.catalog.stage_graph import stage_graph
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.videos.requirements import check_videos
+
+    catalog = load_catalog()
+    spec = catalog.resolve(method, catalog.tasks()[0], 0, scale, videos=name)
+    try:
+        for node in stage_graph(spec, catalog):
+            if name in node.corpora:
+                check_videos(store, node.config.schedule(node.stage.name), name, node.label)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def _store(name: str, image_size: int) -> ClipStore:
+    """A corpus that is here.
+
+    Raises:
+        DataError: it is not, or broken.
+    """
+    from pvdr_bench.errors import DataError
+    from pvdr_bench.runs.paths import data_root
+    from pvdr_bench.videos.requirements import find_store
+
+    store = find_store(name, image_size, data_root())
+    if store is None:
+        raise DataError(f"{name} has not been made yet at {image_size} pixels",
+                        hint=f"pvdr-bench videos generate {name} --image-size {image_size}")
+    return store
+
+
+def preview(
+    name: Annotated[str, typer.Argument(help=NAME)],
+    image_size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
+    out: Annotated[Path | None, typer.Option("--out", help="A .png file; default: NAME.png here.")] = None,
+    episodes: Annotated[int, typer.Option(min=1, max=100, help="Rows.")] = 8,
+    frames: Annotated[int, typer.Option(min=1, max=100, help="Columns.")] = 8,
+) -> None:
+    """Draw a contact sheet: episodes from top to bottom, time from left to right."""
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.runs.files import atomic_write
+    from pvdr_bench.videos.statistics import sheet_png
+
+    target = out or Path(f"{name}.png")
+    if target.suffix.lower() != ".png":
+        raise UsageError(f"a contact sheet ends in .png, not {target.suffix!r}", where="--out")
+    atomic_write(target, sheet_png(_store(name, image_size), episodes, frames))
+    typer.echo(str(target))

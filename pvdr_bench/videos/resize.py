@@ -44,7 +44,7 @@ def area_resize(frames: Frames, size: int) -> Frames:
     if height == width == size:
         return np.ascontiguousarray(frames)
     if size % height == 0 and size % width == 0:
-        return np.repeat(np.repeat(frames, size // height, axis=1), size // width, axis=2)
+        return np.repeat(np.repeat(frames, size // width, axis=2), size // height, axis=1)  # rows last: whole lines
     area, out = height * width, np.empty((len(frames), size, size, 3), np.uint8)
     step = max(1, _AT_ONCE // (area * 3))
     for first in range(0, len(frames), step):

@@ -26,6 +26,7 @@ from pvdr_bench.results.report.chapters import (
     navigation,
     row_looks,
 )
+from pvdr_bench.results.report.corpora import videos_part
 from pvdr_bench.results.report.media import Medium, embed, megabytes
 from pvdr_bench.results.report.overview import Warned
 from pvdr_bench.results.report.parts import text
@@ -129,6 +130,7 @@ def _method(results: Results, sources: list[Source], media: list[Medium]) -> str
              "each run's page has the command that made it.")
     paragraphs = "\n".join(f"<p>{text(sentence)}</p>" for sentence in (interval, steps, again))
     return (f"{paragraphs}\n<h3>What the numbers mean</h3>\n{parts.protocol_tables(results)}\n"
+            f"{videos_part(results)}\n"
             f"<h3>What this file leaves out</h3>\n{_limits(sources, media)}")
 
 

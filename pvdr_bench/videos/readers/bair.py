@@ -74,7 +74,7 @@ class BairReader(Reader):
     def _frames(self, record: Record, path: Path) -> Frames:
         """uint8 [T, 64, 64, 3]."""
         names = re.compile(rf"(\d+)/{self._camera}/encoded$")
-        found = {int(name[1]): values for key, values in byte_lists(record, path).items() if (name := names.match(key))}
+        found = {int(key.partition("/")[0]): values for key, values in byte_lists(record, path, names.match).items()}
         where = f"{path}, byte {record.offset}"
         if not found or sorted(found) != list(range(len(found))):
             raise DataError(f"a trajectory whose frames of {self._camera} are numbered {sorted(found)}", where=where)

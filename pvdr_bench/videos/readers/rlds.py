@@ -114,7 +114,7 @@ class RLDSReader(Reader):
 
     def _frames(self, record: Record, path: Path) -> Iterator[Frames]:
         where = f"{path}, byte {record.offset}"
-        pictures = byte_lists(record, path, (self._camera,)).get(self._camera)
+        pictures = byte_lists(record, path, self._camera.__eq__).get(self._camera)
         if not pictures:
             raise DataError(f"an episode without {self._camera}", where=where)
         first = decode(pictures[0], f"{where}, {self._camera} 0")

@@ -8,7 +8,7 @@ numbers; a ``SequenceExample`` whose context holds all has the same bytes. Only 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -82,11 +82,12 @@ def _record(file: BinaryIO, path: Path, at: int, end: int, crc: object) -> Recor
     return Record(data, at + 12)
 
 
-def byte_lists(record: Record, path: Path, wanted: Collection[str] | None = None) -> dict[str, list[memoryview]]:
+def byte_lists(record: Record, path: Path,
+               wanted: Callable[[str], object] | None = None) -> dict[str, list[memoryview]]:
     """The features of an Example that are lists of bytes: name -> values, views of the record.
 
     Args:
-        wanted: names to read; None: all.
+        wanted: whether a name is to be read; None: all are.
 
     Raises:
         DataError: not an Example, with the byte.
@@ -98,8 +99,8 @@ def byte_lists(record: Record, path: Path, wanted: Collection[str] | None = None
                 continue
             for inner, entry, _ in _fields(view, *features):
                 if inner == 1 and entry is not None:
-                    name, value = _entry(view, entry)
-                    if value is not None and (wanted is None or name in wanted):
+                    name, value = _entry(view, entry, wanted)
+                    if value is not None:
                         found[name] = value  # as everywhere with maps, the last of a name counts
     except _Broken as error:
         raise DataError(f"a record that is no tf.train.Example: {error}",
@@ -107,9 +108,10 @@ def byte_lists(record: Record, path: Path, wanted: Collection[str] | None = None
     return found
 
 
-def _entry(view: memoryview, span: tuple[int, int]) -> tuple[str, list[memoryview] | None]:
-    """An entry of the map: its name, and its values where they are bytes."""
-    name, values = "", None
+def _entry(view: memoryview, span: tuple[int, int],
+           wanted: Callable[[str], object] | None) -> tuple[str, list[memoryview] | None]:
+    """An entry of the map: its name, and its values where they are bytes and wanted."""
+    name, values, feature = "", None, None
     for number, inside, at in _fields(view, *span):
         if inside is None:
             continue
@@ -119,10 +121,12 @@ def _entry(view: memoryview, span: tuple[int, int]) -> tuple[str, list[memoryvie
             except UnicodeDecodeError:
                 raise _Broken("a feature's name is not UTF-8", at) from None
         elif number == 2:
-            for kind, items, _ in _fields(view, *inside):
-                if kind == 1 and items is not None:
-                    values = [view[slice(*item)] for field, item, _ in _fields(view, *items)
-                              if field == 1 and item is not None]
+            feature = inside
+    if feature is not None and (wanted is None or wanted(name)):
+        for kind, items, _ in _fields(view, *feature):
+            if kind == 1 and items is not None:
+                values = [view[slice(*item)] for field, item, _ in _fields(view, *items)
+                          if field == 1 and item is not None]
     return name, values
 
 
