@@ -39,7 +39,7 @@ def test_every_departure_is_in_the_table(model: type[BaseModel]) -> None:
 
 # Scales -----------------------------------------------------------------------------------------------------------
 
-METHODS = ("pvdr", "ppo", "tokenizer", "dreamerv2", "apv", "efficientzero")
+METHODS = ("pvdr", "ppo", "tokenizer", "dreamerv2", "apv", "efficientzero", "ficc")
 IDENTITY = {"pretrained", "model.dynamics_input", "stacked", "bonus.weight"}  # what makes a method another one
 HARDWARE = {"micro_batch", "dtype"}
 TASK_SETS = {"clip", "entropy_coef"}  # Table 2 has them by set of tasks
