@@ -127,3 +127,25 @@ def test_bench_videos_measures(tmp_path: Path) -> None:
     assert found["mb_per_s"] > 0 and found["clips_per_s"] > 0
     assert found["source_mb"]["large"] == pytest.approx(2 * found["source_mb"]["small"])
     assert found["peak_mib"]["small"]["import"] > 10 and not list(tmp_path.iterdir())
+
+
+def test_the_report_has_terms_numbers_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    import pandas as pd
+
+    from pvdr_bench.results.report.corpora import videos_part
+
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path))
+    store_of(corpus_path("bair", 32, tmp_path), [made.moving(n, 9, 32) for n in range(4)])
+
+    def part(*corpora: str) -> str:
+        runs = pd.DataFrame({"corpus": list(corpora)})
+        results: Any = SimpleNamespace(runs=runs, protocols={"h": {"image_size": 32}})
+        return videos_part(results)
+
+    found = part("bair+jaco-play=0.5", "none", "<script>")
+    assert "arXiv 1710.05268" in found and "CC BY 4.0" in found and found.count("data:image/png;base64,") == 1
+    assert 'data-key="36"' in found  # frames
+    assert "<script>" not in found and part("none") == "" and str(tmp_path) not in found
