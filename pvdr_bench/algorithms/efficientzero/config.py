@@ -201,7 +201,8 @@ class EfficientZeroConfig(AlgorithmConfig):
         """Clips of ``pretrain.length`` observations."""
         if stage != "pretrain":
             return super().schedule(stage)
-        return schedule_from(self.pretrain, self.pretrain.length + self.model.stack - 1, self.pretrain.frame_stride)
+        return schedule_from(self.pretrain, self.pretrain.length + self.model.stack - 1, self.pretrain.frame_stride,
+                             self.model.stack)
 
     def check_image(self, size: int) -> None:
         """Refuse pictures of a side that the networks' input would have to be blown up from.
