@@ -80,8 +80,22 @@ def test_scratch_is_pvdr_but_for_its_pre_training(catalog: Catalog) -> None:
         assert scratch.protocol == pvdr.protocol
 
 
+def test_stg_is_ppo_but_for_its_reward(catalog: Catalog) -> None:
+    for scale in SCALES:
+        for task in ("reach", "button-press", "hand-insert"):
+            stg, ppo = (catalog.resolve(name, task, 0, scale) for name in ("stg", "ppo"))
+            assert stg.config["ppo"] == ppo.config and stg.protocol == ppo.protocol
+    stg = catalog.resolve("stg", "reach", 0, "cpu").config
+    changes = {"stg-star": {"reward": {**stg["reward"], "nu": 0.1}},
+               "stg-minus": {"pretrain": {**stg["pretrain"], "distance_weight": 0.0}},
+               "stg-released": {"pretrain": {**stg["pretrain"], "generator_owns": "released"}}}
+    for name, change in changes.items():
+        assert catalog.resolve(name, "reach", 0, "cpu").config == {**stg, **change}
+    assert catalog.resolve("stg-star", "reach", 0, "paper").config["reward"]["nu"] == 0.01
+
+
 def test_every_key_of_every_schema_has_its_meaning_and_source(catalog: Catalog) -> None:
-    names = ("pvdr", "ppo", "vqgan", "random", "scripted")
+    names = ("pvdr", "ppo", "stg", "vqgan", "random", "scripted")
     models = [registry.load_object(registry.algorithms()[name].config) for name in names]
     for model in [*models, Protocol]:
         for path, info in leaves(model):

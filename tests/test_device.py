@@ -18,6 +18,7 @@ from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from pvdr_bench.algorithms.registry import algorithms, load_object
+from pvdr_bench.algorithms.stg.pretrain import STGPretrainer
 from pvdr_bench.bench import dreamer, onestep, plan
 from pvdr_bench.bench.step import count_flops
 from pvdr_bench.catalog import load_catalog
@@ -107,6 +108,7 @@ def steps_of(stage: str, device: torch.device) -> tuple[list[dict[str, float]], 
     kind, config, batch = {
         "tokenizer": (VQGANLearner, vqgan, frames(8)),
         "pvdr": (PVDRPretrainer, config_of("pvdr"), inputs["tokenize"].encode(frames(4, 4).to(device)).cpu()),
+        "stg": (STGPretrainer, config_of("stg"), frames(2, 7)),
         "apv": (VideoPretrainer, config_of("apv"), frames(2, 6))}[stage]
     found = []
     for seed in (0, 1):
@@ -118,11 +120,11 @@ def steps_of(stage: str, device: torch.device) -> tuple[list[dict[str, float]], 
     return [*found, learner.validate(batch)], learner.export()
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "pvdr", "apv"])
+@pytest.mark.parametrize("stage", ["tokenizer", "pvdr", "apv", "stg"])
 def test_a_stage_learns_as_on_the_cpu(stage: str, device: torch.device) -> None:
     found, weights = steps_of(stage, device)
     assert all(type(value) is torch.Tensor and value.device == CPU for value in weights.values())
-    if stage == "apv" and device.type == "cuda":  # a GPU draws latents of its own
+    if stage in ("apv", "stg") and device.type == "cuda":  # a GPU draws latents and dropout of its own
         assert all(math.isfinite(value) for row in found for value in row.values())
         return
     expected, _ = steps_of(stage, CPU)
@@ -153,9 +155,10 @@ def do_run(method: str, device: torch.device, results: Path, env_steps: int) -> 
     spec = make_spec(algorithm, env_steps=env_steps, config=config.model_dump(mode="json"), image_size=IMAGE,
                      goal_metric="code_l1_blur", eval_every=EVAL, eval_episodes=1, eval_final_episodes=1)
     weights = VQGANLearner(vqgan, 0, CPU, IMAGE).export()
+    made = {"pretrain": STGPretrainer(config, 0, CPU).export()} if algorithm == "stg" else {}
     assert info.learner is not None
     pieces = Pieces(make_envs=make_envs, make_learner=load_object(info.learner), config=config, device=device,
-                    tokenizer=load_tokenizer(weights, vqgan, device), artefacts={"tokenize": weights},
+                    tokenizer=load_tokenizer(weights, vqgan, device), artefacts={"tokenize": weights, **made},
                     artefact_config={"tokenize": vqgan}, on_policy=info.on_policy)
     assert execute(spec, results, lambda: (pieces, {}), lambda: False, device)
     return RunDir(spec.path(results))
@@ -167,7 +170,7 @@ def runs_here(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunDi
     return cache(lambda method: do_run(method, CPU, tmp_path_factory.mktemp(method), 2 * SYNC))
 
 
-@pytest.mark.parametrize("method", ["ppo", "pvdr", "dreamerv2", "apv"])
+@pytest.mark.parametrize("method", ["ppo", "stg", "pvdr", "dreamerv2", "apv"])
 def test_a_run_learns_and_goes_on_from_its_checkpoint(
         method: str, device: torch.device, runs_here: Callable[[str], RunDir], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.efficientzero.config import EfficientZeroConfig
 from pvdr_bench.algorithms.ppo.config import PPOConfig
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
+from pvdr_bench.algorithms.stg.config import STGConfig
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.tokenizer.config import VQGANConfig
 
@@ -29,17 +30,17 @@ def departures(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-@pytest.mark.parametrize("model", [PVDRConfig, VQGANConfig, PPOConfig, DreamerConfig, EfficientZeroConfig])
+@pytest.mark.parametrize("model", [PVDRConfig, VQGANConfig, PPOConfig, DreamerConfig, EfficientZeroConfig, STGConfig])
 def test_every_departure_is_in_the_table(model: type[BaseModel]) -> None:
     names = list(departures(model))
     assert names
-    missing = [name for name in names if f"`{name.removeprefix('online.')}`" not in TABLE]
+    missing = [name for name in names if f"`{name.removeprefix('online.').removeprefix('ppo.')}`" not in TABLE]
     assert not missing
 
 
 # Scales -----------------------------------------------------------------------------------------------------------
 
-METHODS = ("pvdr", "ppo", "tokenizer", "dreamerv2", "apv", "efficientzero", "ficc")
+METHODS = ("pvdr", "ppo", "tokenizer", "dreamerv2", "apv", "efficientzero", "ficc", "stg")
 IDENTITY = {"pretrained", "model.dynamics_input", "stacked", "bonus.weight"}  # what makes a method another one
 HARDWARE = {"micro_batch", "dtype"}
 TASK_SETS = {"clip", "entropy_coef"}  # Table 2 has them by set of tasks
@@ -51,7 +52,8 @@ SIZES = {
     "decoder_blocks", "middle_blocks", "multipliers", "attention", "dropout", "decoder_kernel", "beta1", "beta2",
     "deter", "hidden", "stoch", "classes", "cnn_depth", "head_layers", "head_units", "action_width", "length",
     "channels", "head_channels", "prefix_units", "predictor",
-    "prefill", "frozen_updates", "projection", "queue", "rollout_decisions",
+    "prefill", "frozen_updates", "projection", "queue", "rollout_decisions", "input_size", "cnn_channels", "width",
+    "layers", "context", "max_timestep", "critic_widths",
 }
 
 

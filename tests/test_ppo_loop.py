@@ -36,14 +36,15 @@ def tokenizer_artefact() -> dict[str, torch.Tensor]:
 
 
 def do_run(results: Path, name: str, config: dict[str, Any], env_steps: int,
-           **protocol: Any) -> tuple[RunSpec, RunDir]:
-    """A whole run of a built-in algorithm."""
+           artefacts: dict[str, dict[str, torch.Tensor]] | None = None, **protocol: Any) -> tuple[RunSpec, RunDir]:
+    """A whole run of a built-in algorithm, with ``artefacts`` beside the tokenizer's."""
     info = algorithms()[name]
     spec = make_spec(name, env_steps=env_steps, config=config, **protocol)
     assert info.learner is not None
     pieces = Pieces(make_envs=make_envs, make_learner=load_object(info.learner),
                     config=load_object(info.config).model_validate(config), device=torch.device("cpu"),
-                    artefacts={"tokenize": tokenizer_artefact()}, artefact_config={"tokenize": TOKENIZER},
+                    artefacts={"tokenize": tokenizer_artefact(), **(artefacts or {})},
+                    artefact_config={"tokenize": TOKENIZER},
                     needs_expert=info.needs_expert, on_policy=info.on_policy)
     assert execute(spec, results, lambda: (pieces, {}), lambda: False)
     return spec, RunDir(spec.path(results))
@@ -63,6 +64,20 @@ def test_ppo_in_the_loop_extends_to_the_same_bytes(tmp_path: Path) -> None:
     assert written(parts) == written(whole)
     rounds = [row["rounds"] for row in whole.read_train() if "rounds" in row]
     assert rounds == [1, 2, 3]
+
+
+def test_stg_in_the_loop_extends_to_the_same_bytes(tmp_path: Path) -> None:
+    """Checkpoints hold partial roll-outs with STG's memory of them, and the running unit of its reward."""
+    from tests.stg_small import config, pretrainer
+
+    own = config(model={"input_size": IMAGE}, reward={"unit": "running", "nu": 0.1}, ppo=SMALL).model_dump(mode="json")
+    made = {"pretrain": pretrainer().export()}
+    _, whole = do_run(tmp_path / "whole", "stg", own, 2 * SYNC, made)
+    do_run(tmp_path / "parts", "stg", own, SYNC, made)
+    _, parts = do_run(tmp_path / "parts", "stg", own, 2 * SYNC, made)
+    assert written(parts) == written(whole)
+    rows = [row for row in whole.read_train() if "rounds" in row]
+    assert [row["rounds"] for row in rows] == [1, 2, 3] and all(row["intrinsic_std"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(("name", "success"), [("random", 0.0), ("scripted", 1.0)])

@@ -23,6 +23,8 @@ from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
+from pvdr_bench.algorithms.stg.config import STGConfig
+from pvdr_bench.algorithms.stg.pretrain import STGPretrainer
 from pvdr_bench.errors import BenchError, DataError, Interrupted, SetupError, TrainingError, UsageError
 from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.rl import distributed
@@ -145,6 +147,15 @@ def dreamer() -> OfflineLearner:
     return VideoPretrainer(DreamerConfig.model_validate({"model": model, "pretrain": {"lr": 1e-3}}), 1, CPU)
 
 
+def stg() -> OfflineLearner:
+    """Dropout, batch norm, shuffled negatives of all clips, both optimisers."""
+    model = {"input_size": 16, "cnn_channels": (4, 8), "cnn_kernels": (4, 4), "cnn_strides": (2, 2), "width": 16,
+             "layers": 1, "heads": 2, "context": 4, "max_timestep": 12, "critic_widths": (12, 8), "init_std": 0.2,
+             "cnn_form": "minecraft"}
+    stage = {"lr": 1e-3, "shuffled_weight": 0.5, "critic_clip": 0.0}
+    return STGPretrainer(STGConfig.model_validate({"model": model, "pretrain": stage}), 1, CPU)
+
+
 CASES: dict[str, Callable[[], OfflineLearner]] = {
     # moving averages, first codes from data, restarts, foreground, discriminator, dropout
     "tokenizer": tokenizer(net={"dropout": 0.2}),
@@ -157,9 +168,10 @@ CASES: dict[str, Callable[[], OfflineLearner]] = {
     "tokenizer-pieces": tokenizer(net={"dropout": 0.2}, train={"micro_batch": 3}),
     "pvdr": pvdr,
     "dreamer": dreamer,
+    "stg": stg,
 }
-LENGTHS = {"pvdr": 4, "dreamer": 5}
-RESUMED = ("tokenizer", "pvdr", "dreamer")
+LENGTHS = {"pvdr": 4, "dreamer": 5, "stg": 5}
+RESUMED = ("tokenizer", "pvdr", "dreamer", "stg")
 
 
 def train(name: str, folder: Path, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Name(StrEnum):
     following = "following"
     closed_loop = "closed-loop"
     goals = "goals"
+    stg = "stg"
     coverage = "coverage"
     aggregate = "aggregate"
     replay = "replay"
@@ -46,6 +47,8 @@ HELP = {
     Name.following: "whether a PVDR run's action module follows its plans (-o run=RUN)",
     Name.closed_loop: "where the hand goes if plans are followed by L_act alone, without reinforcement learning",
     Name.goals: "whether a run's policy in reach goes to its episode's goal or to the middle of all (-o run=RUN)",
+    Name.stg: "whether STG's frozen model ranks true transitions of held-out videos above false ones, and tells the "
+              "direction of time",
     Name.coverage: "how often the intervals over seeds hold the truth, simulated",
     Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",
     Name.replay: "experience on disk: appending, sampling, and its share of an update",
@@ -58,7 +61,7 @@ HELP = {
 }
 
 # About a trained model, a run or the statistics; the others measure speed and memory.
-DIAGNOSTICS = (Name.dynamics, Name.following, Name.closed_loop, Name.goals, Name.coverage)
+DIAGNOSTICS = (Name.dynamics, Name.following, Name.closed_loop, Name.goals, Name.stg, Name.coverage)
 
 
 def bench(

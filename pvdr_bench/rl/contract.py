@@ -14,7 +14,8 @@ every decision returns the one it chose, and in the extras the set [N, K, A] and
 entries around them, and ``write`` replaces a rewritable column there: targets that were searched again, latent states
 of a newer model, priorities. A killed run continues as if none had been written since its checkpoint.
 
-**A reward of one's own**, of a frozen model or of plans, is computed between roll-out and update: ``rl/rollout.py``.
+**A reward of one's own**, of a frozen model or of plans, is computed between roll-out and update: ``rl/rollout.py``,
+``rl/rollout_reward.py``.
 
 **Truth.** What only the simulator knows comes as :class:`~pvdr_bench.rl.truth.Diagnostics`, for metrics.
 """

@@ -7,6 +7,7 @@ hold more, for what is computed once a rollout is whole.
 roll-out and update: put the frames or codes that it needs into the state, and the frame after a decision where an
 episode ended (it is nobody's state otherwise); compute a reward [T, N] from :meth:`RolloutBuffer.rollout`, in which
 ``terminated | truncated`` ends the stretches; give it to :meth:`Rollout.batch`. Values and bootstraps stay as they are.
+PPO takes such a reward as a part of its own: :mod:`pvdr_bench.rl.rollout_reward`.
 
 What only the simulator knows is a part of its own, :attr:`Rollout.diagnostics`: no network reads it, no batch has it.
 

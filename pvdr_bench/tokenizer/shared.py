@@ -50,7 +50,10 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation on the statistics at hand, with no running state; torch's SyncBatchNorm needs a GPU.
+    """Batch normalisation on the statistics of all ranks; torch's SyncBatchNorm needs a GPU.
+
+    Args:
+        running: keep running statistics, which are used in evaluation; else those at hand are used always.
 
     Attributes:
         group: the processes whose inputs (of one shape) are one batch. All must call it in the same order, forwards
@@ -59,19 +62,29 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
     group: ProcessGroup = ALONE
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, track_running_stats=False)
+    def __init__(self, channels: int, running: bool = False) -> None:
+        super().__init__(channels, track_running_stats=running)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, h, w] -> the same."""
-        if self.group.size == 1:
+        if self.group.size == 1 or (self.track_running_stats and not self.training):
             return super().forward(x)
         wide = x.float()
         count = wide.numel() // wide.shape[1] * self.group.size
         mean = self._total(wide) / count
         centred = wide - mean
-        scale = torch.rsqrt(self._total(centred.square()) / count + self.eps) * self.weight[:, None, None]
+        variance = self._total(centred.square()) / count
+        if self.track_running_stats:
+            self._remember(mean.detach().flatten(), variance.detach().flatten() * (count / (count - 1)))
+        scale = torch.rsqrt(variance + self.eps) * self.weight[:, None, None]
         return (centred * scale + self.bias[:, None, None]).to(x.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+        self.num_batches_tracked += 1
 
     def _total(self, x: Tensor) -> Tensor:
         """Sums [C, 1, 1] over all rows and positions of all ranks."""

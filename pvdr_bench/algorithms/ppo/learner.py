@@ -19,6 +19,7 @@ from pvdr_bench.rl.actor_critic import Actor, Critic, NetworkConfig, standardise
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
 from pvdr_bench.rl.ppo import PPOUpdater
 from pvdr_bench.rl.rollout import RolloutBuffer, needs_bootstrap
+from pvdr_bench.rl.rollout_reward import RolloutReward
 from pvdr_bench.rl.token_history import push_frame, token_dtype
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 
@@ -29,15 +30,17 @@ class PPOLearner(Learner):
     Args:
         context: the task and machine.
         tokenizer: in place of the artefact ``tokenize`` of the context.
+        reward: what makes the rewards of a roll-out that is learned from; None: they are the task's.
 
     Raises:
         SetupError: there is no tokenizer.
         CatalogError: the networks do not fit the tokenizer's grid.
     """
 
-    def __init__(self, context: LearnerContext, tokenizer: FrameTokenizer | None = None) -> None:
+    def __init__(self, context: LearnerContext, tokenizer: FrameTokenizer | None = None,
+                 reward: RolloutReward | None = None) -> None:
         config: PPOConfig = context.config
-        self.config, self.device = config, context.device
+        self.config, self.device, self.reward, self.stopwatch = config, context.device, reward, context.stopwatch
         self.tokenizer = tokenizer or self._load_tokenizer(context)
         config.check_grid(self.tokenizer.grid)
         self.dtype = token_dtype(self.tokenizer.codebook_size)
@@ -105,19 +108,21 @@ class PPOLearner(Learner):
     @torch.no_grad()
     def observe(self, transition: Transition) -> None:
         """Store a decision; value the true next observation where an episode or the rollout is cut."""
+        last = len(self.buffer) + 1 == self.length
         move = partial(torch.Tensor.to, device=self.device)
         terminated, truncated = move(transition.terminated), move(transition.truncated)
         extras = {name: move(x) for name, x in transition.extras.items()}
         bootstrap = torch.zeros_like(extras["value"])
-        rows = needs_bootstrap(terminated, truncated, last=len(self.buffer) + 1 == self.length)
+        rows = needs_bootstrap(terminated, truncated, last)
         if rows.any():
             codes = self.encode(transition.next_image[rows.to(transition.next_image.device)]).to(self.dtype)
             following = push_frame(extras["tokens"][rows], codes, torch.zeros_like(rows[rows]))
             with self.updater.autocast():
                 bootstrap[rows] = self.updater.critic({"tokens": following})
-        self.buffer.add({"tokens": extras["tokens"]}, action=move(transition.action), log_prob=extras["log_prob"],
-                        value=extras["value"], reward=move(transition.reward), terminated=terminated,
-                        truncated=truncated, bootstrap=bootstrap)
+        memory = self.reward.remember(transition, last) if self.reward is not None else {}
+        self.buffer.add({"tokens": extras["tokens"], **memory}, action=move(transition.action),
+                        log_prob=extras["log_prob"], value=extras["value"], reward=move(transition.reward),
+                        terminated=terminated, truncated=truncated, bootstrap=bootstrap)
 
     def learn(self) -> dict[str, float]:
         """Update once a rollout is full."""
@@ -125,21 +130,28 @@ class PPOLearner(Learner):
             return {}
         rollout = self.buffer.rollout()
         self.buffer.clear()
-        metrics = self.updater.update(rollout.batch(self.config.gamma, self.config.gae_lambda))
+        reward, told = rollout.reward, dict[str, float]()
+        if self.reward is not None:
+            with self.stopwatch("reward"):
+                reward, told = self.reward.label(rollout)
+        metrics = self.updater.update(rollout.batch(self.config.gamma, self.config.gae_lambda, reward))
         self.rounds += 1
         log_std = self.updater.actor.get_parameter("log_std").detach()
-        return metrics | {"reward_mean": float(rollout.reward.mean()), "rounds": float(self.rounds),
+        return metrics | told | {"reward_mean": float(rollout.reward.mean()), "rounds": float(self.rounds),
                           "action_std": float(log_std.exp().mean())}
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers, random state, counters and the partial rollout."""
-        return {"ppo": self.updater.state_dict(), "buffer": self.buffer.state_dict(), "rounds": self.rounds}
+        """Networks, optimisers, random state, counters, the partial rollout, what the reward remembers."""
+        state = {"ppo": self.updater.state_dict(), "buffer": self.buffer.state_dict(), "rounds": self.rounds}
+        return state if self.reward is None else {**state, "reward": self.reward.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self.updater.load_state_dict(state["ppo"])
         self.buffer.load_state_dict(state["buffer"], self.device)
         self.rounds = int(state["rounds"])
+        if self.reward is not None:
+            self.reward.load_state_dict(state["reward"])
 
     def policy_state(self) -> dict[str, Any]:
         """The actor."""

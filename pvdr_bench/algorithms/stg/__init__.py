@@ -1,0 +1,1 @@
+"""STG: a transformer that learns from videos what comes next, and whose frozen judgement is a reward for PPO."""
