@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import model_validator
 
 from pvdr_bench.algorithms import registry
-from pvdr_bench.catalog.catalog import Catalog, split_variant
-from pvdr_bench.catalog.resolve import format_value, join_label
+from pvdr_bench.catalog.catalog import Catalog
+from pvdr_bench.catalog.resolve import format_value, join_label, split_variant
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import BenchError, CatalogError
 from pvdr_bench.rl.config import AlgorithmConfig, Section, key

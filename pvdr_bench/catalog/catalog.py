@@ -13,7 +13,7 @@ from pvdr_bench.catalog.files import Files
 from pvdr_bench.catalog.layers import Layers
 from pvdr_bench.catalog.mixture import Share, mixture_name
 from pvdr_bench.catalog.problems import OVERRIDE, Problem, SettingsError, unknown
-from pvdr_bench.catalog.protocol import Protocol
+from pvdr_bench.catalog.protocol import DEFAULT_PROTOCOL, Protocol
 from pvdr_bench.catalog.resolve import (
     PROTOCOL_PREFIX,
     budget_problems,
@@ -25,19 +25,15 @@ from pvdr_bench.catalog.resolve import (
     scales_of,
     short_name,
     split_override,
+    split_variant,
     typed_value,
     value_at,
 )
 from pvdr_bench.catalog.scales import SCALES, Scale
-from pvdr_bench.catalog.specs import (
-    DEFAULT_PROTOCOL,
-    MethodSpec,
-    RunSpec,
-    TaskSpec,
-)
-from pvdr_bench.catalog.suites import suite_of
+from pvdr_bench.catalog.specs import MethodSpec, RunSpec, TaskSpec
+from pvdr_bench.catalog.suites import defaults_of, suite_of
 from pvdr_bench.errors import CatalogError, UsageError
-from pvdr_bench.suites.registry import DEFAULT_CORPUS, DEFAULT_SUITE
+from pvdr_bench.suites.registry import DEFAULT_SUITE
 from pvdr_bench.words import nearest
 from pvdr_bench.yaml_documents import Document, Path_
 
@@ -45,7 +41,6 @@ if TYPE_CHECKING:
     from pvdr_bench.rl.config import AlgorithmConfig
 
 _INHERITED = ("algorithm", "paper", "tuning", "tokenizer", "videos", "pretrain_seeds")  # config and scales apart
-_OWN = ("name", "title", "extends")  # of a task's file, not inherited
 
 
 @dataclass(frozen=True)
@@ -197,9 +192,11 @@ class Catalog(Files):
             found += budget_problems(chain, scale)
         return list(dict.fromkeys(found))
 
-    def resolve(self, method: str, task: str, seed: int, scale: str = "cpu", protocol: str = DEFAULT_PROTOCOL,
+    def resolve(self, method: str, task: str, seed: int, scale: str = "cpu", protocol: str | None = None,
                 videos: str | None = None, overrides: Sequence[str] = ()) -> RunSpec:
         """One run, fully resolved. Overrides that begin with ``protocol.`` change the protocol, the others the method.
+
+        Protocol, videos and tokenizer are those of the task's suite where none are named.
 
         Raises:
             CatalogError, UsageError: unknown names or keys, wrong values, or a pair that cannot work.
@@ -207,6 +204,8 @@ class Catalog(Files):
         texts = [text for text in overrides if not text.strip().startswith(PROTOCOL_PREFIX)]
         protocol_texts = [text.strip() for text in overrides if text.strip().startswith(PROTOCOL_PREFIX)]
         task_spec = self.task(task)
+        usual = defaults_of(suite_of(task_spec.suite, self.task_place(task_spec.name, "suite")))
+        protocol = protocol or usual.protocol
         config = self.config(method, scale, task_spec.set, texts)
         info = registry.algorithms()[config.method.algorithm or ""]
         if info.learner is None:
@@ -215,15 +214,16 @@ class Catalog(Files):
                              hint=f"methods that run: {', '.join(self.runnable())}")
         self._check_set(task_spec, config.method.name)
         chosen, changes = self._run_protocol(protocol, scale, config.method.name, task_spec, protocol_texts)
-        shares = self.videos(videos or DEFAULT_CORPUS)
+        shares = self.videos(videos or usual.corpus)
         corpus = mixture_name(shares) if wants_videos(info, config.value) else None
-        label = scale if protocol == DEFAULT_PROTOCOL else f"{protocol}-{scale}"
+        label = scale if protocol == usual.protocol else f"{protocol}-{scale}"
+        tokenizer = config.method.tokenizer or usual.tokenizer
         code_reward = (chosen.goal_metric or "").startswith("code")
         return RunSpec(
             method=config.method.name, variant=config.variant, title=config.method.title, tuning=config.method.tuning,
             algorithm=info.name, algorithm_version=info.version, config=config.value.model_dump(mode="json"),
-            tokenizer=config.method.tokenizer if info.needs or code_reward else None,
-            tokenizer_corpora=self._tokenizer_corpora(config.method.tokenizer, shares) if info.needs and corpus else (),
+            tokenizer=tokenizer if info.needs or code_reward else None,
+            tokenizer_corpora=self._tokenizer_corpora(tokenizer, shares) if info.needs and corpus else (),
             task=task_spec, corpus=corpus, pretrain_seed=seed % config.method.pretrain_seeds if corpus else 0,
             scale=cast(Scale, scale), scale_label=join_label(label, changes), protocol=chosen, seed=seed,
         )
@@ -246,6 +246,7 @@ class Catalog(Files):
         what = f"protocol {name} at scale {scale}"
         self.protocol(name, scale)
         layers = self.protocol_layers(name, scale, task.suite, self.task_place(task.name, "suite"))
+        layers.data["suite_version"] = suite_of(task.suite).version_of(task.options)
         chain = self._chain(method)
         for spec, document in chain:
             for each in scales_of(chain, scale):
@@ -277,20 +278,6 @@ def _schema_of(spec: MethodSpec) -> tuple[type[AlgorithmConfig], str]:
     assert spec.algorithm is not None
     schema: type[AlgorithmConfig] = registry.load_object(registry.algorithms()[spec.algorithm].config)
     return schema, f"method {spec.name} (algorithm {spec.algorithm})"
-
-
-def split_variant(name: str) -> tuple[str, tuple[str, ...]]:
-    """``pvdr@lambda1=1e-2,x=3`` -> (``pvdr``, its overrides)."""
-    base, at, changes = name.partition("@")
-    if not at:
-        return name, ()
-    inside: list[str] = []
-    for part in changes.split(","):
-        if "=" in part or not inside:
-            inside.append(part)
-        else:
-            inside[-1] += f",{part}"
-    return base, tuple(inside)
 
 
 def wants_videos(info: registry.AlgorithmInfo, config: AlgorithmConfig) -> bool:

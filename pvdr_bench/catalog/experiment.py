@@ -48,7 +48,7 @@ class Experiment(NamedSpec):
     title: str = Field("", description="name for people")
     description: str = Field("", description="what it shows")
     source: str = Field("", description="figure or table of the paper that it follows")
-    protocol: str = Field("pvdr", description="protocol of all runs")
+    protocol: str | None = Field(None, description="protocol of all runs; null: that of each task's suite")
     scale: Scale | None = Field(None, description="scale where --scale is not given; null: what fits the device")
     seeds: str = Field("5", description="seeds of all runs, as --seeds has them")
     grid: tuple[GridPart, ...] = Field(

@@ -19,7 +19,7 @@ from pvdr_bench.catalog.problems import unknown
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.protocol_file import ProtocolFile, check_protocol_keys
 from pvdr_bench.catalog.specs import CorpusSpec, TaskSpec
-from pvdr_bench.catalog.suites import task_name, tasks_without_file
+from pvdr_bench.catalog.suites import task_name, tasks_without_file, with_note
 from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.yaml_documents import Document, Path_, read_document
 
@@ -118,10 +118,10 @@ class Files:
             *parents, _ = self._family("tasks", short)
             inherited = {key: value for one in parents for key, value in one.data.items() if key not in _OWN}
             task: TaskSpec = self._spec("tasks", short, TaskSpec, inherited)[0]
-            return task
+            return with_note(task)
         if found := tasks_without_file().get(short):
             info, facts = found
-            return TaskSpec(suite=info.name, **vars(facts))
+            return with_note(TaskSpec(suite=info.name, **vars(facts)))
         raise unknown("task", name, self.tasks())
 
     def task_place(self, name: str, key: str) -> str:

@@ -15,6 +15,8 @@ from pydantic import Field, model_validator
 
 from pvdr_bench.strict import StrictModel
 
+DEFAULT_PROTOCOL = "pvdr"
+
 
 def _meaning(description: str, default: Any = ..., source: str = "benchmark", **limits: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"kind": "meaning", "source": source}, **limits)

@@ -36,6 +36,20 @@ def split_override(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
+def split_variant(name: str) -> tuple[str, tuple[str, ...]]:
+    """``pvdr@lambda1=1e-2,x=3`` -> (``pvdr``, its overrides)."""
+    base, at, changes = name.partition("@")
+    if not at:
+        return name, ()
+    inside: list[str] = []
+    for part in changes.split(","):
+        if "=" in part or not inside:
+            inside.append(part)
+        else:
+            inside[-1] += f",{part}"
+    return base, tuple(inside)
+
+
 def find_key(key: str, model: type[BaseModel], what: str) -> Path_:
     """The full path of a dotted key; its last part alone is enough where only one section has it.
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pvdr_bench.rl.config import AlgorithmConfig
     from pvdr_bench.suites.base import EnvConfig
 
-DEFAULT_PROTOCOL = "pvdr"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
@@ -61,7 +60,8 @@ class MethodSpec(NamedSpec):
     description: str = Field(default="", description="what the method is")
     paper: str = Field(default="", description="publication it follows")
     tuning: str = Field(default="", description="the tuning this method got: tasks, seeds, settings tried")
-    tokenizer: str = Field("tokenizer", description="method that trains the frame tokenizer")
+    tokenizer: str | None = Field(None, description="method that trains the frame tokenizer; null: the task's suite's, "
+                                                    "or the one named tokenizer")
     videos: tuple[str, ...] = Field(
         default=(), description="corpora of stages whose artefact all runs share, such as the tokenizer's")
     pretrain_seeds: int = Field(default=1, description="pre-training seeds that the runs are spread over", ge=1)
@@ -93,11 +93,13 @@ class TaskSpec(NamedSpec):
     extends: str | None = Field(default=None, description="task whose keys this one has, but for those it gives itself")
     suite: str = Field(description="the code behind the task, see: pvdr-bench list suites")
     env_id: str = Field(description="the environment's name in its suite")
-    set: str | None = Field(default=None, description="published hyperparameter set (paper Table 3): set1, set2, set3")
+    set: str | None = Field(
+        default=None, description="published hyperparameter set (paper Table 3): set1, set2, set3, rlbench")
     camera: str | None = Field(default=None, description="camera for this task, in place of the protocol's")
     options: dict[str, Any] = Field(default={}, description="settings of the suite's own, see: describe SUITE")
     tuned_on: bool = Field(default=False, description="whether any method was tuned on this task")
     source: str = Field(default="", description="where the task comes from")
+    note: str = Field(default="", description="what every caption of its results says, after its suite's own note")
 
     def identity(self) -> dict[str, Any]:
         """What determines results; titles and texts do not."""

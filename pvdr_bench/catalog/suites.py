@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pvdr_bench.catalog.problems import unknown
+from pvdr_bench.catalog.protocol import DEFAULT_PROTOCOL
 from pvdr_bench.errors import CatalogError
-from pvdr_bench.suites.registry import broken_suites, suites
+from pvdr_bench.suites.registry import DEFAULT_CORPUS, broken_suites, suites
 
 if TYPE_CHECKING:
     from pvdr_bench.catalog.specs import RunSpec, TaskSpec
@@ -32,6 +33,29 @@ def suite_of(name: str, where: str | None = None) -> SuiteInfo:
 def tasks_without_file() -> dict[str, tuple[SuiteInfo, SuiteTask]]:
     """The suites' own tasks by name; the registry sees to it that no two suites have the same."""
     return {task.name: (info, task) for info in suites().values() for task in info.tasks()}
+
+
+DEFAULT_TOKENIZER = "tokenizer"  # the method of that name
+
+
+class Defaults(NamedTuple):
+    """What is meant where a command names no protocol and no videos, and a method no tokenizer."""
+
+    protocol: str
+    corpus: str
+    tokenizer: str
+
+
+def defaults_of(info: SuiteInfo) -> Defaults:
+    """A suite's own, else those of the benchmark."""
+    return Defaults(info.protocol or DEFAULT_PROTOCOL,
+                    next((corpus.name for corpus in info.corpora), DEFAULT_CORPUS), info.tokenizer or DEFAULT_TOKENIZER)
+
+
+def with_note(task: TaskSpec) -> TaskSpec:
+    """The task with its suite's note before its own."""
+    info = suites().get(task.suite)
+    return task.model_copy(update={"note": f"{info.note} {task.note}".strip()}) if info and info.note else task
 
 
 def task_name(name: str) -> str:

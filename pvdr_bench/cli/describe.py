@@ -48,8 +48,8 @@ def find(catalog: Catalog, name: str) -> list[tuple[str, str]]:
     Raises:
         CatalogError: nothing has it.
     """
-    from pvdr_bench.catalog.catalog import split_variant
     from pvdr_bench.catalog.problems import unknown
+    from pvdr_bench.catalog.resolve import split_variant
     from pvdr_bench.catalog.scales import SCALES
     from pvdr_bench.suites.registry import suites
 

@@ -40,13 +40,14 @@ def _facts(info: SuiteInfo) -> dict[str, Any]:
     space = info.action_space
     needs = [f"{package.name} {package.installed or f'(missing: {package.install})'}" for package in info.packages]
     return {
-        "title": info.title, "description": info.description, "version": info.version(),
+        "title": info.title, "description": info.description, "note": info.note, "version": info.version(),
         "environments": ", ".join(info.env_ids()), "tasks without a file": ", ".join(t.name for t in info.tasks()),
         "actions": f"{space.dim} in [{space.low:g}, {space.high:g}]: {', '.join(space.names) or 'unnamed'}",
         "cameras": "; ".join(f"{name}: {_camera(camera)}" for name, camera in info.cameras.items()),
         "environments per process": info.envs_per_process or "any number", "scripted expert": _yes(info.has_expert),
         "goal images": _yes(info.has_goal_image), "ground truth": ", ".join(info.truth),
-        "corpora": ", ".join(corpus.name for corpus in info.corpora), "needs": "; ".join(needs),
+        "corpora": ", ".join(corpus.name for corpus in info.corpora),
+        "protocol": info.protocol, "tokenizer": info.tokenizer, "needs": "; ".join(needs),
     }
 
 

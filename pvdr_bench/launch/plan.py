@@ -11,14 +11,14 @@ from pathlib import Path
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.mixture import split_videos
 from pvdr_bench.catalog.seeds import Texts, parse_seeds, split_names
-from pvdr_bench.catalog.specs import DEFAULT_PROTOCOL, RunSpec
+from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.schema import DoneFile
 
 
-def grid(catalog: Catalog, methods: Sequence[str], tasks: Sequence[str], seeds: Texts, scale: str, protocol: str,
-         videos: Sequence[str], overrides: Sequence[str]) -> list[RunSpec]:
+def grid(catalog: Catalog, methods: Sequence[str], tasks: Sequence[str], seeds: Texts, scale: str,
+         protocol: str | None, videos: Sequence[str], overrides: Sequence[str]) -> list[RunSpec]:
     """All runs of a command, each once, in the order given.
 
     Raises:
@@ -45,7 +45,7 @@ def asked_runs(catalog: Catalog, *, experiment: str | None, methods: Texts | Non
             raise UsageError(f"{' and '.join(missing)} must be given, or --experiment",
                              hint="for example --method pvdr --task reach --seeds 5, or --experiment fig4")
         return grid(catalog, split_names(methods), split_names(tasks), seeds or "1", scale or default_scale,
-                    protocol or DEFAULT_PROTOCOL, split_videos(videos), overrides)
+                    protocol, split_videos(videos), overrides)
     if methods or tasks or videos:
         raise UsageError("an experiment names its methods, tasks and videos itself", where="--experiment",
                          hint="leave the others out, or leave --experiment out")

@@ -11,8 +11,8 @@ from pvdr_bench.catalog.experiment import GridPart
 from pvdr_bench.catalog.folders import KINDS, search_roots
 from pvdr_bench.catalog.mixture import split_videos
 from pvdr_bench.catalog.problems import Problem, problems_in, unknown
-from pvdr_bench.catalog.specs import DEFAULT_PROTOCOL
-from pvdr_bench.catalog.suites import check_camera, check_environment
+from pvdr_bench.catalog.protocol import DEFAULT_PROTOCOL
+from pvdr_bench.catalog.suites import DEFAULT_TOKENIZER, check_camera, check_environment
 from pvdr_bench.errors import BenchError, CatalogError, UsageError
 from pvdr_bench.launch.plan import grid
 from pvdr_bench.training.checks import check_runs, check_sizes
@@ -105,9 +105,10 @@ def _method(catalog: Catalog, name: str) -> Iterator[Problem]:
     if not spec.videos and any(stage.own_videos for stage in info.offline):
         yield Problem(catalog.place("methods", name, ()), f"method {name} names no videos for a stage that all runs "
                       "share", f"videos: [{', '.join(catalog.corpora())}]")
-    if info.needs and spec.tokenizer not in catalog.methods():
+    tokenizer = spec.tokenizer or DEFAULT_TOKENIZER
+    if info.needs and tokenizer not in catalog.methods():
         others = [other for other in catalog.methods() if other != name]
-        yield Problem.of(unknown("method", spec.tokenizer, others, catalog.place("methods", name, ("tokenizer",))))
+        yield Problem.of(unknown("method", tokenizer, others, catalog.place("methods", name, ("tokenizer",))))
     elif info.learner is not None and not problems:
         yield from _method_in_protocols(catalog, name)
 
@@ -170,10 +171,10 @@ def _profile(catalog: Catalog, name: str) -> Iterator[Problem]:
 def _experiment(catalog: Catalog, name: str) -> Iterator[Problem]:
     found = catalog.experiment(name)
     here = catalog.place("experiments", name, ("protocol",))
-    if found.protocol not in catalog.protocols():
-        yield Problem.of(unknown("protocol", found.protocol, catalog.protocols(), here))
+    if found.protocol not in (None, *catalog.protocols()):
+        yield Problem.of(unknown("protocol", str(found.protocol), catalog.protocols(), here))
         return
-    scales = (found.scale,) if found.scale else catalog.protocol_file(found.protocol).scales
+    scales = (found.scale,) if found.scale else catalog.protocol_file(found.protocol or DEFAULT_PROTOCOL).scales
     for number, part in enumerate(found.grid):
         names = list(_names_in(catalog, name, number, part, scales[0]))
         yield from names

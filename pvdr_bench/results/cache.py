@@ -29,7 +29,7 @@ from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
 from pvdr_bench.runs.known import FOLDER, SETTLED_SECONDS, file_system_time, ignore_in_git
 from pvdr_bench.runs.standing import Signature, signature
 
-SCHEMA = 2  # raise it when Content, or how files are read, changes
+SCHEMA = 3  # raise it when Content, or how files are read, changes
 _NAME = "contents.parquet"
 _KEY = b"pvdr_bench.contents"
 _log = logging.getLogger(__name__)

@@ -16,16 +16,7 @@ import pandas as pd
 
 from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.results.cache import ContentCache, content_signature
-from pvdr_bench.results.problems import (
-    ROW,
-    Problem,
-    Run,
-    incomplete,
-    missing,
-    mixed,
-    run_problems,
-    why_left_out,
-)
+from pvdr_bench.results.problems import ROW, Problem, Run, incomplete, missing, mixed, run_problems, why_left_out
 from pvdr_bench.results.reading import POINT_TYPES, Content, read_content
 from pvdr_bench.results.sheets import to_csv
 from pvdr_bench.runs.difference import difference
@@ -85,6 +76,7 @@ class Results:
         places: folder of each run by its name (the column ``path``); also of those that could not be read.
         read: run folders that were read; the others' content was known from an earlier time. Says nothing of results.
         at: env_steps that everything was cut at, see :meth:`cut_at`; None: as the runs are.
+        notes: task -> what every caption says of it; tasks without such a note are missing.
         whole: variant and corpus of all runs of the folder where these are a selection: a row's look follows from it.
     """
 
@@ -97,6 +89,7 @@ class Results:
     read: int = field(default=0, compare=False)
     at: int | None = None
     whole: frozenset[tuple[str, str]] = field(default=frozenset(), compare=False)
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[tuple[str, str]]:
@@ -120,14 +113,13 @@ class Results:
                 raise UsageError(f"no run with {column} {', '.join(absent)}", where=str(self.root),
                                  hint=f"there is: {', '.join(available) or 'nothing'}")
             points, runs = points[points[column].isin(values)], runs[runs[column].isin(values)]
-        kept = set(runs["path"])
-        everything = set(self.runs["path"])
+        kept, everything = set(runs["path"]), set(self.runs["path"])
         problems = [p for p in self.problems
                     if p.run in kept or (p.run not in everything and self._concerns(p, chosen))]
         hashes = set(runs["protocol_hash"])
-        return Results(self.root, points.reset_index(drop=True), runs.reset_index(drop=True), problems,
-                       {key: value for key, value in self.protocols.items() if key in hashes}, self.places,
-                       self.read, self.at, self.names)
+        return replace(self, points=points.reset_index(drop=True), runs=runs.reset_index(drop=True), problems=problems,
+                       protocols={key: value for key, value in self.protocols.items() if key in hashes},
+                       whole=self.names)
 
     def cut_at(self, env_steps: int) -> Results:
         """All runs as if their budget had been ``env_steps``: rows of different budgets, compared at one.
@@ -248,7 +240,8 @@ def collect(root: Path | str, *, cached: bool = True) -> Results:
     recipes = {run.row["recipe_hash"]: run.content.recipe for run in runs}
     protocols = {run.row["protocol_hash"]: run.content.protocol for run in runs}
     problems += missing(frame) + mixed(frame, recipes)
-    return Results(root, _points(runs), frame, problems, dict(sorted(protocols.items())), places, read)
+    notes = {run.row["task"]: run.row["note"] for run in runs if run.row["note"]}
+    return Results(root, _points(runs), frame, problems, dict(sorted(protocols.items())), places, read, notes=notes)
 
 
 def _content(path: Path, name: str, cache: ContentCache | None) -> tuple[Content | None, bool]:

@@ -46,7 +46,7 @@ class Content:
     """What a run's files say, its status left out.
 
     Attributes:
-        facts: the run's columns that ``run.yaml`` gives.
+        facts: the run's columns that ``run.yaml`` gives, and the note of its task.
         protocol: the keys that change what a number means.
         recipe: what determines results, seeds left out.
         points: [points] each, with the names of :data:`POINT_TYPES`; sorted by env_steps and point.
@@ -100,7 +100,7 @@ def _facts(run: RunFile, where: str) -> tuple[dict[str, Any], dict[str, Any], di
         "corpus": corpus["name"] if isinstance(corpus, dict) else corpus or "none",
         "scale": spec["scale"], "protocol": protocol["name"], **hashes,
         "seed": spec["seed"], "pretrain_seed": spec.get("pretrain_seed", 0) if corpus else -1,
-        "budget": protocol["env_steps"],
+        "budget": protocol["env_steps"], "note": "" if isinstance(task, str) else task.get("note", ""),
     }, meaning, recipe, protocol["sync_every"]
 
 

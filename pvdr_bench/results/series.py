@@ -174,7 +174,17 @@ def caption_facts(results: Results) -> list[str]:
                          f"{protocol.get('image_size')} pixels, {protocol.get('renderer')} renderer, "
                          f"action repeat {protocol.get('action_repeat')}, {protocol.get('episode_steps')} env_steps an "
                          f"episode, {instances}, reward {protocol.get('reward')}{metric}{ends}.")
-    return sentences
+    return sentences + _notes(results)
+
+
+def _notes(results: Results) -> list[str]:
+    """What has to be said of the tasks shown, each sentence with the tasks it is about; said of all, it names none."""
+    shown = sorted(map(str, results.runs["task"].unique()))
+    about: dict[str, list[str]] = {}
+    for task in shown:
+        if note := results.notes.get(task):
+            about.setdefault(note, []).append(task)
+    return [note if tasks == shown else f"{', '.join(tasks)}: {note}" for note, tasks in about.items()]
 
 
 def left_out(results: Results) -> list[str]:

@@ -176,6 +176,12 @@ class ProtocolFacts(TypedDict):
     eval_final_episodes: NotRequired[Positive]
 
 
+class TaskFacts(Named):
+    """The task of a run: its name, and what a caption has to say of it."""
+
+    note: NotRequired[str]
+
+
 class SpecFacts(TypedDict):
     """Of a run's specification, what its readers rely on."""
 
@@ -184,7 +190,7 @@ class SpecFacts(TypedDict):
     title: NotRequired[str | None]
     algorithm: Name
     algorithm_version: Count
-    task: Name | Named
+    task: Name | TaskFacts
     corpus: NotRequired[Name | Named | None]
     pretrain_seed: NotRequired[Count]
     scale: Name

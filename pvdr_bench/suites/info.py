@@ -68,6 +68,7 @@ class SuiteTask:
     source: str = ""
     camera: str | None = None
     set: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,10 @@ class SuiteInfo:
         corpora: videos that it can make.
         example: an environment that is quick to build, for probes and benches; empty: the first one.
         published: environments that publications report, for benches that go through all of them.
+        protocol: of its tasks where a command names none; empty: the default one.
+        tokenizer: method that trains the frame tokenizer of its tasks; empty: the default one.
+        note: a sentence that stands in every caption of its results; empty: none.
+        optional: the user installs what it needs by hand, so that most machines lack it.
         stock: ``module:function`` of an environment as the suite's package makes it, for benches, from an
             ``EnvConfig`` and the name of a camera.
     """
@@ -113,6 +118,10 @@ class SuiteInfo:
     corpora: tuple[CorpusSource, ...] = ()
     example: str = ""
     published: tuple[str, ...] = ()
+    protocol: str = ""
+    tokenizer: str = ""
+    note: str = ""
+    optional: bool = False
     stock: str = ""
 
     def __post_init__(self) -> None:
@@ -129,6 +138,12 @@ class SuiteInfo:
             return f"{self.name} {self.revision}"
         first = self.packages[0]
         return f"{first.name} {first.installed or '(not installed)'}"
+
+    def version_of(self, options: Mapping[str, Any]) -> str:
+        """The version with the options that a task changes: another action mode or crop gives other numbers."""
+        default = {option.name: option.default for option in self.options}
+        changed = [f"{name} {value}" for name, value in sorted(options.items()) if value != default.get(name)]
+        return f"{self.version()} ({', '.join(changed)})" if changed else self.version()
 
     def env_ids(self) -> tuple[str, ...]:
         """Ids of all environments."""

@@ -117,7 +117,7 @@ class LeanRenderer:
 
     def set_camera(self, camera: CameraPose) -> None:
         """Draw from another pose from now on."""
-        self._pose, self._camera = repr(camera).encode(), make_camera(camera)
+        self._pose, self._camera = camera, make_camera(camera)
 
     def render(self, model: mujoco.MjModel, data: mujoco.MjData) -> Image:
         """Draw the state (``qpos`` and mocap bodies) of ``data``; returns a new image [size, size, 3], upright."""
@@ -134,10 +134,10 @@ class LeanRenderer:
             self._gl.verify()
         self._frames += 1
         if self.kind != "lean":
-            self._whole.draw(model, own, self._camera)
+            self._whole.draw(model, own, self._camera, self._pose)
             return self._whole.colours()[::-1].copy()
         background = self._background(model)
-        self._moving_pass.draw(model, own, self._camera)
+        self._moving_pass.draw(model, own, self._camera, self._pose)
         front, depth = self._moving_pass.colours_and_alpha(), self._moving_pass.depth()
         return composite(background.image, background.depth, front, depth)[::-1].copy()
 
@@ -146,9 +146,9 @@ class LeanRenderer:
         key = self._arrangement(model)
         found = self._backgrounds.get(key)
         if found is None:
-            self._fixed_pass.draw(model, self._data, self._camera)
+            self._fixed_pass.draw(model, self._data, self._camera, self._pose)
             image = self._fixed_pass.colours()
-            self._depth_pass.draw(model, self._data, self._camera)
+            self._depth_pass.draw(model, self._data, self._camera, self._pose)
             found = self._backgrounds[key] = _Background(image, self._depth_pass.depth())
             if len(self._backgrounds) > _MAX_BACKGROUNDS:
                 self._backgrounds.popitem(last=False)
@@ -163,7 +163,7 @@ class LeanRenderer:
             own.geom_xpos[geoms], own.geom_xmat[geoms], own.site_xpos[sites], own.site_xmat[sites],
             model.geom_rgba[geoms], model.geom_size[geoms], model.site_rgba[sites], model.site_size[sites],
         )
-        return self._pose + b"".join(array.tobytes() for array in arrays)
+        return repr(self._pose).encode() + b"".join(array.tobytes() for array in arrays)
 
     def _self_check(self, model: mujoco.MjModel) -> None:
         """Two drawings of one state must be equal, and the known scene must still come out right."""
@@ -228,15 +228,16 @@ def composite(back: Image, back_depth: NDArray[np.float32], front: Image, depth:
     return image
 
 
-_cache: dict[tuple[str, int, str], LeanRenderer] = {}
+_cache: dict[tuple[str, int, str, float], LeanRenderer] = {}
 
 
-def shared_renderer(model: mujoco.MjModel, camera: CameraPose, size: int, kind: str = "lean") -> LeanRenderer:
+def shared_renderer(model: mujoco.MjModel, camera: CameraPose, size: int, kind: str = "lean",
+                    cell: float = DEFAULT_CELL) -> LeanRenderer:
     """The process's renderer for this shape of model, size and kind, pointed at ``camera``; made on the first call."""
     choose_backend()
-    key = (_shape_key(model), size, kind)
+    key = (_shape_key(model), size, kind, cell)
     if key not in _cache:
-        _cache[key] = LeanRenderer(model, camera, size, kind)
+        _cache[key] = LeanRenderer(model, camera, size, kind, cell)
     renderer = _cache[key]
     renderer.set_camera(camera)
     return renderer

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.suites.base import Image
-from pvdr_bench.suites.cameras import CameraPose
+from pvdr_bench.suites.cameras import WHOLE, CameraPose
 from pvdr_bench.suites.gl import SharedContext
 
 if TYPE_CHECKING:
@@ -26,6 +27,16 @@ def make_camera(pose: CameraPose) -> mujoco.MjvCamera:
     camera.lookat[:] = pose.lookat
     camera.distance, camera.azimuth, camera.elevation = pose.distance, pose.azimuth, pose.elevation
     return camera
+
+
+def _aim(scene: Any, pose: CameraPose) -> None:
+    """Give a scene's camera the pose's field of view and crop: a part of the picture, as sharp as the whole."""
+    left, top, right, bottom = pose.crop
+    for eye in scene.camera:
+        half = eye.frustum_top if pose.fovy is None else eye.frustum_near * math.tan(math.radians(pose.fovy) / 2)
+        eye.frustum_center = half * (left + right - 1)
+        eye.frustum_top, eye.frustum_bottom = half * (1 - 2 * top), half * (1 - 2 * bottom)
+        eye.frustum_width = 0  # as wide as high
 
 
 class Pass:
@@ -58,11 +69,13 @@ class Pass:
         for name in names:
             self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{name}")] = 0
 
-    def draw(self, model: Any, data: Any, camera: Any) -> None:
-        """Draw into the context's buffer."""
+    def draw(self, model: Any, data: Any, camera: Any, pose: CameraPose) -> None:
+        """Draw into the context's buffer; ``camera`` is the pose's own, see :func:`make_camera`."""
         import mujoco
 
         mujoco.mjv_updateScene(model, data, self._option, None, camera, self._categories, self._scene)
+        if pose.fovy is not None or pose.crop != WHOLE:
+            _aim(self._scene, pose)
         self._gl.make_current()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(self._view, self._scene, self._context)

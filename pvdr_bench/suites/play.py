@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
+MODES = ("waypoint", "mixed", "expert", "noise")
+SHARES = (0.45, 0.30, 0.15, 0.10)
+
 
 @dataclass(frozen=True)
 class Box:
@@ -110,3 +113,41 @@ class WaypointPlay:
         self._rest = int(rng.integers(1, 4)) if rng.random() < 0.2 else 0
         if rng.random() < 0.5:
             self._gripper = -self._gripper
+
+
+class Conductor:
+    """Decides at every frame of an episode of ``length`` frames who acts: way-point play, a scripted expert, noise.
+
+    ======== ===== ================================================================================================
+    mode     share what the hand does
+    ======== ===== ================================================================================================
+    waypoint 45 %  random way-points anywhere in the box, some near objects; gripper opened and closed at random
+    mixed    30 %  way-points, then the expert with noise, then way-points again, changing at random times
+    expert   15 %  the expert with Ornstein-Uhlenbeck noise (sd 0.1 to 0.6)
+    noise    10 %  Ornstein-Uhlenbeck noise alone
+    ======== ===== ================================================================================================
+    """
+
+    def __init__(self, rng: np.random.Generator, box: Box, length: int) -> None:
+        self.mode = int(rng.choice(len(MODES), p=SHARES))
+        name = MODES[self.mode]
+        self._play = WaypointPlay(rng, box)
+        noise_sd = {"waypoint": rng.uniform(0.0, 0.15), "noise": rng.uniform(0.5, 1.0)}.get(name, rng.uniform(0.1, 0.6))
+        self._noise = OUNoise(rng, 4, float(noise_sd), 0.9 if name == "noise" else 0.8)
+        first, second = sorted(rng.integers(0, length, size=2))
+        self._expert = {"expert": (0, length), "mixed": (int(first), int(second))}.get(name, (0, 0))
+        self._noise_only = name == "noise"
+
+    def wants_expert(self, frame: int) -> bool:
+        """Whether the expert is asked at this frame."""
+        return self._expert[0] <= frame < self._expert[1]
+
+    def action(self, hand: Vector, objects: list[Vector], expert: Vector | None) -> NDArray[np.float32]:
+        """Action [4] in [-1, 1]: hand x, y, z and gripper (-1 open); ``expert`` is its action where it was asked."""
+        if expert is not None:
+            base = np.clip(expert, -1.0, 1.0)
+        elif self._noise_only:
+            base = np.zeros(4)
+        else:
+            base = self._play.action(hand, objects)
+        return np.clip(base + self._noise.step(), -1.0, 1.0).astype(np.float32)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pvdr_bench.catalog.catalog import split_variant
+from pvdr_bench.catalog.resolve import split_variant
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.figures.facets import BACKGROUND, BACKGROUND_LABEL, Facet, facets_of, rows_called

@@ -1,15 +1,7 @@
 """Corpus ``metaworld``: the suite's robot in its scenes, at random instances, doing many things.
 
-What it holds, per episode of 40 to 60 frames, four simulator steps apart (20 frames a second):
-
-======== ===== ========================================================================================================
-mode     share what the hand does
-======== ===== ========================================================================================================
-waypoint 45 %  random way-points anywhere in the workspace, some near the object; gripper opened and closed at random
-mixed    30 %  way-points, then the scripted expert with noise, then way-points again, changing at random times
-expert   15 %  the scripted expert with Ornstein-Uhlenbeck noise (sd 0.1 to 0.6)
-noise    10 %  Ornstein-Uhlenbeck noise alone
-======== ===== ========================================================================================================
+An episode has 40 to 60 frames, four simulator steps apart (20 frames a second); who moves the hand in it is told by
+:class:`~pvdr_bench.suites.play.Conductor`.
 
 Half of the episodes start with up to 40 unrecorded simulator steps of play, so that not all begin in the rest pose.
 Scenes: the twelve tasks of the paper. Objects and goals are drawn anew in every episode; the frozen instances that
@@ -22,51 +14,22 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pvdr_bench.suites.corpora import Clip, Generator
 from pvdr_bench.suites.lean import LeanRenderer
 from pvdr_bench.suites.metaworld.cameras import CAMERAS
 from pvdr_bench.suites.metaworld.env import import_metaworld
-from pvdr_bench.suites.play import Box, OUNoise, Vector, WaypointPlay
+from pvdr_bench.suites.play import Box, Conductor, Vector, WaypointPlay
 
 TASKS = (
     "reach", "button-press-topdown", "dial-turn", "drawer-close", "window-open",
     "button-press", "plate-slide", "plate-slide-back", "window-close",
     "plate-slide-side", "hand-insert", "drawer-open",
 )
-MODES = ("waypoint", "mixed", "expert", "noise")
-SHARES = (0.45, 0.30, 0.15, 0.10)
 ACTION_REPEAT = 4
 FRAMES = (40, 60)  # shortest and longest episode
 # what the camera sees of the hand's range, metres; cut with the task's own limits
 WORKSPACE = Box((-0.32, 0.42, 0.05), (0.30, 0.90, 0.36))
-
-
-class _Conductor:
-    """Decides at every frame of an episode who acts."""
-
-    def __init__(self, rng: np.random.Generator, box: Box, length: int) -> None:
-        self.mode = int(rng.choice(len(MODES), p=SHARES))
-        name = MODES[self.mode]
-        self._play = WaypointPlay(rng, box)
-        noise_sd = {"waypoint": rng.uniform(0.0, 0.15), "noise": rng.uniform(0.5, 1.0)}.get(name, rng.uniform(0.1, 0.6))
-        self._noise = OUNoise(rng, 4, float(noise_sd), 0.9 if name == "noise" else 0.8)
-        first, second = sorted(rng.integers(0, length, size=2))
-        self._expert = {"expert": (0, length), "mixed": (int(first), int(second))}.get(name, (0, 0))
-        self._noise_only = name == "noise"
-
-    def wants_expert(self, frame: int) -> bool:
-        return self._expert[0] <= frame < self._expert[1]
-
-    def action(self, hand: Vector, objects: list[Vector], expert: Vector | None) -> NDArray[np.float32]:
-        if expert is not None:
-            base = np.clip(expert, -1.0, 1.0)
-        elif self._noise_only:
-            base = np.zeros(4)
-        else:
-            base = self._play.action(hand, objects)
-        return np.clip(base + self._noise.step(), -1.0, 1.0).astype(np.float32)
 
 
 class MetaWorldGenerator(Generator):
@@ -108,7 +71,7 @@ class MetaWorldGenerator(Generator):
         length = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
         if rng.random() < 0.5:
             obs = self._warm_up(rng, obs, int(rng.integers(0, 41)))
-        conductor = _Conductor(rng, self._box, length)
+        conductor = Conductor(rng, self._box, length)
         frames, rows = [], []
         for frame in range(length):
             frames.append(self._renderer.render(env.model, env.data))
