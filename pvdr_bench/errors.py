@@ -69,6 +69,10 @@ class TrainingError(BenchError):
     exit_code = 8
 
 
+class SimulatorError(TrainingError):
+    """A simulator died, hangs or cannot be used any longer; another one may be started."""
+
+
 class StorageError(BenchError):
     """The disk is full or cannot be written."""
 

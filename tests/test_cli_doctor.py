@@ -21,7 +21,10 @@ def test_doctor_here(capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch: 
         main(["doctor", "--json", "--results", str(tmp_path)])
     found = json.loads(capsys.readouterr().out)
     checks = {check["name"]: check for check in found["checks"]}
-    assert list(checks) == ["python", "packages", "suites", "torch", "device", "render", "disk", "slurm", "corpora"]
+    assert list(checks) == ["python", "packages", "suites", "rlbench", "torch", "device", "render", "disk", "slurm",
+                            "corpora"]
+    missing = checks["rlbench"]["data"]["missing"]
+    assert checks["rlbench"]["status"] == "ok" and "COPPELIASIM_ROOT" in missing[0]["what"], "optional, and told"
     assert found["ok"] is True and caught.value.code in (0, None)
     assert 0 < checks["render"]["data"]["ms_per_frame"] < 60_000
     assert checks["disk"]["data"]["results"]["free_bytes"] > 0

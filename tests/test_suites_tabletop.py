@@ -12,12 +12,13 @@ from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.series import caption_facts
 from pvdr_bench.suites import make_env
+from pvdr_bench.suites.arm_actions import MODES
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.tabletop import panda, scenes
 from pvdr_bench.suites.tabletop.corpus import TabletopGenerator
 from pvdr_bench.suites.tabletop.env import TabletopEnv, advance, build
-from pvdr_bench.suites.tabletop.info import MODES, NOTE, TABLETOP
+from pvdr_bench.suites.tabletop.info import NOTE, TABLETOP
 from tests.figure_frames import make_results
 
 LAMP = EnvConfig("tabletop", "lamp_on", TABLETOP.first_camera, image_size=32, goal_settle_steps=4)

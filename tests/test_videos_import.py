@@ -15,9 +15,9 @@ import pytest
 
 from pvdr_bench.errors import ChangedError, DataError, UsageError
 from pvdr_bench.runs.faults import CRASH_CODE
+from pvdr_bench.suites.resize import area_resize, fitted
 from pvdr_bench.videos.importing import ImportOptions, import_videos, pieces
 from pvdr_bench.videos.layout import HELDOUT, TRAIN
-from pvdr_bench.videos.resize import area_resize, fitted
 from pvdr_bench.videos.store import ClipStore
 from tests import video_files as made
 

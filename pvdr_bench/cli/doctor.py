@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -42,7 +43,7 @@ class Check:
 def doctor(results: Results = None, json_: Json = False) -> None:
     """Check Python, packages, suites, torch, device, GL (a frame is rendered and timed), disk, SLURM and corpora."""
     checks: list[Callable[[], Check]] = [
-        check_python, check_packages, check_suites, check_torch, check_device, check_render,
+        check_python, check_packages, check_suites, *optional_checks(), check_torch, check_device, check_render,
         lambda: check_disk(results), check_slurm, check_corpora,
     ]
     found: list[Check] = []
@@ -96,6 +97,27 @@ def check_suites() -> Check:
     fails = any(problem.startswith(f"{needed}: ") for problem in bad)
     return Check("suites", "fail" if fails else "warn", "; ".join(bad),
                  f"what works: {', '.join(good) or 'none'}", data)
+
+
+def optional_checks() -> list[Callable[[], Check]]:
+    """A check for each suite that a user sets up by hand."""
+    from pvdr_bench.cli.suites import optional_suites
+
+    return [partial(check_optional, name) for name in optional_suites()]
+
+
+def check_optional(name: str) -> Check:
+    """A suite that a user sets up by hand; what nobody began to set up is no fault."""
+    from pvdr_bench.cli.suites import optional_health
+
+    begun, missing = optional_health(name)
+    data: dict[str, object] = {"missing": [{"what": what, "mend": mend} for what, mend in missing]}
+    if not missing:
+        return Check(name, "ok", "set up", data=data)
+    listed = "; ".join(f"{what} -> {mend}" for what, mend in missing)
+    if begun:
+        return Check(name, "warn", listed, "mend the first one, and ask again", data)
+    return Check(name, "ok", f"not set up, and optional: {listed}", data=data)
 
 
 def check_torch() -> Check:

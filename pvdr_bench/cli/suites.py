@@ -70,13 +70,30 @@ def _yes(value: bool) -> str:
 
 
 def suite_health() -> tuple[list[str], list[str], str]:
-    """(what works, what does not and what mends it, name of the suite that has to work)."""
+    """(what works, what does not and what mends it, name of the suite that has to work); optional ones apart."""
     from pvdr_bench.suites.registry import DEFAULT_SUITE, broken_suites, suites
 
     good, bad = [], [f"{name}: {error.message}" for name, error in broken_suites().items()]
-    for info in suites().values():
+    for info in (info for info in suites().values() if not info.optional):
         problems = info.problems()
         bad += [f"{info.name}: {problem.message} ({problem.hint})" for problem in problems]
         if not problems:
             good.append(f"{info.version()} ({counted(len(info.env_ids()), 'environment')})")
     return good, bad, DEFAULT_SUITE
+
+
+def optional_suites() -> list[str]:
+    """Names of the suites that a user sets up by hand."""
+    from pvdr_bench.suites.registry import suites
+
+    return [info.name for info in suites().values() if info.optional]
+
+
+def optional_health(name: str) -> tuple[bool, list[tuple[str, str]]]:
+    """Of such a suite: whether somebody has begun to set it up, and what is missing with what mends it."""
+    from pvdr_bench.suites.registry import suite
+
+    info = suite(name)
+    begun = any(package.installed for package in info.packages) or any(
+        os.environ.get(variable.name) for variable in info.variables if variable.required)
+    return begun, [(problem.message, problem.hint or "") for problem in info.problems()]

@@ -60,10 +60,10 @@ def import_(
     """Turn videos into a corpus that --videos takes; the same command goes on where it was interrupted."""
     from pvdr_bench.errors import UsageError
     from pvdr_bench.runs.paths import data_root
+    from pvdr_bench.suites.resize import Fit
     from pvdr_bench.videos.fetching import downloads_path
     from pvdr_bench.videos.importing import import_videos
     from pvdr_bench.videos.readers.detect import FORMATS
-    from pvdr_bench.videos.resize import Fit
 
     corpus = _known(name)
     root = folder or downloads_path(name, data_root())

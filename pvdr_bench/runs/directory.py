@@ -7,6 +7,7 @@
     train.jsonl       metrics of training             } append-only, cut back to
     episodes.jsonl    one line per evaluation episode } the checkpoint on resume;
     timing.jsonl      seconds, by part of each phase  } the last is never the same twice
+    incidents.jsonl   simulators that died and were started again, if any; never cut back
     heartbeat.json    progress for watchers
     checkpoints/      videos/
     done.json or failed.json    done.json seals the others, see runs/seal.py

@@ -87,6 +87,7 @@ class SuiteInfo:
         options: settings that a task may give.
         envs_per_process: how many environments one process may hold; None: any number. A simulator that can exist
             only once in a process says 1. Worker processes are always spawned, never forked.
+        restarts: how often a worker's simulator that died is started again before the run fails.
         has_expert: ``expert_action`` works. has_goal_image: ``goal_image`` works.
         truth: names in ``EnvStep.truth``.
         corpora: videos that it can make.
@@ -112,6 +113,7 @@ class SuiteInfo:
     variables: tuple[Variable, ...] = ()
     options: tuple[Option, ...] = ()
     envs_per_process: int | None = None
+    restarts: int = 0
     has_expert: bool = True
     has_goal_image: bool = True
     truth: tuple[str, ...] = ()

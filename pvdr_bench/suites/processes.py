@@ -20,7 +20,7 @@ from typing import Any
 
 import pvdr_bench
 from pvdr_bench import errors
-from pvdr_bench.errors import TrainingError
+from pvdr_bench.errors import SimulatorError, TrainingError
 
 # The parent decides when to stop, also where a terminal or a cluster signals the whole process group.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
@@ -42,7 +42,7 @@ class Worker:
         """Ask it for something.
 
         Raises:
-            TrainingError: it is dead.
+            SimulatorError: it is dead.
         """
         try:
             self.connection.send(message)
@@ -53,12 +53,13 @@ class Worker:
         """The worker's answer.
 
         Raises:
-            TrainingError: it died, did not answer in time, or an unexpected error happened inside.
+            SimulatorError: it died, or did not answer in time.
+            TrainingError: an unexpected error happened inside.
             BenchError: an expected error happened inside.
         """
         try:
             if not self.connection.poll(timeout):
-                raise TrainingError(
+                raise SimulatorError(
                     f"environment worker {self.index} (process {self.process.pid}) gave no answer in {timeout:.0f} s",
                     hint="it hangs in the simulator; the same command continues from the last checkpoint",
                 )
@@ -69,7 +70,7 @@ class Worker:
             raise _rebuild_error(self.index, *answer)
         return answer
 
-    def death(self) -> TrainingError:
+    def death(self) -> SimulatorError:
         """The error that says how the worker ended."""
         try:
             code: int | None = self.process.wait(timeout=5)
@@ -81,7 +82,13 @@ class Worker:
         hint = "the same command continues from the last checkpoint"
         if code == -signal.SIGKILL:
             hint = f"often the machine ran out of memory: use fewer environments or jobs; {hint}"
-        return TrainingError(f"environment worker {self.index} (process {self.process.pid}) {how}", hint=hint)
+        return SimulatorError(f"environment worker {self.index} (process {self.process.pid}) {how}", hint=hint)
+
+    def kill(self) -> None:
+        """End it now, whatever it does."""
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
 
 
 def _signal_name(number: int) -> str:

@@ -13,10 +13,11 @@ from pvdr_bench.plugins import load_plugins, path_text
 from pvdr_bench.suites.dummy.info import DUMMY
 from pvdr_bench.suites.info import SuiteInfo
 from pvdr_bench.suites.metaworld.info import METAWORLD
+from pvdr_bench.suites.rlbench.info import RLBENCH
 from pvdr_bench.suites.tabletop.info import TABLETOP
 from pvdr_bench.words import did_you_mean, nearest
 
-_BUILT_IN = (METAWORLD, TABLETOP, DUMMY)
+_BUILT_IN = (METAWORLD, RLBENCH, TABLETOP, DUMMY)
 DEFAULT_SUITE = METAWORLD.name  # what is meant where no task names a suite
 DEFAULT_CORPUS = METAWORLD.corpora[0].name  # what methods pre-train on unless --videos says otherwise
 

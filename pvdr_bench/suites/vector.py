@@ -14,21 +14,22 @@ import mmap
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.errors import TrainingError, UsageError
-from pvdr_bench.suites.base import EnvConfig, Image, VectorStep
-from pvdr_bench.suites.group import EnvGroup
+from pvdr_bench.errors import SimulatorError, TrainingError, UsageError
+from pvdr_bench.suites.base import EnvConfig, EnvStep, Image, VectorStep
+from pvdr_bench.suites.group import EnvGroup, next_seed
 from pvdr_bench.suites.processes import Worker, spawn
 from pvdr_bench.suites.registry import suite
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 
 START_TIMEOUT = 300.0  # seconds for a worker to import the simulator and build its environments
+_REVIVED = 2**20  # first number of an episode after a restart, where its seed is drawn from; larger than any other's
 STEP_TIMEOUT = 300.0  # seconds for a worker's answer to anything else
 
 
@@ -54,31 +55,32 @@ class VectorEnv:
         shape = (2, num_envs, config.image_size, config.image_size, 3)
         self._workers: list[Worker] = []
         self._group: EnvGroup | None = None
-        self._playing = num_envs  # of the last reset
+        self._descriptor: int | None = None
+        self._playing, self._seeds = num_envs, [0] * num_envs  # of the last reset
+        self.incidents: list[dict[str, Any]] = []  # simulators that died and were started again
         self._closed = False
-        info = suite(config.suite)
-        workers = max(workers, workers_needed(num_envs, info.envs_per_process))
+        self._info = suite(config.suite)
+        workers = max(workers, workers_needed(num_envs, self._info.envs_per_process))
         if workers == 0:
             self._frames: Image = np.zeros(shape, np.uint8)
             self._group = EnvGroup(config, num_envs, self._frames)
             self.action_space = self._group.action_space
             return
-        descriptor = _memory_file(int(np.prod(shape)))
+        self._descriptor = _memory_file(int(np.prod(shape)))
         try:
-            self._memory = mmap.mmap(descriptor, int(np.prod(shape)))
+            self._memory = mmap.mmap(self._descriptor, int(np.prod(shape)))
             self._frames = np.frombuffer(self._memory, np.uint8).reshape(shape)
-            self._start(min(workers, num_envs), descriptor, info.worker_environment())
+            self._start(min(workers, num_envs))
         except BaseException:
             self.close()
             raise
-        finally:
-            os.close(descriptor)
 
-    def _start(self, count: int, descriptor: int, extra: Mapping[str, str]) -> None:
-        bounds = np.linspace(0, self.num_envs, count + 1).round().astype(int)
+    def _start(self, count: int) -> None:
+        bounds, extra = np.linspace(0, self.num_envs, count + 1).round().astype(int), self._info.worker_environment()
+        assert self._descriptor is not None
         for index in range(count):
             part = slice(int(bounds[index]), int(bounds[index + 1]))
-            self._workers.append(spawn(index, part, descriptor, extra))
+            self._workers.append(spawn(index, part, self._descriptor, extra))
         for worker in self._workers:
             worker.send(("open", self.config, self.num_envs, worker.part))
         self.action_space = [worker.receive(START_TIMEOUT) for worker in self._workers][0]
@@ -107,11 +109,11 @@ class VectorEnv:
         self._check_open()
         if not 1 <= len(seeds) <= self.num_envs:
             raise UsageError(f"{len(seeds)} seeds for {self.num_envs} environments")
-        self._playing = len(seeds)
+        self._playing, self._seeds = len(seeds), list(seeds)
         if self._group is not None:
             self._group.reset(seeds)
         else:
-            self._ask([("reset", list(seeds[worker.part])) for worker in self._busy])
+            self._ask([("reset", list(seeds[worker.part])) for worker in self._busy], again=True)
         image: Image = self._frames[0, :self._playing].copy()
         return image
 
@@ -131,8 +133,11 @@ class VectorEnv:
         if self._group is not None:
             steps = self._group.step(actions)
         else:
-            answers = self._ask([("step", actions[worker.part]) for worker in self._busy])
-            steps = [step for answer in answers for step in answer]
+            before = self._frames[0].copy() if self._info.restarts else self._frames[0]
+            busy = self._busy
+            answers = self._ask([("step", actions[worker.part]) for worker in busy])
+            steps = [step for worker, answer in zip(busy, answers, strict=True)
+                     for step in (self._begin_again(worker.part, before) if answer is None else answer)]
         return VectorStep(
             image=self._frames[0, :self._playing].copy(),
             final_image=self._frames[1, :self._playing].copy(),
@@ -149,8 +154,7 @@ class VectorEnv:
         self._check_open()
         if self._group is not None:
             return self._group.goal_image()
-        self._workers[0].send(("goal_image",))
-        image: Image = self._workers[0].receive(STEP_TIMEOUT)
+        image: Image = self._ask([("goal_image",)], again=True)[0]
         return image
 
     def expert_action(self) -> NDArray[np.float32]:
@@ -158,7 +162,7 @@ class VectorEnv:
         self._check_open()
         if self._group is not None:
             return self._group.expert_action()
-        return np.concatenate(self._ask([("expert_action",)] * len(self._busy)))
+        return np.concatenate(self._ask([("expert_action",)] * len(self._busy), again=True))
 
     def close(self) -> None:
         """Stop the workers; safe to call twice."""
@@ -177,11 +181,72 @@ class VectorEnv:
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
-    def _ask(self, messages: Sequence[tuple[Any, ...]]) -> list[Any]:
-        for worker, message in zip(self._busy, messages, strict=True):
-            worker.send(message)
-        return [worker.receive(STEP_TIMEOUT) for worker in self._busy]
+    def _ask(self, messages: Sequence[tuple[Any, ...]], again: bool = False) -> list[Any]:
+        """Answers of the first workers, as many as messages, which work at the same time.
+
+        A worker whose simulator died is started again, as often as its suite allows; it is asked ``again`` then, or its
+        answer is None.
+
+        Raises:
+            SimulatorError: a simulator died once too often.
+        """
+        dead: dict[int, SimulatorError] = {}
+        for worker, message in zip(self._workers, messages, strict=False):
+            try:
+                worker.send(message)
+            except SimulatorError as error:
+                dead[worker.index] = error
+        answers: list[Any] = []
+        for index, message in enumerate(messages):
+            try:
+                if index in dead:
+                    raise dead[index]
+                answers.append(self._workers[index].receive(STEP_TIMEOUT))
+            except SimulatorError as error:
+                answers.append(self._revive(index, error, message if again else None))
+        return answers
+
+    def _revive(self, index: int, error: SimulatorError, message: tuple[Any, ...] | None) -> Any:
+        """Start a dead worker again and ask it; the answer, or None without a message.
+
+        Raises:
+            SimulatorError: the suite allows no further start, or it dies again and again.
+        """
+        while True:
+            worker = self._workers[index]
+            if len(self.incidents) >= self._info.restarts:
+                raise error
+            self.incidents.append({"worker": index, "pid": worker.process.pid, "error": error.message})
+            worker.kill()
+            assert self._descriptor is not None
+            fresh = self._workers[index] = spawn(
+                index, worker.part, self._descriptor, self._info.worker_environment())
+            try:
+                fresh.send(("open", self.config, self.num_envs, fresh.part))
+                fresh.receive(START_TIMEOUT)
+                fresh.send(("reset", [next_seed(seed, _REVIVED + len(self.incidents)) for seed in
+                                      self._seeds[fresh.part]]))
+                fresh.receive(STEP_TIMEOUT)
+                if message is None:
+                    return None
+                fresh.send(message)
+                return fresh.receive(STEP_TIMEOUT)
+            except SimulatorError as newer:
+                error = newer
+
+    def _begin_again(self, part: slice, before: Image) -> list[EnvStep]:
+        """What a decision led to in environments whose simulator died in it: their episodes end without a success.
+
+        What was seen last is their last picture; the next episode has begun.
+        """
+        busy = range(*part.indices(self._playing))
+        self._frames[1, busy.start:busy.stop] = before[busy.start:busy.stop]
+        return [EnvStep(np.empty(0, np.uint8), 0.0, success=False, terminated=False, truncated=True,
+                        env_steps=self.config.action_repeat, truth=dict.fromkeys(self._info.truth, float("nan")))
+                for _ in busy]
 
     def _check_open(self) -> None:
         if self._closed:

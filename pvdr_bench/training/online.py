@@ -40,6 +40,7 @@ from pvdr_bench.training.evaluation import (
     stable_seed,
     train_seeds,
 )
+from pvdr_bench.training.incidents import Incidents
 from pvdr_bench.training.reward import GoalReward
 from pvdr_bench.training.train_log import TrainLog
 
@@ -116,7 +117,8 @@ class OnlineLoop:
         self.is_first: torch.Tensor
         self.carry: Carry = {}
         config, protocol = spec.env_config(), spec.protocol
-        self.envs = pieces.make_envs(config, self.n)
+        self.incidents = Incidents(run_dir.path, pieces.make_envs)
+        self.envs = self.incidents.make(config, self.n)
         stack.callback(self.envs.close)
         self.replay: EpisodeReplay | None = None
         if not pieces.on_policy:
@@ -129,7 +131,7 @@ class OnlineLoop:
         # Evaluations stand at sync points, where all training episodes have ended and none has begun; so training's
         # environments can be lent for them, which saves the memory of as many more and of the processes they are in.
         self.evaluator = Evaluator(
-            lambda: self.envs if config == full_length else pieces.make_envs(full_length, self.n), self.n,
+            lambda: self.envs if config == full_length else self.incidents.make(full_length, self.n), self.n,
             self.reward, protocol.eval_seed_base, spec.seed, pieces.needs_expert, stop,
             self.stopwatch)
         stack.callback(self.evaluator.close)
@@ -172,6 +174,7 @@ class OnlineLoop:
                                                 self.envs, self.pieces.needs_expert)
         with self.stopwatch("env"):
             step = self.envs.step(action.clamp(-1, 1).numpy())
+        self.incidents.write(self.env_steps, "train")
         before, grid = self.env_steps, self.protocol.sync_every
         self.env_steps += int(step.env_steps.sum())
         self.decisions += self.n
@@ -231,6 +234,7 @@ class OnlineLoop:
                                                      decisions=self.decisions, point=point)))
             results.append(result)
             self._beat(f"evaluate {point}")
+        self.incidents.write(self.env_steps, point)
         self.evaluation_seconds += time.monotonic() - began
         self._write_seconds(point)
         self.success = float(np.mean([result.success_any for result in results]))

@@ -21,12 +21,12 @@ from pvdr_bench.errors import TrainingError, UsageError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import content_hash, read_json, write_json
 from pvdr_bench.runs.locks import FileLock
+from pvdr_bench.suites.resize import FITS, Fit, fitted
 from pvdr_bench.videos.generate import corpus_path
 from pvdr_bench.videos.layout import Frames, partial_path, split_of
 from pvdr_bench.videos.parts import check_parts, make_parts, open_finished
 from pvdr_bench.videos.readers.base import Reader, ReadOptions, SourceEpisode, Unit
 from pvdr_bench.videos.readers.detect import open_source, reader_class
-from pvdr_bench.videos.resize import FITS, Fit, fitted
 from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.writer import ClipWriter
 

@@ -1,16 +1,5 @@
-"""How actions move the arm: RLBench's action modes by name, each scaled to [-1, 1], and the kinematics behind them.
-
-==================== ====================================================================== ===========================
-mode                 an action of 1                                                         after RLBench's
-==================== ====================================================================== ===========================
-``end_effector``     moves the commanded fingertips by 1 cm along x, y, z; inverse          ``EndEffectorPoseViaIK``,
-                     kinematics keeps the hand's rotation                                   relative, without rotation
-``joint_position``   moves a joint by 0.1 rad from where it is                              ``JointPosition``, relative
-``joint_velocity``   turns a joint by 2 rad/s                                               ``JointVelocity``
-==================== ====================================================================== ===========================
-
-The last dimension is the gripper: above 0 it opens, else it closes, as RLBench's ``Discrete`` does above 0.5.
-"""
+"""How actions move the tabletop's arm, and the kinematics behind it; the action modes are those of
+``arm_actions.py``."""
 
 from __future__ import annotations
 
@@ -20,15 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pvdr_bench.suites.arm_actions import CONTROL_STEP, HAND_STEP, JOINT_SPEED, JOINT_STEP
 from pvdr_bench.suites.gl import import_mujoco
 from pvdr_bench.suites.tabletop import panda
 
 Vector = NDArray[np.float64]
 
-CONTROL_STEP = 0.05  # seconds: RLBench's simulation step, which is one env_step
-HAND_STEP = 0.01  # metres
-JOINT_STEP = 0.1  # radians, RLBench's own bound
-JOINT_SPEED = 2.0  # radians a second
 LEASH = 0.05  # metres by which the command may run ahead of the hand, so that pressing does not wind up
 REACH = ((-0.05, -0.45, 0.77), (0.6, 0.45, 1.5))  # metres: where the fingertips can be sent
 _DAMPING, _REST = 0.03, 0.02  # of the inverse kinematics, and its pull towards the start's posture
@@ -48,7 +34,7 @@ class Arm:
 
     Args:
         model: a compiled scene. data: its state; the arm's servos are written there.
-        mode: a name of :data:`~pvdr_bench.suites.tabletop.info.MODES`.
+        mode: a name of :data:`~pvdr_bench.suites.arm_actions.MODES`.
     """
 
     def __init__(self, model: Any, data: Any, mode: str) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import TrainingError, UsageError
+from pvdr_bench.suites.arm_actions import ACTION_MODE, CONTROL_STEP, CROP, HAND_STEP, MODES
 from pvdr_bench.suites.base import EnvConfig, EnvStep, Image, MujocoEnv
 from pvdr_bench.suites.cameras import CameraPose, check_crop
 from pvdr_bench.suites.gl import import_mujoco
-from pvdr_bench.suites.tabletop.control import CONTROL_STEP, HAND_STEP, Arm, Command, Vector
-from pvdr_bench.suites.tabletop.info import ACTION_MODE, CROP, MODES
+from pvdr_bench.suites.tabletop.control import Arm, Command, Vector
 from pvdr_bench.suites.tabletop.scenes import LAMP_OFF, LAMP_ON, TIMESTEP, compiled
 from pvdr_bench.suites.tabletop.tasks import TASKS, Placement, Task
 

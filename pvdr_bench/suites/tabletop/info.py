@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
+from pvdr_bench.suites.arm_actions import ACTION_MODE, CROP, MODES
 from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.corpora import CorpusSource
-from pvdr_bench.suites.info import Option, Package, SuiteInfo, SuiteTask, Variable
-from pvdr_bench.suites.spaces import BoxSpace
+from pvdr_bench.suites.info import Package, SuiteInfo, SuiteTask, Variable
 
 # RLBench's front camera: at (1.35, 0, 1.58), looking along (-0.9063, 0, -0.4226), 40 degrees high.
 _DISTANCE = 1.96  # to the table
 FRONT = CameraPose((1.35 - 0.9063 * _DISTANCE, 0.0, 1.58 - 0.4226 * _DISTANCE), _DISTANCE, 180.0, -25.0, fovy=40.0)
 
-_JOINTS = (*(f"joint{i}" for i in range(1, 8)), "gripper")
-MODES = {
-    "end_effector": BoxSpace(4, names=("x", "y", "z", "gripper")),
-    "joint_position": BoxSpace(8, names=_JOINTS),
-    "joint_velocity": BoxSpace(8, names=_JOINTS),
-}
-ACTION_MODE = Option("action_mode", "end_effector", "what an action moves: the fingertips by up to 1 cm (inverse "
-                     "kinematics keeps the hand turned as at the start), the joints by up to 0.1 rad, or the joints at "
-                     "up to 2 rad/s",
-                     tuple(MODES))
-CROP = Option("crop", [0.06, 0.0, 0.94, 0.88], "left, top, right and bottom edge of what is seen of the front camera's "
-              "picture, in parts of its side; square")
 NOTE = "Tabletop is no RLBench: three of its tasks re-made in MuJoCo with our own objects; not comparable."
 
 VIDEOS = CorpusSource(

@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.videos.layout import Frames
-
+Frames = NDArray[np.uint8]  # [T, H, W, 3]
 Fit = Literal["crop", "squash", "pad"]
 _AT_ONCE = 2**20  # bytes of frames whose sums are in memory
 FITS: tuple[Fit, ...] = ("crop", "squash", "pad")

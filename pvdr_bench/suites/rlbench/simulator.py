@@ -1,0 +1,195 @@
+"""One running CoppeliaSim with one RLBench task in it: how it is started, asked, and what its errors mean.
+
+Only this module imports ``rlbench`` and ``pyrep``. A process can hold one simulator, and it must be started in the
+process that uses it. Whatever an action provokes that RLBench has an error for is a failed action; whatever else goes
+wrong is a simulator that cannot be used any longer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvdr_bench.errors import BenchError, SetupError, SimulatorError, TrainingError
+from pvdr_bench.needed import need
+from pvdr_bench.suites.arm_actions import HAND_STEP, JOINT_SPEED, JOINT_STEP
+from pvdr_bench.suites.base import Image
+from pvdr_bench.suites.rlbench.info import RLBENCH
+from pvdr_bench.suites.rlbench.names import INSTALL
+
+_NO_TURN = (0.0, 0.0, 0.0, 1.0)  # a quaternion x, y, z, w
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the simulator shows after a step or reset.
+
+    Attributes:
+        image: front camera [S, S, 3]. hand: position [3] of the gripper's tip, metres; NaN where it is not told.
+    """
+
+    image: Image
+    hand: NDArray[np.float64]
+    success: bool = False
+    invalid: bool = False  # the action could not be done; nothing has moved
+
+
+class Simulator:
+    """RLBench's environment and task.
+
+    Args:
+        task: name of the task's module, such as ``lamp_on``. mode: a name of ``arm_actions.MODES``.
+        size: side of the front camera's picture. render: ``opengl3`` or ``opengl``.
+        variation: of the task. static: the task stands at its modelled place.
+
+    Raises:
+        SetupError: something is missing, or RLBench has no such variation. SimulatorError: CoppeliaSim does not start.
+    """
+
+    def __init__(self, task: str, mode: str, size: int, render: str, variation: int, static: bool) -> None:
+        if found := RLBENCH.problems():
+            raise found[0]
+        self.name, self._mode = task, mode
+        need("rlbench", "the suite rlbench", INSTALL)
+        self._bad_actions = _bad_actions()
+        from rlbench.environment import Environment
+
+        with _simulating(f"{task} cannot be started"):
+            self._environment = Environment(_action_mode(mode), obs_config=_observations(size, render), headless=True,
+                                            static_positions=static)
+            self._environment.launch()
+            self._task = self._environment.get_task(_task_class(task))
+            count = int(self._task.variation_count())
+        if variation >= count:
+            self.close()
+            raise SetupError(f"RLBench's {task} has {count} variations, counted from 0, and no {variation}",
+                             hint="change the option variation of the task")
+        with _simulating(f"{task} cannot be set up"):
+            self._task.set_variation(variation)
+
+    def reset(self, seed: int) -> Seen:
+        """Start an episode; what is random in it comes from ``seed``.
+
+        Raises:
+            TrainingError: the task's objects cannot be placed. SimulatorError: the simulator is of no use.
+        """
+        from rlbench.backend.exceptions import TaskEnvironmentError
+
+        with _simulating(f"{self.name} cannot be reset"), seeded(seed):
+            try:
+                _, observation = self._task.reset()
+            except TaskEnvironmentError as error:
+                raise TrainingError(f"RLBench cannot place the objects of {self.name}: {error}",
+                                    hint="choose another instance_seed or variation") from error
+        return _seen(observation)
+
+    def step(self, action: NDArray[np.float64], before: Seen) -> Seen:
+        """One step of RLBench with an action [4] or [8] in [-1, 1]; ``before`` is what was seen last."""
+        try:
+            with _simulating(f"{self.name} cannot be stepped", apart=self._bad_actions):
+                observation, reward, _ = self._task.step(self._command(action))
+        except self._bad_actions:
+            return Seen(before.image, before.hand, success=False, invalid=True)
+        return _seen(observation, success=float(reward) >= 1.0)
+
+    def demonstrate(self, seed: int) -> Seen:
+        """What is seen at the end of a demonstration that RLBench plans now. It resets the task.
+
+        Raises:
+            TrainingError: no demonstration was found. SimulatorError: the simulator is of no use.
+        """
+        with _simulating(f"{self.name} cannot be demonstrated"), seeded(seed):
+            try:
+                demos = self._task.get_demos(1, live_demos=True)
+            except RuntimeError as error:  # what it raises after ten attempts, whatever went wrong in them
+                raise TrainingError(f"RLBench found no demonstration of {self.name}, so no goal image: {error}",
+                                    hint="choose another instance_seed or variation") from error
+            return _seen(demos[0][-1], success=True)
+
+    def close(self) -> None:
+        """End CoppeliaSim; one that is dead already is left alone."""
+        with suppress(Exception):
+            self._environment.shutdown()
+
+    def _command(self, action: NDArray[np.float64]) -> NDArray[np.float64]:
+        """An action in RLBench's units: metres and a quaternion, radians, or radians a second; and the gripper."""
+        gripper = 1.0 if action[-1] > 0.0 else 0.0
+        if self._mode == "end_effector":
+            return np.array([*(HAND_STEP * action[:3]), *_NO_TURN, gripper])
+        return np.append((JOINT_STEP if self._mode == "joint_position" else JOINT_SPEED) * action[:-1], gripper)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random states that RLBench draws from, numpy's and Python's global ones, set for a while and put back after."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    np.random.seed(np.random.SeedSequence(seed).generate_state(1))
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+@contextmanager
+def _simulating(what: str, apart: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Errors that no action explains are the simulator's; our own and those ``apart`` pass as they are."""
+    known: tuple[type[Exception], ...] = (BenchError, *apart)
+    try:
+        yield
+    except known:
+        raise
+    except Exception as error:  # PyRep raises RuntimeError and classes of its own where a call of the library fails
+        raise SimulatorError(f"CoppeliaSim: {what}: {type(error).__name__}: {error}",
+                             hint="the same command continues from the last checkpoint") from error
+
+
+def _bad_actions() -> tuple[type[Exception], ...]:
+    """What RLBench and PyRep raise for an action that cannot be done."""
+    from pyrep.errors import ConfigurationError, ConfigurationPathError, IKError
+    from rlbench.backend.exceptions import BoundaryError, InvalidActionError, WaypointError
+
+    return InvalidActionError, IKError, ConfigurationError, ConfigurationPathError, BoundaryError, WaypointError
+
+
+def _action_mode(mode: str) -> Any:
+    from rlbench.action_modes.action_mode import MoveArmThenGripper
+    from rlbench.action_modes.arm_action_modes import EndEffectorPoseViaIK, JointPosition, JointVelocity
+    from rlbench.action_modes.gripper_action_modes import Discrete
+
+    arms = {"end_effector": lambda: EndEffectorPoseViaIK(absolute_mode=False),
+            "joint_position": lambda: JointPosition(absolute_mode=False), "joint_velocity": JointVelocity}
+    return MoveArmThenGripper(arms[mode](), Discrete())
+
+
+def _observations(size: int, render: str) -> Any:
+    """The front camera alone; RLBench leaves cameras out of the scene that nobody looks through."""
+    from pyrep.const import RenderMode
+    from rlbench.observation_config import ObservationConfig
+
+    config = ObservationConfig()
+    config.set_all(False)
+    config.front_camera.rgb = True
+    config.front_camera.image_size = (size, size)
+    config.front_camera.render_mode = RenderMode.OPENGL3 if render == "opengl3" else RenderMode.OPENGL
+    config.gripper_pose = True
+    return config
+
+
+def _task_class(name: str) -> Any:
+    """``lamp_on`` is the class ``LampOn`` of the module ``rlbench.tasks.lamp_on``."""
+    module = need(f"rlbench.tasks.{name}", "the suite rlbench", INSTALL)
+    return getattr(module, "".join(part.capitalize() for part in name.split("_")))
+
+
+def _seen(observation: Any, success: bool = False) -> Seen:
+    pose = observation.gripper_pose
+    hand = np.full(3, np.nan) if pose is None else np.array(pose[:3], np.float64)
+    return Seen(np.array(observation.front_rgb, np.uint8), hand, success)

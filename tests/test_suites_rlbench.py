@@ -1,0 +1,346 @@
+"""The adapter to RLBench: its contract against our own small fake, and against the real package where there is one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pvdr_bench.catalog.catalog import load_catalog
+from pvdr_bench.cli.describe import explain
+from pvdr_bench.errors import DataError, SetupError, SimulatorError, TrainingError, UsageError
+from pvdr_bench.launch.sbatch import script
+from pvdr_bench.suites import make_env
+from pvdr_bench.suites.base import Env, EnvConfig
+from pvdr_bench.suites.rlbench import health
+from pvdr_bench.suites.rlbench.env import RLBenchEnv
+from pvdr_bench.suites.rlbench.goals import goal_file
+from pvdr_bench.suites.rlbench.info import RLBENCH
+from pvdr_bench.suites.vector import VectorEnv
+from tests import fake_rlbench
+
+CONFIG = EnvConfig("rlbench", "lamp_on", RLBENCH.first_camera, image_size=32, action_repeat=2, episode_steps=40,
+                   options={"render_size": 64})
+DOWN = np.array([0, 0, -1, -1], np.float32)
+UP = -DOWN
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The fake on the path of this process and of workers, a simulator's folder, a display and a data folder."""
+    fake_rlbench.forget()
+    fake_rlbench.write(tmp_path)
+    site = str(tmp_path / "site")
+    monkeypatch.setattr(sys, "path", [site, *sys.path])
+    root = str(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([site, root, os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("COPPELIASIM_ROOT", str(tmp_path / "coppelia"))
+    monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FAKE_RLBENCH_COUNT", str(tmp_path / "deaths"))
+    yield tmp_path
+    fake_rlbench.forget()
+
+
+@pytest.fixture(params=["fake", "real"])
+def rlbench(request: pytest.FixtureRequest) -> None:
+    """Our fake, or the user's RLBench; skipped where there is none."""
+    if request.param == "fake":
+        request.getfixturevalue("fake")
+        return
+    if found := RLBENCH.problems():
+        pytest.skip("no RLBench here: " + "; ".join(problem.message for problem in found))
+    request.getfixturevalue("tmp_path")
+
+
+def pixels(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(int) - b.astype(int)).mean())
+
+
+def envs(config: EnvConfig = CONFIG) -> VectorEnv:
+    """In a process of its own, as runs have it: one simulator each."""
+    return VectorEnv(config, 1, workers=0)
+
+
+# What holds for the real package as well ----------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["end_effector", "joint_position", "joint_velocity"])
+def test_an_episode_in_each_action_mode(rlbench: None, mode: str) -> None:
+    with envs(dataclasses.replace(CONFIG, options={**CONFIG.options, "action_mode": mode})) as playing:
+        assert playing.action_space.dim == (4 if mode == "end_effector" else 8) and len(playing.worker_pids) == 1
+        first = playing.reset([0])
+        assert first.shape == (1, 32, 32, 3) and first.dtype == np.uint8 and first.std() > 5
+        steps = [playing.step(np.zeros((1, playing.action_dim), np.float32)) for _ in range(20)]
+        assert [bool(step.truncated[0]) for step in steps] == [False] * 19 + [True]
+        assert all(step.env_steps[0] == 2 and not step.terminated[0] for step in steps)
+        assert set(steps[0].truth) == set(RLBENCH.truth)
+        assert pixels(steps[-1].image, first) < 2, "the frozen instance again"
+
+
+def test_frozen_poses_come_back_and_goals_are_the_same_for_all(rlbench: None) -> None:
+    with envs() as one:
+        first = one.reset([0])
+        goal = one.goal_image()
+        assert pixels(goal, first[0]) > 0.5, "the arm is elsewhere"
+        one.step(DOWN[None])
+        assert pixels(one.reset([7]), first) < 2
+    with envs() as two:
+        two.reset([1])
+        np.testing.assert_array_equal(two.goal_image(), goal, "from the file, not planned anew")
+
+
+def test_an_action_that_cannot_be_done_ends_its_step_and_not_the_run(rlbench: None) -> None:
+    with envs() as playing:
+        playing.reset([0])
+        steps = [playing.step(UP[None]) for _ in range(19)]
+        assert not any(step.success.any() or step.truncated.any() for step in steps)
+        assert sum(step.truth["invalid_actions"][0] for step in steps) > 0, "far above the robot's reach"
+        before = steps[-1].truth["hand_z"][0]
+        assert playing.step(DOWN[None]).truth["hand_z"][0] <= before + 1e-3
+
+
+# The fake's quirks ----------------------------------------
+
+
+@pytest.fixture
+def env(fake: Path) -> Iterator[Env]:
+    built = make_env(CONFIG)
+    yield built
+    built.close()
+
+
+def test_success_is_recorded_once_reached_and_the_episode_goes_on(env: Env) -> None:
+    env.reset(0)
+    steps = [env.step(DOWN) for _ in range(4)]
+    assert [step.success for step in steps] == [False] * 3 + [True] and steps[-1].dense_reward == 1.0
+    assert not steps[-1].terminated and not steps[-1].truncated, "RLBench says terminate and is not asked"
+    assert type(steps[-1].dense_reward) is float and type(steps[-1].success) is bool
+    ends = make_env(dataclasses.replace(CONFIG, terminate_on_success=True))
+    ends.reset(0)
+    last = [ends.step(DOWN) for _ in range(4)][-1]
+    assert last.terminated and last.env_steps == 2
+
+
+def test_global_randomness_is_put_back(fake: Path) -> None:
+    np.random.seed(5)
+    random.seed(5)
+    expected = np.random.uniform(size=3), random.random()
+    np.random.seed(5)
+    random.seed(5)
+    env = make_env(dataclasses.replace(CONFIG, frozen_instance=False))
+    images = [env.reset(seed) for seed in (1, 2, 1, 1 + 2**32)]
+    env.goal_image()
+    np.testing.assert_array_equal(np.random.uniform(size=3), expected[0])
+    assert random.random() == expected[1]
+    assert pixels(images[0], images[2]) == 0 and min(pixels(images[0], images[i]) for i in (1, 3)) > 0.5
+
+
+def test_what_a_task_draws_itself_is_frozen_by_its_seed(fake: Path) -> None:
+    config = dataclasses.replace(CONFIG, env_id="reach_target")
+    one, other = make_env(config), make_env(dataclasses.replace(config, instance_seed=1))
+    assert pixels(one.reset(0), one.reset(9)) == 0 < pixels(one.reset(0), other.reset(0))
+
+
+def test_an_instance_that_does_not_come_back_is_told(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    env.reset(0)
+    monkeypatch.setenv("FAKE_RLBENCH_WANDERS", "1")
+    with pytest.raises(TrainingError, match="does not come back as it was: 3 resets differ"):
+        env.reset(0)
+
+
+@pytest.mark.parametrize(("variable", "words"), [
+    ("FAKE_RLBENCH_UNPLACED", "cannot place the objects of lamp_on"),
+    ("FAKE_RLBENCH_NO_DEMO", "no demonstration of lamp_on")])
+def test_what_rlbench_cannot_do_is_told_and_is_no_dead_simulator(
+        fake: Path, monkeypatch: pytest.MonkeyPatch, variable: str, words: str) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(TrainingError, match=words) as caught:
+        make_env(CONFIG).goal_image()
+    assert not isinstance(caught.value, SimulatorError)
+
+
+def test_a_goal_has_a_hash_and_a_damaged_one_is_refused(env: Env) -> None:
+    assert isinstance(env, RLBenchEnv)
+    env.reset(0)
+    env.step(DOWN)
+    with pytest.raises(UsageError, match="at the start of an episode"):
+        env.goal_image()
+    env.reset(0)
+    goal = env.goal_image()
+    path = goal_file(env._key())
+    with np.load(path, allow_pickle=False) as file:
+        kept = dict(file)
+    assert json.loads(str(kept["about"]))["key"]["task"] == "lamp_on"
+    np.testing.assert_array_equal(kept["image"], goal)
+    kept["image"] = kept["image"] ^ 1
+    np.savez(path, **kept)
+    with pytest.raises(DataError, match="does not fit its hash"):
+        make_env(CONFIG)
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(DataError, match="cannot be read"):
+        make_env(CONFIG)
+
+
+def test_a_crop_is_cut_and_made_smaller_by_area(fake: Path) -> None:
+    def seen(size: int, crop: list[float]) -> Env:
+        return make_env(dataclasses.replace(CONFIG, image_size=size, options={"render_size": 64, "crop": crop}))
+
+    whole, part = seen(64, [0.0, 0.0, 1.0, 1.0]), seen(16, [0.25, 0.5, 0.75, 1.0])
+    picture = whole.reset(0)[32:, 16:48].astype(float).reshape(16, 2, 16, 2, 3).mean((1, 3))
+    assert np.abs(part.reset(0) - picture).max() <= 0.5
+
+
+def test_a_variation_that_there_is_not(fake: Path) -> None:
+    make_env(dataclasses.replace(CONFIG, env_id="push_button", options={"variation": 17}))
+    with pytest.raises(SetupError, match="has 18 variations, counted from 0, and no 18"):
+        make_env(dataclasses.replace(CONFIG, env_id="push_button", options={"variation": 18}))
+
+
+# A simulator that dies ----------------------------------------
+
+
+@pytest.mark.parametrize("how", ["exit", "raise"])
+def test_a_dead_simulator_is_started_again_and_written_down(
+        fake: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setenv("FAKE_RLBENCH_DIES", f"step:3:{how}")
+    with envs() as playing:
+        pid, first = playing.worker_pids[0], playing.reset([0])
+        seen = playing.step(DOWN[None])
+        died = playing.step(DOWN[None])
+        assert died.truncated[0] and not died.success[0] and died.env_steps[0] == 2 and died.dense_reward[0] == 0
+        np.testing.assert_array_equal(died.final_image, seen.image, "what was seen last")
+        np.testing.assert_array_equal(died.image, first)
+        assert playing.worker_pids[0] != pid and not playing.step(DOWN[None]).truncated[0]
+        assert [incident["worker"] for incident in playing.incidents] == [0]
+        assert ("died with exit code 139" if how == "exit" else "V-REP side") in playing.incidents[0]["error"]
+
+
+def test_one_that_dies_again_and_again_ends_the_run(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_RLBENCH_DIES", "reset:0:exit")
+    monkeypatch.setenv("FAKE_RLBENCH_DEATHS", "100")
+    with envs() as playing, pytest.raises(SimulatorError, match="died with exit code 139"):
+        playing.reset([0])
+    assert len(playing.incidents) == RLBENCH.restarts == 5
+
+
+def test_a_run_goes_on_and_has_it_in_its_folder(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pvdr_bench.cli.main import main
+
+    monkeypatch.setenv("FAKE_RLBENCH_DIES", "step:5:exit")
+    results = fake / "results"
+    monkeypatch.setenv("FAKE_RLBENCH_DEATHS", "3")  # one or two of them where the command measures how fast it goes
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "--method", "random", "--task", "rlbench/lamp-on", "--seeds", "1", "--scale", "smoke",
+              "--results", str(results), "-o", "protocol.goal_metric=pixel_l1", "--device", "cpu"])
+    assert caught.value.code in (None, 0)
+    (run,) = results.glob("random/rlbench-lamp-on/none/*/seed-0")
+    rows = [json.loads(line) for line in (run / "incidents.jsonl").read_text().splitlines()]
+    assert 1 <= len(rows) <= 3 and "died with exit code 139" in rows[0]["error"]
+    assert rows[0]["phase"] in ("grid", "train")
+    assert (run / "done.json").exists()
+
+
+# Words ----------------------------------------
+
+
+def test_the_protocol_is_the_papers_for_rlbench() -> None:
+    catalog = load_catalog()
+    spec = catalog.resolve("pvdr", "rlbench/lamp-on", 0, "paper")
+    protocol = spec.protocol
+    assert (protocol.name, protocol.image_size) == ("rlbench", 128)
+    assert (protocol.episode_steps, protocol.action_repeat) == (200, 2)
+    assert (protocol.success_bonus, protocol.camera, protocol.frozen_instance) == (100, "front", True)
+    assert protocol.hash() != catalog.resolve("pvdr", "tabletop/lamp-on", 0, "paper").protocol.hash()
+    assert spec.task.note == ""
+    for name in ("close-box", "push-button"):
+        note = catalog.task(f"rlbench/{name}").note
+        assert note.startswith("Assumed to be one of the paper's")
+        keys = explain(catalog, "task", f"rlbench/{name}", "cpu", None, [])["keys"]
+        assert {row["key"]: row["value"] for row in keys}["note"] == note
+    assert catalog.task("rlbench/turn-tap").env_id == "turn_tap"
+
+
+def test_workers_are_told_where_the_libraries_lie(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/mine")
+    told = RLBENCH.worker_environment()
+    root = str(fake / "coppelia")
+    assert told == {"LD_LIBRARY_PATH": f"{root}:{root}/platforms:/opt/mine", "QT_QPA_PLATFORM_PLUGIN_PATH": root}
+    monkeypatch.delenv("COPPELIASIM_ROOT")
+    assert RLBENCH.worker_environment() == {}
+
+
+def test_nothing_is_missing_where_the_fake_is(fake: Path) -> None:
+    assert RLBENCH.problems() == []
+
+
+def _no_root(fake: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.delenv("COPPELIASIM_ROOT")
+
+
+def _no_library(fake: Path, patch: pytest.MonkeyPatch) -> None:
+    (fake / "coppelia" / "libcoppeliaSim.so").unlink()
+
+
+def _no_plugin(fake: Path, patch: pytest.MonkeyPatch) -> None:
+    (fake / "coppelia" / "platforms" / "libqxcb.so").unlink()
+
+
+def _no_display(fake: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.delenv("DISPLAY")
+
+
+def _no_rlbench(fake: Path, patch: pytest.MonkeyPatch) -> None:
+    (fake / "site" / "rlbench-1.2.0.dist-info" / "METADATA").unlink()
+    (fake / "site" / "rlbench-1.2.0.dist-info").rmdir()
+
+
+def _pypis_pyrep(fake: Path, patch: pytest.MonkeyPatch) -> None:
+    for file in (fake / "site" / "pyrep" / "backend").iterdir():
+        file.unlink()
+    (fake / "site" / "pyrep" / "backend").rmdir()
+
+
+def _binding(text: str) -> object:
+    def change(fake: Path, patch: pytest.MonkeyPatch) -> None:
+        (fake / "site" / "pyrep" / "backend" / "_sim_cffi.py").write_text(f"raise ImportError({text!r})\n")
+
+    return change
+
+
+@pytest.mark.parametrize(("change", "words", "mends"), [
+    (_no_root, "COPPELIASIM_ROOT is not set", "export COPPELIASIM_ROOT="),
+    (_no_library, "library path", "export COPPELIASIM_ROOT="),
+    (_no_plugin, "Qt plugin path", "unpack"),
+    (_no_display, "no display", "xvfb-run -a"),
+    (_no_rlbench, "licence (.*) has to be accepted", "pip install 'rlbench @ git+https"),
+    (_pypis_pyrep, "another project of that name, PyPI's", "pip uninstall -y pyrep && pip install"),
+    (_binding("/x/_sim_cffi.so: undefined symbol: simGetJointMode"), "built against another version", "builds it anew"),
+    (_binding("libcoppeliaSim.so.1: cannot open shared object file"), "library path: PyRep", "builds it anew"),
+])
+def test_each_thing_that_is_missing_is_told_with_the_command_that_mends_it(
+        fake: Path, monkeypatch: pytest.MonkeyPatch, change: object, words: str, mends: str) -> None:
+    import re
+
+    change(fake, monkeypatch)  # type: ignore[operator]
+    health._load.cache_clear()
+    found = RLBENCH.problems()
+    health._load.cache_clear()
+    assert len(found) == 1, found
+    assert re.search(words, found[0].message) and mends in (found[0].hint or "")
+    with pytest.raises(SetupError):
+        make_env(CONFIG)
+    health._load.cache_clear()
+
+
+def test_a_cluster_job_has_a_display() -> None:
+    profile = load_catalog().profile("rlbench")
+    text = script(profile, Path("/logs"), "runs", 1, Path("/code"), None)
+    assert f"xvfb-run -a {sys.executable}" in text and "COPPELIASIM_ROOT" in text
