@@ -71,7 +71,7 @@ def test_the_grid_is_that_of_the_scale(catalog: Catalog) -> None:
     ("suite", "metawrld", 1, "unknown suite 'metawrld'", "did you mean 'metaworld'? known: dummy, metaworld"),
     ("env_id", "pushh-v3", 2, "unknown env_id of suite metaworld 'pushh-v3'", "did you mean 'push-v3'?"),
     ("camera", "metaword", 3, "unknown camera of suite metaworld 'metaword'", "did you mean 'metaworld'?"),
-    ("set", "set9", 3, "unknown hyperparameter set of method pvdr 'set9'", "known: set1, set2, set3"),
+    ("set", "set9", 3, "unknown hyperparameter set of method pvdr 'set9'", "known: rlbench, set1, set2, set3"),
 ])
 def test_a_task_that_names_what_is_not_there_is_refused_with_its_line(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str, line: int, message: str,

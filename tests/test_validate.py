@@ -62,7 +62,7 @@ def test_a_right_folder_has_no_problem(tmp_path: Path) -> None:
     ("methods/a.yaml", "extends: &x ppo\n", 1, "anchors"),
     ("tasks/a.yaml", "suite: metaworld\nenv_id: reech-v3\n", 2, "did you mean 'reach-v3'"),
     ("tasks/a.yaml", "suite: metawrld\nenv_id: reach-v3\n", 1, "did you mean 'metaworld'"),
-    ("tasks/a.yaml", "extends: reach\nset: set7\n", 2, "known: set1"),
+    ("tasks/a.yaml", "extends: reach\nset: set7\n", 2, "set1, set2, set3"),
     ("tasks/a.yaml", "extends: reach\ncamera: cornr\n", 2, "did you mean 'corner'"),
     ("tasks/protocols/a.yaml", "extends: pvdr\nscales:\n  paper: {eval_every: 7}\n", 3, "multiple of sync_every"),
     ("tasks/protocols/a.yaml", "extends: pvdr\nbase: {camera: cornr}\n", 2, "did you mean 'corner'"),
