@@ -55,7 +55,8 @@ def test_every_method_resolves_at_every_scale(catalog: Catalog, scale: str) -> N
         catalog.config(method, scale)
     for method in catalog.runnable():
         for protocol in catalog.protocols():
-            spec = catalog.resolve(method, "reach", 0, scale, protocol)
+            task = {"tabletop": "tabletop/lamp-on", "rlbench": "rlbench/lamp-on"}.get(protocol, "reach")
+            spec = catalog.resolve(method, task, 0, scale, protocol)
             assert spec.protocol.env_steps % spec.protocol.sync_every == 0
             assert spec.env_config().image_size == spec.protocol.image_size
 

@@ -27,7 +27,8 @@ def measure(
 
     Returns:
         workers: a list of rows with ``workers``, ``env_steps_per_second`` (the simulator's, images of every decision
-        included), ``decisions_per_second`` and ``start_seconds``; best: the largest env_steps_per_second; and the
+        included), ``decisions_per_second``, ``ms_per_decision`` (of one worker: its steps and their frame) and
+        ``start_seconds``; best: the largest env_steps_per_second; and the
         sizes.
     """
     cores = os.cpu_count() or 1
@@ -60,5 +61,5 @@ def _measure_workers(config: EnvConfig, num_envs: int, workers: int, seconds: fl
         spent = time.perf_counter() - ready
     return {
         "workers": workers, "env_steps_per_second": steps / spent, "decisions_per_second": decisions / spent,
-        "start_seconds": ready - started,
+        "ms_per_decision": 1e3 * spent * workers / decisions, "start_seconds": ready - started,
     }

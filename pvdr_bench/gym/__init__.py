@@ -1,8 +1,13 @@
-"""The suites' tasks as Gymnasium environments, for use without the harness: ``gymnasium.make("pvdr_bench/reach-v0")``.
+"""The suites' tasks as Gymnasium environments, for use without the harness. Importing this makes their ids known.
 
-An installed package is found by ``import gymnasium`` (entry point ``gymnasium.envs``); elsewhere call :func:`register`.
+    >>> import gymnasium, pvdr_bench.gym
+    >>> env = gymnasium.make("pvdr_bench/reach-v0")
+
+``gymnasium.make("pvdr_bench.gym:pvdr_bench/reach-v0")`` imports it by itself.
 """
 
 from pvdr_bench.gym.ids import register
+
+register()
 
 __all__ = ["register"]

@@ -1,4 +1,4 @@
-"""Gymnasium ids of all tasks. Called while gymnasium itself is imported: nothing heavy is loaded, no YAML is read."""
+"""Gymnasium ids of all tasks: nothing heavy is loaded for them, no YAML is read."""
 
 from __future__ import annotations
 
