@@ -180,7 +180,7 @@ def test_without_an_experiment_methods_and_tasks_are_needed(catalog: Catalog) ->
     with pytest.raises(UsageError, match="^--tasks must be given"):
         runs(catalog, None, methods="ppo")
     with pytest.raises(CatalogError, match="did you mean 'fig4'"):
-        runs(catalog, "fig5")
+        runs(catalog, "fig44")
 
 
 @pytest.mark.parametrize(("text", "line", "words"), [

@@ -126,7 +126,7 @@ def test_list(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     _, out, _ = call(capsys, "list", "tasks", "--json")
     rows = json.loads(out)
     assert len(rows) >= 50
-    assert {row["set"] for row in rows} == {"set1", "set2", "set3", None}
+    assert {row["set"] for row in rows} == {"set1", "set2", "set3", "rlbench", None}
     _, out, _ = call(capsys, "list", "tasks")
     lines = out.splitlines()
     assert len(lines) == len(rows) and all(row["name"] in line for row, line in zip(rows, lines, strict=True))
