@@ -13,7 +13,17 @@ from pvdr_bench.diagnostics import stg
 from pvdr_bench.errors import UsageError
 from pvdr_bench.videos.writer import ClipWriter
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32  # of pictures at smoke scale
+
+
+def test_the_committed_measurement_is_of_the_recipe_and_keeps_its_promise() -> None:
+    told = json.loads((ROOT / "results" / "reference" / "bench-stg-cpu.json").read_text())
+    assert (told["method"], told["corpus"], told["scale"]) == ("stg", "metaworld", "cpu")
+    assert told["auc"] >= 0.9 and told["time_forward"] > 0.6 > told["untrained"]["auc"]
+    assert told["auc_same_clip"] > 0.7 and told["embedding_rank"] > 4
+    text = (ROOT / "results" / "reference" / "README.md").read_text()
+    assert f"{100 * told['auc']:.1f} % of pairs (untrained: {100 * told['untrained']['auc']:.1f} %)" in text
 
 
 def corpus(data: Path, frames: int) -> None:
