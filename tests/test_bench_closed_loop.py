@@ -66,7 +66,7 @@ def followed(seed: int, candidates: int) -> tuple[Track, dict[str, float]]:
     made = dataclasses.replace(made, task=dataclasses.replace(made.task, action=BoxSpace(3)),
                                artefacts={"pretrain": pretrained(seed)})
     learner, room = PVDRLearner(made, IdentityTokenizer()), Room(16)  # type: ignore[arg-type]
-    play, held = closed_loop.collect(learner, room, list(range(16)))  # type: ignore[arg-type]
+    play, held, _ = closed_loop.collect(learner, room, list(range(16)))  # type: ignore[arg-type]
     assert len(play) > 3 * len(held) > 0
     learner.aligner.learn(play)
     found = learner.aligner.on(held).metrics()

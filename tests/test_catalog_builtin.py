@@ -73,9 +73,10 @@ def test_the_paper_scale_is_the_published_one(catalog: Catalog) -> None:
             assert (online["clip"], online["entropy_coef"]) == (clip, entropy)
 
 
-def test_scratch_is_pvdr_but_for_its_pre_training(catalog: Catalog) -> None:
+@pytest.mark.parametrize("method", ["pvdr", "pvdr-taught"])
+def test_scratch_is_the_method_but_for_its_pre_training(catalog: Catalog, method: str) -> None:
     for scale in SCALES:
-        pvdr, scratch = (catalog.resolve(name, "reach", 0, scale) for name in ("pvdr", "pvdr-scratch"))
+        pvdr, scratch = (catalog.resolve(name, "reach", 0, scale) for name in (method, f"{method}-scratch"))
         assert scratch.config == {**pvdr.config, "pretrained": False}
         assert (pvdr.corpus, scratch.corpus) == ("metaworld", None)
         assert scratch.protocol == pvdr.protocol

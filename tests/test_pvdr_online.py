@@ -181,6 +181,7 @@ def test_read_back_gives_the_action_module_what_l_act_gives_it() -> None:
     with torch.no_grad():
         want = learner.model.encoder(torch.cat([context, plans.codes], 1)).mean
     torch.testing.assert_close(plans.z, want)
+    assert torch.equal(plans.ends[torch.arange(4), plans.distance.argmin(1)], plans.codes[:, -1])
     labels = Labels(context, plans.codes, want, torch.ones_like(want), torch.zeros(4, 2))
     seen = []
     alignment = learner.aligner.on(labels)
@@ -189,7 +190,9 @@ def test_read_back_gives_the_action_module_what_l_act_gives_it() -> None:
     assert torch.equal(seen[0], want)
 
 
-@pytest.mark.parametrize("form", [{}, {"pi_form": "guided", "guide_reads": "plan", "lact_replay": 50}])
+@pytest.mark.parametrize("form", [{}, {"pi_form": "guided", "guide_reads": "plan", "lact_replay": 50},
+                                  {"pi_form": "taught", "guide_reads": "plan", "guide_action": "trend",
+                                   "lact_decay": 0.1, "teach_epochs": 2, "teach_weight": 1.0, "teach_decisions": 96}])
 def test_buffers_alternate_and_resume_in_the_middle_of_one_is_exact(form: dict[str, Any]) -> None:
     cfg = config({"e1_decisions": 24, "e2_decisions": 32, "e1_correlation": 0.5, "e2_correlation": 0.5,
                   "e1_first": 40, "lact_e1_epochs": 1, "lact_target": "stride_mean", **form})

@@ -29,6 +29,7 @@ from pvdr_bench.errors import UsageError
 from pvdr_bench.progress import told
 from pvdr_bench.rl.config import config_as
 from pvdr_bench.rl.contract import Transition
+from pvdr_bench.rl.rollout import Rollout
 from pvdr_bench.rl.truth import Diagnostics
 from pvdr_bench.suites.registry import DEFAULT_CORPUS
 from pvdr_bench.training.evaluation import VectorEnvLike, images_to_tensor, train_seeds
@@ -61,7 +62,8 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
         labels: decisions of play that L_act learns from, a quarter more are held out. rounds: buffers E1 in which they
         are played; with online.e1_play=policy those after the first follow what was learned. passes: over them.
         correlation: in time, of the play's noise.
-        candidates: numbers of candidates that plans are chosen from.
+        candidates: numbers of candidates that plans are chosen from. With online.pi_form=taught the action module has
+            learned from plans of ``planner.candidates``, and is followed itself.
         keys: further ``key=value`` of the method, such as planner.goal_frames=last.
 
     Returns:
@@ -100,8 +102,10 @@ def closed_loop(spec: RunSpec, pieces: Pieces, rounds: int, episodes: int,
         learner = pieces.make_learner(learner_context(spec, pieces, task))
         assert isinstance(learner, PVDRLearner)
         for number in range(rounds):
-            play, held = collect(learner, envs, train_seeds(spec.protocol.train_seed_base, spec.seed, number, n))
+            play, held, rollout = collect(learner, envs,
+                                          train_seeds(spec.protocol.train_seed_base, spec.seed, number, n))
             learner.aligner.learn(play)
+            learner.taught(rollout)
         found = learner.aligner.on(held).metrics()
         out: dict[str, Any] = {"explained": 1 - found["l_act"] / found["l_act_constant"],
                                "explained_other_z": 1 - found["l_act_other_z"] / found["l_act_constant"]}
@@ -118,8 +122,8 @@ def closed_loop(spec: RunSpec, pieces: Pieces, rounds: int, episodes: int,
                   for place, (count, track) in enumerate(tracks.items())}
 
 
-def collect(learner: PVDRLearner, envs: VectorEnvLike, seeds: list[int]) -> tuple[Labels, Labels]:
-    """Fill a buffer E1 with play; labels to learn from, and those held out."""
+def collect(learner: PVDRLearner, envs: VectorEnvLike, seeds: list[int]) -> tuple[Labels, Labels, Rollout]:
+    """Fill a buffer E1 with play; labels to learn from, those held out, and the buffer."""
     generator = torch.Generator().manual_seed(seeds[0])
     n, length = learner.num_envs, learner.phase_length()
     image, first, carry = images_to_tensor(envs.reset(seeds)), torch.ones(n, dtype=torch.bool), learner.initial(n)
@@ -137,7 +141,7 @@ def collect(learner: PVDRLearner, envs: VectorEnvLike, seeds: list[int]) -> tupl
     future, valid = learner.futures(rollout)
     early = (torch.arange(length, device=valid.device) < round(length * (1 - HELD_OUT)))[:, None]
     learned, held = (learner.aligner.labels(rollout, future, valid & part) for part in (early, ~early))
-    return learned, held
+    return learned, held, rollout
 
 
 @torch.no_grad()

@@ -129,12 +129,25 @@ class OnlineConfig(Section):
                                 "paper silent; departure if more (coloured noise in PPO, arXiv 2312.11091)", ge=0, lt=1)
     lact_replay: int = key(0, "decisions of past E1 whose labels are kept, and drawn from by lact_e1_epochs; "
                            "0: of the buffer alone", "paper Algorithm 1: the round's own; departure if more", ge=0)
-    lact_lr: float = key(4e-5, "learning rate of L_act's own optimiser, which pi_form guided has", "paper Table 2",
-                         gt=0)
-    pi_form: Literal["joint", "guided"] = key(
-        "joint", "the action module: one network, trained by PPO and L_act; or the sum of two: a guide that L_act "
-        "alone trains, whose action stands as long as its plan, and PPO's correction of it",
-        "paper Eq. 5: jointly; departure: guided, in which neither loss undoes the other's progress")
+    lact_lr: float = key(4e-5, "learning rate of L_act's own optimiser, which a guide has", "paper Table 2", gt=0)
+    lact_decay: float = key(0.0, "weight decay of that optimiser (AdamW)",
+                             "paper silent: none; departure if more", ge=0)
+    pi_form: Literal["joint", "guided", "taught"] = key(
+        "joint", "the action module: one network, trained by PPO and L_act; or with a guide beside it that L_act alone "
+        "trains: guided, the sum of the guide's action, which stands as long as its plan, and PPO's correction; "
+        "taught, one network that PPO trains and that the guide teaches after E1 and, at first, in E2",
+        "paper Eq. 5: jointly; departures: guided and taught, in which neither loss undoes the other's progress "
+        "(kickstarting, arXiv 1803.03835)")
+    guide_action: Literal["best", "trend"] = key(
+        "best", "the guide's action: for the best plan; or by regression of all candidates' actions on their distances "
+        "to the goal, the change that the best one's distance predicts", "paper Eq. 2: the best; departure: trend")
+    guide_gain: float = key(1.0, "factor on the guide's action", "paper: 1; departure if another", gt=0)
+    teach_epochs: int = key(0, "pi_form taught: passes over the plans made in E1, in which the action module learns "
+                            "the guide's action for them", "departure", ge=0)
+    teach_lr: float = key(1e-3, "learning rate of these passes", "departure", gt=0)
+    teach_weight: float = key(0.0, "pi_form taught: weight of the guide's lesson beside the PPO loss, at the beginning",
+                              "departure", ge=0)
+    teach_decisions: int = key(2000, "decisions of E2 over which that weight falls to 0, linearly", "departure", ge=1)
     guide_reads: Literal["z", "plan"] = key(
         "z", "what the guide reads beside the context: z*, as the action module does, or the last plan frame, by a "
         "small convolutional network on code vectors", "paper Eq. 5: z*; departure: plan")
@@ -180,6 +193,10 @@ class PVDRConfig(AlgorithmConfig):
     def _fits(self) -> PVDRConfig:
         if self.model.d_model % self.model.heads:
             raise ValueError(f"model.d_model {self.model.d_model} is not a multiple of model.heads {self.model.heads}")
+        if self.online.guide_action == "trend" and self.online.guide_reads != "plan":
+            raise ValueError("online.guide_action trend needs online.guide_reads plan")
+        if self.online.pi_form != "taught" and (self.online.teach_epochs or self.online.teach_weight):
+            raise ValueError("online.teach_epochs and online.teach_weight need online.pi_form taught")
         if self.planner.blur % 2 == 0:
             raise ValueError(f"planner.blur must be odd, not {self.planner.blur}")
         return self

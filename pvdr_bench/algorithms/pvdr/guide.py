@@ -1,6 +1,7 @@
-"""The guide of ``pi_form`` guided: the part of the action module that L_act alone trains, and PPO's part beside it.
+"""The guide of ``pi_form`` guided and taught: what L_act alone trains, and PPO's part beside it in the guided form.
 
-Shapes: B decisions, m context and l plan frames, h x w token grid, K codes of dimension q, A action dimensions.
+Shapes: B decisions, N candidates, m context and l plan frames, h x w token grid, K codes of dimension q, A action
+dimensions.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from pvdr_bench.algorithms.pvdr.config import OnlineConfig
 from pvdr_bench.nets.distributions import DiagonalGaussian
 from pvdr_bench.nets.optimizers import clip_gradients, load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.rl.actor_critic import MEAN_GAIN, NetworkConfig, StateNetwork
 from pvdr_bench.rl.rollout import State
 
 CHANNELS, HIDDEN = (64, 16), 128
+TINY = 1e-12  # squared distances below it are equal
 
 
 class FramesGuide(nn.Module):
@@ -50,11 +53,38 @@ class Guide:
 
     Args:
         network: the state that L_act gives it -> actions [B, A].
+        config: ``lact_lr`` and ``lact_decay`` of L_act, ``guide_action`` and ``guide_gain`` of what it says of plans.
     """
 
-    def __init__(self, network: nn.Module, lr: float, max_grad_norm: float) -> None:
-        self.network, self.max_grad_norm = network, max_grad_norm
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=lr, eps=1e-5)
+    def __init__(self, network: nn.Module, config: OnlineConfig) -> None:
+        self.network, self.config = network, config
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=config.lact_lr, eps=1e-5,
+                                           weight_decay=config.lact_decay)
+        # what of all candidates has to be kept beside the chosen one, to ask again when L_act has learned
+        kept = {"ends": torch.int16, "distances": torch.float32}
+        self.kept: dict[str, torch.dtype] = kept if config.guide_action == "trend" else {}
+
+    @torch.no_grad()
+    def action(self, state: State) -> Tensor:
+        """What it says of plans: actions [B, A], times ``guide_gain``.
+
+        Args:
+            state: ``tokens`` [B, m, h, w] and of the chosen plan ``extra`` (z*) and ``plan`` [B, l, h, w]; for
+                ``guide_action`` trend ``ends`` [B, N, h, w] and ``distances`` [B, N] of all candidates.
+        """
+        if self.config.guide_action == "trend":
+            action = trend(self._of_all(state["tokens"], state["ends"]), state["distances"])
+        else:
+            action = self.network(state)
+        return self.config.guide_gain * action
+
+    def _of_all(self, context: Tensor, ends: Tensor) -> Tensor:
+        """Actions [B, N, A] towards each candidate's last frame."""
+        n = ends.shape[1]
+        action: Tensor = self.network({"tokens": repeat(context, "b m h w -> (b n) m h w", n=n),
+                                       "plan": rearrange(ends, "b n h w -> (b n) 1 h w")})
+        of_all: Tensor = rearrange(action, "(b n) a -> b n a", n=n)
+        return of_all
 
     def step(self, parts: Iterable[Tensor]) -> float:
         """One optimiser step on the sum of ``parts``; returns the gradient's norm.
@@ -66,7 +96,7 @@ class Guide:
         for loss in parts:
             require_finite({"l_act": loss}, "L_act of the guide")
             torch.autograd.backward(loss)
-        norm = clip_gradients(self.network.parameters(), self.max_grad_norm)
+        norm = clip_gradients(self.network.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         return float(norm)
 
@@ -78,6 +108,21 @@ class Guide:
         """Restore what :meth:`state_dict` gave."""
         self.network.load_state_dict(state["network"])
         load_optimizer_state(self.optimizer, state["optimizer"])
+
+
+def trend(action: Tensor, distance: Tensor) -> Tensor:
+    """The change of action [B, A] that goes with the best distance to the goal.
+
+    Args:
+        action: [B, N, A], of the candidates. distance: [B, N], of their plans.
+
+    The least-squares line of actions over distances, at the smallest distance, less its mean: what the candidates do
+    alike, whatever the goal, is left out. 0 where all distances are equal.
+    """
+    away = distance - distance.mean(1, keepdim=True)
+    slope = (away[..., None] * action).mean(1) / (away**2).mean(1, keepdim=True).clamp_min(TINY)
+    change: Tensor = slope * away.min(1, keepdim=True).values
+    return change
 
 
 class GuidedActor(nn.Module):

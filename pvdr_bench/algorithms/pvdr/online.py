@@ -18,20 +18,18 @@ from torch import Tensor
 from pvdr_bench.algorithms.pvdr.alignment import Aligner, in_minibatches
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.finetuning import FineTuner, pieces
-from pvdr_bench.algorithms.pvdr.guide import FramesGuide, Guide, GuidedActor
 from pvdr_bench.algorithms.pvdr.metrics import planning_metrics
-from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.algorithms.pvdr.modules import build
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, Plans
 from pvdr_bench.algorithms.pvdr.rounds import (
     decision_of_plan,
     future_frames,
     plan_error,
 )
+from pvdr_bench.algorithms.pvdr.teaching import lesson, lesson_weight, teach
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.nets.distributions import DiagonalGaussian
-from pvdr_bench.rl.actor_critic import MEAN_GAIN, Actor, Critic, NetworkConfig, StateNetwork, standardised
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
-from pvdr_bench.rl.ppo import PPOUpdater
 from pvdr_bench.rl.rollout import Rollout, RolloutBuffer, State, needs_bootstrap
 from pvdr_bench.rl.token_history import push_frame
 from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
@@ -55,7 +53,9 @@ class PVDRLearner(Learner):
         self.generator = torch.Generator().manual_seed(context.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            self._build(context)
+            parts = build(config, self.tokenizer, self.action_dim, self.device, context.seed,
+                          context.artefacts["pretrain"] if config.pretrained else None)
+        self.model, self.ppo, self.guide = parts.model, parts.ppo, parts.guide
         goal, start = (self.encode(torch.as_tensor(image)[None])[0]
                        for image in (task.goal.image, task.goal.start))
         self.goal_pixels = torch.as_tensor(task.goal.image).to(self.device).float()
@@ -68,29 +68,8 @@ class PVDRLearner(Learner):
         step = self.ppo.step_actor if self.guide is None else self.guide.step
         self.aligner = Aligner(self.model, config, self._aligned, step, self.generator)
         self.buffer = RolloutBuffer()
-        self.phase, self.rounds = "e1" if self._needs_e1 else "e2", 0
-
-    def _build(self, context: LearnerContext) -> None:
-        config, online = self.config, self.config.online
-        grid, size = self.tokenizer.grid, self.tokenizer.codebook_size
-        self.model = DynamicsModel(config.model, size, grid)
-        if config.pretrained:
-            self.model.load_state_dict(context.artefacts["pretrain"])
-        self.model.to(self.device)
-        network = NetworkConfig(grid, size, config.model.context_frames, config.model.z_dim, online.pi_d_model,
-                                online.pi_heads, online.pi_ff, online.pi_depth, config.model.window,
-                                token_dim=config.model.token_dim, readout=online.readout,
-                                readout_channels=online.readout_channels)
-        codes = standardised(self.tokenizer.codebook) if online.embedding == "codes" else None
-        kind = GuidedActor if online.pi_form == "guided" else Actor
-        actor = kind(network, self.action_dim, online.log_std_init, codes).to(self.device)
-        critic = Critic(network, codes, value_scale=online.value_scale).to(self.device)
-        self.ppo = PPOUpdater(actor, critic, online, context.seed, micro_batch=config.pretrain.micro_batch)
-        self.guide: Guide | None = None
-        if online.pi_form == "guided":
-            guide = (StateNetwork(network, self.action_dim, MEAN_GAIN, codes) if online.guide_reads == "z" else
-                     FramesGuide(standardised(self.tokenizer.embed(torch.arange(size))), grid, self.action_dim))
-            self.guide = Guide(guide.to(self.device), online.lact_lr, online.max_grad_norm)
+        self.rounds = 0
+        self.phase = "e1" if self._needs_e1 else "e2"
 
     def _aligned(self, state: State) -> Tensor:
         """The mean action [B, A] that L_act trains: the action module's, or its guide's."""
@@ -106,7 +85,8 @@ class PVDRLearner(Learner):
 
     @property
     def _needs_e1(self) -> bool:
-        return self.config.online.e1_decisions > 0
+        online = self.config.online
+        return online.e1_decisions > 0 or (self.rounds == 0 and online.e1_first > 0)
 
     def phase_length(self) -> int:
         """Decisions in time of the current phase's buffer."""
@@ -188,7 +168,10 @@ class PVDRLearner(Learner):
         age = torch.zeros(len(context), dtype=torch.long, device=context.device)
         plan = {"z": plans.z, "plan": plans.codes.to(SMALL), "plan_age": age, **self._plan_metrics(plans)}
         if self.guide is not None:
-            plan["guide"] = self._aligned({"tokens": context, "extra": plans.z, "plan": plans.codes})
+            state = {"tokens": context, "extra": plans.z, "plan": plans.codes, "ends": plans.ends,
+                     "distances": plans.distance}
+            plan["guide"] = self.guide.action(state)
+            plan |= {name: state[name].to(kind) for name, kind in self.guide.kept.items()}
         return plan
 
     def _read(self, plan: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -221,6 +204,8 @@ class PVDRLearner(Learner):
         state = {"tokens": extras["tokens"], **self._read(extras), "plan": extras["plan"], "next": next_codes,
                  "pixel_distance": pixels, "metric_distance": metric,
                  **{name: extras[name] for name in ("plan_age", "plan_distance", "plan_gain", "plan_diversity")}}
+        if self.guide is not None and self.phase == "e1":
+            state |= {name: extras[name] for name in self.guide.kept}
         self.buffer.add(state, action=transition.action.to(self.device), log_prob=extras["log_prob"],
                         value=extras["value"], reward=transition.reward.to(self.device), terminated=terminated,
                         truncated=truncated, bootstrap=bootstrap, diagnostics=transition.diagnostics)
@@ -249,10 +234,21 @@ class PVDRLearner(Learner):
             with self.stopwatch("finetune"):
                 metrics |= self.finetuner.learn(torch.cat([rollout.state["tokens"].long(), future], 2)[valid])
             with self.stopwatch("align"):
-                return metrics | self.aligner.learn(self.aligner.labels(rollout, future, valid))
-        self.phase, self.rounds = "e1" if self._needs_e1 else "e2", self.rounds + 1
+                metrics |= self.aligner.learn(self.aligner.labels(rollout, future, valid))
+            with self.stopwatch("teach"):
+                return metrics | self.taught(rollout)
+        self.rounds += 1
+        self.phase = "e1" if self._needs_e1 else "e2"
         with self.stopwatch("policy"):
             return metrics | self._update_policy(rollout, future, valid)
+
+    def taught(self, rollout: Rollout) -> dict[str, float]:
+        """The guide's lessons for the action module on the plans made in E1 (``pi_form`` taught); their metrics."""
+        if self.guide is None or self.config.online.pi_form != "taught":
+            return {}
+        made = rollout.state["plan_age"] == 0
+        state = {name: x[made] for name, x in rollout.state.items()}
+        return teach(self.ppo.actor, self.guide, state, self.config.online, self.generator)
 
     def futures(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """True frames [T, N, l, h, w] after each decision, and whether all were seen, bool [T, N]."""
@@ -274,6 +270,8 @@ class PVDRLearner(Learner):
         alignment = self.aligner.on(self.aligner.labels(rollout, future, valid))
         together = self.guide is None and bool(valid.any())
         loss = in_minibatches(alignment, valid.flatten(), online.lact_weight) if together else None
+        weight = lesson_weight(online, self.rounds - 1)
+        loss = lesson(self.ppo.actor, weight) if weight else loss
         metrics = self.ppo.update(batch, loss, policy_weight=online.rl_weight)
         metrics |= alignment.metrics()
         return {**metrics, "plan_error": float(error.mean()), "reward_mean": float(rollout.reward.mean())}

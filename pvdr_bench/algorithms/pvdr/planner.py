@@ -58,6 +58,7 @@ class Plans:
 
     z: Tensor  # [B, s, s, c], as the action module reads it
     codes: Tensor  # int64 [B, l, h, w], the plan
+    ends: Tensor  # int64 [B, N, h, w], the last frame of every candidate
     distance: Tensor  # [B, N], of every candidate
     diversity: Tensor  # [B], share of tokens in which a candidate differs from the first one
 
@@ -89,7 +90,8 @@ class Planner:
         rows = torch.arange(len(best), device=best.device)
         others = (codes[:, 1:] != codes[:, :1]).float()
         diversity = others.mean((1, 2, 3, 4)) if n > 1 else distance.new_zeros(len(z))
-        return Plans(self._star(context, z[rows, best], codes[rows, best]), codes[rows, best], distance, diversity)
+        return Plans(self._star(context, z[rows, best], codes[rows, best]), codes[rows, best], codes[:, :, -1],
+                     distance, diversity)
 
     def _star(self, context: Tensor, drawn: Tensor, plan: Tensor) -> Tensor:
         """z* [B, s, s, c] of the chosen plan [B, l, h, w], as the action module reads it."""
