@@ -39,9 +39,10 @@ class Encoder(nn.Module):
         channels, layers = (3, *config.cnn_channels), list[nn.Module]()
         for (inputs, outputs), kernel, stride in zip(pairwise(channels), config.cnn_kernels, config.cnn_strides,
                                                      strict=True):
-            conv = nn.Conv2d(inputs, outputs, kernel, stride)
+            conv = nn.Conv2d(inputs, outputs, kernel, stride, bias=atari)  # a norm behind it takes every bias out
             nn.init.orthogonal_(conv.weight, CONV_GAIN)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
             layers += [conv, nn.ReLU()] if atari else [conv, SharedBatchNorm(outputs, running=True), nn.LeakyReLU(0.01)]
         self.convolutions = nn.Sequential(*layers)
         self.dense = nn.Linear(channels[-1] * config.map_size**2, config.width)

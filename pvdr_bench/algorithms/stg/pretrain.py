@@ -75,7 +75,8 @@ class STGPretrainer(OfflineLearner):
             [{"params": [p for p, yes in zip(self.owned, decays, strict=True) if yes is decayed],
               "weight_decay": own.weight_decay if decayed else 0.0} for decayed in (True, False)],
             lr=own.lr, betas=(own.beta1, own.beta2))
-        self.critic_parameters = list(self.model.critic.parameters())
+        last = self.model.critic.layers[-1].bias  # cancels in the critic's loss: rounding alone would move it
+        self.critic_parameters = [p for p in self.model.critic.parameters() if p is not last]
         self.critic_optimiser = torch.optim.RMSprop(self.critic_parameters, lr=own.lr)
 
     @classmethod
@@ -150,7 +151,7 @@ class STGPretrainer(OfflineLearner):
         self._move(self.critic_optimiser, self.critic_parameters, gradients)
         with torch.no_grad():
             if self.config.critic_clip:
-                for parameter in self.critic_parameters:
+                for parameter in self.model.critic.parameters():
                     parameter.clamp_(-self.config.critic_clip, self.config.critic_clip)
             self.model.critic_std.lerp_(self._std(opinion.flatten()), 1 - UNIT_MEMORY if self.step else 1.0)
         return {"critic": loss, "opinion": opinion.mean(), "critic_std": self.model.critic_std.clone()}
