@@ -20,7 +20,8 @@ SHIPPED = Path(__file__).resolve().parent.parent / "artefacts"
 ARTEFACTS = sorted(file.parent for file in SHIPPED.glob("*/*/recipe.json"))
 ENDS = ("protocol.terminate_on_success=true",)  # the old form of protocol pvdr, whose episodes ended at success
 # method, task, corpus, protocol, overrides: hash of the protocol, hash of the recipe of seed 0. Runs in
-# results/reference were made before pvdr had planner.replan_every, or a guide and its lessons; the defaults are what they did
+# results/reference were made before pvdr had planner.replan_every, or a guide and its lessons; the defaults are what
+# they did
 PUBLISHED = {
     ("pvdr", "reach", "metaworld", "pvdr", ENDS): ("9b1efb82f31e", "9d6790c79eb5"),
     ("pvdr", "reach", "fetch-push", "pvdr", ENDS): ("9b1efb82f31e", "0ce54eb51af6"),
