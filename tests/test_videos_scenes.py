@@ -12,6 +12,7 @@ import pytest
 
 from pvdr_bench.suites.corpora import Generator
 from pvdr_bench.videos.generate import check_frames
+from pvdr_bench.videos.readers.base import Reader
 from pvdr_bench.videos.sources import source, sources
 
 pytest.importorskip("mujoco")
@@ -126,6 +127,10 @@ def test_fetch_pushes_the_block() -> None:
 
 
 def test_the_registry_loads() -> None:
+    """Generators say what they draw on; real videos have readers, and an own test (test_videos_readers)."""
     for entry in sources():
         kind = entry.load()
+        if not issubclass(kind, Generator):
+            assert issubclass(kind, Reader)
+            continue
         assert kind.sources and kind.packages and entry.episodes >= len(kind.sources)

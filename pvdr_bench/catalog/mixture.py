@@ -1,12 +1,12 @@
 """The grammar of ``--videos``: corpora, of which each is a run's own, and mixtures of them.
 
 =============================== =====================================================================================
-``metaworld,bair``              two runs, one on each
+``jaco-play,bair``              two runs, one on each
 ``bair+jaco-play``              one run on both, as many clips of one as of the other
 ``bair,jaco-play:0.5``          one run on both, one clip of jaco-play for two of bair: where a weight stands, commas
                                 join; the same as ``bair+jaco-play:0.5``
-``metaworld@bair``              as many training frames of metaworld as BAIR has, or all of them where it has fewer
-``metaworld@50000``             as many as that
+``jaco-play@bair``              as many training frames of Jaco Play as BAIR has, or all of them where it has fewer
+``jaco-play@50000``             as many as that
 =============================== =====================================================================================
 
 A mixture's own name, in paths and tables, is ``bair+jaco-play=0.5``: by name, the largest weight 1.
@@ -22,7 +22,7 @@ from pvdr_bench.catalog.seeds import Texts
 from pvdr_bench.errors import UsageError
 
 _SHARE = re.compile(r"(?P<corpus>[^@:=+,\s]+)(?:@(?P<size>[^@:=+,\s]+))?(?:[:=](?P<weight>[^@:=+,\s]+))?$")
-_HINT = "--videos bair,jaco-play:0.5 mixes two; --videos metaworld,bair are two runs; metaworld@bair matches a size"
+_HINT = "--videos bair,jaco-play:0.5 mixes two; --videos jaco-play,bair are two runs; jaco-play@bair matches a size"
 
 
 @dataclass(frozen=True)

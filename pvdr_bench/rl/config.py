@@ -151,3 +151,14 @@ def check_divides(key: str, value: int, grid: int) -> None:
         divisors = ", ".join(str(side) for side in range(1, grid + 1) if grid % side == 0)
         raise CatalogError(f"{value} does not divide the side of the token grid, {grid}", where=key,
                            hint=f"use one of {divisors}")
+
+
+def check_pictures(size: int, input_size: int) -> None:
+    """Refuse pictures of a side that the networks' input would have to be blown up from.
+
+    Raises:
+        CatalogError: with both sizes and what to change.
+    """
+    if size < input_size:
+        raise CatalogError(f"pictures of {size} pixels are smaller than model.input_size {input_size}",
+                           where="protocol.image_size", hint=f"at least {input_size}, or a smaller model.input_size")

@@ -10,8 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.errors import CatalogError
-from pvdr_bench.rl.config import AlgorithmConfig, EpisodeRules, Schedule, Section, key, schedule_from
+from pvdr_bench.rl.config import AlgorithmConfig, EpisodeRules, Schedule, Section, check_pictures, key, schedule_from
 
 APV = "APV code, metaworld"
 V2 = "DreamerV2 code"
@@ -166,9 +165,7 @@ class DreamerConfig(AlgorithmConfig):
         Raises:
             CatalogError: smaller than ``model.input_size``.
         """
-        if size < self.model.input_size:
-            raise CatalogError(f"pictures of {size} pixels are smaller than model.input_size {self.model.input_size}",
-                               where="protocol.image_size", hint=f"at least {self.model.input_size}")
+        check_pictures(size, self.model.input_size)
 
     def warning(self, protocol: EpisodeRules) -> str | None:
         """Tell of a protocol that ends episodes at a success worth less than the intrinsic bonus of going on.

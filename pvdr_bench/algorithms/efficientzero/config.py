@@ -11,8 +11,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.errors import CatalogError
-from pvdr_bench.rl.config import AlgorithmConfig, Schedule, Section, key, schedule_from
+from pvdr_bench.rl.config import AlgorithmConfig, Schedule, Section, check_pictures, key, schedule_from
 
 EZ = "EfficientZero code"
 FICC = "FICC code"
@@ -210,6 +209,4 @@ class EfficientZeroConfig(AlgorithmConfig):
         Raises:
             CatalogError: smaller than ``model.input_size``.
         """
-        if size < self.model.input_size:
-            raise CatalogError(f"pictures of {size} pixels are smaller than model.input_size {self.model.input_size}",
-                               where="protocol.image_size", hint=f"at least {self.model.input_size}")
+        check_pictures(size, self.model.input_size)

@@ -12,8 +12,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from pvdr_bench.algorithms.ppo.config import PPOConfig
-from pvdr_bench.errors import CatalogError
-from pvdr_bench.rl.config import AlgorithmConfig, EpisodeRules, Schedule, Section, key, schedule_from
+from pvdr_bench.rl.config import AlgorithmConfig, EpisodeRules, Schedule, Section, check_pictures, key, schedule_from
 
 CODE = "STG code, atari"
 README = "STG code, README's command"
@@ -132,9 +131,7 @@ class STGConfig(AlgorithmConfig):
         Raises:
             CatalogError: smaller than ``model.input_size``.
         """
-        if size < self.model.input_size:
-            raise CatalogError(f"pictures of {size} pixels are smaller than model.input_size {self.model.input_size}",
-                               where="protocol.image_size", hint=f"at least {self.model.input_size}")
+        check_pictures(size, self.model.input_size)
 
     def check_grid(self, grid: int) -> None:
         """Refuse what PPO's networks cannot work on.
