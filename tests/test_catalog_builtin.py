@@ -145,7 +145,7 @@ def test_user_folders_come_first(tmp_path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_user_corpora_are_found(catalog: Catalog, tmp_path) -> None:
-    assert catalog.corpora() == ["bair", "cable-routing", "fetch-push", "jaco-play", "metaworld"]
+    assert catalog.corpora() == ["bair", "cable-routing", "fetch-push", "jaco-play", "metaworld", "tabletop"]
     store = tmp_path / "videos" / "kitchen" / "64"
     store.mkdir(parents=True)
     (store / "manifest.json").write_text("{}")

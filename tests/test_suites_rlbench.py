@@ -236,15 +236,17 @@ def test_a_run_goes_on_and_has_it_in_its_folder(fake: Path, monkeypatch: pytest.
 
     monkeypatch.setenv("FAKE_RLBENCH_DIES", "step:5:exit")
     results = fake / "results"
-    monkeypatch.setenv("FAKE_RLBENCH_DEATHS", "3")  # one or two of them where the command measures how fast it goes
+    monkeypatch.setenv("FAKE_RLBENCH_DEATHS", "3")
+    monkeypatch.setattr("pvdr_bench.bench.pace.measure", lambda *_: {})  # it would die there too
     with pytest.raises(SystemExit) as caught:
         main(["run", "--method", "random", "--task", "rlbench/lamp-on", "--seeds", "1", "--scale", "smoke",
               "--results", str(results), "-o", "protocol.goal_metric=pixel_l1", "--device", "cpu"])
     assert caught.value.code in (None, 0)
     (run,) = results.glob("random/rlbench-lamp-on/none/*/seed-0")
     rows = [json.loads(line) for line in (run / "incidents.jsonl").read_text().splitlines()]
-    assert 1 <= len(rows) <= 3 and "died with exit code 139" in rows[0]["error"]
-    assert rows[0]["phase"] in ("grid", "train")
+    assert 3 <= len(rows) <= 4  # two workers count deaths beside one another
+    assert all("died with exit code 139" in row["error"] for row in rows)
+    assert rows[0]["phase"] == "grid"
     assert (run / "done.json").exists()
 
 
