@@ -114,13 +114,13 @@ class TaskEnvironment:
     def __init__(self, task: Task, mode: MoveArmThenGripper, config: ObservationConfig, static: bool) -> None:
         self._task, self._mode, self._config, self._static = task, mode, config, static
         self._variation, self._hand, self._ready, self._steps = 0, START.copy(), False, 0
-        self._offset = np.zeros(3)
+        self._offset, self._demos = np.zeros(3), 0
 
     def variation_count(self) -> int:
         return self._task.variations
 
     def set_variation(self, v: int) -> None:
-        if v >= self.variation_count():
+        if v >= self.variation_count():  # and nothing of one below 0
             raise TaskEnvironmentError(f"Requested variation {v}, but there are only {self.variation_count()}")
         self._variation = v
 
@@ -128,8 +128,8 @@ class TaskEnvironment:
         _die("reset")
         if not self._static or self._task.name not in STATIC:
             self._offset = np.random.uniform(-0.1, 0.1, 3) * (1, 1, 0)
-        if os.environ.get("FAKE_RLBENCH_WANDERS"):  # what a planner that cannot be seeded does
-            self._offset = np.random.default_rng().uniform(0.15, 0.25, 3) * (1, 1, 0)
+        if told := os.environ.get("FAKE_RLBENCH_WANDERS"):  # so many metres: what a planner that cannot be seeded does
+            self._offset = float(told) * np.random.default_rng().uniform(0.75, 1.25, 3) * (1, 1, 0)
         if os.environ.get("FAKE_RLBENCH_UNPLACED"):
             raise TaskEnvironmentError("Could not place the task in the scene.")
         self._hand, self._ready, self._steps = START.copy(), True, 0
@@ -159,9 +159,13 @@ class TaskEnvironment:
     def get_demos(self, amount: int, live_demos: bool = False) -> list[list[Observation]]:
         if not live_demos:
             raise RuntimeError("Can't ask for a stored demo when no dataset root provided.")
+        _die("demo")
         if os.environ.get("FAKE_RLBENCH_NO_DEMO"):
             raise RuntimeError("Could not collect demos. Maybe a problem with the task?")
         _, first = self.reset()
+        self._demos += 1
+        if self._demos <= int(os.environ.get("FAKE_RLBENCH_BAD_PLANS", "0")):  # so many demos need a second attempt
+            _, first = self.reset()
         self._hand = BUTTON + self._offset + np.random.normal(0, 1e-3, 3)  # another way each time
         return [[first, self._observe()]] * amount
 
@@ -203,7 +207,8 @@ class Environment:
 
 
 def _die(where: str, step: int = 0) -> None:
-    """``FAKE_RLBENCH_DIES=step:3:exit``: at an episode's third step, as many times as ``FAKE_RLBENCH_DEATHS`` says."""
+    """``FAKE_RLBENCH_DIES=step:3:exit``: at an episode's third step, as many times as ``FAKE_RLBENCH_DEATHS`` says;
+    ``reset:0:`` and ``demo:0:``: where one begins."""
     told = os.environ.get("FAKE_RLBENCH_DIES")
     if not told:
         return

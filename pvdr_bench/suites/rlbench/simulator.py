@@ -1,8 +1,9 @@
 """One running CoppeliaSim with one RLBench task in it: how it is started, asked, and what its errors mean.
 
 Only this module imports ``rlbench`` and ``pyrep``. A process can hold one simulator, and it must be started in the
-process that uses it. Whatever an action provokes that RLBench has an error for is a failed action; whatever else goes
-wrong is a simulator that cannot be used any longer.
+process that uses it. An action for which inverse kinematics finds no joints is a failed action, which RLBench tells by
+an ``InvalidActionError`` from PyRep's ``IKError``; any other error that is not RLBench's own is a simulator that cannot
+be used any longer.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pvdr_bench.suites.rlbench.info import RLBENCH
 from pvdr_bench.suites.rlbench.names import INSTALL
 
 _NO_TURN = (0.0, 0.0, 0.0, 1.0)  # a quaternion x, y, z, w
+_NO_DEMO = "Could not collect demos"  # what get_demos says after ten attempts that failed; it has no class for it
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Simulator:
     Args:
         task: name of the task's module, such as ``lamp_on``. mode: a name of ``arm_actions.MODES``.
         size: side of the front camera's picture. render: ``opengl3`` or ``opengl``.
-        variation: of the task. static: the task stands at its modelled place.
+        variation: of the task, from 0. static: the task stands at its modelled place.
 
     Raises:
         SetupError: something is missing, or RLBench has no such variation. SimulatorError: CoppeliaSim does not start.
@@ -57,7 +59,6 @@ class Simulator:
             raise found[0]
         self.name, self._mode = task, mode
         need("rlbench", "the suite rlbench", INSTALL)
-        self._bad_actions = _bad_actions()
         from rlbench.environment import Environment
 
         with _simulating(f"{task} cannot be started"):
@@ -66,7 +67,7 @@ class Simulator:
             self._environment.launch()
             self._task = self._environment.get_task(_task_class(task))
             count = int(self._task.variation_count())
-        if variation >= count:
+        if not 0 <= variation < count:
             self.close()
             raise SetupError(f"RLBench's {task} has {count} variations, counted from 0, and no {variation}",
                              hint="change the option variation of the task")
@@ -79,38 +80,60 @@ class Simulator:
         Raises:
             TrainingError: the task's objects cannot be placed. SimulatorError: the simulator is of no use.
         """
-        from rlbench.backend.exceptions import TaskEnvironmentError
-
-        with _simulating(f"{self.name} cannot be reset"), seeded(seed):
-            try:
-                _, observation = self._task.reset()
-            except TaskEnvironmentError as error:
-                raise TrainingError(f"RLBench cannot place the objects of {self.name}: {error}",
-                                    hint="choose another instance_seed or variation") from error
+        with _simulating(f"{self.name} cannot be reset"), seeded(seed), self._placing():
+            _, observation = self._task.reset()
         return _seen(observation)
 
     def step(self, action: NDArray[np.float64], before: Seen) -> Seen:
-        """One step of RLBench with an action [4] or [8] in [-1, 1]; ``before`` is what was seen last."""
-        try:
-            with _simulating(f"{self.name} cannot be stepped", apart=self._bad_actions):
-                observation, reward, _ = self._task.step(self._command(action))
-        except self._bad_actions:
-            return Seen(before.image, before.hand, success=False, invalid=True)
-        return _seen(observation, success=float(reward) >= 1.0)
-
-    def demonstrate(self, seed: int) -> Seen:
-        """What is seen at the end of a demonstration that RLBench plans now. It resets the task.
+        """One step of RLBench with an action [4] or [8] in [-1, 1]; ``before`` is what was seen last.
 
         Raises:
-            TrainingError: no demonstration was found. SimulatorError: the simulator is of no use.
+            TrainingError: RLBench refuses the action for another reason than that no joints reach it.
+            SimulatorError: the simulator is of no use.
         """
-        with _simulating(f"{self.name} cannot be demonstrated"), seeded(seed):
+        from pyrep.errors import IKError
+        from rlbench.backend.exceptions import InvalidActionError
+
+        with _simulating(f"{self.name} cannot be stepped"):
+            try:
+                observation, reward, _ = self._task.step(self._command(action))
+            except InvalidActionError as error:
+                if not isinstance(error.__cause__, IKError):
+                    raise TrainingError(f"RLBench refuses an action of {self.name}: {error}",
+                                        hint="action_mode does not fit the installed RLBench") from error
+                return Seen(before.image, before.hand, success=False, invalid=True)
+            return _seen(observation, success=float(reward) >= 1.0)
+
+    def demonstrate(self, seed: int) -> tuple[Seen, Seen]:
+        """What is seen at the start and at the end of a demonstration that RLBench plans now. It resets the task.
+
+        After a plan that fails RLBench resets the task again, with whatever is drawn next: only the picture of the
+        start tells which instance was demonstrated.
+
+        Raises:
+            TrainingError: no demonstration was found, or the task's objects cannot be placed.
+            SimulatorError: the simulator is of no use.
+        """
+        with _simulating(f"{self.name} cannot be demonstrated"), seeded(seed), self._placing():
             try:
                 demos = self._task.get_demos(1, live_demos=True)
-            except RuntimeError as error:  # what it raises after ten attempts, whatever went wrong in them
+            except RuntimeError as error:
+                if _NO_DEMO not in str(error):
+                    raise
                 raise TrainingError(f"RLBench found no demonstration of {self.name}, so no goal image: {error}",
                                     hint="choose another instance_seed or variation") from error
-            return _seen(demos[0][-1], success=True)
+            return _seen(demos[0][0]), _seen(demos[0][-1], success=True)
+
+    @contextmanager
+    def _placing(self) -> Iterator[None]:
+        """A task whose objects do not fit into the scene is no dead simulator."""
+        from rlbench.backend.exceptions import TaskEnvironmentError
+
+        try:
+            yield
+        except TaskEnvironmentError as error:
+            raise TrainingError(f"RLBench cannot place the objects of {self.name}: {error}",
+                                hint="choose another instance_seed or variation") from error
 
     def close(self) -> None:
         """End CoppeliaSim; one that is dead already is left alone."""
@@ -139,24 +162,15 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _simulating(what: str, apart: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Errors that no action explains are the simulator's; our own and those ``apart`` pass as they are."""
-    known: tuple[type[Exception], ...] = (BenchError, *apart)
+def _simulating(what: str) -> Iterator[None]:
+    """Errors that nothing explains are the simulator's; our own pass as they are."""
     try:
         yield
-    except known:
+    except BenchError:
         raise
     except Exception as error:  # PyRep raises RuntimeError and classes of its own where a call of the library fails
         raise SimulatorError(f"CoppeliaSim: {what}: {type(error).__name__}: {error}",
                              hint="the same command continues from the last checkpoint") from error
-
-
-def _bad_actions() -> tuple[type[Exception], ...]:
-    """What RLBench and PyRep raise for an action that cannot be done."""
-    from pyrep.errors import ConfigurationError, ConfigurationPathError, IKError
-    from rlbench.backend.exceptions import BoundaryError, InvalidActionError, WaypointError
-
-    return InvalidActionError, IKError, ConfigurationError, ConfigurationPathError, BoundaryError, WaypointError
 
 
 def _action_mode(mode: str) -> Any:
