@@ -131,6 +131,12 @@ def test_folding_changes_no_output_and_follows_the_source() -> None:
     assert not agree()
     folded.refresh()
     assert agree()
+    for name, shift, factor in (("running_mean", 0.2, 1.0), ("running_var", 0.0, 2.0)):
+        for buffer in (x for own, x in net.named_buffers() if own.endswith(name)):
+            buffer.mul_(factor).add_(shift)
+        assert not agree(), name
+        folded.refresh()
+        assert agree(), name
 
 
 def test_the_search_follows_the_networks_and_restarts_the_value_prefix() -> None:
@@ -202,6 +208,12 @@ def test_losses_are_those_of_a_loop_over_positions_and_nothing_behind_an_episode
     assert total.item() == pytest.approx((policy + 0.25 * value + prefix + 2 * consistency) / steps, rel=1e-4)
 
 
+def test_the_entropy_of_targets_leaves_out_what_was_never_searched() -> None:
+    batch = batch_of(made(), 1)
+    batch.policy = torch.tensor([[[0.5, 0.5, 0, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [0.25] * 4], [[0] * 4, [0] * 4]])
+    assert batch.entropy().item() == pytest.approx((np.log(2) + 0 + np.log(4)) / 3)
+
+
 def test_gradients_are_halved_at_each_unrolled_state() -> None:
     """The last policy alone: its gradient at the first state is that of a plain unroll times 1/2 ^ steps."""
     net, steps = made(), 2
@@ -233,3 +245,25 @@ def test_consistency_has_no_gradient_through_what_was_seen() -> None:
     unroll(net, observation, batch, batch.action).consistency.backward()
     assert observation.grad is not None and observation.grad[:, 1].abs().max() == 0
     assert observation.grad[:, 0].abs().max() > 0
+
+
+def test_the_search_reads_the_reward_that_every_decision_was_paid() -> None:
+    """Trained on a reward of -1 in training mode: the rewards of a search, by running averages, are it at any depth."""
+    torch.manual_seed(0)
+    config = SMALL.model_copy(update={"prefix_units": 32, "head_units": 32, "bin_width": 0.25})
+    net, steps, count = EfficientZeroNet(config, 4, 3), 5, 16
+    optimiser, inside = torch.optim.Adam(net.parameters(), 5e-3), torch.ones(count, steps + 1, dtype=torch.bool)
+    paid = -torch.arange(1.0, steps + 1).expand(count, -1)
+    for _ in range(150):
+        batch = targets.Batch(torch.rand(count, steps + 1, 2, 12, 12), torch.rand(count, steps, 3),
+                              torch.full((count, steps + 1, 4), 0.25), torch.zeros(count, steps + 1), paid, inside,
+                              inside, torch.ones(count))
+        optimiser.zero_grad()
+        unroll(net, batch.observation, batch, batch.action).prefix.backward()
+        optimiser.step()
+    net.eval()
+    with torch.inference_mode():
+        trees = LatentTrees(net, net.encoder(torch.rand(8, 2, 12, 12)), torch.rand(8, 4, 3), steps, steps)
+        read = [trees.expand(np.arange(8), slot, np.full(8, slot - 1), np.zeros(8, np.int64))[0].mean()
+                for slot in range(1, steps + 1)]
+    assert read == pytest.approx([-1.0] * steps, abs=0.4)

@@ -43,14 +43,14 @@ def unroll(net: EfficientZeroNet, observation: Tensor, batch: Batch, inputs: Ten
     with torch.no_grad():
         later = net.encoder(observation[:, 1:].flatten(0, 1))
         likeness = net.likeness.target(later).view(len(observation), steps, -1)
-    states = [state]
-    policy, value, prefix, consistency = weight.new_zeros(4, len(weight))
+    states, told = [state], []
+    policy, value, consistency = weight.new_zeros(3, len(weight))
     error = torch.zeros_like(weight)
     for k in range(steps + 1):
         if k:
-            state, prefix_logits, hidden = net.step(state, inputs[:, k - 1], hidden)
+            state, hidden = net.advance(state, inputs[:, k - 1], hidden)
             states.append(state)
-            prefix = prefix + seen[:, k] * net.scalars.loss(prefix_logits, batch.prefix[:, k - 1])
+            told.append(hidden[0])
             consistency = consistency + seen[:, k] * net.likeness.loss(state, likeness[:, k - 1])
         logits, value_logits = net.predict(state)
         policy = policy - made[:, k] * (batch.policy[:, k] * logits.log_softmax(1)).sum(1)
@@ -59,5 +59,7 @@ def unroll(net: EfficientZeroNet, observation: Tensor, batch: Batch, inputs: Ten
             error = (net.scalars.mean(value_logits.detach()) - batch.value[:, 0]).abs()
         elif state.requires_grad:
             state.register_hook(lambda gradient: 0.5 * gradient)
+    prefix_logits = net.prefix(torch.cat(told)).view(steps, len(weight), -1).transpose(0, 1)  # one batch of all steps
+    prefix = (seen[:, 1:] * net.scalars.loss(prefix_logits, batch.prefix)).sum(1)
     policy, value, prefix, consistency = ((weight * loss).mean() for loss in (policy, value, prefix, consistency))
     return Losses(policy, value, prefix, consistency, states, error)

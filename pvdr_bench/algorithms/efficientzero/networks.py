@@ -187,8 +187,16 @@ class EfficientZeroNet(nn.Module):
         shared = self.trunk(state)
         return self.policy(shared), self.value(shared)
 
+    def advance(self, state: Tensor, action: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
+        """The next states, and the next state of the value prefix's LSTM; ``prefix`` reads what it puts out [B, H].
+
+        In training ``prefix`` is asked once for all steps of an unroll: normalised by the batch of one step, its input
+        would not tell how many rewards are summed, which the search reads by averages over all steps.
+        """
+        after = self.dynamics(state, action)
+        return after, self.lstm(self.prefix_input(after), hidden)
+
     def step(self, state: Tensor, action: Tensor, hidden: Hidden) -> tuple[Tensor, Tensor, Hidden]:
         """The next states, logits [B, atoms] of the rewards' sum since the LSTM started, and its next state."""
-        after = self.dynamics(state, action)
-        hidden = self.lstm(self.prefix_input(after), hidden)
+        after, hidden = self.advance(state, action, hidden)
         return after, self.prefix(hidden[0]), hidden
