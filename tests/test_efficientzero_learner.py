@@ -17,6 +17,7 @@ from pvdr_bench.algorithms.efficientzero.pretrain import FICCPretrainer
 from pvdr_bench.errors import CatalogError, SetupError, TrainingError
 from pvdr_bench.rl.contract import LearnerContext
 from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
+from pvdr_bench.rl.replay.drawing import Positions
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
@@ -87,11 +88,20 @@ def test_until_the_prefill_boxes_are_drawn_evenly_then_by_the_search(tmp_path: P
     learner = EfficientZeroLearner(context(config(train=QUICK), tmp_path))
     image, first = Grid(4).images(), torch.ones(4, dtype=torch.bool)
     action, _, extras = learner.act(image, first, learner.initial(4), "train", torch.Generator().manual_seed(0))
-    assert (extras["policy"] == 0.25).all() and action.shape == (4, 2) and action.abs().max() <= 1
+    assert (extras["policy"] == 0).all() and action.shape == (4, 2) and action.abs().max() <= 1
     learner.decisions = 20
     _, carry, extras = learner.act(image, first, learner.initial(4), "train", torch.Generator().manual_seed(0))
     assert torch.allclose(extras["policy"].sum(1), torch.ones(4)) and ((extras["policy"] * 8) % 1 == 0).all()
     assert carry["frames"].shape == (4, 1, 1, SIZE, SIZE)
+
+
+def test_what_was_never_searched_teaches_no_policy(tmp_path: Path) -> None:
+    """Without reanalysis a replay of evenly drawn boxes alone has no policy's gradient, and no entropy."""
+    player = Player(EfficientZeroLearner(context(config(train={**QUICK, "reanalyse": 0.0}), tmp_path)))
+    run_until(player, 16)
+    found = player.learner.update()
+    assert found["policy_loss"] == 0 and found["target_entropy"] == 0 and found["value_loss"] > 0
+    assert all((p.grad == 0).all() for p in player.learner.net.policy.parameters())
 
 
 def test_noise_is_of_training_alone_and_evaluation_draws_only_from_its_generator(tmp_path: Path) -> None:
@@ -116,10 +126,12 @@ def test_an_update_writes_policies_and_priorities_back(tmp_path: Path) -> None:
     replay = ctx.replay
     before = [stream.values("policy", np.arange(stream.length)).copy() for stream in replay.streams]
     priorities = [weights.copy() for weights in replay.weights.all]
+    positions = [Positions(torch.full((stream.length,), i), torch.arange(stream.length))
+                 for i, stream in enumerate(replay.streams)]
     player.learner.update()
     after = [stream.values("policy", np.arange(stream.length)) for stream in replay.streams]
     changed = np.concatenate([(a != b).any(1) for a, b in zip(before, after, strict=True)])
-    last = np.concatenate([(values == 0).all(1) for values in before])
+    last = np.concatenate([replay.read(every, 1, columns=())["is_last"][:, 0] for every in positions])
     assert changed.any() and not changed[last].any(), "nothing is decided at an episode's last entry"
     assert any((a != b).any() for a, b in zip(priorities, replay.weights.all, strict=True))
 

@@ -139,7 +139,7 @@ class TrainConfig(Section):
     td_steps: int = key(5, "rewards in a value target", EZ, ge=1)
     stale_share: float = key(0.3, "share of the budget by which experience has to be old to lose one of them", EZ, gt=0)
     reanalyse: float = key(1.0, "share of a batch whose policy targets are searched again by the target network; the "
-                           "others have those of their last search", f"{EZ}: 0.99", ge=0, le=1)
+                           "others have those of their last search, or none before it", f"{EZ}: 0.99", ge=0, le=1)
     reanalyse_noise: bool = key(True, "root noise in those searches too", EZ)
     reanalyse_simulations: int = key(0, "of those searches; 0: search.simulations",
                                      f"{EZ}: the same; departure: fewer, most of an update without a GPU", ge=0)

@@ -89,7 +89,7 @@ class EfficientZeroLearner(Learner):
             generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
         """Search from the newest frames; evenly drawn boxes until the replay is filled for the first time.
 
-        The extras have the search's shares of visits [N, K].
+        The extras have the search's shares of visits [N, K]; zeros where there was no search.
         """
         count, train, own = len(image), mode == "train", self.config.search
         planes = pictures.frames(image.to(self.device), self.config.model.input_size, self.config.model.gray)
@@ -97,7 +97,7 @@ class EfficientZeroLearner(Learner):
         actions = self.boxes.draw(count, generator)
         rng = numpy_generator(generator)
         if train and self.decisions < self.config.train.prefill:
-            policy = torch.full((count, self.boxes.count), 1 / self.boxes.count)
+            policy = torch.zeros(count, self.boxes.count)
             chosen = torch.from_numpy(rng.integers(self.boxes.count, size=count))
         else:
             found = self.search.run(self._current(), kept.flatten(1, 2), self.inputs(actions), own.simulations,
@@ -203,10 +203,9 @@ class EfficientZeroLearner(Learner):
         if self.updates % train.target_every == 0:
             self.target.load_state_dict(self.net.state_dict())
             self.reanalysis.target.refresh()
-        entropy = -(batch.policy * batch.policy.clamp_min(1e-9).log()).sum(-1)[batch.decided].mean()
         found = {"loss": loss, "policy_loss": losses.policy, "value_loss": losses.value, "prefix_loss": losses.prefix,
                  "consistency_loss": losses.consistency, "value_error": losses.value_error.mean(), "grad_norm": norm,
-                 "search_entropy": entropy, "target_value": batch.value[batch.inside].mean()}
+                 "target_entropy": batch.entropy(), "target_value": batch.value[batch.inside].mean()}
         return {name: float(value.detach()) for name, value in found.items()}
 
     # State --------------------------------------------------------------------------------------------------------
