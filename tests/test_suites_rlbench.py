@@ -303,7 +303,7 @@ def test_a_run_goes_on_and_has_it_in_its_folder(fake: Path, monkeypatch: pytest.
     assert caught.value.code in (None, 0)
     (run,) = results.glob("random/rlbench-lamp-on/none/*/seed-0")
     rows = [json.loads(line) for line in (run / "incidents.jsonl").read_text().splitlines()]
-    assert 3 <= len(rows) <= 4  # two workers count deaths beside one another
+    assert len(rows) == 3
     assert all("died with exit code 139" in row["error"] for row in rows)
     assert rows[0]["phase"] == "grid"
     assert (run / "done.json").exists()
