@@ -18,9 +18,10 @@ from torch import Tensor
 from pvdr_bench.algorithms.pvdr.alignment import Aligner, in_minibatches
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.finetuning import FineTuner, pieces
+from pvdr_bench.algorithms.pvdr.following import SMALL, Followed, followed, read_of
 from pvdr_bench.algorithms.pvdr.metrics import planning_metrics
 from pvdr_bench.algorithms.pvdr.modules import build
-from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner, Plans
+from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner
 from pvdr_bench.algorithms.pvdr.rounds import (
     decision_of_plan,
     future_frames,
@@ -33,8 +34,6 @@ from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transit
 from pvdr_bench.rl.rollout import Rollout, RolloutBuffer, State, needs_bootstrap
 from pvdr_bench.rl.token_history import push_frame
 from pvdr_bench.tokenizer.frozen import Tokenizer, load_tokenizer
-
-SMALL = torch.int16  # codes are stored small; codebooks have fewer than 2 ** 15 entries
 
 
 class PVDRLearner(Learner):
@@ -127,7 +126,7 @@ class PVDRLearner(Learner):
         history = push_frame(carry["codes"], self.encode(image), is_first.to(self.device))
         context = self._context(history)
         plan = self._followed(context, is_first.to(self.device), carry["plan"], mode, generator)
-        state = {"tokens": context, **self._read(plan)}
+        state = {"tokens": context, **read_of(plan)}
         policy: DiagonalGaussian = self.ppo.actor(state)
         if mode == "train" and self.phase == "e1" and self.config.online.e1_play == "noise":
             policy = dataclasses.replace(policy, mean=torch.zeros_like(policy.mean))
@@ -141,46 +140,11 @@ class PVDRLearner(Learner):
             extras["plan_image"] = self.tokenizer.decode(plan["plan"].long())
         return action, {"codes": history, "noise": noise, "plan": plan}, extras
 
-    def _followed(self, context: Tensor, is_first: Tensor, before: dict[str, Tensor], mode: Mode,
-                  generator: torch.Generator) -> dict[str, Tensor]:
-        """The plan that each environment follows now, and what it was chosen from, each [N, ...].
-
-        It is the one of the decision ``before`` while it stands (``planner.replan_every``), within an episode and, in
-        training, within a buffer: E2 is collected with the planner that E1 has tuned. All others are made together.
-        """
-        if not before or (mode == "train" and not len(self.buffer)):
-            return self._new_plans(context, generator)
-        age = before["plan_age"] + 1
-        due = is_first | (age >= self.config.planner.replan_every)
-        if due.all():
-            return self._new_plans(context, generator)
-        plan = {**before, "plan_age": age}
-        if due.any():
-            for name, value in self._new_plans(context[due], generator).items():
-                plan[name] = plan[name].clone()  # the last decision's are in the buffer
-                plan[name][due] = value
-        return plan
-
-    def _new_plans(self, context: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.online.dtype == "bfloat16")
-        with self.stopwatch("plan"), autocast:
-            plans = self.planner.plan(context, generator)
-        age = torch.zeros(len(context), dtype=torch.long, device=context.device)
-        plan = {"z": plans.z, "plan": plans.codes.to(SMALL), "plan_age": age, **self._plan_metrics(plans)}
-        if self.guide is not None:
-            state = {"tokens": context, "extra": plans.z, "plan": plans.codes, "ends": plans.ends,
-                     "distances": plans.distance}
-            plan["guide"] = self.guide.action(state)
-            plan |= {name: state[name].to(kind) for name, kind in self.guide.kept.items()}
-        return plan
-
-    def _read(self, plan: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What actor and critic read of a plan: z*, and the guide's action where there is one."""
-        return {"extra": plan["z"]} if self.guide is None else {"extra": plan["z"], "guide": plan["guide"]}
-
-    def _plan_metrics(self, plans: Plans) -> dict[str, Tensor]:
-        best = plans.distance.min(1).values
-        return {"plan_distance": best, "plan_gain": plans.distance.mean(1) - best, "plan_diversity": plans.diversity}
+    def _followed(self, context: Tensor, is_first: Tensor, before: Followed, mode: Mode,
+                  generator: torch.Generator) -> Followed:
+        """As ``followed``; in training, a plan ends with its buffer: E2 is collected with what E1 has tuned."""
+        stands = {} if mode == "train" and not len(self.buffer) else before
+        return followed(self.planner, self.guide, self.config, context, is_first, stands, generator, self.stopwatch)
 
     @torch.no_grad()
     def observe(self, transition: Transition) -> None:
@@ -201,7 +165,7 @@ class PVDRLearner(Learner):
                                             extras["z"][valued], due)
         pixels = (transition.image.to(self.device).float() - self.goal_pixels).abs().mean((1, 2, 3)) / 255
         metric = (self.distance.features(codes.long()) - self.distance.goal).abs().flatten(1).mean(1)
-        state = {"tokens": extras["tokens"], **self._read(extras), "plan": extras["plan"], "next": next_codes,
+        state = {"tokens": extras["tokens"], **read_of(extras), "plan": extras["plan"], "next": next_codes,
                  "pixel_distance": pixels, "metric_distance": metric,
                  **{name: extras[name] for name in ("plan_age", "plan_distance", "plan_gain", "plan_diversity")}}
         if self.guide is not None and self.phase == "e1":
