@@ -21,7 +21,7 @@ from pvdr_bench.suites import make_env
 from pvdr_bench.suites.base import Env, EnvConfig
 from pvdr_bench.suites.rlbench import health
 from pvdr_bench.suites.rlbench.env import SAME, RLBenchEnv, difference
-from pvdr_bench.suites.rlbench.goals import goal_file
+from pvdr_bench.suites.rlbench.goals import Goal, goal_file, keep_goal
 from pvdr_bench.suites.rlbench.info import RLBENCH
 from pvdr_bench.suites.rlbench.simulator import Simulator
 from pvdr_bench.suites.vector import VectorEnv
@@ -245,6 +245,25 @@ def test_a_goal_has_a_hash_and_a_damaged_one_is_refused(env: Env) -> None:
     path.write_bytes(b"PK\x03\x04")
     with pytest.raises(DataError, match="cannot be read"):
         make_env(CONFIG)
+
+
+def test_of_two_goals_made_at_once_both_have_the_first(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = {"task": "lamp_on", "size": 8}
+    mine, theirs = (Goal(*np.full((2, 8, 8, 3), level, np.uint8)) for level in (1, 2))
+    real, others = np.savez_compressed, []
+
+    def meanwhile(*args: object, **arrays: np.ndarray) -> None:
+        if not others:  # somebody else comes between the look and the writing
+            others.append(None)
+            others[0] = keep_goal(key, theirs)
+        real(*args, **arrays)
+
+    monkeypatch.setattr(np, "savez_compressed", meanwhile)
+    kept = keep_goal(key, mine)
+    assert others[0] is theirs and kept.hash == theirs.hash != mine.hash
+    np.testing.assert_array_equal(kept.image, theirs.image)
+    assert keep_goal(key, mine).hash == theirs.hash, "nor later"
+    assert [path.name for path in goal_file(key).parent.iterdir()] == [goal_file(key).name], "nothing is left over"
 
 
 def test_a_crop_is_cut_and_made_smaller_by_area(fake: Path) -> None:

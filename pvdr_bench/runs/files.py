@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ _HINTS = {
     errno.EROFS: "the file system is read-only: choose another folder with --results or PVDR_BENCH_DATA",
     errno.EACCES: "no permission to write: choose another folder with --results or PVDR_BENCH_DATA",
     errno.EPERM: "no permission to write: choose another folder with --results or PVDR_BENCH_DATA",
+    errno.ENOTSUP: "the file system has no hard links: choose another folder with --results or PVDR_BENCH_DATA",
+    errno.ENOSYS: "the file system has no hard links: choose another folder with --results or PVDR_BENCH_DATA",
     errno.EFBIG: "the file is larger than the file system or `ulimit -f` allows",
     errno.EIO: "the disk reports an input/output error: check it, then give the same command again",
     errno.ESTALE: "the network file system lost this file: give the same command again",
@@ -108,6 +111,32 @@ def atomic_write(path: Path, data: bytes, *, durable: bool = True) -> None:
     crash_point(f"replace/{path.name}")
     if durable:
         sync_folder(path.parent)
+
+
+def create_once(path: Path, data: bytes) -> bool:
+    """Make ``path`` of ``data`` in one step, and only where there is none: of many who try at once one succeeds.
+
+    Returns:
+        Whether it was made by this call; if not, the file that is there is whole and somebody else's.
+
+    Raises:
+        StorageError: the disk is full or cannot be written, or has no hard links.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        write_file(temporary, data)
+        with storage_errors(path):
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
 
 
 def _label(path: Path) -> str:

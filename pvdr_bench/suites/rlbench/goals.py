@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pvdr_bench.errors import DataError
-from pvdr_bench.runs.files import atomic_write, content_hash
+from pvdr_bench.runs.files import content_hash, create_once
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.suites.base import Image
 
@@ -63,12 +63,17 @@ def read_goal(key: Mapping[str, Any]) -> Goal | None:
 
 
 def keep_goal(key: Mapping[str, Any], goal: Goal) -> Goal:
-    """Keep a goal, unless somebody was faster; returns the one that is kept."""
-    if (found := read_goal(key)) is not None:
-        return found
+    """Keep a goal, unless somebody was faster; returns the one that is kept.
+
+    Raises:
+        DataError: the one that is kept is damaged. StorageError: it cannot be written.
+    """
     path, sink = goal_file(key), io.BytesIO()
     np.savez_compressed(sink, start=goal.start, image=goal.image,
                         about=np.array(json.dumps({"key": dict(key), "hash": goal.hash})))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, sink.getvalue())
-    return goal
+    if create_once(path, sink.getvalue()):
+        return goal
+    if (found := read_goal(key)) is None:
+        raise DataError("a goal image was removed while it was read", where=str(path),
+                        hint="give the same command again")
+    return found

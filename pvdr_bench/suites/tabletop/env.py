@@ -22,7 +22,7 @@ from pvdr_bench.suites.tabletop.control import Arm, Command, Vector
 from pvdr_bench.suites.tabletop.scenes import LAMP_OFF, LAMP_ON, TIMESTEP, compiled
 from pvdr_bench.suites.tabletop.tasks import TASKS, Placement, Task
 
-EXPERT_LIMIT = 400  # control steps in which the scripted expert must succeed; the slowest needs about 110
+EXPERT_LIMIT = 400  # control steps in which the scripted expert must succeed
 CELL = 0.015  # metres: the arm is further away here than the renderer's default was chosen for
 _SUBSTEPS = round(CONTROL_STEP / TIMESTEP)
 
