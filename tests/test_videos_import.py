@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from pvdr_bench.cli.videos import app
 from pvdr_bench.errors import ChangedError, DataError, UsageError
 from pvdr_bench.runs.faults import CRASH_CODE
 from pvdr_bench.suites.resize import area_resize, fitted
+from pvdr_bench.videos.fetching import downloads_path
 from pvdr_bench.videos.importing import ImportOptions, import_videos, pieces
-from pvdr_bench.videos.layout import HELDOUT, TRAIN
+from pvdr_bench.videos.layout import HELDOUT, TRAIN, split_of
+from pvdr_bench.videos.readers.base import ReadOptions
+from pvdr_bench.videos.readers.detect import open_source
 from pvdr_bench.videos.store import ClipStore
 from tests import video_files as made
 
@@ -117,6 +125,89 @@ def test_a_handful_of_films_has_both_splits_and_one_long_film_too(tmp_path: Path
     assert sorted(splits.values()).count(HELDOUT) >= 1 and TRAIN in splits.values()
     pieces_of_one = import_videos("one", tmp_path / "0.npz", 24, tmp_path / "data", ImportOptions(cut=4))
     assert [(e.length, e.split) for e in pieces_of_one.episodes] == [(4, TRAIN), (4, HELDOUT), (1, TRAIN)]
+
+
+@pytest.mark.parametrize("kind", ["bair", "tfds"])
+def test_a_source_that_only_trains_holds_out_one_in_ten(tmp_path: Path, kind: str) -> None:
+    if kind == "bair":
+        shards = {f"train/traj_{first}_to_{first + 9}": range(first, first + 10) for first in range(0, 40, 10)}
+        source = made.write_bair(tmp_path / "x", shards, 2)
+    else:
+        source = made.write_rlds(tmp_path, "x", {"train": [made.moving(n, 2, 16) for n in range(40)]}, shards=4)
+    store = import_videos("mine", source, 16, tmp_path / "data")
+    splits = {episode.source: episode.split for episode in store.episodes}
+    assert len(splits) == 40 and splits == {name: split_of(name) for name in splits}
+    assert 2 <= list(splits.values()).count(HELDOUT) <= 8
+
+
+def test_bair_is_imported_from_where_it_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path))
+    folder = downloads_path("bair", tmp_path)
+    folder.mkdir(parents=True)
+    tar = made.write_bair(folder, SHARDS, 4, tar=True)
+    said = CliRunner().invoke(app, ["import", "bair", "--image-size", "32", "--json"])
+    assert said.exit_code == 0, said.exception
+    assert json.loads(said.output)["episodes"] == 7
+    assert import_videos("bair", tar, 32, tmp_path / "named", ImportOptions(camera="aux1")).hash == json.loads(
+        said.output)["hash"]
+    shutil.copy(tar, folder / "copy.tar")
+    with pytest.raises(DataError, match="2 archives here"):
+        open_source(folder, ReadOptions())
+
+
+def test_a_tar_of_something_else_beside_films_changes_nothing(tmp_path: Path) -> None:
+    np.savez(tmp_path / "0.npz", frames=made.moving(0, 4, 16))
+    for data in (b"", b"no tar"):
+        (tmp_path / "other.tar").write_bytes(data)
+        assert open_source(tmp_path, ReadOptions()).format == "folder"
+    with tarfile.open(tmp_path / "other.tar", "w") as archive:
+        archive.add(tmp_path / "0.npz", "0.npz")
+    assert open_source(tmp_path, ReadOptions()).format == "folder"
+
+
+def test_fewer_frames_a_second_where_they_can_be_told(bair: Path, tmp_path: Path) -> None:
+    """Of video files; what keeps every frame refuses them, and no store says that it has fewer."""
+    films = tmp_path / "films"
+    for number in range(2):
+        made.write_video(films / f"{number}.mp4", made.moving(number, 30, 32), fps=30)
+    store = import_videos("films", films, 32, tmp_path, ImportOptions(fps=10.0))
+    assert store.fps == 10.0 and [episode.length for episode in store.episodes] == [10, 10]
+    rlds = made.write_rlds(tmp_path, "thing", {"train": [made.moving(0, 4, 32)]})
+    lerobot = made.write_lerobot(tmp_path / "lerobot", [made.moving(0, 4, 32)], dtype="image")
+    for source in (bair, rlds, lerobot):
+        with pytest.raises(UsageError, match="--fps thins video files, and every frame of the format .* is kept") as no:
+            import_videos("mine", source, 32, tmp_path, ImportOptions(fps=5.0))
+        assert "leave --fps out" in (no.value.hint or "")
+    np.savez(films / "2.npz", frames=made.moving(2, 30, 32))
+    with pytest.raises(UsageError, match=r"1 of the episodes here are none, such as 2\.npz"):
+        import_videos("mixed", films, 32, tmp_path, ImportOptions(fps=10.0))
+    assert not (tmp_path / "videos" / "mine").exists() and not (tmp_path / "videos" / "mixed").exists()
+
+
+@pytest.mark.parametrize("change", ["lengths", "name", "pictures"])
+def test_another_file_in_the_middle_of_a_folder_is_another_source(tmp_path: Path, change: str) -> None:
+    """Its number of files, first name and bytes in all stay as they were."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number, length in enumerate((4, 5, 6)):
+        if change == "pictures":
+            (source / f"{number}").mkdir()
+            for t in range(length):
+                (source / f"{number}" / f"{t}.png").write_bytes(made.encoded(made.moving(number, 1, 16)[0]))
+        else:
+            np.savez(source / f"{number}.npz", frames=made.moving(number, length, 16))
+    first = import_videos("mine", source, 16, tmp_path)
+    assert import_videos("mine", source, 16, tmp_path).hash == first.hash
+    if change == "pictures":
+        (source / "1" / "4.png").rename(source / "1" / "9.png")
+    elif change == "name":
+        (source / "1.npz").rename(source / "1b.npz")
+    else:
+        (source / "1.npz").rename(tmp_path / "kept")
+        (source / "2.npz").rename(source / "1.npz")
+        (tmp_path / "kept").rename(source / "2.npz")
+    with pytest.raises(ChangedError, match="hash"):
+        import_videos("mine", source, 16, tmp_path)
 
 
 def test_pieces_hold_every_frame_once() -> None:

@@ -220,8 +220,10 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     assert np.array_equal(found["b"][1], frames[[1, 2, 9, 10]]) and np.array_equal(found["d.npz"][1], frames)
     assert np.abs(found["a/film 10.mp4"][1].astype(int) - frames).mean() < 6
     assert np.abs(found["c.gif"][1].astype(int) - frames[:4]).mean() < 10
-    thinned = read(tmp_path, fps=10)
-    assert np.array_equal(thinned["a/film 10.mp4"][1], found["a/film 10.mp4"][1][::3])
+    thinned = read(tmp_path / "a", fps=10)
+    assert np.array_equal(thinned["film 10.mp4"][1], found["a/film 10.mp4"][1][::3])
+    with pytest.raises(UsageError, match="3 of the episodes here are none, such as b"):
+        read(tmp_path, fps=10)
 
 
 def test_a_film_that_was_turned_is_turned_back(tmp_path: Path) -> None:

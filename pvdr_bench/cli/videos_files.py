@@ -47,7 +47,7 @@ def import_(
                                                   "fetch downloaded.")] = None,
     image_size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
     camera: Annotated[str, typer.Option(help="Which of several cameras; a wrong one lists them.")] = "",
-    fps: Annotated[float, typer.Option(help="Frames a second that are kept of video files; 0: all.")] = 0.0,
+    fps: Annotated[float, typer.Option(help="Frames a second that are kept, of video files only; 0: all.")] = 0.0,
     fit: Annotated[str, typer.Option(help="Frames that are not square: crop the middle, squash, or pad.")] = "crop",
     cut: Annotated[int | None, typer.Option(help="Longest episode in frames, longer ones are cut; 0: none is. Default: "
                                             "300 for folders of videos, else 0.")] = None,

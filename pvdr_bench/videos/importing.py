@@ -30,7 +30,7 @@ from pvdr_bench.videos.readers.detect import open_source, reader_class
 from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.writer import ClipWriter
 
-VERSION = 1  # raised when the same source gives other frames or another order
+VERSION = 2  # raised when the same source gives other frames or another order
 PACKAGES = ("av", "pillow", "pyarrow", "numpy")
 CUT_OF_FOLDERS = 300  # frames: ten seconds of a phone's film
 _COPY_FRAMES = 64
@@ -44,7 +44,7 @@ class ImportOptions:
     Attributes:
         format: the reader, by its name or ``module:Class``; empty: recognised.
         camera: see `ReadOptions`; empty: the format's or the corpus' own.
-        fps: frames per second that are kept of video files; 0: every frame.
+        fps: frames per second that are kept of video files; 0: every frame. Other sources refuse it.
         stated_fps: of the source, where its files do not state it.
         fit: what is done with frames that are not square.
         cut: longest episode in frames; longer ones become several. 0: as long as they are.
@@ -98,7 +98,7 @@ def import_videos(name: str, root: Path, image_size: int, data_dir: Path | str, 
 
     Raises:
         DataError: the source is broken, with file and byte; nothing of it is published.
-        UsageError: impossible numbers, no such camera.
+        UsageError: impossible numbers, no such camera, or fewer frames a second of what is no video file.
         ChangedError: a corpus of another recipe is there. LockedError: another process makes it.
         StorageError: the disk is full. TrainingError: a worker died.
     """
@@ -124,12 +124,12 @@ def import_videos(name: str, root: Path, image_size: int, data_dir: Path | str, 
 
 
 def recipe_of(name: str, reader: Reader, units: list[Unit], image_size: int, options: ImportOptions) -> dict[str, Any]:
-    """All that determines an imported corpus; files by name and size, wherever they lie."""
+    """All that determines an imported corpus; each file by name and size, wherever they lie."""
     return {
         "corpus": name, "image_size": image_size, "import": VERSION, "format": reader.format,
         "reader": reader.version, "camera": reader.camera, "fps": options.fps, "fit": options.fit, "cut": options.cut,
         "source": {"units": len(units), "bytes": sum(unit.size for unit in units),
-                   "hash": content_hash([[unit.name, unit.size] for unit in units])},
+                   "hash": content_hash([[unit.name, unit.size, unit.files] for unit in units])},
     }
 
 
@@ -138,7 +138,7 @@ def _path_of(reader: Reader) -> str:
 
 
 def _fps(reader: Reader, options: ImportOptions) -> float:
-    """Frames per second of the store; 0: unknown."""
+    """Frames per second of the store; 0: unknown. A reader that took ``options.fps`` keeps so many at most."""
     stated = reader.fps or options.stated_fps
     return min(stated, options.fps) if stated and options.fps else options.fps or stated
 

@@ -10,37 +10,48 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from pvdr_bench.errors import DataError
 from pvdr_bench.videos.layout import HELDOUT, TRAIN
-from pvdr_bench.videos.readers.base import Frames, Reader, ReadOptions, SourceEpisode, Unit, choose_camera, reading
+from pvdr_bench.videos.readers.base import (
+    Frames,
+    Reader,
+    ReadOptions,
+    SourceEpisode,
+    Unit,
+    choose_camera,
+    reading,
+    with_splits,
+)
 from pvdr_bench.videos.readers.tfrecord import Record, byte_lists, records
 
 SIDE = 64
 FOLDER = "softmotion30_44k"
 _SHARD = re.compile(r"(?:.*/)?(train|test)/(traj_(\d+)_to_(\d+)\.tfrecords?)$")
+_LOOK_AT = 100  # members of a tar
 _CAMERAS = ("image_aux1", "image_main")
 _SPLITS = {"train": TRAIN, "test": HELDOUT}
 
 
 class BairReader(Reader):
-    """The unpacked folder, or the archive ``bair_robot_pushing_dataset_v0.tar``."""
+    """The unpacked folder, the archive ``bair_robot_pushing_dataset_v0.tar``, or the folder that it lies in."""
 
     format = "bair"
 
     def __init__(self, root: Path, options: ReadOptions) -> None:
-        super().__init__(root, options)
+        super().__init__(_archive(root) or root, options)
         self._camera = choose_camera(options.camera, _CAMERAS, _CAMERAS, str(root))
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        """A tar, or a folder with shards of that name."""
+        """A tar, or a folder with shards of that name or with a tar that holds some."""
         if root.is_file():
             return root.suffix == ".tar"
-        return next(_shard_files(root), None) is not None
+        return next(_shard_files(root), None) is not None or any(_holds_shards(path) for path in root.glob("*.tar"))
 
     @property
     def camera(self) -> str:
@@ -55,7 +66,7 @@ class BairReader(Reader):
         if not found:
             raise DataError("holds no shards of BAIR", where=str(self.root),
                             hint=f"{FOLDER}/train/traj_0_to_255.tfrecords and so on belong there")
-        return sorted(found, key=_order)
+        return with_splits(sorted(found, key=_order), lambda unit: _SPLITS[unit.name.partition("/")[0]])
 
     def episodes(self, unit: Unit) -> Iterator[SourceEpisode]:
         """One for each record; a missing one is found by the numbers in the shard's name."""
@@ -64,7 +75,7 @@ class BairReader(Reader):
         assert place is not None
         count, wanted = 0, int(place[4]) - int(place[3]) + 1
         for record in records(path, unit.data["start"], unit.size):
-            yield SourceEpisode(f"{unit.name}#{count}", _SPLITS[place[1]],
+            yield SourceEpisode(f"{unit.name}#{count}", unit.data["split"],
                                 lambda record=record: iter((self._frames(record, path),)))  # type: ignore[misc]
             count += 1
         if count != wanted:
@@ -94,6 +105,30 @@ def _shard_files(root: Path) -> Iterator[tuple[str, Path]]:
             for path in sorted((base / split).glob("traj_*_to_*.tfrecord*")):
                 if _SHARD.match(f"{split}/{path.name}") and path.is_file():
                     yield split, path
+
+
+def _archive(root: Path) -> Path | None:
+    """The tar in a folder without shards; None: the folder itself, or the file, is the source.
+
+    Raises:
+        DataError: there are several.
+    """
+    if not root.is_dir() or next(_shard_files(root), None) is not None:
+        return None
+    found = sorted(root.glob("*.tar"))
+    if len(found) > 1:
+        raise DataError(f"{len(found)} archives here", where=str(root),
+                        hint=f"name one: {', '.join(str(path) for path in found[:5])}")
+    return found[0] if found else None
+
+
+def _holds_shards(path: Path) -> bool:
+    """Whether a shard is among the first members of a tar; a broken one counts where it lies alone."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return any(_SHARD.match(member.name) for member in islice(archive, _LOOK_AT))
+    except (tarfile.TarError, OSError):
+        return len(list(path.parent.iterdir())) == 1
 
 
 def _members(root: Path) -> list[Unit]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.runs.files import content_hash
+from pvdr_bench.videos.layout import HELDOUT, TRAIN
 from pvdr_bench.words import did_you_mean, nearest
 
 Frames = NDArray[np.uint8]
@@ -30,7 +32,7 @@ class ReadOptions:
 
     Attributes:
         camera: which of the source's cameras; empty: the format's own choice, where there is one.
-        fps: frames per second that are kept of video files; 0: every frame.
+        fps: frames per second that are kept of video files; 0: every frame. Readers that cannot do so refuse it.
     """
 
     camera: str = ""
@@ -45,11 +47,13 @@ class Unit:
         name: relative to the source, for messages; unique.
         size: bytes of it, for progress.
         data: plain data of the reader's own.
+        files: `hash_of` the files that it stands for, where its name and size do not tell them all.
     """
 
     name: str
     size: int
     data: Mapping[str, Any] = field(default_factory=dict)
+    files: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class SourceEpisode:
 
     Attributes:
         name: of the file and the place in it, relative to the source; unique, and the same on every machine.
-        split: ``train`` or ``heldout`` where the source has a split of its own, else None.
+        split: ``train`` or ``heldout`` where the source has both of its own, else None.
         frames: gives the frames in chunks uint8 [k, H, W, 3], all of one size; nothing is decoded before it is called.
     """
 
@@ -74,19 +78,23 @@ class Reader(ABC):
         format: its name, as ``--format`` has it.
         version: raised when the frames that it gives change.
         fps: frames per second that the source states, or 0 where it states none; set by the constructor.
+        thins: whether it can keep fewer frames a second (``ReadOptions.fps``).
     """
 
     format: ClassVar[str]
     version: ClassVar[int] = 1
     fps: float = 0.0
+    thins: ClassVar[bool] = False
 
     def __init__(self, root: Path, options: ReadOptions) -> None:
         """Look at the source without decoding anything.
 
         Raises:
             DataError: this is not a source of this format, or one that is broken.
-            UsageError: it has no such camera.
+            UsageError: it has no such camera, or cannot keep fewer frames a second.
         """
+        if options.fps and not self.thins:
+            raise all_frames(f"every frame of the format {self.format} is kept", root)
         self.root, self.options = root, options
 
     @classmethod
@@ -158,6 +166,28 @@ def _meant(name: str, cameras: Sequence[str]) -> list[str]:
     last = {camera: camera.replace("/", ".").rpartition(".")[2] for camera in cameras}
     return ([camera for camera in cameras if last[camera] == name]
             or [camera for camera in cameras if last[camera] in (f"image_{name}", f"{name}_image")])
+
+
+def all_frames(what: str, root: Path) -> UsageError:
+    """The error where fewer frames a second were asked for, and all are kept."""
+    return UsageError(f"--fps thins video files, and {what}", where=str(root),
+                      hint="leave --fps out; the stride of a method's clips takes frames that are further apart")
+
+
+def with_splits(units: Sequence[Unit], split: Callable[[Unit], str | None]) -> list[Unit]:
+    """Units with their split in ``data``: the source's own where it both trains and holds something out, else None.
+
+    A source that only trains says nothing of what to hold out: that is chosen, as where there are no splits.
+    """
+    own = [split(unit) for unit in units]
+    if not {TRAIN, HELDOUT} <= set(own):
+        own = [None] * len(own)
+    return [replace(unit, data={**unit.data, "split": each}) for unit, each in zip(units, own, strict=True)]
+
+
+def hash_of(files: Sequence[tuple[str, int]]) -> str:
+    """Hash of files by name and size in bytes."""
+    return content_hash([list(file) for file in files])
 
 
 def inside(root: Path, relative: str, where: str) -> Path:

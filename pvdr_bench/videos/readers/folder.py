@@ -15,7 +15,17 @@ from typing import Any
 
 from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.needed import need
-from pvdr_bench.videos.readers.base import Frames, Reader, ReadOptions, SourceEpisode, Unit, check_frame, reading
+from pvdr_bench.videos.readers.base import (
+    Frames,
+    Reader,
+    ReadOptions,
+    SourceEpisode,
+    Unit,
+    all_frames,
+    check_frame,
+    hash_of,
+    reading,
+)
 from pvdr_bench.videos.readers.images import decode, rgb
 from pvdr_bench.videos.readers.npz import frames_in
 from pvdr_bench.videos.readers.video import CONTAINERS, frames_of, rate_of, thinned
@@ -30,6 +40,7 @@ class FolderReader(Reader):
     """Videos as people have them."""
 
     format = "folder"
+    thins = True
 
     def __init__(self, root: Path, options: ReadOptions) -> None:
         super().__init__(root, options)
@@ -41,7 +52,12 @@ class FolderReader(Reader):
         if options.camera and not any(name.endswith(".npz") for name in self._names):
             raise UsageError(f"camera {options.camera!r} of files that have no cameras", where=str(root),
                              hint="leave --camera out, or name the folder of that camera")
-        self.fps = self._stated_rate()
+        films = [name for name in self._names if Path(name).suffix.lower() in CONTAINERS]
+        if options.fps and len(films) < len(self._names):
+            other = next(name for name in self._names if name not in films)
+            raise all_frames(f"{len(self._names) - len(films)} of the episodes here are none, such as {other}: import "
+                             "them apart", root)
+        self.fps = rate_of(self._base / films[0]) if films else 0.0
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -53,24 +69,24 @@ class FolderReader(Reader):
         """Which array of NPZ files; empty: the only one with pictures."""
         return self.options.camera
 
-    def _stated_rate(self) -> float:
-        video = next((name for name in self._names if Path(name).suffix.lower() in CONTAINERS), None)
-        return rate_of(self._base / video) if video is not None else 0.0
-
     def units(self) -> list[Unit]:
         """Up to 64 files or folders, or 256 MiB, together."""
         found: list[Unit] = []
-        held: list[str] = []
+        names: list[str] = []
+        held: list[tuple[str, int]] = []  # the files of these names, and their bytes
         size = 0
         for name in self._names:
             path = self._base / name
-            own = path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in _pictures(path))
-            if held and (len(held) == _FILES_IN_UNIT or size + own > _BYTES_IN_UNIT):
-                found.append(_unit(held, size))
-                held, size = [], 0
-            held.append(name)
+            files = [path] if path.is_file() else _pictures(path)
+            sizes = [(str(file.relative_to(self._base)), file.stat().st_size) for file in files]
+            own = sum(each for _, each in sizes)
+            if names and (len(names) == _FILES_IN_UNIT or size + own > _BYTES_IN_UNIT):
+                found.append(_unit(names, held, size))
+                names, held, size = [], [], 0
+            names.append(name)
+            held += sizes
             size += own
-        return [*found, _unit(held, size)]
+        return [*found, _unit(names, held, size)]
 
     def episodes(self, unit: Unit) -> Iterator[SourceEpisode]:
         """One for each file or folder of pictures."""
@@ -87,9 +103,9 @@ class FolderReader(Reader):
         return _frames_of_gif(path) if kind == ".gif" else thinned(frames_of(path), self.options.fps)
 
 
-def _unit(names: list[str], size: int) -> Unit:
+def _unit(names: list[str], held: list[tuple[str, int]], size: int) -> Unit:
     label = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    return Unit(label, size, {"files": list(names)})
+    return Unit(label, size, {"files": names}, hash_of(held))
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -19,7 +19,16 @@ import numpy as np
 from pvdr_bench.errors import DataError
 from pvdr_bench.runs.files import read_json
 from pvdr_bench.runs.intake import parse_json
-from pvdr_bench.videos.readers.base import Frames, Reader, ReadOptions, SourceEpisode, Unit, choose_camera, inside
+from pvdr_bench.videos.readers.base import (
+    Frames,
+    Reader,
+    ReadOptions,
+    SourceEpisode,
+    Unit,
+    choose_camera,
+    hash_of,
+    inside,
+)
 from pvdr_bench.videos.readers.images import decode
 from pvdr_bench.videos.readers.parquet import batches, table_rows
 from pvdr_bench.videos.readers.video import frames_of
@@ -79,8 +88,9 @@ class LeRobotReader(Reader):
         for first in range(0, len(episodes), _EPISODES_IN_UNIT):
             part = episodes[first:first + _EPISODES_IN_UNIT]
             files = [(index, length, str(self._file_of_v2(index))) for index, length in part]
-            size = sum((self.root / name).stat().st_size for _, _, name in files)
-            found.append(Unit(f"episodes {part[0][0]} to {part[-1][0]}", size, {"episodes": files}))
+            held = [(name, (self.root / name).stat().st_size) for _, _, name in files]
+            found.append(Unit(f"episodes {part[0][0]} to {part[-1][0]}", sum(size for _, size in held),
+                              {"episodes": files}, hash_of(held)))
         if not found:
             raise DataError("tells of no episodes", where=str(self.root / "meta"))
         return found

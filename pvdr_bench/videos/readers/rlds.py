@@ -24,6 +24,7 @@ from pvdr_bench.videos.readers.base import (
     Unit,
     choose_camera,
     inside,
+    with_splits,
 )
 from pvdr_bench.videos.readers.images import decode, is_picture
 from pvdr_bench.videos.readers.tfrecord import Record, byte_lists, records
@@ -91,7 +92,7 @@ class RLDSReader(Reader):
                                     hint="fetch it, or take the split out of dataset_info.json")
         if not found:
             raise DataError("tells of no episodes", where=where)
-        return found
+        return with_splits(found, lambda unit: _SPLITS.get(unit.data["split"]))
 
     def _find_camera(self) -> str:
         """From the first record: names of lists whose first value is a picture."""
@@ -106,7 +107,7 @@ class RLDSReader(Reader):
         """One for each record."""
         path, count, data = self.root / unit.name, 0, unit.data
         for record in records(path):
-            yield SourceEpisode(f"{unit.name}#{count}", _SPLITS.get(data["split"]),
+            yield SourceEpisode(f"{unit.name}#{count}", data["split"],
                                 lambda record=record: self._frames(record, path))  # type: ignore[misc]
             count += 1
         if count != data["records"]:
