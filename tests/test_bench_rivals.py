@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pvdr_bench.bench import rivals
+from pvdr_bench.bench import rival_ppo, rivals
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.rl.contract import LearnerContext
@@ -97,7 +97,7 @@ def test_the_rival_has_our_networks_and_makes_as_many_steps(network: str) -> Non
 def test_the_rivals_contexts_are_those_that_ours_acts_on() -> None:
     with envs_of("tokens") as envs:
         learner = learner_of("tokens", envs)
-        rival = rivals._vec_env(envs, learner)
+        rival = rival_ppo.vec_env(envs, learner)
         first = rival.reset()
         assert np.array_equal(first[:, 0], first[:, 1])  # an episode's first frame fills all
         last = first
