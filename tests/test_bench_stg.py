@@ -8,18 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.cli.main import main
 from pvdr_bench.diagnostics import stg
 from pvdr_bench.errors import UsageError
+from pvdr_bench.runs.files import content_hash
+from pvdr_bench.training.stages import Stages
 from pvdr_bench.videos.writer import ClipWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32  # of pictures at smoke scale
 
 
-def test_the_committed_measurement_is_of_the_recipe_and_keeps_its_promise() -> None:
+def test_the_committed_measurement_is_of_the_recipe_and_keeps_its_promise(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path))  # the corpus as this version would generate it
     told = json.loads((ROOT / "results" / "reference" / "bench-stg-cpu.json").read_text())
     assert (told["method"], told["corpus"], told["scale"]) == ("stg", "metaworld", "cpu")
+    stages = Stages(load_catalog().resolve(told["method"], "reach", 0, told["scale"], videos=told["corpus"]))
+    assert told["artefact"] == content_hash(stages.recipe(stages.node("pretrain"), {}))
     assert told["auc"] >= 0.9 and told["time_forward"] > 0.6 > told["untrained"]["auc"]
     assert told["auc_same_clip"] > 0.6 and told["embedding_rank"] > 4
     text = (ROOT / "results" / "reference" / "README.md").read_text()

@@ -9,6 +9,7 @@ from torch import Tensor
 from pvdr_bench.algorithms.stg.config import RewardConfig
 from pvdr_bench.algorithms.stg.networks import STGModel, symexp
 from pvdr_bench.algorithms.stg.reward import RunningStd, StateToGoReward
+from pvdr_bench.errors import SetupError
 from pvdr_bench.rl.contract import Transition
 from pvdr_bench.rl.rollout import Rollout, RolloutBuffer
 from pvdr_bench.rl.rollout_reward import next_steps, segments
@@ -148,6 +149,26 @@ def test_raw_values_are_small_and_are_scaled_before_the_tasks_reward_is_added() 
     assert float(found["none"].std()) < 0.02
     assert float(found["running"].std(correction=0)) == pytest.approx(1, rel=1e-3)
     assert torch.allclose(found["corpus"] * learner.model.critic_std, found["none"], atol=1e-6)
+
+
+@pytest.mark.parametrize("std", [0.0, 1e-8, float("nan")])
+def test_a_collapsed_critic_is_no_unit(std: float) -> None:
+    net = model()
+    net.critic_std.fill_(std)
+    with pytest.raises(SetupError, match="tells no transitions apart"):
+        StateToGoReward(net, RewardConfig(), N, CPU)
+    StateToGoReward(net, RewardConfig(unit="running"), N, CPU)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-9])
+def test_values_that_are_all_alike_pay_nothing(noise: float) -> None:
+    """A running unit of 0, or of rounding, would make any offset of the critic a reward without bounds."""
+    net, film = model(), Film(14, ENDS)
+    net.reward_terms = lambda before, after, guess: (  # type: ignore[method-assign]
+        1e-4 + noise * torch.rand(before.shape[:-1]), torch.ones(before.shape[:-1]))
+    reward = StateToGoReward(net, RewardConfig(beta=1.0, nu=0.5, task_weight=0.0, unit="running"), N, CPU)
+    found, told = reward.label(film.rollout(reward))
+    assert (found == 0.5).all() and told["intrinsic_unit"] < 1e-6
 
 
 def test_the_running_unit_is_that_of_all_values() -> None:

@@ -20,7 +20,7 @@ class STGLearner(PPOLearner):
         context, tokenizer: as of :class:`PPOLearner`.
 
     Raises:
-        SetupError: the pre-trained artefact or the tokenizer is missing.
+        SetupError: the pre-trained artefact or the tokenizer is missing, or its critic has collapsed.
         CatalogError: pictures smaller than ``model.input_size``, or networks that do not fit the token grid.
     """
 

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pvdr_bench.algorithms.stg.config import RewardConfig
 from pvdr_bench.algorithms.stg.networks import STGModel
+from pvdr_bench.errors import SetupError
 from pvdr_bench.rl.rollout import Rollout, State
 from pvdr_bench.rl.rollout_reward import RolloutReward, next_steps, segments
 from pvdr_bench.rl.transition import Transition
 
 EMBEDDING, FINAL, NUMBER = "stg_embedding", "stg_final", "stg_number"
-LEAST_UNIT = 1e-8
+LEAST_UNIT = 1e-6  # below it the critic's differences are rounding, and no reward
 
 
 class RunningStd:
@@ -44,6 +45,8 @@ class RunningStd:
 class StateToGoReward(RolloutReward):
     """task_weight * r + beta * (D(e, e') - D(e, eh)) / unit + nu * symexp(TDR(e, eh)).
 
+    While the unit is below :data:`LEAST_UNIT`, as a running one of values that are all alike, the critic's part is 0.
+
     The transformer looks back within a stretch of one episode, of at most L decisions; its global position is the
     number of the stretch's first decision in the episode. The frame that an episode ended on is the true one, not the
     next episode's first.
@@ -51,10 +54,18 @@ class StateToGoReward(RolloutReward):
     Args:
         model: the pre-trained model; it is frozen here.
         num_envs: N.
+
+    Raises:
+        SetupError: ``unit`` is corpus and the model's critic told no transitions of its videos apart.
     """
 
     def __init__(self, model: STGModel, config: RewardConfig, num_envs: int, device: torch.device) -> None:
         self.model, self.config, self.device = model.to(device).eval().requires_grad_(False), config, device
+        if config.unit == "corpus" and not float(model.critic_std) >= LEAST_UNIT:
+            raise SetupError(f"the pre-trained critic tells no transitions apart: the unit of its reward is "
+                             f"{float(model.critic_std):.3g}", where="key reward.unit corpus",
+                             hint="its pre-training collapsed: look at critic_std and auc in the stage's train.jsonl, "
+                             "and train longer, with other pretrain keys or on other videos")
         self.number = torch.zeros(num_envs, dtype=torch.long, device=device)
         self.running = RunningStd()
 
@@ -89,14 +100,16 @@ class StateToGoReward(RolloutReward):
         predicted = self.predicted(embedding, rollout.state[NUMBER], ended)
         opinion, progress = self.model.reward_terms(embedding, after, predicted)
         self.running.add(opinion)
-        intrinsic = config.beta * opinion / max(self._unit(), LEAST_UNIT) + config.nu * progress
+        unit = self._unit()
+        told = opinion / unit if unit >= LEAST_UNIT else torch.zeros_like(opinion)
+        intrinsic = config.beta * told + config.nu * progress
         metrics = {"intrinsic_mean": intrinsic.mean(), "intrinsic_std": intrinsic.std(correction=0),
                    "opinion_mean": opinion.mean(), "opinion_std": opinion.std(correction=0),
                    "progress_mean": progress.mean(), "stg_step": (after - embedding).square().mean(),
                    "stg_error": (after - predicted).square().mean(),
                    "embedding_std": embedding.flatten(0, 1).std(0, correction=0).mean()}
         return config.task_weight * rollout.reward + intrinsic, {
-            **{name: float(x) for name, x in metrics.items()}, "intrinsic_unit": self._unit()}
+            **{name: float(x) for name, x in metrics.items()}, "intrinsic_unit": unit}
 
     def _unit(self) -> float:
         if self.config.unit == "none":
