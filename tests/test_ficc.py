@@ -99,7 +99,7 @@ def test_codes_tell_which_motion_it_was_and_not_those_of_shuffled_pairs(seed: in
 
 def played(replay: EpisodeReplay, rng: np.random.Generator, shuffled: bool) -> None:
     """Fill replay with 300 episodes of one decision, in which a box of actions is a motion."""
-    boxes, (clips, motions) = ActionBoxes(2), world(rng, 300, 2)
+    boxes, (clips, motions) = ActionBoxes(2, 2), world(rng, 300, 2)
     made = rng.permutation(motions[:, 0]) if shuffled else motions[:, 0]
     drawn = boxes.draw(300, torch.Generator().manual_seed(int(rng.integers(2**31))))
     no, yes = torch.tensor([False]), torch.tensor([True])
@@ -120,7 +120,7 @@ def test_the_adapter_finds_which_latent_action_each_box_is(seed: int) -> dict[st
             context = LearnerContext(learner.config, TaskFacts(ImageSpace(SIDE, SIDE), BoxSpace(2), 1, 100), seed,
                                      torch.device("cpu"), {"pretrain": learner.export()})
             transferred = Transferred(context, EfficientZeroNet(learner.config.model, 4, 5))
-            table = transferred.recount(replay, learner.model.encoder, ActionBoxes(2), torch.Generator())
+            table = transferred.recount(replay, learner.model.encoder, ActionBoxes(2, 2), torch.Generator())
             found[name] = (table, transferred.metrics["adapter_bits"])
     clips, motions = world(np.random.default_rng(3000 + seed), 400, 2)
     code = codes_of(learner, clips[:, 0], clips[:, 1])
@@ -136,7 +136,7 @@ def test_majorities_ties_and_unseen_boxes() -> None:
 
 
 def test_the_dynamics_are_told_the_code_of_the_box() -> None:
-    boxes = ActionBoxes(2)
+    boxes = ActionBoxes(2, 2)
     inputs = ActionInput(config().model, boxes, torch.device("cpu"))
     inputs.codebook, inputs.table = torch.arange(100.0).view(20, 5), torch.tensor([7, 0, 19, 3])
     assert inputs(torch.tensor([[-0.5, -0.1], [0.2, -3.0]]))[:, 0].tolist() == [35.0, 0.0]

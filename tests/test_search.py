@@ -11,7 +11,7 @@ import torch
 from pvdr_bench.bench.plain_tree import plain_search
 from pvdr_bench.bench.search import FreeModel, plain_visits
 from pvdr_bench.rl.search.boxes import ActionBoxes
-from pvdr_bench.rl.search.mcts import sample_visits, search, softmax, with_noise
+from pvdr_bench.rl.search.mcts import sample_visits, search, with_noise
 from pvdr_bench.rl.search.tree import Rules
 
 # A small MDP: three states, two actions; action 1 of state 2 pays, and leads back to state 0.
@@ -149,7 +149,7 @@ def test_temperature_sharpens_visit_counts() -> None:
 
 @pytest.mark.parametrize(("dims", "count"), [(1, 2), (2, 4), (4, 16), (7, 16)])
 def test_boxes_halve_the_first_four_dimensions(dims: int, count: int) -> None:
-    boxes = ActionBoxes(dims)
+    boxes = ActionBoxes(dims, 4)
     assert boxes.count == count
     drawn = boxes.draw(300, torch.Generator().manual_seed(0))
     assert drawn.shape == (300, count, dims) and drawn.abs().max() <= 1
@@ -211,7 +211,3 @@ def test_it_agrees_with_mctx() -> None:
     model = FreeModel(n, simulations + 1, k, 2)
     found = search(Rules(), simulations, prior, value, model.expand)
     assert (found.visits == mctx_visits(model, prior, value, simulations, Rules())).all()
-
-
-def test_softmax_is_one() -> None:
-    assert np.allclose(softmax(np.array([[1000.0, 1000.0, -np.inf]])), [[0.5, 0.5, 0]])

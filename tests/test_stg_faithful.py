@@ -275,6 +275,8 @@ def test_the_area_is_that_of_a_loop() -> None:
     positive, negative = torch.tensor([1.0, 2.0, 2.0, 5.0]), torch.tensor([0.0, 2.0, 7.0])
     wins = [(p > q) + 0.5 * (p == q) for p in positive.tolist() for q in negative.tolist()]
     assert auc(positive, negative) == pytest.approx(sum(wins) / 12)
+    many = torch.arange(100_000.0)  # no exact p-value is worked out: it would take minutes here
+    assert auc(many, torch.tensor([-1.0, 1e6])) == 0.5
 
 
 def test_collapse_is_seen() -> None:

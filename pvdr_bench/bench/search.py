@@ -1,6 +1,7 @@
 """``bench search``: the batched tree search against a plain tree per root, with the network of a scale and without.
 
-Both search the same roots by the same rules, and find the same visit counts (``equal``).
+Both search the same roots by the same rules. With a model of tables they find the same visit counts (``equal``); with
+the networks, which round otherwise for many nodes at once than for one, nearly all of them (``agreement``).
 """
 
 from __future__ import annotations
@@ -109,8 +110,9 @@ def measure(simulations: int = 50, roots: int = 64, actions: int = 16, repeats: 
 
     Returns:
         searches_per_second (roots a second), plain_per_second, ratio (medians of runs in turn) and outside_network, the
-        share of a batched search's time that is not in the networks: with the networks of ``scale``. free: the same
-        with a model that costs next to nothing, and whether both found the same visit counts (equal).
+        share of a batched search's time that is not in the networks: with the networks of ``scale``. agreement: the
+        share of visits that both spend alike. free: rates with a model that costs next to nothing, and whether both
+        found the same visit counts (equal).
         Seconds are of processor time.
     """
     torch.set_num_threads(threads)
@@ -130,20 +132,23 @@ def measure(simulations: int = 50, roots: int = 64, actions: int = 16, repeats: 
                  for i in range(roots)]
         return plain_visits(trees, actions)
 
-    def plain_networks() -> None:
-        for i in range(roots):
-            state, expand = networks.one(i)
-            plain_search(rules, simulations, state, prior[i].tolist(), float(value[i]), expand)
+    def plain_networks() -> Floats:
+        ones = (networks.one(i) for i in range(roots))
+        trees = [plain_search(rules, simulations, state, prior[i].tolist(), float(value[i]), expand)
+                 for i, (state, expand) in enumerate(ones)]
+        return plain_visits(trees, actions)
 
-    def batched_networks() -> float:
+    def batched_networks() -> tuple[Floats, float]:
         networks.net.seconds, began = 0.0, time.process_time()
-        batched(networks.trees().expand)
-        return 1 - networks.net.seconds / (time.process_time() - began)
+        visits = batched(networks.trees().expand).visits
+        return visits, 1 - networks.net.seconds / (time.process_time() - began)
 
     with torch.inference_mode():
         found, seconds = in_turn({"batched": lambda: batched(free.expand).visits, "plain": plain,
                                   "networks": batched_networks, "plain_networks": plain_networks}, repeats)
-    return {**rates(roots, seconds["networks"], seconds["plain_networks"]), "outside_network": found["networks"],
+    visits, outside = found["networks"]
+    return {**rates(roots, seconds["networks"], seconds["plain_networks"]), "outside_network": outside,
+            "agreement": agreement(visits, found["plain_networks"]),
             "free": {**rates(roots, seconds["batched"], seconds["plain"]),
                      "equal": bool((found["batched"] == found["plain"]).all())},
             "simulations": simulations, "roots": roots, "actions": actions, "threads": threads, "scale": scale}
@@ -152,6 +157,11 @@ def measure(simulations: int = 50, roots: int = 64, actions: int = 16, repeats: 
 def rates(roots: int, batched: float, plain: float) -> dict[str, float]:
     """Searches per second of both, and their ratio."""
     return {"searches_per_second": roots / batched, "plain_per_second": roots / plain, "ratio": plain / batched}
+
+
+def agreement(ours: Floats, theirs: Floats) -> float:
+    """Share of the visits [N, K] of two searches that are at the same actions: 1 where all are."""
+    return float(np.minimum(ours, theirs).sum() / max(ours.sum(), theirs.sum(), 1.0))
 
 
 def plain_visits(trees: Sequence[Node], actions: int) -> Floats:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pvdr_bench.errors import DataError, TrainingError
+
+
+def sgd_or_adam(kind: Literal["sgd", "adam"], parameters: Iterable[Tensor], lr: float, weight_decay: float,
+                ) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9, or Adam, both with an L2 penalty of ``weight_decay`` in the gradient."""
+    if kind == "sgd":
+        return torch.optim.SGD(parameters, lr, 0.9, weight_decay=weight_decay)
+    return torch.optim.Adam(parameters, lr, weight_decay=weight_decay)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from pvdr_bench.algorithms.efficientzero.config import EfficientZeroConfig
 from pvdr_bench.algorithms.efficientzero.networks import EfficientZeroNet
-from pvdr_bench.rl.search.mcts import Found, search, softmax, with_noise
+from pvdr_bench.rl.search.mcts import Found, search, with_noise
 from pvdr_bench.rl.search.tree import Floats, Ints, Rules
 
 Reward = Callable[[Tensor], Tensor]
@@ -79,7 +80,7 @@ class LatentSearch:
         """
         state = net.encoder(observation)
         policy, value_logits = net.predict(state)
-        prior = softmax(policy.double().cpu().numpy())
+        prior = softmax(policy.double().cpu().numpy(), 1)
         value = net.scalars.mean(value_logits).double().cpu().numpy()
         mask = np.ones(prior.shape, np.bool_)
         if noise is not None:

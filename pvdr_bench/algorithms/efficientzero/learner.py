@@ -21,7 +21,13 @@ from pvdr_bench.algorithms.efficientzero.reanalysis import POLICY, Reanalysis, d
 from pvdr_bench.algorithms.efficientzero.transfer import Transferred
 from pvdr_bench.errors import SetupError
 from pvdr_bench.nets.folding import Folded
-from pvdr_bench.nets.optimizers import clip_gradients, load_optimizer_state, optimizer_state, require_finite
+from pvdr_bench.nets.optimizers import (
+    clip_gradients,
+    load_optimizer_state,
+    optimizer_state,
+    require_finite,
+    sgd_or_adam,
+)
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
 from pvdr_bench.rl.search.boxes import ActionBoxes
 from pvdr_bench.rl.search.mcts import sample_visits
@@ -72,11 +78,7 @@ class EfficientZeroLearner(Learner):
     def _optimiser(self) -> None:
         train = self.config.train
         self.parameters = [*self.net.parameters(), *(self.transferred.parameters() if self.transferred else ())]
-        self.optimiser: torch.optim.Optimizer
-        if train.optimiser == "sgd":
-            self.optimiser = torch.optim.SGD(self.parameters, train.lr, 0.9, weight_decay=train.weight_decay)
-        else:
-            self.optimiser = torch.optim.Adam(self.parameters, train.lr, weight_decay=train.weight_decay)
+        self.optimiser = sgd_or_adam(train.optimiser, self.parameters, train.lr, train.weight_decay)
 
     # Acting -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ Shapes: B clips, T frames of an unroll, S frames of a stack, H = W image size.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,8 +13,13 @@ from torch import Tensor, nn
 from pvdr_bench.algorithms.efficientzero import pictures
 from pvdr_bench.algorithms.efficientzero.config import EfficientZeroConfig, PretrainConfig
 from pvdr_bench.algorithms.efficientzero.video_model import Unrolled, VideoModel, ficc_loss
-from pvdr_bench.errors import TrainingError
-from pvdr_bench.nets.optimizers import clip_gradients, load_optimizer_state, optimizer_state
+from pvdr_bench.nets.optimizers import (
+    clip_gradients,
+    load_optimizer_state,
+    optimizer_state,
+    require_finite,
+    sgd_or_adam,
+)
 from pvdr_bench.nets.quantizer import perplexity
 from pvdr_bench.rl.contract import OfflineLearner, StageContext
 
@@ -42,19 +46,13 @@ class FICCPretrainer(OfflineLearner):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = VideoModel(config.model, own).to(device)
-        self.optimiser = self._optimiser()
+        self.optimiser = sgd_or_adam(own.optimiser, self.model.parameters(), own.lr, own.weight_decay)
         self.step = 0
 
     @classmethod
     def for_stage(cls, context: StageContext) -> FICCPretrainer:
         """On frames."""
         return cls(context.config, context.seed, context.device)
-
-    def _optimiser(self) -> torch.optim.Optimizer:
-        own = self.config.pretrain
-        if own.optimiser == "sgd":
-            return torch.optim.SGD(self.model.parameters(), own.lr, 0.9, weight_decay=own.weight_decay)
-        return torch.optim.Adam(self.model.parameters(), own.lr, weight_decay=own.weight_decay)
 
     def _pictures(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Observations [B, T, S * c, w, w] of clips, and their newest frames [B, T, c, w, w]."""
@@ -79,9 +77,7 @@ class FICCPretrainer(OfflineLearner):
         found = self.model(*self._augmented(observation), frames)
         loss, terms = ficc_loss(found, own)
         metrics = self.group.sum_metrics({name: float(x.detach()) * share for name, x in terms.items()})
-        if not math.isfinite(metrics["loss"]):
-            raise TrainingError(f"the pre-training loss is {metrics['loss']}", where=f"step {self.step}",
-                                hint="lower pretrain.lr")
+        require_finite(terms, f"step {self.step}")
         if own.fresh_optimiser and self.step % own.stage_steps == 0:
             self.optimiser.state.clear()
         self.optimiser.param_groups[0]["lr"] = stage_rate(own, self.step)

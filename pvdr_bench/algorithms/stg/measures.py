@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from pvdr_bench.algorithms.stg.networks import STGModel, symlog
@@ -18,10 +19,9 @@ PIECE = 16  # clips at a time
 
 def auc(positive: Tensor, negative: Tensor) -> float:
     """The probability that a value of ``positive`` [P] is above one of ``negative`` [Q], ties counted half."""
-    ordered = negative.flatten().double().sort().values
-    values = positive.flatten().double()
-    below, up_to = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
-    return float((below + up_to).double().mean() / (2 * len(ordered)))
+    ours, theirs = (values.flatten().double().cpu().numpy() for values in (positive, negative))
+    # only the statistic is read; "auto" would work out an exact p-value, for minutes where one sample is small
+    return float(mannwhitneyu(ours, theirs, method="asymptotic").statistic / (len(ours) * len(theirs)))
 
 
 def embedded(model: STGModel, clips: Tensor, device: torch.device) -> Tensor:

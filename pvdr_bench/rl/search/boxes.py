@@ -14,8 +14,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-HALVED = 4
-
 
 class ActionBoxes:
     """Boxes of the actions [-1, 1]^A. Bit d of a box's number is 1 where dimension d is in its upper half.
@@ -24,7 +22,7 @@ class ActionBoxes:
         halved: at most so many dimensions are.
     """
 
-    def __init__(self, action_dim: int, halved: int = HALVED) -> None:
+    def __init__(self, action_dim: int, halved: int) -> None:
         self.action_dim, self.halved = action_dim, min(action_dim, halved)
         self.count = 2**self.halved
         bits = torch.arange(self.count)[:, None] >> torch.arange(self.halved)

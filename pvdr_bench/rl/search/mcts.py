@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from pvdr_bench.rl.search.tree import Floats, Forest, Ints, Rules
 
@@ -53,16 +54,9 @@ def search(rules: Rules, simulations: int, prior: Floats, value: Floats, expand:
         parents, chosen = forest.select()
         reward, leaf_value, logits = expand(rows, slot, parents, chosen)
         forest.expand(parents, chosen, reward.astype(np.float64), leaf_value.astype(np.float64),
-                      softmax(logits.astype(np.float64)))
+                      softmax(logits.astype(np.float64), 1))
     found.visits[rows], found.value[rows], found.q[rows] = forest.root_visits, forest.root_value, forest.root_q
     return found
-
-
-def softmax(logits: Floats) -> Floats:
-    """Probabilities [N, K] of logits."""
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    out: Floats = shares / shares.sum(1, keepdims=True)
-    return out
 
 
 def with_noise(prior: Floats, mask: NDArray[np.bool_], rng: np.random.Generator, alpha: float, fraction: float,
@@ -82,6 +76,6 @@ def sample_visits(visits: Floats, temperature: float, rng: np.random.Generator) 
     with np.errstate(divide="ignore"):
         logits = np.log(np.maximum(visits, 0)) / temperature
     logits[visits.sum(1) == 0] = np.where(np.arange(visits.shape[1]) == 0, 0.0, -np.inf)
-    total = softmax(logits).cumsum(1)
+    total = softmax(logits, 1).cumsum(1)
     drawn: Ints = (rng.random((len(visits), 1)) * total[:, -1:] >= total).sum(1)
     return drawn
