@@ -383,11 +383,11 @@ def test_each_optimiser_has_its_own_settings(tmp_path: Path) -> None:
     cfg = learner_config(train=train, behaviour={"actor_lr": 9e-3, "critic_lr": 1e-2}, pretrain=pretrain)
     learner = DreamerLearner(context(cfg, tmp_path))
     for adam, lr in ((learner.model_adam, 1e-3), (learner.actor_adam, 9e-3), (learner.critic_adam, 1e-2)):
-        assert [(group["lr"], group["eps"]) for group in adam.adam.param_groups] == (
-            [(lr, 2e-3)] * len(adam.adam.param_groups))
+        assert [(group["lr"], group["eps"]) for group in adam.inner.param_groups] == (
+            [(lr, 2e-3)] * len(adam.inner.param_groups))
         assert (adam.max_norm, adam.decay) == (3.0, 4e-3)
     video = VideoPretrainer(cfg, 0, CPU).optimiser
-    group = video.adam.param_groups[0]
+    group = video.inner.param_groups[0]
     assert (group["lr"], group["eps"], video.max_norm, video.decay) == (5e-3, 6e-3, 7.0, 8e-3)
 
 
@@ -425,7 +425,7 @@ def test_only_encoder_and_action_free_rssm_wait_and_only_if_pretrained(tmp_path:
         assert all(changed for _, changed in moved(actor, learner.behaviour.actor))
         for name, parameter in learner.model.named_parameters():
             if name.startswith(TRANSFERRED) and "img_out" not in name:
-                state = learner.model_adam.adam.state[parameter]
+                state = learner.model_adam.inner.state[parameter]
                 assert int(state["step"]) == update and float(state["exp_avg"].abs().max()) > 0, name
 
 

@@ -175,9 +175,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_enters_the_weights(
 def test_the_stack_clips_what_was_pretrained_apart_from_the_rest(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stacked: bool) -> None:
     adam = DreamerLearner(context(config(stacked=stacked), tmp_path)).model_adam
-    large, small = (group["params"][0] for group in adam.adam.param_groups)
+    large, small = (group["params"][0] for group in adam.inner.param_groups)
     seen: list[float] = []
-    monkeypatch.setattr(adam.adam, "step", lambda: seen.extend([float(large.grad.norm()), float(small.grad.norm())]))
+    monkeypatch.setattr(adam.inner, "step", lambda: seen.extend([float(large.grad.norm()), float(small.grad.norm())]))
     norm = adam.update((1e4 * torch.ones_like(large) * large).sum() + (0.1 * torch.ones_like(small) * small).sum())
     alone = 0.1 * small.numel() ** 0.5
     assert norm == pytest.approx((1e8 * large.numel() + alone**2) ** 0.5, rel=1e-4)

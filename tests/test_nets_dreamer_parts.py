@@ -93,7 +93,7 @@ def fit(two_hot_head: bool, steps: int, seed: int) -> tuple[float, float]:
     x[:, 0] = rare.float()
     reward = torch.where(rare, 60.0, -0.01 - 0.5 * torch.sigmoid(x[:, 1]))
     bins = two_hot_bins()
-    head = MLP(4, 255 if two_hot_head else 1, 2, 64, zero_output=two_hot_head)
+    head = MLP(4, 255 if two_hot_head else 1, 2, 64, output_scale=float(not two_hot_head))
     adam = torch.optim.Adam(head.parameters(), lr=1e-3)
     errors = []
     for _ in range(steps):

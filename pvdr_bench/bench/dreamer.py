@@ -167,7 +167,7 @@ def watch(learner: DreamerLearner) -> Stopwatch:
     for optimiser, name in ((learner.model_adam, "model_backward"), (learner.actor_adam, "behaviour_backward"),
                             (learner.critic_adam, "behaviour_backward")):
         stopwatch.wrap(optimiser, "update", name)  # gradient, clip and decay; Adam's own step is taken out
-        stopwatch.wrap(optimiser.adam, "step", "optimisers")
+        stopwatch.wrap(optimiser.inner, "step", "optimisers")
     return stopwatch
 
 

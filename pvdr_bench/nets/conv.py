@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvdr_bench.nets.rssm import init_like_keras
+from pvdr_bench.nets.layers import V2_STYLE, Style, init_like_keras, scale_output
 
 
 def preprocess(images: Tensor, size: int) -> Tensor:
@@ -76,16 +76,20 @@ class ConvDecoder(nn.Module):
 
 
 class MLP(nn.Module):
-    """Dense layers with ELU, and a linear output."""
+    """Dense layers, and a linear output.
 
-    def __init__(self, inputs: int, outputs: int, layers: int, units: int, zero_output: bool = False) -> None:
+    Args:
+        output_scale: of the first weights of the output; 0: it says zero until it learns.
+    """
+
+    def __init__(self, inputs: int, outputs: int, layers: int, units: int, output_scale: float = 1.0,
+                 style: Style = V2_STYLE) -> None:
         super().__init__()
-        widths = [inputs, *[units] * layers]
-        self.layers = nn.Sequential(*(part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ELU())),
-                                    nn.Linear(widths[-1], outputs))
-        init_like_keras(self)
-        if zero_output:
-            nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
+        hidden = style.dense(inputs, [units] * layers)
+        self.layers = nn.Sequential(*hidden, nn.Linear(units if layers else inputs, outputs))
+        style.begin(self)
+        if output_scale != 1.0:
+            scale_output(self.layers[-1], output_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""

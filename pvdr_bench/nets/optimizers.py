@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pvdr_bench.errors import DataError, TrainingError
+from pvdr_bench.nets.laprop import LaProp, clip_adaptively
 
 
 def sgd_or_adam(kind: Literal["sgd", "adam"], parameters: Iterable[Tensor], lr: float, weight_decay: float,
@@ -62,22 +64,16 @@ def require_finite(losses: dict[str, Tensor], where: str) -> None:
                             hint="lower the learning rate, or look at the rewards and advantages in train.jsonl")
 
 
-class DecayedAdam:
-    """Adam with a clip of the global gradient norm and DreamerV2's weight decay.
+class GradientStep(ABC):
+    """An optimiser, with what is done to gradients and weights before its step.
 
-    The decay multiplies every weight by ``1 - decay`` before a step, whatever its learning rate
-    (dreamerv2 ``common/tfutils.py``); torch's AdamW would multiply the decay by the learning rate.
-
-    Args:
-        clip_each: every group's norm is clipped on its own, as if it had an optimiser of its own.
+    Attributes:
+        inner: what checkpoints store. parameters: of all of its groups, in order.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float, decay: float, max_norm: float,
-                 clip_each: bool = False) -> None:
-        self.adam = torch.optim.Adam(groups, lr=lr, eps=eps)
-        self.parameters: list[Tensor] = [p for group in self.adam.param_groups for p in group["params"]]
-        self.clipped = [group["params"] for group in self.adam.param_groups] if clip_each else [self.parameters]
-        self.decay, self.max_norm = decay, max_norm
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner = inner
+        self.parameters: list[Tensor] = [p for group in inner.param_groups for p in group["params"]]
 
     def update(self, loss: Tensor, retain_graph: bool = False,
                reduce: Callable[[list[Tensor]], None] | None = None) -> float:
@@ -91,11 +87,50 @@ class DecayedAdam:
             reduce([gradient for gradient in gradients if gradient is not None])
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        norm = torch.stack([clip_gradients(part, self.max_norm) for part in self.clipped]).norm()
-        if self.decay:
-            with torch.no_grad():
-                torch._foreach_mul_(self.parameters, 1 - self.decay)
-        self.adam.step()
+        norm = self._before()
+        self.inner.step()
         for parameter in self.parameters:
             parameter.grad = None
         return float(norm)
+
+    @abstractmethod
+    def _before(self) -> Tensor:
+        """Clip and decay; the norm of all gradients before that."""
+
+
+class DecayedAdam(GradientStep):
+    """Adam with a clip of the global gradient norm and DreamerV2's weight decay.
+
+    The decay multiplies every weight by ``1 - decay`` before a step, whatever its learning rate
+    (dreamerv2 ``common/tfutils.py``); torch's AdamW would multiply the decay by the learning rate.
+
+    Args:
+        clip_each: every group's norm is clipped on its own, as if it had an optimiser of its own.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float, decay: float, max_norm: float,
+                 clip_each: bool = False) -> None:
+        super().__init__(torch.optim.Adam(groups, lr=lr, eps=eps))
+        self.clipped = [group["params"] for group in self.inner.param_groups] if clip_each else [self.parameters]
+        self.decay, self.max_norm = decay, max_norm
+
+    def _before(self) -> Tensor:
+        norm: Tensor = torch.stack([clip_gradients(part, self.max_norm) for part in self.clipped]).norm()
+        if self.decay:
+            with torch.no_grad():
+                torch._foreach_mul_(self.parameters, 1 - self.decay)
+        return norm
+
+
+class AdaptiveLaProp(GradientStep):
+    """LaProp with every tensor's gradient clipped to a share of the tensor's norm (DreamerV3; 0: not clipped)."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float, clip: float) -> None:
+        super().__init__(LaProp(groups, lr, eps=eps))
+        self.clip = clip
+
+    def _before(self) -> Tensor:
+        norm: Tensor = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.clip:
+            clip_adaptively(self.parameters, self.clip)
+        return norm

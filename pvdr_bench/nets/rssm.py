@@ -1,4 +1,4 @@
-"""The recurrent state-space model with discrete latents of DreamerV2 (arXiv 2010.02193, section 2).
+"""The recurrent state-space model with discrete latents of DreamerV2 (arXiv 2010.02193, section 2) and DreamerV3.
 
 Shapes: B sequences, T steps, S latents of C classes each, D width of the deterministic state, E embedding, A action.
 A state is a dict: ``deter`` [..., D], ``stoch`` one-hot [..., S, C], ``logits`` [..., S, C] of what it was drawn from.
@@ -9,20 +9,34 @@ The order of things is the one the reference has: the action at index t led to t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pvdr_bench.nets.block_gru import BlockGRU
+from pvdr_bench.nets.layers import V2_STYLE, Style
+
 State = dict[str, Tensor]
 
 
-def init_like_keras(module: nn.Module) -> None:
-    """Glorot-uniform weights and zero biases in place, as in TensorFlow, which the references were written in."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+@dataclass(frozen=True)
+class RSSMForm:
+    """What tells DreamerV2's RSSM (the defaults) from DreamerV3's (arXiv 2301.04104).
+
+    Attributes:
+        cell: gru: :class:`NormedGRU` behind a dense layer; block_gru: :class:`~pvdr_bench.nets.block_gru.BlockGRU`.
+        prior_layers: dense layers of the prior.
+        unimix: share of the uniform distribution in every categorical, prior and posterior.
+    """
+
+    cell: Literal["gru", "block_gru"] = "gru"
+    blocks: int = 8
+    prior_layers: int = 1
+    unimix: float = 0.0
+    style: Style = V2_STYLE
 
 
 class NormedGRU(nn.Module):
@@ -45,6 +59,11 @@ class NormedGRU(nn.Module):
         update = torch.sigmoid(update + self.UPDATE_BIAS)
         out: Tensor = update * candidate + (1 - update) * deter
         return out
+
+
+def mix_uniform(logits: Tensor, share: float) -> Tensor:
+    """Logits [..., C] of the categorical mixed with a ``share`` of the uniform one, normalised (DreamerV3's unimix)."""
+    return torch.log((1 - share) * logits.softmax(-1) + share / logits.shape[-1])
 
 
 def sample_one_hot(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -80,6 +99,18 @@ def balanced_kl(posterior: Tensor, prior: Tensor, balance: float, free_nats: flo
     return loss, to_prior.detach()
 
 
+def scaled_kl(posterior: Tensor, prior: Tensor, dyn: float, rep: float, free_nats: float) -> tuple[Tensor, Tensor]:
+    """DreamerV3's KL of logits [..., S, C] (arXiv 2301.04104, Eq. 5); (loss, KL without free nats), both scalars.
+
+    ``dyn * max(free, KL(sg q || p)) + rep * max(free, KL(q || sg p))``: free nats bound every single state's KL from
+    below, before the mean, so that a state below them teaches nothing.
+    """
+    to_prior = categorical_kl(posterior.detach(), prior)
+    to_posterior = categorical_kl(posterior, prior.detach())
+    loss = dyn * to_prior.clamp_min(free_nats).mean() + rep * to_posterior.clamp_min(free_nats).mean()
+    return loss, to_prior.detach().mean()
+
+
 class RSSM(nn.Module):
     """Transition p(s_t | s_{t-1}, a_{t-1}) and representation q(s_t | s_{t-1}, a_{t-1}, e_t).
 
@@ -89,15 +120,19 @@ class RSSM(nn.Module):
         embed_dim: E.
     """
 
-    def __init__(self, action_width: int, embed_dim: int, deter: int, hidden: int, stoch: int, classes: int) -> None:
+    def __init__(self, action_width: int, embed_dim: int, deter: int, hidden: int, stoch: int, classes: int,
+                 form: RSSMForm = RSSMForm()) -> None:
         super().__init__()
         self.deter, self.stoch, self.classes, self.action_width = deter, stoch, classes, action_width
-        self.img_in = nn.Sequential(nn.Linear(stoch * classes + action_width, hidden), nn.ELU())
-        self.cell = NormedGRU(hidden, deter)
-        self.img_out = nn.Sequential(nn.Linear(deter, hidden), nn.ELU(), nn.Linear(hidden, stoch * classes))
-        self.obs_out = nn.Sequential(nn.Linear(deter + embed_dim, hidden), nn.ELU(),
-                                     nn.Linear(hidden, stoch * classes))
-        init_like_keras(self)
+        self.unimix, style, latent = form.unimix, form.style, stoch * classes
+        if form.cell == "gru":
+            self.img_in = nn.Sequential(*style.dense(latent + action_width, [hidden]))
+            self.cell: NormedGRU | BlockGRU = NormedGRU(hidden, deter)
+        else:
+            self.cell = BlockGRU(latent, action_width, hidden, deter, form.blocks, style)
+        self.img_out = nn.Sequential(*style.dense(deter, [hidden] * form.prior_layers), nn.Linear(hidden, latent))
+        self.obs_out = nn.Sequential(*style.dense(deter + embed_dim, [hidden]), nn.Linear(hidden, latent))
+        style.begin(self)
 
     @property
     def feature_dim(self) -> int:
@@ -116,12 +151,15 @@ class RSSM(nn.Module):
 
     def _logits(self, net: nn.Module, x: Tensor) -> Tensor:
         out: Tensor = net(x).unflatten(-1, (self.stoch, self.classes)).float()
-        return out
+        return mix_uniform(out, self.unimix) if self.unimix else out
 
     def advance(self, stoch: Tensor, deter: Tensor, action: Tensor) -> Tensor:
         """The next deterministic state [N, D]."""
         padded = F.pad(action, (0, self.action_width - action.shape[-1]))
-        new: Tensor = self.cell(self.img_in(torch.cat([stoch.flatten(-2), padded], -1)), deter)
+        if isinstance(self.cell, BlockGRU):
+            new: Tensor = self.cell(stoch.flatten(-2), padded, deter)
+        else:
+            new = self.cell(self.img_in(torch.cat([stoch.flatten(-2), padded], -1)), deter)
         return new.float()
 
     def imagine(self, state: State, action: Tensor, uniform: Tensor) -> State:

@@ -154,7 +154,7 @@ class DreamerLearner(Learner):
         batch = self._need_replay().sample(self.cpu_generator, train.batch, train.length)
         data = Sequences.from_replay(batch, self.device)
         frozen = config.pretrained and self.updates < train.frozen_updates
-        self.model_adam.adam.param_groups[0]["lr"] = 0.0 if frozen else train.model_lr
+        self.model_adam.inner.param_groups[0]["lr"] = 0.0 if frozen else train.model_lr
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
             loss, post, metrics = self.scan_loss(data, self._uniform(2, train.batch, train.length, config.model.stoch))
         require_finite({"model_loss": loss}, f"update {self.updates} of the world model")
@@ -185,7 +185,7 @@ class DreamerLearner(Learner):
     def state_dict(self) -> dict[str, Any]:
         """Networks (the bonus' queue included), optimisers, random states, counters, unfinished metrics."""
         return {"model": self.model.state_dict(), "behaviour": self.behaviour.state_dict(),
-                "optimisers": {name: optimizer_state(one.adam) for name, one in self._adams()},
+                "optimisers": {name: optimizer_state(one.inner) for name, one in self._adams()},
                 "cpu_generator": self.cpu_generator.get_state(), "generator": self.generator.get_state(),
                 "decisions": self.decisions, "updates": self.updates, "sums": self.sums, "summed": self.summed}
 
@@ -194,7 +194,7 @@ class DreamerLearner(Learner):
         self.model.load_state_dict(state["model"])
         self.behaviour.load_state_dict(state["behaviour"])
         for name, one in self._adams():
-            load_optimizer_state(one.adam, state["optimisers"][name])
+            load_optimizer_state(one.inner, state["optimisers"][name])
         self.cpu_generator.set_state(state["cpu_generator"].cpu())
         self.generator.set_state(state["generator"].cpu())
         self.decisions, self.updates = int(state["decisions"]), int(state["updates"])

@@ -100,13 +100,13 @@ class VideoPretrainer(OfflineLearner):
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser, random state, step."""
-        return {"model": self.model.state_dict(), "optimiser": optimizer_state(self.optimiser.adam),
+        return {"model": self.model.state_dict(), "optimiser": optimizer_state(self.optimiser.inner),
                 "generator": self.generator.get_state(), "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self.model.load_state_dict(state["model"])
-        load_optimizer_state(self.optimiser.adam, state["optimiser"])
+        load_optimizer_state(self.optimiser.inner, state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
         self.step = int(state["step"])
 

@@ -82,7 +82,8 @@ class WorldModel(nn.Module):
         self.rssm = make_rssm(model, video.rssm.feature_dim) if config.stacked else video.rssm
         heads = (model.head_layers, model.head_units)
         self.register_buffer("bins", two_hot_bins(), persistent=False)
-        self.reward = MLP(self.rssm.feature_dim, len(self.bins) if two_hot else 1, *heads, zero_output=two_hot)
+        self.reward = MLP(self.rssm.feature_dim, len(self.bins) if two_hot else 1, *heads,
+                          output_scale=float(not two_hot))
         self.discount = MLP(self.rssm.feature_dim, 1, *heads) if discount else None
         self.bonus = VideoBonus(config.bonus, video.rssm.feature_dim) if config.bonus.weight else None
 
