@@ -57,7 +57,7 @@ def test_the_five_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert answer.returncode == 0, f"{small}\n{answer.stdout}\n{answer.stderr}"
         said.append(answer.stdout)
     assert "kitchen: 90 frames in 3 episodes" in said[0] and "next: pvdr-bench videos check kitchen" in said[0]
-    assert "pvdr: can learn from it" in said[1]
+    assert "pvdr: can learn from it at scale smoke" in said[1] and "compared: image size, frames of a clip" in said[1]
     assert (tmp_path / "kitchen.png").read_bytes().startswith(b"\x89PNG")
     artefacts = tmp_path / "data" / "artefacts"
     assert len(list(artefacts.glob("pretrain/pvdr-kitchen-smoke-*/model.safetensors"))) == 1
@@ -101,7 +101,14 @@ def test_commands_that_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = CliRunner().invoke(app, ["check", "bair", "--image-size", "32", "--json", "-m", "pvdr", "--scale", "smoke"])
     facts = json.loads(found.output)
     assert found.exit_code == 0 and facts["whole"] and facts["train_frames"] == 12 and facts["fits"] == {"pvdr": None}
-    refused = CliRunner().invoke(app, ["check", "bair", "--image-size", "32", "-m", "pvdr", "--scale", "cpu"])
+    assert facts["compared"][0] == "image size"
+    refused = CliRunner().invoke(
+        app, ["check", "bair", "--image-size", "32", "-m", "pvdr", "-m", "ppo", "--scale", "cpu"])
+    assert refused.exit_code == 2 and "ppo: learns from no videos" in refused.output
+    assert "bair is of 32 pixels here, and pretrain pvdr on bair · cpu, under the protocol pvdr, needs 64" in \
+        refused.output.replace("tokenize tokenizer", "pretrain pvdr")
+    assert CliRunner().invoke(app, [*command[:3], "--image-size", "64"]).exit_code == 0
+    refused = CliRunner().invoke(app, ["check", "bair", "--image-size", "64", "-m", "pvdr", "--scale", "cpu"])
     assert refused.exit_code == 2 and "bair is too short" in refused.output
     made_ = CliRunner().invoke(app, ["preview", "bair", "--image-size", "32", "--out", str(tmp_path / "x.png")])
     assert made_.exit_code == 0 and (tmp_path / "x.png").is_file()
@@ -149,3 +156,9 @@ def test_the_report_has_terms_numbers_and_pictures(tmp_path: Path, monkeypatch: 
     assert "arXiv 1710.05268" in found and "CC BY 4.0" in found and found.count("data:image/png;base64,") == 1
     assert 'data-key="36"' in found  # frames
     assert "<script>" not in found and part("none") == "" and str(tmp_path) not in found
+    assert "&lt;script&gt;" in found and found.count('class="note"') == 1
+    frames = corpus_path("bair", 32, tmp_path) / "frames.u8"
+    frames.write_bytes(frames.read_bytes()[:-1])
+    broken = part("bair", "bair+bair")
+    assert "bair at 32 pixels is broken" in broken and "truncated" in broken and "check bair --image-size 32" in broken
+    assert "runs on bair+bair are not shown: bair comes twice" in broken and str(tmp_path) not in broken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,7 @@ OWN = ("metaworld", "fetch-push")  # that methods/tokenizer.yaml names
     (["metaworld", "bair,jaco-play:0.5"], ("metaworld", "bair+jaco-play=0.5")),
     ("metaworld@bair,bair", ("metaworld@bair", "bair")),
     ("metaworld@500:2,bair", ("bair=0.5+metaworld@500",)),
+    ("bair:1e-6,jaco-play", ("bair=1e-06+jaco-play",)),
     (None, ()),
 ])
 def test_what_videos_says(texts: Any, runs: tuple[str, ...]) -> None:
@@ -50,7 +52,7 @@ def test_what_videos_says(texts: Any, runs: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["bair:2", "bair,", "bair+bair", "a+b:0", "a+b:-1", "a+b:nan", "a+b:x", "a@", "",
-                                  "a++b", "a+b:1e9"])
+                                  "a++b", "a+b:1e9", "a+b:1e-7", "a:1e-6+b:1e6"])
 def test_what_videos_cannot_say(text: str) -> None:
     with pytest.raises(UsageError, match="--videos"):
         split_videos(text)
@@ -101,7 +103,8 @@ def test_identities(data: Path) -> None:
     fill(data)
     plain, bair = resolve("pvdr"), resolve("pvdr", "bair")
     mixed, sized = resolve("pvdr", "bair,jaco-play:0.5"), resolve("pvdr", "metaworld@24")
-    assert mixed.corpus is None or str(mixed.path("")).split("/")[2] == "bair+jaco-play=0.5"
+    assert mixed.corpus == "bair+jaco-play=0.5"
+    assert mixed.path("x") == Path("x/pvdr/reach/bair+jaco-play=0.5/smoke/seed-0")
     assert len({json.dumps(spec.recipe(), sort_keys=True) for spec in (plain, bair, mixed, sized)}) == 4
     # the tokenizer learns from the chosen corpus too, and the run's identity holds it
     assert plain.tokenizer_corpora == () and "tokenizer_corpora" not in plain.recipe()
@@ -194,6 +197,24 @@ def test_commands_refuse_before_they_start(data: Path) -> None:
         check_corpora([resolve("apv", "mine")], catalog)
     assert "it has them of 32 pixels" in str(pytest.raises(DataError, lambda: check_corpora(
         [load_catalog().resolve("pvdr", "reach", 0, "cpu", videos="mine")], catalog)).value)
+
+
+def test_a_corpus_is_looked_at_in_the_size_that_is_trained_on(data: Path) -> None:
+    """Whole it holds long and moving clips; of those that a size leaves, none does."""
+    catalog = load_catalog()
+    episodes = [made.moving(n, 20, 32) for n in range(6)]
+    store = write(data, "mine", episodes)
+    kept = next(n for n, e in enumerate(store.of_size(1).episodes) if e.split == TRAIN)
+    for text, episode in (("is too still", np.repeat(episodes[kept][:1], 20, 0)), ("is too short", episodes[kept][:3])):
+        shutil.rmtree(data / "videos")
+        write(data, "mine", [episode if n == kept else each for n, each in enumerate(episodes)])
+        check_corpora([resolve("pvdr", "mine")], catalog)
+        with pytest.raises(UsageError, match=f"mine@1 {text}"):
+            check_corpora([resolve("pvdr", "mine@1")], catalog)
+        stages = Stages(resolve("pvdr", "mine@1"))
+        node = stages.node("pretrain")
+        with pytest.raises(UsageError, match=f"mine@1 {text}"):
+            stages._share(node.shares[0], node)
 
 
 def pretraining() -> list[str]:

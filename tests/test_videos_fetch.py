@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from pvdr_bench.errors import DataError, Interrupted, SetupError, StorageError, 
 from pvdr_bench.suites.corpora import CorpusSource, Download
 from pvdr_bench.videos import fetching
 from pvdr_bench.videos.fetching import downloads_path, fetch
-from pvdr_bench.videos.real import BAIR, JACO_PLAY
+from pvdr_bench.videos.real import BAIR, JACO_PLAY, REAL
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 SOURCE = CorpusSource("thing", "a thing", "files", "x:y", 1,
@@ -188,6 +189,34 @@ def test_the_command(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
         fetch(source("metaworld"), tmp_path)
 
 
-def test_bair_is_the_published_archive() -> None:
-    assert BAIR.downloads[0].size == 32_274_964_480 and BAIR.downloads[0].sha256.startswith("c6f8d164ab2be071")
-    assert BAIR.train_frames == 1_297_920
+def test_what_is_fetched_is_what_the_page_tells_of() -> None:
+    """Address, size, checksum, licence and episodes of each corpus, in the table of docs/videos.md."""
+    page = (Path(__file__).parents[1] / "docs" / "videos.md").read_text()
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5}
+    for source in REAL:
+        row, download = rows[source.name], source.downloads[0]
+        assert download.url in row and download.sha256 in row
+        told = re.search(r"([\d.]+) GB", row)
+        assert told is not None and abs(float(told[1]) - download.size / 1e9) < 0.05
+        train, test = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) \+ ([\d,]+)", row)[0])
+        assert train + test == source.episodes
+        assert source.license.split(";")[0].removesuffix(" by its authors") in row
+    assert re.search(r"(\d+) films of (\d+) frames", rows["bair"]) and BAIR.train_frames == 43_264 * 30
+    assert f"({BAIR.train_frames:,})" in page
+
+
+def test_a_download_that_is_not_whole_is_told_of(server: Server, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path))
+    monkeypatch.setattr("pvdr_bench.videos.sources.REAL", (SOURCE,))
+    part = downloads_path("thing", tmp_path) / "thing.tar.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(DATA[:1_000_000])
+    row = next(row for row in json.loads(CliRunner().invoke(app, ["list", "--json"]).output) if row["name"] == "thing")
+    assert row["downloaded"] == 0 and row["unfinished"] == {"thing.tar.part": 1_000_000}
+    assert "not all: pvdr-bench videos fetch thing goes on" in CliRunner().invoke(app, ["list"]).output
+    refused = CliRunner().invoke(app, ["import", "thing"]).exception
+    assert isinstance(refused, UsageError) and "thing.tar.part has 1.0 MB so far" in str(refused)
+    fetch(SOURCE, tmp_path, None, server.url)
+    row = next(row for row in json.loads(CliRunner().invoke(app, ["list", "--json"]).output) if row["name"] == "thing")
+    assert row["downloaded"] == len(DATA) and row["unfinished"] == {}

@@ -9,15 +9,19 @@ import random
 import resource
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from pvdr_bench.errors import BenchError, DataError, UsageError
+from pvdr_bench.videos.readers import lerobot
 from pvdr_bench.videos.readers.base import ReadOptions
 from pvdr_bench.videos.readers.detect import open_source
-from pvdr_bench.videos.readers.lerobot import declared_size, filled
+from pvdr_bench.videos.readers.lerobot_info import declared_size, filled
+from pvdr_bench.videos.readers.parquet import batches
 from pvdr_bench.videos.readers.tfrecord import records
 from tests import video_files as made
 
@@ -158,6 +162,29 @@ def test_lerobot_of_every_version(tmp_path: Path, version: str, dtype: str) -> N
     for (_, frames), truth in zip(found, episodes, strict=True):
         error = np.abs(frames.astype(int) - truth).mean()
         assert error == 0 if dtype == "image" else error < 6
+
+
+def test_pictures_of_many_episodes_are_read_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LeRobot v3.0, cameras as pictures: whichever episodes are asked for, and in whatever order the file has them."""
+    episodes = [made.moving(n, 3 + n % 3, 16) for n in range(12)]
+    root = made.write_lerobot(tmp_path / "set", episodes, "v3.0", "image")
+    path = next(root.glob("data/*/*"))
+    table = parquet.read_table(path)
+    turned = np.concatenate([np.flatnonzero(np.array(table["episode_index"]) == n) for n in (*range(6, 12), *range(6))])
+    parquet.write_table(table.take(turned), path)
+    seen: Counter[str] = Counter()
+    monkeypatch.setattr(lerobot, "batches", lambda path, columns, *rows: (
+        seen.update(["+".join(columns)]) or row for row in batches(path, columns, *rows)))
+    reader = open_source(root, ReadOptions())
+    for wanted in (range(12), (2, 7, 11)):
+        seen.clear()
+        found = {int(each.name.rpartition("#")[2]): np.concatenate(list(each.frames()))
+                 for each in reader.episodes(reader.units()[0]) if int(each.name.rpartition("#")[2]) in wanted}
+        assert sorted(found) == list(wanted) and all(np.array_equal(found[n], episodes[n]) for n in wanted)
+        assert max(seen.values()) <= sum(map(len, episodes))
+    parquet.write_table(table.take(np.argsort(np.arange(len(table)) % 2, kind="stable")), path)
+    with pytest.raises(DataError, match=r"row \d+: the rows of episode \d+ do not stand together"):
+        read(root)
 
 
 def test_names_in_any_order_and_templates_of_ones_own(tmp_path: Path) -> None:

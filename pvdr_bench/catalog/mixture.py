@@ -22,6 +22,7 @@ from pvdr_bench.catalog.seeds import Texts
 from pvdr_bench.errors import UsageError
 
 _SHARE = re.compile(r"(?P<corpus>[^@:=+,\s]+)(?:@(?P<size>[^@:=+,\s]+))?(?:[:=](?P<weight>[^@:=+,\s]+))?$")
+_SMALLEST, _LARGEST = 1e-6, 1e6  # weights; also the smallest once the largest is 1, which a name has to hold
 _HINT = "--videos bair,jaco-play:0.5 mixes two; --videos jaco-play,bair are two runs; jaco-play@bair matches a size"
 
 
@@ -83,8 +84,13 @@ def parse_mixture(text: str) -> tuple[Share, ...]:
             raise UsageError(f"a weight of a single corpus in {text!r}", where="--videos", hint=_HINT)
         return (Share(share.corpus, share.size),)
     largest = max(share.weight or 1.0 for share in shares.values())
-    return tuple(Share(share.corpus, share.size, float(f"{(share.weight or 1.0) / largest:.6g}"))
-                 for _, share in sorted(shares.items()))
+    found = tuple(Share(share.corpus, share.size, float(f"{(share.weight or 1.0) / largest:.6g}"))
+                  for _, share in sorted(shares.items()))
+    for share in found:
+        if share.weight is not None and share.weight < _SMALLEST:
+            raise UsageError(f"the weight of {share.corpus} in {text!r} is less than a millionth of the largest",
+                             where="--videos", hint=f"leave {share.corpus} out, or give it more")
+    return found
 
 
 def _weight(text: str | None, whole: str) -> float | None:
@@ -94,8 +100,9 @@ def _weight(text: str | None, whole: str) -> float | None:
         weight = float(text)
     except ValueError:
         weight = -1.0
-    if not 1e-6 <= weight <= 1e6:
-        raise UsageError(f"the weight {text!r} in {whole!r} is no number above 0", where="--videos", hint=_HINT)
+    if not _SMALLEST <= weight <= _LARGEST:
+        raise UsageError(f"the weight {text!r} in {whole!r} is no number from {_SMALLEST:f} to {_LARGEST:.0f}",
+                         where="--videos", hint=_HINT)
     return weight
 
 

@@ -47,14 +47,14 @@ def generate(
 def list_(json_: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
     """The corpora there are, and which of them have been made."""
     from pvdr_bench.runs.paths import data_root
-    from pvdr_bench.videos.fetching import downloads_path
+    from pvdr_bench.videos.fetching import downloaded
     from pvdr_bench.videos.sources import sources
 
     rows: list[dict[str, Any]] = [
         {"name": s.name, "kind": s.kind, "description": s.description, "license": s.license, "citation": s.citation,
-         "downloaded": _bytes_in(downloads_path(s.name, data_root())) if s.downloads else None,
+         "downloaded": there.whole if s.downloads else None, "unfinished": there.unfinished,
          "made": _made(data_root() / "videos" / s.name)}
-        for s in (*sources(), *_own(sources()))
+        for s in (*sources(), *_own(sources())) for there in (downloaded(s.name, data_root()),)
     ]
     if json_:
         typer.echo(json.dumps(rows))
@@ -82,11 +82,10 @@ def _own(known: list[CorpusSource]) -> list[CorpusSource]:
             for name, spec in user_corpora().items() if name not in names]
 
 
-def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def _next_step(row: dict[str, Any]) -> str:
+    if row["unfinished"]:
+        there = (row["downloaded"] + sum(row["unfinished"].values())) / 1e9
+        return f"{there:.1f} GB are downloaded, and not all: pvdr-bench videos fetch {row['name']} goes on"
     if row["downloaded"] == 0:
         return f"pvdr-bench videos fetch {row['name']}, or import {row['name']} FOLDER"
     source = "" if row["downloaded"] else " FOLDER"

@@ -12,10 +12,10 @@ from pvdr_bench.cli.videos_progress import Count, counting
 
 if TYPE_CHECKING:
     from pvdr_bench.suites.corpora import CorpusSource
-    from pvdr_bench.videos.importing import ImportOptions
     from pvdr_bench.videos.store import ClipStore
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+COMPARED = ("image size", "frames of a clip in both splits", "whether something moves")  # by check --method
 NAME = "Corpus: bair, jaco-play, cable-routing, or a name of your own"
 
 
@@ -58,32 +58,27 @@ def import_(
     json_: Json = False,
 ) -> None:
     """Turn videos into a corpus that --videos takes; the same command goes on where it was interrupted."""
-    from pvdr_bench.errors import UsageError
     from pvdr_bench.runs.paths import data_root
     from pvdr_bench.suites.resize import Fit
     from pvdr_bench.videos.fetching import downloads_path
-    from pvdr_bench.videos.importing import import_videos
+    from pvdr_bench.videos.importing import ImportOptions, default_cut, import_videos
+    from pvdr_bench.videos.readers.base import ReadOptions
     from pvdr_bench.videos.readers.detect import FORMATS
 
     corpus = _known(name)
     root = folder or downloads_path(name, data_root())
-    if folder is None and not root.is_dir():
-        raise UsageError(f"where are the videos of {name}?", where="SOURCE",
-                         hint=f"pvdr-bench videos fetch {name}, or name a file or folder" if corpus is not None
-                         else f"pvdr-bench videos import {name} FOLDER")
+    if folder is None:
+        _check_downloaded(name, corpus is not None)
     if not format_ and corpus is not None and corpus.maker not in FORMATS.values():
         format_ = corpus.maker  # a reader of a package's own
-    options = _options(corpus, root, format_, camera or (corpus.camera if corpus else ""), fps, cut, license_, citation)
-    options = _replace(options, fit=cast(Fit, fit))
+    camera = camera or (corpus.camera if corpus else "")
+    if cut is None:
+        cut = default_cut(root, ReadOptions(camera, fps), format_)
+    options = ImportOptions(format_, camera, fps, corpus.fps if corpus else 0.0, cast(Fit, fit), cut,
+                            _about(corpus, license_, citation))
     with counting(f"import {name}", json_, "bytes") as report, _stopping(report) as told:
         store = import_videos(name, root, image_size, data_root(), options, jobs, told)
     _tell(name, store, json_)
-
-
-def _replace(options: ImportOptions, **changes: Any) -> ImportOptions:
-    from dataclasses import replace
-
-    return replace(options, **changes)
 
 
 def _known(name: str) -> CorpusSource | None:
@@ -104,18 +99,32 @@ def _known(name: str) -> CorpusSource | None:
     return found
 
 
-def _options(corpus: CorpusSource | None, root: Path, format_: str, camera: str, fps: float, cut: int | None,
-             license_: str, citation: str) -> ImportOptions:
-    from pvdr_bench.videos.importing import CUT_OF_FOLDERS, ImportOptions
-    from pvdr_bench.videos.readers.base import ReadOptions
-    from pvdr_bench.videos.readers.detect import open_source
+def _check_downloaded(name: str, known: bool) -> None:
+    """Whether fetch got all files of a corpus.
 
-    if cut is None:
-        cut = CUT_OF_FOLDERS if open_source(root, ReadOptions(camera, fps), format_).format == "folder" else 0
+    Raises:
+        UsageError: it got none, or stopped on the way.
+    """
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.runs.paths import data_root
+    from pvdr_bench.videos.fetching import downloaded
+
+    there = downloaded(name, data_root())
+    if there.unfinished:
+        file, size = next(iter(there.unfinished.items()))
+        raise UsageError(f"the videos of {name} are not downloaded whole: {file} has {size / 1e6:.1f} MB so far",
+                         where="SOURCE", hint=f"pvdr-bench videos fetch {name} goes on")
+    if not there.whole:
+        raise UsageError(f"where are the videos of {name}?", where="SOURCE",
+                         hint=f"pvdr-bench videos fetch {name}, or name a file or folder" if known
+                         else f"pvdr-bench videos import {name} FOLDER")
+
+
+def _about(corpus: CorpusSource | None, license_: str, citation: str) -> dict[str, str]:
+    """Source, licence and citation: what was said, else what is known of the corpus."""
     about = {"source": corpus.origin if corpus else "", "license": license_ or (corpus.license if corpus else ""),
              "citation": citation or (corpus.citation if corpus else "")}
-    return ImportOptions(format_, camera, fps, corpus.fps if corpus else 0.0, cut=cut,
-                         about={key: text for key, text in about.items() if text})
+    return {key: text for key, text in about.items() if text}
 
 
 def _tell(name: str, store: ClipStore, json_: bool) -> None:
@@ -176,13 +185,15 @@ def check(
         store.verify()
     fits = {each: _fits(name, store, each, scale) for each in method or []}
     found = {"corpus": name, "path": str(store.path), "hash": store.hash, "whole": None if quick else True,
-             **store.about, **statistics(store), "fits": fits}
+             **store.about, **statistics(store), "fits": fits, "compared": list(COMPARED) if fits else []}
     if json_:
         typer.echo(json.dumps(found))
     else:
         _echo(found, "")
         for each, problem in fits.items():
-            typer.echo(f"{each}: {problem or 'can learn from it'}")
+            typer.echo(f"{each}: {problem or f'can learn from it at scale {scale}'}")
+        if fits:
+            typer.echo(f"compared: {', '.join(COMPARED)}; not how much is learned from them")
         _terms(store.about.get("license", ""), store.about.get("citation", ""))
     if not all(text is None for text in fits.values()):
         raise typer.Exit(2)
@@ -190,7 +201,7 @@ def check(
 
 def _echo(found: dict[str, Any], indent: str) -> None:
     for key, value in found.items():
-        if key in ("license", "citation", "fits"):
+        if key in ("license", "citation", "fits", "compared"):
             continue
         if isinstance(value, dict):
             typer.echo(f"{indent}{key}:")
@@ -209,14 +220,17 @@ def _fits(name: str, store: ClipStore, method: str, scale: str) -> str | None:
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.catalog.stage_graph import stage_graph
     from pvdr_bench.errors import UsageError
-    from pvdr_bench.videos.requirements import check_videos
+    from pvdr_bench.videos.requirements import check_size, check_videos
 
     catalog = load_catalog()
     spec = catalog.resolve(method, catalog.tasks()[0], 0, scale, videos=name)
+    nodes = [node for node in stage_graph(spec, catalog) if name in node.corpora]
+    if not nodes:
+        return "learns from no videos"
     try:
-        for node in stage_graph(spec, catalog):
-            if name in node.corpora:
-                check_videos(store, node.config.schedule(node.stage.name), name, node.label)
+        for node in nodes:
+            check_size(store, node.image_size, name, f"{node.label}, under the protocol {spec.protocol.name},")
+            check_videos(store, node.config.schedule(node.stage.name), name, node.label)
     except UsageError as error:
         return str(error)
     return None

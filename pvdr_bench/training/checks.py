@@ -12,7 +12,7 @@ from pvdr_bench.catalog.suites import check_suite
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.rl.config import TokenizerConfig
 from pvdr_bench.runs.paths import data_root
-from pvdr_bench.videos.requirements import check_videos, find_store
+from pvdr_bench.videos.requirements import check_videos, find_store, wanted_frames
 
 
 def check_runs(specs: Iterable[RunSpec], catalog: Catalog) -> None:
@@ -46,15 +46,16 @@ def check_corpora(specs: Iterable[RunSpec], catalog: Catalog) -> None:
     """Refuse videos that are not here, or that a stage could not learn from; those yet to be generated are not made.
 
     Raises:
-        DataError: no such videos of the runs' image size. UsageError: too short or too still.
+        DataError: no such videos of the runs' image size. UsageError: too short or too still, in the size asked for.
     """
     stages = {node.key: node for spec in specs for node in stage_graph(spec, catalog)}
-    asked = {(share.corpus, node.image_size, node.config.schedule(node.stage.name)): node
+    asked = {(share.corpus, share.size, node.image_size, node.config.schedule(node.stage.name)): (share.name, node)
              for node in stages.values() for share in node.shares}
-    for (corpus, image_size, schedule), node in asked.items():
+    for (corpus, size, image_size, schedule), (name, node) in asked.items():
         store = find_store(corpus, image_size, data_root())
-        if store is not None:
-            check_videos(store, schedule, corpus, node.label)
+        wanted = wanted_frames(size, image_size, data_root()) if size else None
+        if store is not None and (wanted is not None or not size):
+            check_videos(store if wanted is None else store.of_size(wanted), schedule, name, node.label)
 
 
 def check_protocol(spec: RunSpec) -> None:

@@ -36,7 +36,7 @@ from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.training.offline import ClipSource, MixedClips, run_offline
 from pvdr_bench.training.online import Pieces, Stop
 from pvdr_bench.videos.generate import corpus_path, generate, recipe_of
-from pvdr_bench.videos.requirements import check_videos, find_store
+from pvdr_bench.videos.requirements import check_videos, find_store, wanted_frames
 from pvdr_bench.videos.sources import sources
 from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.tokens import TokenStore
@@ -131,16 +131,11 @@ class Stages:
 
     def _size_of(self, share: Share) -> int:
         """Training frames that a share is matched to: a number, or those of a corpus, as published or as it is here."""
-        if share.size.isdecimal():
-            return int(share.size)
-        known = {entry.name: entry for entry in sources()}
-        if share.size in known and known[share.size].train_frames:
-            return known[share.size].train_frames
-        store = find_store(share.size, self.image_size, data_root())
-        if store is None:
+        wanted = wanted_frames(share.size, self.image_size, data_root())
+        if wanted is None:
             raise DataError(f"how many frames {share.size} has is not known before it is made", where=share.name,
                             hint=f"pvdr-bench videos generate {share.size} --image-size {self.image_size}, or a number")
-        return train_frames(store.episodes)
+        return wanted
 
     def clips(self, name: str) -> ClipStore:
         """A corpus, made first if it is not there; waits where another process makes it."""
@@ -239,10 +234,11 @@ class Stages:
             UsageError: it is too short or too still.
         """
         store = self.clips(share.corpus)
-        check_videos(store, node.config.schedule(node.stage.name), share.corpus, node.label)
+        wanted = self._size_of(share) if share.size else 0
+        limited = store.of_size(wanted) if share.size else store
+        check_videos(limited, node.config.schedule(node.stage.name), share.name, node.label)
         if not share.size:
             return store
-        wanted, limited = self._size_of(share), store.of_size(self._size_of(share))
         if self.say is not None and self.group.leads:
             have, used = train_frames(store.episodes), train_frames(limited.episodes)
             often = f", each drawn {wanted / used:.2g} times as often to make up for it" if used < wanted else ""

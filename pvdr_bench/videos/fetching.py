@@ -10,6 +10,7 @@ import base64
 import hashlib
 import http.client
 import json
+import os
 import shutil
 import time
 import urllib.error
@@ -28,6 +29,7 @@ from pvdr_bench.videos.readers.base import inside
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; it may raise, to stop
 TRIES = 6  # without a new byte
 _AT_ONCE = 2**20
+_PART = ".part"
 _LISTING = 2**26  # bytes of a bucket's list
 _TIMEOUT = 60.0  # seconds without an answer
 _STORAGE = "https://storage.googleapis.com"
@@ -53,6 +55,22 @@ class RemoteFile:
 def downloads_path(corpus: str, data_dir: Path | str) -> Path:
     """Where a corpus' files lie as they were downloaded: ``DATA/downloads/<corpus>``."""
     return Path(data_dir) / "downloads" / corpus
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """Bytes in a corpus' folder of downloads: of whole files, and of each that is not whole yet."""
+
+    whole: int
+    unfinished: dict[str, int]
+
+
+def downloaded(corpus: str, data_dir: Path | str) -> Downloaded:
+    """What of a corpus is on disk."""
+    folder = downloads_path(corpus, data_dir)
+    sizes = {path: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    return Downloaded(sum(size for path, size in sizes.items() if path.suffix != _PART),
+                      {str(path.relative_to(folder)): size for path, size in sizes.items() if path.suffix == _PART})
 
 
 def fetch(corpus: CorpusSource, data_dir: Path | str, progress: Progress | None = None, base: str = "") -> Path:
@@ -177,7 +195,7 @@ def _get(file: RemoteFile, folder: Path, report: Callable[[int], object]) -> Non
     if target.is_file() and (not file.size or target.stat().st_size == file.size):
         report(target.stat().st_size)
         return
-    part = target.with_name(target.name + ".part")
+    part = target.with_name(target.name + _PART)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
@@ -196,7 +214,10 @@ def _get(file: RemoteFile, folder: Path, report: Callable[[int], object]) -> Non
         except _BROKEN as error:
             tries = _again(error, 0 if part.stat().st_size > before else tries)
     _check(file, part)
-    part.replace(target)
+    with storage_errors(target):
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())
+        part.replace(target)
     sync_folder(target.parent)
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from pvdr_bench.errors import TrainingError, UsageError
-from pvdr_bench.runs.faults import crash_point
-from pvdr_bench.runs.files import content_hash, read_json, write_json
+from pvdr_bench.runs.files import content_hash
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.suites.resize import FITS, Fit, fitted
 from pvdr_bench.videos.generate import corpus_path
+from pvdr_bench.videos.joining import ImportPart, Join
 from pvdr_bench.videos.layout import Frames, partial_path, split_of
 from pvdr_bench.videos.parts import check_parts, make_parts, open_finished
 from pvdr_bench.videos.readers.base import Reader, ReadOptions, SourceEpisode, Unit
@@ -33,7 +33,6 @@ from pvdr_bench.videos.writer import ClipWriter
 VERSION = 2  # raised when the same source gives other frames or another order
 PACKAGES = ("av", "pillow", "pyarrow", "numpy")
 CUT_OF_FOLDERS = 300  # frames: ten seconds of a phone's film
-_COPY_FRAMES = 64
 Progress = Callable[[int, int], None]  # bytes of the source done, bytes in all
 
 
@@ -71,20 +70,6 @@ class ImportOptions:
             raise UsageError("fps and cut must not be negative", hint="0 keeps every frame, and whole episodes")
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What one worker makes; plain data, sent to it."""
-
-    folder: str
-    root: str
-    format: str
-    options: ReadOptions
-    image_size: int
-    fit: Fit
-    cut: int
-    unit: Unit
-
-
 def import_videos(name: str, root: Path, image_size: int, data_dir: Path | str, options: ImportOptions | None = None,
                   workers: int = 1, progress: Progress | None = None) -> ClipStore:
     """Turn a source into the corpus ``name`` of an image size, continue, or open a finished one.
@@ -116,11 +101,20 @@ def import_videos(name: str, root: Path, image_size: int, data_dir: Path | str, 
             return open_finished(path, recipe)
         folder = path.with_name(path.name + ".parts")
         check_parts(folder, recipe)
-        parts = [_Part(str(folder / f"part-{number:05d}"), str(reader.root), options.format or _path_of(reader),
+        parts = [ImportPart(str(folder / f"part-{number:05d}"), str(reader.root), options.format or _path_of(reader),
                        reader.options, image_size, options.fit, options.cut, unit) for number, unit in enumerate(units)]
         store = _make(path, parts, recipe, _fps(reader, options), options.about, workers, progress)
         shutil.rmtree(folder)
     return store
+
+
+def default_cut(root: Path, options: ReadOptions, format: str = "") -> int:
+    """`ImportOptions.cut` where nothing is said: films of one's own are cut, episodes of a data set stay whole.
+
+    Raises:
+        DataError, UsageError: see `open_source`.
+    """
+    return CUT_OF_FOLDERS if open_source(root, options, format).format == "folder" else 0
 
 
 def recipe_of(name: str, reader: Reader, units: list[Unit], image_size: int, options: ImportOptions) -> dict[str, Any]:
@@ -143,10 +137,10 @@ def _fps(reader: Reader, options: ImportOptions) -> float:
     return min(stated, options.fps) if stated and options.fps else options.fps or stated
 
 
-def _make(path: Path, parts: list[_Part], recipe: dict[str, Any], fps: float, about: dict[str, str], workers: int,
+def _make(path: Path, parts: list[ImportPart], recipe: dict[str, Any], fps: float, about: dict[str, str], workers: int,
           progress: Progress | None) -> ClipStore:
     """Make the parts that are missing, and join them on the way."""
-    join = _Join(path, parts, recipe, fps)
+    join = Join(path, parts, recipe, fps)
     total = sum(part.unit.size for part in parts)
 
     def tick() -> None:
@@ -183,7 +177,7 @@ def _versions() -> dict[str, str]:
 # In a worker ---------------------------------------------------------------------------------------------------------
 
 
-def _make_part(part: _Part) -> None:
+def _make_part(part: ImportPart) -> None:
     """Make a part, or go on with it after its last whole episode, and publish it."""
     recipe = {"unit": part.unit.name, "size": part.unit.size}
     writer = ClipWriter(Path(part.folder), part.image_size, recipe)
@@ -204,7 +198,7 @@ def _reader(root: str, name: str, options: ReadOptions) -> Reader:
     return reader_class(name)(Path(root), options)
 
 
-def _append(writer: ClipWriter, episode: SourceEpisode, part: _Part, skip: int) -> None:
+def _append(writer: ClipWriter, episode: SourceEpisode, part: ImportPart, skip: int) -> None:
     """Write an episode, in pieces where it is too long; the first ``skip`` pieces are there."""
     split = episode.split or split_of(episode.name)
     for number, piece in enumerate(pieces(episode.frames(), part.cut)):
@@ -239,58 +233,3 @@ def pieces(chunks: Iterable[Frames], cut: int) -> Iterator[Iterator[Frames]]:
         if not rest:
             return
         yield piece()
-
-
-# Joining -------------------------------------------------------------------------------------------------------------
-
-
-class _Join:
-    """Appends parts to the final store in their order, each as soon as it is there, and deletes it then.
-
-    A mark beside each deleted part tells how many episodes it had. After a power cut the final store may have lost
-    episodes that a mark tells of: from that part on, parts are made again.
-    """
-
-    def __init__(self, path: Path, parts: list[_Part], recipe: dict[str, Any], fps: float) -> None:
-        self.writer = ClipWriter(path, parts[0].image_size, recipe, fps=fps, both_splits=True)
-        self._parts = parts
-        self._next = self._first = 0  # the part that is due, and its first episode's number
-        for part in parts:
-            if not _mark(part).exists():
-                break
-            episodes = int(read_json(_mark(part))["episodes"])
-            if self._first + episodes > self.writer.num_episodes:
-                break
-            shutil.rmtree(part.folder, ignore_errors=True)
-            self._next, self._first = self._next + 1, self._first + episodes
-        for part in parts[self._next:]:
-            if _mark(part).exists():
-                shutil.rmtree(part.folder, ignore_errors=True)
-                _mark(part).unlink()
-
-    def is_made(self, part: _Part) -> bool:
-        """Whether a part is there, or was and is joined."""
-        return _mark(part).exists() or Path(part.folder).exists()
-
-    def advance(self) -> None:
-        """Join what is there and next in order."""
-        while self._next < len(self._parts) and Path(self._parts[self._next].folder).exists():
-            part = self._parts[self._next]
-            store = ClipStore(part.folder)
-            have = self.writer.num_episodes - self._first  # an interrupted join had these already
-            for episode in store.episodes[have:]:
-                end = episode.start + episode.length
-                chunks = (store.read(at, min(at + _COPY_FRAMES, end))
-                          for at in range(episode.start, end, _COPY_FRAMES))
-                self.writer.append_chunks(chunks, episode.source, episode.split)
-            self.writer.sync()
-            write_json(_mark(part), {"episodes": len(store.episodes)})
-            crash_point("videos.joined")
-            shutil.rmtree(part.folder)
-            self._next, self._first = self._next + 1, self._first + len(store.episodes)
-
-
-def _mark(part: _Part) -> Path:
-    return Path(part.folder + ".json")
-
-

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.rl.config import Schedule
 from pvdr_bench.videos.generate import corpus_path
 from pvdr_bench.videos.layout import HELDOUT, TRAIN
 from pvdr_bench.videos.sources import sources
 from pvdr_bench.videos.store import ClipStore
-from pvdr_bench.videos.windows import episode_windows
+from pvdr_bench.videos.windows import episode_windows, train_frames
 
 SAMPLE = 64  # clips that are looked at for motion
 MOVED = 8  # levels of 255 by which a pixel differs that moved, and did not flicker
 MOVING_PIXELS = 0.001  # share of them in a clip in which something moves
 MOVING_CLIPS = 0.05  # share of such clips in a corpus that can be learned from
-
-
-class Needs(Protocol):
-    """What a stage needs of videos; :class:`pvdr_bench.rl.config.Schedule` has it."""
-
-    @property
-    def frames(self) -> int:
-        """Of a clip."""
-        ...
-
-    @property
-    def stride(self) -> int:
-        """Frames of video from one frame of a clip to the next."""
-        ...
-
-    @property
-    def stack(self) -> int:
-        """Frames that make one picture."""
-        ...
-
-    @property
-    def span(self) -> int:
-        """Frames of video that a clip covers."""
-        ...
 
 
 def find_store(corpus: str, image_size: int, data_dir: Path) -> ClipStore | None:
@@ -65,10 +41,40 @@ def find_store(corpus: str, image_size: int, data_dir: Path) -> ClipStore | None
                     hint=f"{sizes}{fetch}pvdr-bench videos import {corpus}{source} --image-size {image_size}")
 
 
-def check_videos(store: ClipStore, needs: Needs, corpus: str, what: str) -> None:
+def wanted_frames(size: str, image_size: int, data_dir: Path) -> int | None:
+    """Training frames that a corpus is matched to: a number, or those of another, as published or as it is here.
+
+    Returns:
+        None: that one is yet to be made.
+
+    Raises:
+        DataError: it is broken; or it is read from files, and has not been imported.
+    """
+    if size.isdecimal():
+        return int(size)
+    known = {entry.name: entry for entry in sources()}
+    if size in known and known[size].train_frames:
+        return known[size].train_frames
+    store = find_store(size, image_size, data_dir)
+    return None if store is None else train_frames(store.episodes)
+
+
+def check_size(store: ClipStore, image_size: int, corpus: str, what: str) -> None:
+    """Refuse a corpus whose pictures have another size than a stage's.
+
+    Raises:
+        UsageError: they have.
+    """
+    if store.image_size != image_size:
+        raise UsageError(f"{corpus} is of {store.image_size} pixels here, and {what} needs {image_size}",
+                         where=f"--videos {corpus}", hint=f"import or generate it with --image-size {image_size} too")
+
+
+def check_videos(store: ClipStore, needs: Schedule, corpus: str, what: str) -> None:
     """Refuse a corpus that a stage could not learn from, before it begins.
 
     Args:
+        store: of the size that the stage gets it in.
         what: who learns, for the message.
 
     Raises:
@@ -97,7 +103,7 @@ def words(split: str) -> str:
     return "held-out" if split == HELDOUT else "training"
 
 
-def describe(needs: Needs) -> str:
+def describe(needs: Schedule) -> str:
     """``clips of 8 frames, 3 apart: 22 frames of video``."""
     stack = f", in stacks of {needs.stack}" if needs.stack > 1 else ""
     apart = f", {needs.stride} apart" if needs.stride > 1 else ""
@@ -105,7 +111,7 @@ def describe(needs: Needs) -> str:
     return f"clips of {needs.frames} frames{stack}{apart}{whole}"
 
 
-def moving_share(store: ClipStore, needs: Needs) -> float:
+def moving_share(store: ClipStore, needs: Schedule) -> float:
     """Share of clips in which something moves, of a few spread evenly over the training split; 0 to 1."""
     windows = episode_windows(store.episodes, TRAIN, needs.frames, needs.stride)
     starts = windows[np.linspace(0, len(windows) - 1, min(SAMPLE, len(windows))).astype(np.int64)]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -37,6 +35,7 @@ from pvdr_bench.videos.layout import (
     write_object,
 )
 from pvdr_bench.videos.store import ClipStore
+from pvdr_bench.videos.truth import truth_table, write_truth
 
 
 def _append(file: Any, data: Any, name: str) -> None:
@@ -139,7 +138,7 @@ class ClipWriter:
             StorageError: the disk is full.
         """
         self._check_frames(frames, source)
-        table = self._truth_table(len(frames), truth, source)
+        table = truth_table(len(frames), self.truth_columns or {}, truth or {}, source)
         with storage_errors(self.partial):
             _append(self._truth_file, table.tobytes(), "videos.truth")
         self.append_chunks([frames], source)
@@ -194,21 +193,6 @@ class ClipWriter:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _truth_table(
-        self, length: int, truth: Mapping[str, NDArray[Any]] | None, source: str
-    ) -> NDArray[np.float32]:
-        columns = self.truth_columns or {}
-        given = truth or {}
-        if set(given) != set(columns):
-            raise DataError(f"truth has {sorted(given)}, the store expects {sorted(columns)}", where=source)
-        parts = [np.zeros((length, 0), np.float32)]
-        for name, width in columns.items():
-            part = np.asarray(given[name], np.float32).reshape(-1, width)
-            if len(part) != length:
-                raise DataError(f"truth {name!r} has {len(part)} rows for {length} frames", where=source)
-            parts.append(part)
-        return np.concatenate(parts, axis=1)
-
     def close(self) -> None:
         """Close the files; the unfinished store stays and can be continued."""
         for file in (self._frames_file, self._truth_file, self._journal):
@@ -239,7 +223,7 @@ class ClipWriter:
         write_object(self.partial / INDEX, self._index())
         names = [FRAMES, INDEX]
         if self.truth_columns:
-            self._write_truth()
+            write_truth(self.partial / TRUTH_RAW, self.partial / TRUTH, self.truth_columns, self.num_frames)
             names.append(TRUTH)
         files = {name: _fingerprint(self.partial / name) for name in names}
         manifest = {
@@ -279,19 +263,6 @@ class ClipWriter:
         last = max(n for n, row in enumerate(self._rows) if 2 * row["length"] >= longest)
         return [HELDOUT if (source == sources[-1] if len(set(sources)) > 1 else number == last) else TRAIN
                 for number, source in enumerate(sources)]
-
-    def _write_truth(self) -> None:
-        assert self.truth_columns is not None
-        width = sum(self.truth_columns.values())
-        table = np.fromfile(self.partial / TRUTH_RAW, np.float32).reshape(self.num_frames, width)
-        with (self.partial / TRUTH).open("wb") as raw, zipfile.ZipFile(raw, "w") as archive:
-            column = 0
-            for name, count in self.truth_columns.items():
-                buffer = io.BytesIO()
-                np.lib.format.write_array(buffer, np.ascontiguousarray(table[:, column:column + count]))
-                # a fixed date, so that the same corpus has the same bytes
-                archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue())
-                column += count
 
 
 def changed_recipe(what: str, changed: list[str], place: Path) -> ChangedError:

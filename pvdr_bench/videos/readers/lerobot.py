@@ -7,9 +7,7 @@ encoded pictures. Templates may name fields of LeRobot's own only, and lead to n
 
 from __future__ import annotations
 
-import math
-import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,12 @@ from pvdr_bench.videos.readers.base import (
     inside,
 )
 from pvdr_bench.videos.readers.images import decode
+from pvdr_bench.videos.readers.lerobot_info import check_declared, declared_size, filled, whole
 from pvdr_bench.videos.readers.parquet import batches, table_rows
 from pvdr_bench.videos.readers.video import frames_of
 
 INFO = "meta/info.json"
+_INDEX = "episode_index"  # the column that tells rows of one episode from another's
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _EPISODES_IN_UNIT = 40  # of v2, whose episodes are files
 _MOST_EPISODES = 10_000_000
@@ -102,7 +102,8 @@ class LeRobotReader(Reader):
             return
         for index, length, name in unit.data["episodes"]:
             path = self.root / name
-            frames = self._pictures(path, None) if self._dtype == "image" else self._video(path)
+            frames = self._pictures(path, enumerate(batches(path, [self._camera]))) if self._dtype == "image" \
+                else self._video(path)
             yield SourceEpisode(f"episode {index}", None, Counted(frames, length, str(path)))
 
     # v2.0, v2.1 ---------------------------------------------------------------------------------------------------
@@ -160,9 +161,10 @@ class LeRobotReader(Reader):
     def _episodes_in_file(self, unit: Unit) -> Iterator[SourceEpisode]:
         path, episodes = self.root / unit.name, unit.data["episodes"]
         if self._dtype == "image":
-            for index, length, _ in episodes:
+            table = Table(path, self._camera)
+            for index, length, _ in sorted(episodes, key=lambda episode: table.place(episode[0])):
                 yield SourceEpisode(f"{unit.name}#{index}", None,
-                                    Counted(self._pictures(path, index), length, str(path)))
+                                    Counted(self._pictures(path, table.rows(index)), length, str(path)))
             return
         after = 0
         for index, length, first in episodes:
@@ -194,13 +196,10 @@ class LeRobotReader(Reader):
             check_declared(frame.pixels, self._size, str(path))
             yield frame.pixels[None]
 
-    def _pictures(self, path: Path, episode: int | None) -> Iterator[Frames]:
-        """Encoded pictures of a Parquet file, of one episode of it or of all rows."""
+    def _pictures(self, path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Frames]:
+        """Encoded pictures of numbered rows of a Parquet file."""
         held: list[Frames] = []
-        columns = [self._camera] if episode is None else [self._camera, "episode_index"]
-        for number, row in enumerate(batches(path, columns)):
-            if episode is not None and row["episode_index"] != episode:
-                continue
+        for number, row in rows:
             where, cell = f"{path}, row {number}", row[self._camera]
             data = cell.get("bytes") if isinstance(cell, dict) else cell
             if data is None and isinstance(cell, dict) and isinstance(cell.get("path"), str):
@@ -264,69 +263,33 @@ class Film:
                 yield frame.pixels[None]
 
 
-def declared_size(facts: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-    """Height and width of a camera, by ``names`` in whatever order; None where it does not tell.
+class Table:
+    """A Parquet file of many episodes, read from its beginning to its end as they are asked for, in its order."""
 
-    Raises:
-        DataError: a shape that is none.
-    """
-    shape, names = facts.get("shape"), facts.get("names")
-    if not isinstance(shape, list | tuple) or len(shape) != 3 or not all(isinstance(n, int) for n in shape):
-        raise DataError(f"the camera's shape is {shape!r}", where=where)
-    if isinstance(names, list | tuple) and len(names) == 3:
-        by_name = {str(name).lower().rstrip("s"): int(side) for name, side in zip(names, shape, strict=True)}
-        if {"height", "width"} <= set(by_name):
-            return by_name["height"], by_name["width"]
-    if 3 in (shape[0], shape[2]):
-        return (shape[1], shape[2]) if shape[0] == 3 and shape[2] != 3 else (shape[0], shape[1])
-    return None
+    def __init__(self, path: Path, camera: str) -> None:
+        self._path, self._places = path, dict[Any, int]()
+        last = None
+        for number, row in enumerate(batches(path, [_INDEX], 4096)):
+            index = row[_INDEX]
+            if index != last and index in self._places:
+                raise DataError(f"the rows of episode {index} do not stand together", where=f"{path}, row {number}")
+            self._places.setdefault(index, number)
+            last = index
+        self._rows = enumerate(batches(path, [camera, _INDEX]))
+        self._held: tuple[int, dict[str, Any]] | None = None  # the first row after the episode that was read last
 
+    def place(self, episode: int) -> int:
+        """The number of an episode's first row; -1: it has none."""
+        return self._places.get(episode, -1)
 
-def check_declared(frame: Frames, size: tuple[int, int] | None, where: str) -> None:
-    """A frame [H, W, 3] has the size that the data set states.
-
-    Raises:
-        DataError: it has another.
-    """
-    if size is not None and frame.shape[:2] != size:
-        raise DataError(f"a frame of {frame.shape[1]} x {frame.shape[0]} pixels where {size[1]} x {size[0]} are "
-                        "declared", where=where)
-
-
-def filled(template: str, fields: Mapping[str, Any], where: str) -> str:
-    """A template of ``info.json`` with its fields put in; nothing of Python's format language beside ``:03d``.
-
-    Raises:
-        DataError: a field or a format that LeRobot does not have.
-    """
-    out = []
-    try:
-        for text, name, spec, conversion in string.Formatter().parse(template):
-            out.append(text)
-            if name is None:
-                continue
-            if name not in fields or conversion or (spec and not _plain(spec)):
-                raise ValueError(f"the field {name!r} with the format {spec!r}")
-            out.append(format(fields[name], spec or ""))
-    except ValueError as error:
-        raise DataError(f"a template that is not followed: {template[:80]!r} ({error})", where=where,
-                        hint=f"known fields: {', '.join(fields)}") from error
-    return "".join(out)
-
-
-def _plain(spec: str) -> bool:
-    digits = spec.removesuffix("d").removeprefix("0")
-    return digits == "" or (digits.isdigit() and len(digits) == 1)
-
-
-def whole(value: Any) -> int:
-    """A count or an index.
-
-    Raises:
-        ValueError: negative, or no whole number.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
-        raise ValueError(f"{value!r} is no whole number")
-    if not 0 <= value < 1e12:
-        raise ValueError(f"{value!r} is out of range")
-    return int(value)
+    def rows(self, episode: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number and values of an episode's rows; those before it that nobody asked for are passed over."""
+        if episode not in self._places:
+            return
+        row, self._held = self._held or next(self._rows, None), None
+        while row is not None and row[0] < self._places[episode]:
+            row = next(self._rows, None)
+        while row is not None and row[1][_INDEX] == episode:
+            yield row
+            row = next(self._rows, None)
+        self._held = row
