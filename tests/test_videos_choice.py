@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.mixture import mixture_name, parse_mixture, split_videos
 from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.cli.main import app as main
 from pvdr_bench.errors import BenchError, CatalogError, DataError, UsageError
 from pvdr_bench.rl.config import Schedule
 from pvdr_bench.training.checks import check_corpora
 from pvdr_bench.training.offline import MixedClips
 from pvdr_bench.training.stages import Stages
+from pvdr_bench.videos.fetching import downloads_path
 from pvdr_bench.videos.generate import corpus_path
 from pvdr_bench.videos.importing import ImportOptions, import_videos
 from pvdr_bench.videos.layout import HELDOUT, TRAIN
@@ -73,8 +76,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fill(data: Path) -> None:
     """bair, jaco-play and cable-routing as fetched, by the importer; the generated ones as they would be."""
     here = data.parent
-    bair = made.write_bair(here / "bair", {"train/traj_0_to_2": (0, 1, 2), "test/traj_0_to_0": (3,)})
-    import_videos("bair", bair, 32, data, ImportOptions(camera="aux1"))
+    fetched = downloads_path("bair", data)
+    fetched.mkdir(parents=True)
+    made.write_bair(fetched, {"train/traj_0_to_2": (0, 1, 2), "test/traj_0_to_0": (3,)}, tar=True)
+    import_videos("bair", fetched, 32, data, ImportOptions(camera="aux1"))
     episodes = [made.moving(n, 12, 48) for n in range(4)]
     for name in ("jaco_play", "berkeley_cable_routing"):
         source = made.write_rlds(here / name, name, {"train": episodes[:3], "test": episodes[3:]})
@@ -215,6 +220,19 @@ def test_a_corpus_is_looked_at_in_the_size_that_is_trained_on(data: Path) -> Non
         node = stages.node("pretrain")
         with pytest.raises(UsageError, match=f"mine@1 {text}"):
             stages._share(node.shares[0], node)
+
+
+def test_pretrain_takes_a_method_and_videos_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[RunSpec] = []
+    monkeypatch.setattr("pvdr_bench.cli.pretrain.prepare", lambda console, specs, *_: asked.extend(specs) or [])
+    said = CliRunner().invoke(main, ["pretrain", "--method", "pvdr,stg", "--videos", "bair", "--scale", "smoke"])
+    assert said.exit_code == 0, said.exception
+    first = load_catalog().tasks()[0]
+    assert [(spec.method, spec.task.name, spec.corpus) for spec in asked] == [("pvdr", first, "bair"),
+                                                                             ("stg", first, "bair")]
+    assert f"no --task: what runs on {first} start from" in said.output
+    by_name = load_catalog().resolve("pvdr", first, 0, "smoke", videos="bair")
+    assert Stages(asked[0]).node("pretrain").key == Stages(by_name).node("pretrain").key
 
 
 def pretraining() -> list[str]:

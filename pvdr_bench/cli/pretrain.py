@@ -46,6 +46,8 @@ def pretrain(
 ) -> None:
     """Find or make the artefacts that runs start from: tokenizer and pre-trained models; the same command continues.
 
+    Most tasks share them: without --task they are those of the first task that pvdr-bench list tasks shows.
+
     Started by torchrun or srun, its processes train together: torchrun --nproc-per-node 8 -m pvdr_bench pretrain ...
     """
     from pvdr_bench.catalog.catalog import load_catalog
@@ -56,6 +58,9 @@ def pretrain(
 
     catalog, chosen = load_catalog(), choose_device(device)
     size = choose_scale(scale, chosen.value)
+    default_task = None if tasks or experiment else catalog.tasks()[0]
+    if default_task is not None:
+        tasks = [default_task]
     specs = asked_runs(catalog, experiment=experiment, methods=methods, tasks=tasks, seeds=None, scale=scale,
                        default_scale=size.value, protocol=protocol, videos=videos, overrides=override or [])
     check_runs(specs, catalog)
@@ -65,6 +70,8 @@ def pretrain(
         together = f", {group.size} processes" if group.size > 1 else ""
         console.print(f"device {chosen.value} ({chosen.reason}){together}, scale {specs[0].scale}",
                       highlight=False, soft_wrap=True)
+        if default_task is not None:
+            console.print(f"no --task: what runs on {default_task} start from", highlight=False, soft_wrap=True)
         made = prepare(console, specs, str(group.device), fresh, stop)
     if json_ and group.leads:
         typer.echo(json.dumps([{**artefact.reference, "path": str(artefact.path)} for artefact in made]))

@@ -43,13 +43,25 @@ def area_resize(frames: Frames, size: int) -> Frames:
     if height == width == size:
         return np.ascontiguousarray(frames)
     if size % height == 0 and size % width == 0:
-        return np.repeat(np.repeat(frames, size // width, axis=2), size // height, axis=1)  # rows last: whole lines
+        return _repeated(frames, size // height, size // width)
     area, out = height * width, np.empty((len(frames), size, size, 3), np.uint8)
     step = max(1, _AT_ONCE // (area * 3))
     for first in range(0, len(frames), step):
         sums = _sums(_sums(frames[first:first + step], size, 1), size, 2)  # of H * W shares each
         out[first:first + step] = (sums + area // 2) // area
     return out
+
+
+def _repeated(frames: Frames, rows: int, columns: int) -> Frames:
+    """Each pixel ``rows`` by ``columns`` times; a level at a time, several times as fast as `np.repeat` of pixels."""
+    length, height, width, levels = frames.shape
+    out = np.empty((length, height, rows, width, columns, levels), np.uint8)
+    for column in range(columns):
+        for level in range(levels):
+            out[:, :, 0, :, column, level] = frames[..., level]
+    for row in range(1, rows):
+        out[:, :, row] = out[:, :, 0]
+    return out.reshape(length, height * rows, width * columns, levels)
 
 
 def _sums(values: NDArray[np.generic], size: int, axis: int) -> NDArray[np.int64]:

@@ -140,10 +140,10 @@ def _fields(view: memoryview, at: int, end: int) -> Iterator[tuple[int, tuple[in
     """The fields of a message: number, span of its bytes (None where it is a plain number), and where it begins."""
     while at < end:
         start = at
-        key, at = _varint(view, at, end)
+        key, at = (view[at], at + 1) if view[at] < 0x80 else _varint(view, at, end)
         number, wire = key >> 3, key & 7
         if wire == 2:
-            size, at = _varint(view, at, end)
+            size, at = (view[at], at + 1) if at < end and view[at] < 0x80 else _varint(view, at, end)
             if size > end - at:
                 raise _Broken(f"a field of {size} bytes where {end - at} are left", start)
             yield number, (at, at + size), start
