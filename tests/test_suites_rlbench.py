@@ -7,6 +7,7 @@ import json
 import os
 import random
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,19 +96,31 @@ def test_frozen_poses_come_back_and_goals_are_the_same_for_all(rlbench: None) ->
         assert pixels(goal, first[0]) > 0.5, "the arm is elsewhere"
         one.step(DOWN[None])
         assert pixels(one.reset([7]), first) < 2
+        np.testing.assert_array_equal(one.goal_image(), goal)
     with envs() as two:
         two.reset([1])
         np.testing.assert_array_equal(two.goal_image(), goal, "from the file, not planned anew")
+        assert pixels(two.reset([1]), first) < 2
+        while not (step := two.step(DOWN[None])).success[0] and not step.truncated[0]:
+            pass
+        if step.success[0]:  # straight down leads to the lamp's button in the fake; in RLBench it need not
+            assert pixels(step.final_image, goal) < pixels(first, goal)
 
 
 def test_an_action_that_cannot_be_done_ends_its_step_and_not_the_run(rlbench: None) -> None:
     with envs() as playing:
         playing.reset([0])
         steps = [playing.step(UP[None]) for _ in range(19)]
-        assert not any(step.success.any() or step.truncated.any() for step in steps)
-        assert sum(step.truth["invalid_actions"][0] for step in steps) > 0, "far above the robot's reach"
+        assert not any(step.success.any() or step.truncated.any() or step.dense_reward.any() for step in steps)
+        assert all(step.env_steps[0] == 2 for step in steps), "they count"
+        refused = [i for i in range(1, 19) if steps[i].truth["invalid_actions"][0] == 2]
+        assert refused, "far above the robot's reach"
+        for i in refused:
+            np.testing.assert_array_equal(steps[i].image, steps[i - 1].image)
+            assert steps[i].truth["hand_z"][0] == steps[i - 1].truth["hand_z"][0]
         before = steps[-1].truth["hand_z"][0]
-        assert playing.step(DOWN[None]).truth["hand_z"][0] < before - 5e-3
+        down = playing.step(DOWN[None])
+        assert down.truth["hand_z"][0] < before - 5e-3 and down.truth["invalid_actions"][0] == 0 and down.truncated[0]
 
 
 # The fake's quirks ----------------------------------------
@@ -189,9 +202,18 @@ def test_a_goal_is_of_the_instance_that_is_played(fake: Path, monkeypatch: pytes
 
     right = goal("right", 0)
     assert pixels(goal("second", 1), right) < 0.5 and pixels(goal("third", 2), right) < 0.5
-    with pytest.raises(TrainingError, match="no demonstration of this instance of reach_target: 3 of them"):
-        goal("never", 3)
+    assert pixels(goal("tenth", 9), right) < 0.5
+    with pytest.raises(TrainingError, match="no demonstration of this instance of reach_target: 10 of them"):
+        goal("never", 10)
     assert not list((fake / "never").rglob("*.npz"))
+
+
+def test_a_goal_of_a_task_that_does_not_hold_still_is_refused(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_env(dataclasses.replace(CONFIG, env_id="reach_target", frozen_instance=False))
+    env.reset(4)
+    monkeypatch.setenv("FAKE_RLBENCH_WANDERS", "0.2")
+    with pytest.raises(TrainingError, match="no demonstration of this instance of reach_target"):
+        env.goal_image()
 
 
 def test_a_demonstration_tells_what_went_wrong(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +302,20 @@ def test_a_variation_that_there_is_not(fake: Path) -> None:
     for number in (18, -1):
         with pytest.raises(SetupError, match=f"has 18 variations, counted from 0, and no {number}"):
             make_env(dataclasses.replace(CONFIG, env_id="push_button", options={"variation": number}))
+
+
+def test_gymnasiums_checker_finds_nothing(fake: Path) -> None:
+    import gymnasium
+    from gymnasium.utils.env_checker import check_env
+
+    import pvdr_bench.gym  # noqa: F401 - its ids
+
+    env = gymnasium.make("pvdr_bench/rlbench-lamp-on-v0", render_mode="rgb_array", image_size=32, episode_steps=40)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(env.unwrapped, skip_render_check=True)
+    assert [str(one.message) for one in caught if "WARN" in str(one.message)] == []
+    env.close()
 
 
 # A simulator that dies ----------------------------------------
@@ -415,9 +451,10 @@ def test_each_thing_that_is_missing_is_told_with_the_command_that_mends_it(
     health._load.cache_clear()
     assert len(found) == 1, found
     assert re.search(words, found[0].message) and mends in (found[0].hint or "")
-    with pytest.raises(SetupError):
+    monkeypatch.setattr(health, "_load", None)  # where a simulator is started no second process is
+    with pytest.raises(SetupError, match=words) as caught:
         make_env(CONFIG)
-    health._load.cache_clear()
+    assert caught.value.hint == found[0].hint
 
 
 def test_a_cluster_job_has_a_display() -> None:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pvdr_bench.catalog.catalog import load_catalog
+from pvdr_bench.catalog.scales import SCALES
 from pvdr_bench.errors import UsageError
+from pvdr_bench.results.collect import collect
 from pvdr_bench.results.series import caption_facts
+from pvdr_bench.results.tables import build_table
+from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites import make_env
 from pvdr_bench.suites.arm_actions import MODES
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.cameras import CameraPose
+from pvdr_bench.suites.filming import REST
 from pvdr_bench.suites.tabletop import panda, scenes
 from pvdr_bench.suites.tabletop.corpus import TabletopGenerator
 from pvdr_bench.suites.tabletop.env import TabletopEnv, advance, build
 from pvdr_bench.suites.tabletop.info import NOTE, TABLETOP
-from tests.figure_frames import make_results
+from tests.results_runs import finish, make_run, write_episodes
 
 LAMP = EnvConfig("tabletop", "lamp_on", TABLETOP.first_camera, image_size=32, goal_settle_steps=4)
 RANDOM = dataclasses.replace(LAMP, frozen_instance=False)
@@ -181,22 +188,55 @@ def test_tasks_have_their_own_protocol_and_say_what_they_are_not() -> None:
     assert TABLETOP.version_of(joints.options) == "tabletop 1 (action_mode joint_position)"
 
 
-def test_every_caption_says_it() -> None:
-    plain = make_results(1, 2)
-    assert not any(NOTE in sentence for sentence in caption_facts(plain))
-    both = dataclasses.replace(plain, notes={"reach": NOTE})  # as if it were one of the tabletop's
-    assert caption_facts(both)[-1] == f"reach: {NOTE}"
-    assert caption_facts(both.select(task=["reach"]))[-1] == NOTE
+def test_its_protocol_is_rlbenchs_but_for_the_name() -> None:
+    catalog = load_catalog()
+    for scale in SCALES:
+        ours, theirs = (catalog.protocol(name, scale).model_dump() for name in ("tabletop", "rlbench"))
+        assert {key for key in ours if ours[key] != theirs[key]} <= {"name", "suite_version"}, scale
 
 
-def test_videos_show_every_object_and_no_evaluated_instance() -> None:
-    generator = TabletopGenerator("push_button", 32)
-    one, again = (generator.episode(np.random.default_rng(1)) for _ in range(2))
+def test_every_caption_says_it(tmp_path: Path) -> None:
+    make_run(tmp_path, [0.5], title="PPO")
+    assert NOTE not in build_table(collect(tmp_path)).caption
+    spec = load_catalog().resolve("random", "tabletop/push-button", 0, "smoke")
+    run = RunDir(spec.path(tmp_path))
+    with run.lock():
+        run.open(spec)
+        run.write_provenance()
+        write_episodes(run, spec, spec.protocol.eval_every, "grid", 0.5)
+        finish(run, spec.protocol.env_steps)
+    results = collect(tmp_path)
+    assert results.notes == {"tabletop-push-button": NOTE}
+    assert caption_facts(results)[-1] == f"tabletop-push-button: {NOTE}"
+    alone = results.select(task=["tabletop-push-button"])
+    assert caption_facts(alone)[-1] == NOTE and NOTE in build_table(alone).caption
+    assert NOTE not in build_table(results.select(task=["reach"])).caption
+
+
+@pytest.mark.parametrize("env_id", TABLETOP.environments)
+def test_videos_show_every_object_and_no_evaluated_instance(env_id: str) -> None:
+    assert set(TabletopGenerator.sources) == set(TABLETOP.environments)
+    generator = TabletopGenerator(env_id, 32)
+    one, again, other = (generator.episode(np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.frames, again.frames)
     assert one.frames.shape[1:] == (32, 32, 3) and 40 <= len(one.frames) <= 60
     assert set(one.truth) == {"action", "hand", "object", "mode"}
-    modelled = make_env(dataclasses.replace(LAMP, env_id="push_button"))
+    modelled = make_env(dataclasses.replace(LAMP, env_id=env_id))
     modelled.reset(0)
-    truth = modelled.step(np.zeros(4, np.float32)).truth
-    assert np.abs(one.truth["object"][:, :2] - [truth["goal_x"], truth["goal_y"]]).max() > 0.005
+    place = modelled.step(REST).truth
+    places = [[place["goal_x"], place["goal_y"]], *(clip.truth["object"][0, :2] for clip in (one, other))]
+    apart = [float(np.abs(np.subtract(a, b)).max()) for a, b in itertools.combinations(places, 2)]
+    assert min(apart) > 0.005, "two places, and neither is the modelled one"
+    assert np.ptp(one.truth["hand"], 0).max() > 0.1 and one.frames.std(0).max() > 20, "and the arm at work"
     generator.close()
+
+
+def test_a_rest_leaves_hand_and_gripper_as_they_are() -> None:
+    env = make_env(LAMP)
+    assert isinstance(env, TabletopEnv)
+    env.reset(0)
+    before = env.arm.tip
+    env.step(REST)
+    model, data = env.simulation
+    assert np.abs(env.arm.tip - before).max() < 1e-3
+    assert data.qpos[model.joint("finger0").qposadr[0]] > 0.95 * panda.FINGER_OPEN

@@ -14,6 +14,10 @@ The last dimension is the gripper: above 0 it opens, else it closes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from pvdr_bench.errors import UsageError
 from pvdr_bench.suites.info import Option
 from pvdr_bench.suites.spaces import BoxSpace
 
@@ -34,3 +38,15 @@ ACTION_MODE = Option("action_mode", "end_effector", "what an action moves: the f
                      tuple(MODES))
 CROP = Option("crop", [0.06, 0.0, 0.94, 0.88], "left, top, right and bottom edge of what is seen of the front camera's "
               "picture, in parts of its side; square")
+
+
+def action_mode(options: Mapping[str, Any]) -> tuple[str, BoxSpace]:
+    """The name of the action mode that a task's options ask for, and its actions.
+
+    Raises:
+        UsageError: there is no such mode.
+    """
+    mode = str(options.get(ACTION_MODE.name, ACTION_MODE.default))
+    if mode not in MODES:
+        raise UsageError(f"unknown action mode {mode!r}", hint=f"allowed: {', '.join(MODES)}")
+    return mode, MODES[mode]

@@ -6,7 +6,7 @@ Shapes: N environments, H = W image size in pixels, A action dimensions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,27 @@ class EnvStep:
     truth: dict[str, float] = field(default_factory=dict)  # simulator's ground truth, for diagnostics only
 
 
+def repeated(config: EnvConfig, begun: int, simulate: Callable[[], tuple[float, bool]],
+             seen: Callable[[], tuple[Image, dict[str, float]]]) -> EnvStep:
+    """A decision: up to ``action_repeat`` simulator steps with one action, fewer where the episode ends within them.
+
+    Args:
+        begun: simulator steps of the episode before it.
+        simulate: one simulator step; its dense reward, and whether the task is solved in it.
+        seen: asked once, after the last step: the image, and the ground truth.
+    """
+    reward, success, made = 0.0, False, 0
+    for _ in range(config.action_repeat):
+        gained, solved = simulate()
+        reward, success, made = reward + gained, success or solved, made + 1
+        if begun + made >= config.episode_steps or (success and config.terminate_on_success):
+            break
+    terminated = success and config.terminate_on_success
+    truncated = not terminated and begun + made >= config.episode_steps
+    image, truth = seen()
+    return EnvStep(image, reward, success, terminated, truncated, made, truth)
+
+
 class Env(ABC):
     """One visual robot task, built from an :class:`EnvConfig`. Not thread-safe; one renderer per process."""
 
@@ -67,7 +88,7 @@ class Env(ABC):
 
     @abstractmethod
     def step(self, action: NDArray[np.float32]) -> EnvStep:
-        """Apply an action [A] (clipped to the action space) for ``action_repeat`` simulator steps."""
+        """Apply an action [A] (clipped to the action space) for ``action_repeat`` steps: see :func:`repeated`."""
 
     def goal_image(self) -> Image:
         """Image [H, W, 3] of the current instance solved: the scripted expert has settled.

@@ -1,4 +1,4 @@
-"""A corpus of any suite whose actions move a hand along x, y and z and open a gripper: random and scripted play.
+"""A corpus of any suite with a scripted expert whose actions move a hand along x, y and z and open a gripper.
 
 Episodes are played through the interface of ``suites/base.py``, at instances drawn anew each time, so what is filmed
 is what runs see. Who moves the hand is told by :class:`~pvdr_bench.suites.play.Conductor`.
@@ -18,6 +18,7 @@ from pvdr_bench.suites.play import Box, Conductor, Vector, WaypointPlay
 
 FRAMES = (40, 60)  # shortest and longest episode
 WARM_UP = 10  # decisions, at most, before half of the episodes
+REST = np.array([0, 0, 0, 1], np.float32)  # where it is, the gripper open as it begins
 _NO_END = 10**9
 
 
@@ -26,13 +27,11 @@ class EnvGenerator(Generator):
 
     Attributes:
         box: where way-points are drawn, metres; what the camera sees of the hand's range.
-        has_expert: whether the environment has a scripted expert; without one there is play and noise alone.
         action_repeat: simulator steps between two frames.
     """
 
     truth_columns: ClassVar[dict[str, int]] = {"action": 4, "hand": 3, "object": 3, "mode": 1}
     box: ClassVar[Box]
-    has_expert: ClassVar[bool] = True
     action_repeat: ClassVar[int] = 4
 
     def __init__(self, source: str, image_size: int) -> None:
@@ -47,9 +46,9 @@ class EnvGenerator(Generator):
     def episode(self, rng: np.random.Generator) -> Clip:
         """One episode; the instance, who plays and the noise all come from ``rng``."""
         env = self._env
-        image = env.reset(int(rng.integers(1, 2**31)))  # 0 is the instance that runs are evaluated on
+        env.reset(int(rng.integers(1, 2**31)))  # 0 is the instance that runs are evaluated on
         length = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
-        here = env.step(np.zeros(4, np.float32))
+        here = env.step(REST)
         if rng.random() < 0.5:
             here = self._warm_up(rng, here, int(rng.integers(0, WARM_UP + 1)))
         image = here.image
@@ -59,9 +58,7 @@ class EnvGenerator(Generator):
         for frame in range(length):
             frames.append(image)
             hand, target = _point(here, "hand"), _point(here, "goal")
-            expert = None
-            if self.has_expert and conductor.wants_expert(frame):
-                expert = _turned(env.expert_action())
+            expert = _turned(env.expert_action()) if conductor.wants_expert(frame) else None
             last = frame == length - 1
             action = np.zeros(4, np.float32) if last else _turned(conductor.action(hand, [target], expert))
             rows.append((action.astype(np.float32), hand, target, conductor.mode))

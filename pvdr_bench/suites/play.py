@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
-MODES = ("waypoint", "mixed", "expert", "noise")
+PLAYERS = ("waypoint", "mixed", "expert", "noise")
 SHARES = (0.45, 0.30, 0.15, 0.10)
 
 
@@ -119,7 +119,7 @@ class Conductor:
     """Decides at every frame of an episode of ``length`` frames who acts: way-point play, a scripted expert, noise.
 
     ======== ===== ================================================================================================
-    mode     share what the hand does
+    player   share what the hand does
     ======== ===== ================================================================================================
     waypoint 45 %  random way-points anywhere in the box, some near objects; gripper opened and closed at random
     mixed    30 %  way-points, then the expert with noise, then way-points again, changing at random times
@@ -129,8 +129,8 @@ class Conductor:
     """
 
     def __init__(self, rng: np.random.Generator, box: Box, length: int) -> None:
-        self.mode = int(rng.choice(len(MODES), p=SHARES))
-        name = MODES[self.mode]
+        self.mode = int(rng.choice(len(PLAYERS), p=SHARES))  # a corpus's column of that name: who plays
+        name = PLAYERS[self.mode]
         self._play = WaypointPlay(rng, box)
         noise_sd = {"waypoint": rng.uniform(0.0, 0.15), "noise": rng.uniform(0.5, 1.0)}.get(name, rng.uniform(0.1, 0.6))
         self._noise = OUNoise(rng, 4, float(noise_sd), 0.9 if name == "noise" else 0.8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.suites.base import Env, EnvConfig, EnvStep, Image
+from pvdr_bench.suites.base import Env, EnvConfig, EnvStep, Image, repeated
 from pvdr_bench.suites.dummy.info import DUMMY
 
 SPEED = 0.02  # of the picture's width in one simulator step
@@ -39,20 +39,15 @@ class DummyEnv(Env):
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Move the dot; see :class:`~pvdr_bench.suites.base.Env`."""
-        config = self.config
         move = SPEED * np.clip(np.asarray(action, np.float64), -1.0, 1.0)
-        reward, success, made = 0.0, False, 0
-        for _ in range(config.action_repeat):
+
+        def simulate() -> tuple[float, bool]:
             self._position = np.clip(self._position + move, 0.0, 1.0)
-            made += 1
-            reward -= self._distance()
-            success = success or self._distance() < RADIUS
-            if self._steps + made >= config.episode_steps or (success and config.terminate_on_success):
-                break
-        self._steps += made
-        terminated = success and config.terminate_on_success
-        truncated = not terminated and self._steps >= config.episode_steps
-        return EnvStep(self._image(self._position), reward, success, terminated, truncated, made, self._truth())
+            return -self._distance(), self._distance() < RADIUS
+
+        step = repeated(self.config, self._steps, simulate, lambda: (self._image(self._position), self._truth()))
+        self._steps += step.env_steps
+        return step
 
     def goal_image(self) -> Image:
         """The dot in the middle of the square."""

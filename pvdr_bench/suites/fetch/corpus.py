@@ -33,7 +33,7 @@ from pvdr_bench.suites.gl import import_mujoco
 from pvdr_bench.suites.lean import LeanRenderer
 from pvdr_bench.suites.play import Box, OUNoise, Vector, WaypointPlay
 
-MODES = ("push", "waypoint", "noise")
+PLAYERS = ("push", "waypoint", "noise")
 SHARES = (0.5, 0.4, 0.1)
 FRAMES = (40, 60)
 SUBSTEPS = 20  # FetchPush's n_substeps
@@ -186,8 +186,8 @@ class FetchPushGenerator(Generator):
         scene = self._scene
         scene.reset(rng)
         length = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
-        mode = int(rng.choice(len(MODES), p=SHARES))
-        noisy = MODES[mode] == "noise"
+        mode = int(rng.choice(len(PLAYERS), p=SHARES))
+        noisy = PLAYERS[mode] == "noise"
         noise_sd = float(rng.uniform(0.5, 1.0) if noisy else rng.uniform(0.0, 0.25))
         noise = OUNoise(rng, 4, noise_sd, 0.9 if noisy else 0.8)
         play, pusher = WaypointPlay(rng, WORKSPACE), _Pusher(rng)
@@ -199,8 +199,8 @@ class FetchPushGenerator(Generator):
             frames.append(self._renderer.render(scene.model, scene.data))
             hand, block = scene.hand, scene.block
             base = np.zeros(4)
-            if MODES[mode] != "noise":
-                base = pusher.action(hand, block) if MODES[mode] == "push" else play.action(hand, [block])
+            if PLAYERS[mode] != "noise":
+                base = pusher.action(hand, block) if PLAYERS[mode] == "push" else play.action(hand, [block])
             action = _stay_inside(hand, base + noise.step())
             last = frame == length - 1
             rows.append((np.zeros(4, np.float32) if last else action, hand, block, mode))

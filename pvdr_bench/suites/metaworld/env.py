@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pvdr_bench.errors import TrainingError, UsageError
 from pvdr_bench.needed import need
-from pvdr_bench.suites.base import EnvConfig, EnvStep, Image, MujocoEnv
+from pvdr_bench.suites.base import EnvConfig, EnvStep, Image, MujocoEnv, repeated
 from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.gl import import_mujoco
 from pvdr_bench.suites.metaworld.info import METAWORLD
@@ -136,28 +136,13 @@ class MetaWorldEnv(MujocoEnv):
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Up to ``action_repeat`` simulator steps; fewer where the episode ends within them."""
-        config = self.config
         if self._start is None:
             raise UsageError("step() before reset()")
         action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
-        reward, success, made = 0.0, False, 0
-        for _ in range(config.action_repeat):
-            reward += self._simulate(action)
-            made += 1
-            success = success or self._succeeded()
-            if self._steps + made >= config.episode_steps or (success and config.terminate_on_success):
-                break
-        self._steps += made
-        terminated = success and config.terminate_on_success
-        return EnvStep(
-            image=self._render(),
-            dense_reward=reward,
-            success=success,
-            terminated=terminated,
-            truncated=not terminated and self._steps >= config.episode_steps,
-            env_steps=made,
-            truth=self._truth(),
-        )
+        step = repeated(self.config, self._steps, lambda: (self._simulate(action), self._succeeded()),
+                        lambda: (self._render(), self._truth()))
+        self._steps += step.env_steps
+        return step
 
     def goal_image(self) -> Image:
         """Image [H, W, 3] once the scripted expert has solved this instance and settled; the episode goes on after it.

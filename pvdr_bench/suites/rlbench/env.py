@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import TrainingError, UsageError
-from pvdr_bench.suites.arm_actions import ACTION_MODE, CROP, MODES
-from pvdr_bench.suites.base import Env, EnvConfig, EnvStep, Image
+from pvdr_bench.suites.arm_actions import ACTION_MODE, CROP, action_mode
+from pvdr_bench.suites.base import Env, EnvConfig, EnvStep, Image, repeated
 from pvdr_bench.suites.cameras import check_crop
 from pvdr_bench.suites.resize import area_resize
 from pvdr_bench.suites.rlbench.goals import Goal, keep_goal, read_goal
@@ -23,6 +23,7 @@ from pvdr_bench.suites.rlbench.info import RENDER, RENDER_SIZE, RLBENCH, VARIATI
 from pvdr_bench.suites.rlbench.simulator import Seen, Simulator
 
 RESETS = 3  # attempts to bring a frozen instance back
+PLANS = 10  # demonstrations, until one is of the instance: a plan may fail as often as RLBench lets it
 SAME = 1.0  # grey levels by which two pictures of the same arrangement may differ, on average in any block
 BLOCK = 8  # pixels, a block's side: over a whole picture a small object's move averages out
 
@@ -38,10 +39,8 @@ class RLBenchEnv(Env):
 
     def __init__(self, config: EnvConfig) -> None:
         options = {option.name: config.options.get(option.name, option.default) for option in RLBENCH.options}
-        mode, self._crop = str(options[ACTION_MODE.name]), check_crop(options[CROP.name])
-        if mode not in MODES:
-            raise UsageError(f"unknown action mode {mode!r}", hint=f"allowed: {', '.join(MODES)}")
-        self.config, self.action_space, self._options = config, MODES[mode], options
+        self.config, self._options, self._crop = config, options, check_crop(options[CROP.name])
+        mode, self.action_space = action_mode(options)
         self._simulator = Simulator(config.env_id, mode, int(options[RENDER_SIZE.name]), str(options[RENDER.name]),
                                     int(options[VARIATION.name]), static=config.frozen_instance)
         self._seen: Seen | None = None
@@ -80,24 +79,23 @@ class RLBenchEnv(Env):
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Up to ``action_repeat`` steps of RLBench; fewer where the episode ends within them."""
-        config, seen = self.config, self._seen
-        if seen is None:
+        if self._seen is None:
             raise UsageError("step() before reset()")
+        seen, invalid = self._seen, 0
         action64 = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
-        reward, success, made, invalid = 0.0, False, 0, 0
-        for _ in range(config.action_repeat):
+
+        def simulate() -> tuple[float, bool]:
+            nonlocal seen, invalid
             seen = self._simulator.step(action64, seen)
-            made, invalid = made + 1, invalid + seen.invalid
-            reward, success = reward + float(seen.success), success or seen.success
-            if self._steps + made >= config.episode_steps or (success and config.terminate_on_success):
-                break
-        self._steps += made
-        terminated = success and config.terminate_on_success
-        names = ("hand_x", "hand_y", "hand_z", "invalid_actions")
-        return EnvStep(
-            image=self._show(seen), dense_reward=reward, success=success, terminated=terminated,
-            truncated=not terminated and self._steps >= config.episode_steps, env_steps=made,
-            truth=dict(zip(names, (*map(float, seen.hand), float(invalid)), strict=True)))
+            invalid += seen.invalid
+            return float(seen.success), seen.success
+
+        def shown() -> tuple[Image, dict[str, float]]:
+            return self._show(seen), dict(zip(RLBENCH.truth, (*map(float, seen.hand), float(invalid)), strict=True))
+
+        step = repeated(self.config, self._steps, simulate, shown)
+        self._steps += step.env_steps
+        return step
 
     def goal_image(self) -> Image:
         """Image [H, W, 3] at the end of a demonstration, kept on disk where the instance is frozen.
@@ -122,12 +120,12 @@ class RLBenchEnv(Env):
 
     def _planned(self, seed: int, start: Image) -> Image:
         """The end of a demonstration that begins as ``start`` shows it; others are of another instance."""
-        for _ in range(RESETS):
+        for _ in range(PLANS):
             begun, ended = self._simulator.demonstrate(self._drawn_by(seed))
             if (gap := difference(self._small(begun.image), start)) <= SAME:
                 return self._small(ended.image)
         raise TrainingError(
-            f"RLBench found no demonstration of this instance of {self.config.env_id}: {RESETS} of them begin "
+            f"RLBench found no demonstration of this instance of {self.config.env_id}: {PLANS} of them begin "
             f"otherwise, by more than {SAME:g} grey levels somewhere (the last one by {gap:.1f})",
             hint="choose another instance_seed, or another task")
 

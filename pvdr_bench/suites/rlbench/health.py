@@ -15,19 +15,27 @@ from pvdr_bench.errors import SetupError
 from pvdr_bench.suites.rlbench.names import INSTALL, ROOT
 
 PYREP = "pip install --force-reinstall --no-deps 'pyrep @ git+https://github.com/stepjam/PyRep.git'"
+BINDING = "pyrep.backend._sim_cffi"  # PyRep's compiled module
 SECONDS = 60.0
 _LIBRARY, _PLUGIN = "libcoppeliaSim.so", "platforms/libqxcb.so"
 _DOWNLOAD = "https://downloads.coppeliarobotics.com/V4_1_0/CoppeliaSim_Edu_V4_1_0_Ubuntu20_04.tar.xz"
 
 
 def problems(variables: Mapping[str, str]) -> list[SetupError]:
-    """All of them, in the order in which they are mended.
+    """All of them, in the order in which they are mended. PyRep is tried in a process of its own.
 
     Args:
         variables: what worker processes are started with.
     """
-    found = [*_simulator(), *_packages(), *_display()]
-    return found or _binding(os.environ[ROOT], variables)
+    if found := missing():
+        return found
+    error = _load(os.environ[ROOT], tuple(variables.items()))
+    return [binding_problem(error)] if error else []
+
+
+def missing() -> list[SetupError]:
+    """What is not there, in the order in which it is mended; nothing is loaded for it."""
+    return [*_simulator(), *_packages(), *_display()]
 
 
 def _simulator() -> list[SetupError]:
@@ -69,25 +77,22 @@ def _display() -> list[SetupError]:
                        hint="xvfb-run -a pvdr-bench ... (in a cluster's profile: wrapper: [xvfb-run, -a])")]
 
 
-def _binding(root: str, variables: Mapping[str, str]) -> list[SetupError]:
-    """Load PyRep's compiled module in a process of its own, with the variables that workers get."""
-    error = _load(root, tuple(variables.items()))
-    if not error:
-        return []
+def binding_problem(error: str) -> SetupError:
+    """What the error means that importing PyRep's compiled module ends with."""
     if "undefined symbol" in error:
-        return [SetupError(f"PyRep was built against another version of CoppeliaSim than that in {root}: {error}",
-                           hint=f"{PYREP} (builds it anew, with {ROOT} set)")]
+        return SetupError("PyRep was built against another version of CoppeliaSim than that in "
+                          f"{os.environ.get(ROOT)}: {error}", hint=f"{PYREP} (builds it anew, with {ROOT} set)")
     if "cannot open shared object" in error:
-        return [SetupError(f"library path: PyRep does not find CoppeliaSim's library: {error}",
-                           hint=f"{PYREP} (builds it anew and links the library in {ROOT})")]
-    return [SetupError(f"PyRep's compiled module cannot be loaded: {error}", hint=f"{PYREP} (builds it anew)")]
+        return SetupError(f"library path: PyRep does not find CoppeliaSim's library: {error}",
+                          hint=f"{PYREP} (builds it anew and links the library in {ROOT})")
+    return SetupError(f"PyRep's compiled module cannot be loaded: {error}", hint=f"{PYREP} (builds it anew)")
 
 
 @cache
 def _load(root: str, variables: tuple[tuple[str, str], ...]) -> str:
-    """The last line of what went wrong; empty: nothing."""
+    """The last line of what went wrong; empty: nothing. Where libraries lie is read when a process begins."""
     try:
-        answer = subprocess.run([sys.executable, "-c", "import pyrep.backend._sim_cffi"], capture_output=True,
+        answer = subprocess.run([sys.executable, "-c", f"import {BINDING}"], capture_output=True,
                                 text=True, timeout=SECONDS, check=False, env={**os.environ, **dict(variables)})
     except subprocess.TimeoutExpired:
         return f"no answer within {SECONDS:.0f} s"

@@ -8,6 +8,7 @@ be used any longer.
 
 from __future__ import annotations
 
+import importlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from pvdr_bench.errors import BenchError, SetupError, SimulatorError, TrainingEr
 from pvdr_bench.needed import need
 from pvdr_bench.suites.arm_actions import HAND_STEP, JOINT_SPEED, JOINT_STEP
 from pvdr_bench.suites.base import Image
-from pvdr_bench.suites.rlbench.info import RLBENCH
+from pvdr_bench.suites.rlbench.health import BINDING, binding_problem, missing
 from pvdr_bench.suites.rlbench.names import INSTALL
 
 _NO_TURN = (0.0, 0.0, 0.0, 1.0)  # a quaternion x, y, z, w
@@ -55,9 +56,13 @@ class Simulator:
     """
 
     def __init__(self, task: str, mode: str, size: int, render: str, variation: int, static: bool) -> None:
-        if found := RLBENCH.problems():
+        if found := missing():
             raise found[0]
         self.name, self._mode = task, mode
+        try:
+            importlib.import_module(BINDING)
+        except ImportError as error:
+            raise binding_problem(str(error)) from error
         need("rlbench", "the suite rlbench", INSTALL)
         from rlbench.environment import Environment
 

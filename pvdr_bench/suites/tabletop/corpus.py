@@ -18,7 +18,7 @@ from pvdr_bench.suites.tabletop.info import FRONT
 class TabletopGenerator(EnvGenerator):
     """Episodes of one of the three environments."""
 
-    version = 1
+    version = 2
     sources = ("lamp_on", "close_box", "push_button")
     fps = 5.0
     packages = ("mujoco", "gymnasium-robotics", "numpy")

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.errors import TrainingError, UsageError
-from pvdr_bench.suites.arm_actions import ACTION_MODE, CONTROL_STEP, CROP, HAND_STEP, MODES
-from pvdr_bench.suites.base import EnvConfig, EnvStep, Image, MujocoEnv
+from pvdr_bench.suites.arm_actions import CONTROL_STEP, CROP, HAND_STEP, action_mode
+from pvdr_bench.suites.base import EnvConfig, EnvStep, Image, MujocoEnv, repeated
 from pvdr_bench.suites.cameras import CameraPose, check_crop
 from pvdr_bench.suites.gl import import_mujoco
 from pvdr_bench.suites.tabletop.control import Arm, Command, Vector
-from pvdr_bench.suites.tabletop.scenes import LAMP_OFF, LAMP_ON, TIMESTEP, compiled
+from pvdr_bench.suites.tabletop.scenes import TIMESTEP, compiled
 from pvdr_bench.suites.tabletop.tasks import TASKS, Placement, Task
 
 EXPERT_LIMIT = 400  # control steps in which the scripted expert must succeed
@@ -48,12 +48,9 @@ class TabletopEnv(MujocoEnv):
         if not isinstance(config.camera, CameraPose):
             raise UsageError(f"the tabletop is drawn from a free camera, not from {config.camera!r}")
         self._mujoco = import_mujoco()
-        mode = str(config.options.get(ACTION_MODE.name, ACTION_MODE.default))
-        if mode not in MODES:
-            raise UsageError(f"unknown action mode {mode!r}", hint=f"allowed: {', '.join(MODES)}")
-        self.config, self.action_space = config, MODES[mode]
+        self.config = config
+        mode, self.action_space = action_mode(config.options)
         self._model, self._data, self.task, self.arm = build(config.env_id, mode)
-        self._bulb = self._model.geom("bulb").id if config.env_id == "lamp_on" else None
         self._start: _Snapshot | None = None
         self._goal: Image | None = None
         self._steps = 0
@@ -83,23 +80,17 @@ class TabletopEnv(MujocoEnv):
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Up to ``action_repeat`` control steps; fewer where the episode ends within them."""
-        config = self.config
         if self._start is None:
             raise UsageError("step() before reset()")
-        reward, success, made = 0.0, False, 0
-        for _ in range(config.action_repeat):
+
+        def simulate() -> tuple[float, bool]:
             self._simulate(action)
-            made += 1
             solved = self.task.solved()
-            reward += float(solved)
-            success = success or solved
-            if self._steps + made >= config.episode_steps or (success and config.terminate_on_success):
-                break
-        self._steps += made
-        terminated = success and config.terminate_on_success
-        return EnvStep(
-            image=self._render(), dense_reward=reward, success=success, terminated=terminated,
-            truncated=not terminated and self._steps >= config.episode_steps, env_steps=made, truth=self._truth())
+            return float(solved), solved
+
+        step = repeated(self.config, self._steps, simulate, lambda: (self._render(), self._truth()))
+        self._steps += step.env_steps
+        return step
 
     def goal_image(self) -> Image:
         """Image [H, W, 3] after the scripted expert's success and ``goal_settle_steps`` more; the episode goes on then.
@@ -156,8 +147,7 @@ class TabletopEnv(MujocoEnv):
         advance(self._model, self._data)
 
     def _render(self) -> Image:
-        if self._bulb is not None:
-            self._model.geom_rgba[self._bulb] = LAMP_ON if self.task.solved() else LAMP_OFF
+        self.task.show()
         return self._renderer.render(self._model, self._data)
 
     def _truth(self) -> dict[str, float]:

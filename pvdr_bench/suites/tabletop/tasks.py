@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.suites.tabletop.scenes import BOX_HEIGHT, BOX_SIDE, LID, LID_OPEN
+from pvdr_bench.suites.tabletop.scenes import BOX_HEIGHT, BOX_SIDE, LAMP_OFF, LAMP_ON, LID, LID_OPEN
 
 Vector = NDArray[np.float64]
 
@@ -74,6 +74,9 @@ class Task(ABC):
     def next(self, tip: Vector) -> tuple[Vector, float]:
         """Where the expert sends fingertips [3] that are at ``tip`` [3], and the gripper's command."""
 
+    def show(self) -> None:  # noqa: B027 - most objects look the same
+        """Colour what looks otherwise once the task is solved, before a picture is drawn; nothing does by default."""
+
 
 class Press(Task):
     """A button that has to go down; the expert comes from above, over whatever stands beside it."""
@@ -106,6 +109,10 @@ class LampPress(Press):
     """A lamp's button, beside its neck: down to it only once the hand is over it."""
 
     hover = 0.12
+
+    def show(self) -> None:
+        """The bulb is lit while the button is down."""
+        self._model.geom("bulb").rgba = LAMP_ON if self.solved() else LAMP_OFF
 
 
 class CloseBox(Task):
