@@ -78,6 +78,7 @@ class Linear(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Linear(18 + 4, 2)
+        self.log_std = nn.Parameter(torch.zeros(2))
 
     def forward(self, state: dict[str, Tensor]) -> Any:
         x = torch.cat([state["tokens"].flatten(1).float() / 9, state["extra"].flatten(1)], 1)
@@ -108,7 +109,8 @@ def test_its_weight_falls_to_zero_and_only_taught_has_one() -> None:
 
 def test_lessons_are_learned_and_judged_on_states_held_out() -> None:
     """A teacher that is linear in what the actor reads can be learned; the last tenth is not learned from."""
-    online = OnlineConfig(pi_form="taught", guide_reads="plan", teach_epochs=60, teach_lr=5e-2, minibatch=20)
+    online = OnlineConfig(pi_form="taught", guide_reads="plan", teach_epochs=60, teach_lr=5e-2, minibatch=20,
+                          teach_log_std=-1.5)
     actor, state = Linear(), states(200)
     state["plan"] = state["tokens"].roll(1, 0)  # the guide says codes of it, which the actor cannot see
     state["plan"][:, -1, 0, :2] = state["tokens"][:, 0, 1, :2]  # but these it can
@@ -120,6 +122,7 @@ def test_lessons_are_learned_and_judged_on_states_held_out() -> None:
         after = ((actor(state).mean[180:] - action[180:]) ** 2).mean()
     assert found["lesson_after"] == pytest.approx(float(after), rel=1e-5)
     assert found["lesson_after"] < 0.2 * found["lesson_constant"]
+    assert torch.equal(actor.log_std, torch.full((2,), -1.5)) and actor.log_std.requires_grad
 
 
 def test_no_epochs_are_no_lessons() -> None:
@@ -130,7 +133,8 @@ def test_no_epochs_are_no_lessons() -> None:
     assert torch.equal(actor.net.weight, before)
 
 
-@pytest.mark.parametrize("wrong", [{"guide_action": "trend"}, {"teach_epochs": 3}, {"teach_weight": 1.0}])
+@pytest.mark.parametrize("wrong", [{"guide_action": "trend"}, {"teach_epochs": 3}, {"teach_weight": 1.0},
+                                   {"pi_form": "taught", "teach_log_std": -1.0}])
 def test_keys_that_would_do_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="need"):
         PVDRConfig.model_validate({"online": wrong})

@@ -145,6 +145,8 @@ class OnlineConfig(Section):
     teach_epochs: int = key(0, "pi_form taught: passes over the plans made in E1, in which the action module learns "
                             "the guide's action for them", "departure", ge=0)
     teach_lr: float = key(1e-3, "learning rate of these passes", "departure", gt=0)
+    teach_log_std: float | None = key(None, "log standard deviation of actions after the lessons; none: as it is",
+                                      "departure", ge=-5, le=2)
     teach_weight: float = key(0.0, "pi_form taught: weight of the guide's lesson beside the PPO loss, at the beginning",
                               "departure", ge=0)
     teach_decisions: int = key(2000, "decisions of E2 over which that weight falls to 0, linearly", "departure", ge=1)
@@ -197,6 +199,8 @@ class PVDRConfig(AlgorithmConfig):
             raise ValueError("online.guide_action trend needs online.guide_reads plan")
         if self.online.pi_form != "taught" and (self.online.teach_epochs or self.online.teach_weight):
             raise ValueError("online.teach_epochs and online.teach_weight need online.pi_form taught")
+        if self.online.teach_log_std is not None and not self.online.teach_epochs:
+            raise ValueError("online.teach_log_std needs online.teach_epochs")
         if self.planner.blur % 2 == 0:
             raise ValueError(f"planner.blur must be odd, not {self.planner.blur}")
         return self

@@ -1,7 +1,9 @@
 """``pi_form`` taught: the action module learns from the guide what its plans ask for, and PPO takes it from there.
 
 What a guide says of plans is noisy, one plan from the next. A network that has to say it for many states says the part
-that they have in common. Beside PPO the lesson's weight falls to 0 (kickstarting, Schmitt et al., arXiv 1803.03835).
+that they have in common. Who knows the way needs a steadier hand than play has: after the lessons the spread of actions
+is set anew (``teach_log_std``). Beside PPO the lesson's weight falls to 0 (kickstarting, Schmitt et al., arXiv
+1803.03835).
 
 Shapes: B states, A action dimensions.
 """
@@ -30,7 +32,8 @@ def lesson_error(actor: nn.Module, state: State, action: Tensor) -> Tensor:
 
 def teach(actor: nn.Module, guide: Guide, state: State, config: OnlineConfig,
           generator: torch.Generator) -> dict[str, float]:
-    """``teach_epochs`` passes over states [B, ...] with their plans, with an optimiser of their own.
+    """``teach_epochs`` passes over states [B, ...] with their plans, with an optimiser of their own; then the spread of
+    actions is that of ``teach_log_std``.
 
     Metrics: the error on the states held out, before and after, and that of the mean action.
 
@@ -55,6 +58,9 @@ def teach(actor: nn.Module, guide: Guide, state: State, config: OnlineConfig,
             torch.autograd.backward(loss)
             clip_gradients(actor.parameters(), config.max_grad_norm)
             optimizer.step()
+    if config.teach_log_std is not None:
+        with torch.no_grad():
+            actor.get_parameter("log_std").fill_(config.teach_log_std)
     constant = ((action[learned:] - action[:learned].mean(0)) ** 2).mean()
     return {"lesson_before": before, "lesson_after": _mean_error(actor, rest, action[learned:]),
             "lesson_constant": float(constant), "lesson_norm": float(action.norm(dim=-1).mean())}
