@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pvdr_bench.cli.videos import app
-from pvdr_bench.errors import ChangedError, DataError, UsageError
+from pvdr_bench.errors import ChangedError, DataError, Interrupted, UsageError
 from pvdr_bench.runs.faults import CRASH_CODE
 from pvdr_bench.suites.resize import area_resize, fitted
 from pvdr_bench.videos.fetching import downloads_path
@@ -83,6 +83,24 @@ def test_killed_at_any_write_it_goes_on_to_the_same_bytes(bair: Path, tmp_path: 
     whole = import_videos("bair", bair, 32, tmp_path / "whole", ImportOptions(cut=3))
     assert contents(tmp_path / "data" / "videos" / "bair" / "32") == contents(whole.path)
     assert [episode.length for episode in whole.episodes] == [3, 1] * 7
+
+
+def test_parts_that_a_power_cut_took_bytes_from_are_made_again(bair: Path, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    def parts() -> list[Path]:
+        return sorted((tmp_path / "videos" / "bair" / "32.parts").glob("part-*[0-9]"))
+
+    def cut(*_: int) -> None:
+        if len(parts()) >= 2:
+            raise Interrupted("cut")
+
+    whole = import_videos("bair", bair, 32, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr("pvdr_bench.videos.joining.Join.advance", lambda self: None)
+        import_videos("bair", bair, 32, tmp_path, progress=cut)
+    (parts()[0] / "frames.u8").write_bytes(bytes((parts()[0] / "frames.u8").stat().st_size))
+    (parts()[1] / "manifest.json").write_bytes(b"")
+    assert contents(import_videos("bair", bair, 32, tmp_path).path) == contents(whole.path)
 
 
 def test_kill_9_of_the_parent_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:

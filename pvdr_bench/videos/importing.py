@@ -180,7 +180,7 @@ def _versions() -> dict[str, str]:
 def _make_part(part: ImportPart) -> None:
     """Make a part, or go on with it after its last whole episode, and publish it."""
     recipe = {"unit": part.unit.name, "size": part.unit.size}
-    writer = ClipWriter(Path(part.folder), part.image_size, recipe)
+    writer = ClipWriter(Path(part.folder), part.image_size, recipe, durable=False)  # soon read, joined and deleted
     written = Counter(writer.sources)
     last = writer.sources[-1] if writer.sources else None  # it may lack pieces
     try:

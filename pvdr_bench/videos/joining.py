@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pvdr_bench.errors import DataError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import read_json, write_json
 from pvdr_bench.suites.resize import Fit
@@ -35,7 +36,8 @@ class Join:
     """Appends parts to the final store in their order, each as soon as it is there, and deletes it then.
 
     A mark beside each deleted part tells how many episodes it had. After a power cut the final store may have lost
-    episodes that a mark tells of: from that part on, parts are made again.
+    episodes that a mark tells of: from that part on, parts are made again. Parts themselves are not forced to the disk,
+    which would write a corpus twice: those that are found are verified, and made again where they lost something.
     """
 
     def __init__(self, path: Path, parts: list[ImportPart], recipe: dict[str, Any], fps: float) -> None:
@@ -51,9 +53,10 @@ class Join:
             shutil.rmtree(part.folder, ignore_errors=True)
             self._next, self._first = self._next + 1, self._first + episodes
         for part in parts[self._next:]:
-            if _mark(part).exists():
+            marked = _mark(part).exists()
+            if marked or not _is_whole(Path(part.folder)):
                 shutil.rmtree(part.folder, ignore_errors=True)
-                _mark(part).unlink()
+            _mark(part).unlink(missing_ok=True)
 
     def is_made(self, part: ImportPart) -> bool:
         """Whether a part is there, or was and is joined."""
@@ -75,6 +78,15 @@ class Join:
             crash_point("videos.joined")
             shutil.rmtree(part.folder)
             self._next, self._first = self._next + 1, self._first + len(store.episodes)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a part is there and has the bytes that it was written with."""
+    try:
+        ClipStore(folder).verify()
+    except DataError:
+        return False
+    return True
 
 
 def _mark(part: ImportPart) -> Path:

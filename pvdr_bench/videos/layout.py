@@ -72,9 +72,9 @@ def checksum_ahead(file: BinaryIO, size: int) -> int:
     return crc
 
 
-def write_object(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a new JSON file to disk; its bytes are part of a store's hash, so their form is fixed: sorted, indent 1."""
-    write_file(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+def write_object(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Write a new JSON file; its bytes are part of a store's hash, so their form is fixed: sorted, indent 1."""
+    write_file(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), durable=durable)
 
 
 def read_object(path: Path, hint: str = HINT) -> dict[str, Any]:

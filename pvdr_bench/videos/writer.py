@@ -63,6 +63,7 @@ class ClipWriter:
         truth_columns: name -> width of each array of the side file; None for none.
         first_index: number of the first episode within its corpus (decides the splits).
         both_splits: where all episodes say the same split, some of them get the other one.
+        durable: whether it survives a power cut once it is published; else whoever finds it has to verify it.
 
     Raises:
         ChangedError: an unfinished store of another recipe is there.
@@ -71,11 +72,12 @@ class ClipWriter:
     def __init__(
         self, path: Path | str, image_size: int, recipe: Mapping[str, Any], *, fps: float = 20.0,
         truth_columns: Mapping[str, int] | None = None, first_index: int = 0, both_splits: bool = False,
+        durable: bool = True,
     ) -> None:
         self.path, self.image_size, self.fps = Path(path), image_size, fps
         self.recipe: dict[str, Any] = json.loads(canonical_json(recipe))
         self.truth_columns = dict(truth_columns) if truth_columns else None
-        self.first_index, self.both_splits = first_index, both_splits
+        self.first_index, self.both_splits, self.durable = first_index, both_splits, durable
         self.partial = partial_path(self.path)
         self.num_frames = 0
         self._rows: list[dict[str, Any]] = []
@@ -217,10 +219,10 @@ class ClipWriter:
         return ClipStore(self.path)
 
     def _publish(self, made_with: dict[str, str], about: dict[str, str]) -> None:
-        for file in (self._frames_file, self._truth_file, self._journal):
-            os.fsync(file.fileno())
+        if self.durable:
+            self.sync()
         self.close()
-        write_object(self.partial / INDEX, self._index())
+        write_object(self.partial / INDEX, self._index(), durable=self.durable)
         names = [FRAMES, INDEX]
         if self.truth_columns:
             write_truth(self.partial / TRUTH_RAW, self.partial / TRUTH, self.truth_columns, self.num_frames)
@@ -231,12 +233,14 @@ class ClipWriter:
             "hash": content_hash({name: files[name]["sha256"] for name in (FRAMES, INDEX)}),
             **({"about": about} if about else {}),
         }
-        write_object(self.partial / MANIFEST, manifest)
-        sync_folder(self.partial)
+        write_object(self.partial / MANIFEST, manifest, durable=self.durable)
+        if self.durable:
+            sync_folder(self.partial)
         crash_point("videos.publish")
         self.partial.replace(self.path)
         crash_point("videos.published")
-        sync_folder(self.path.parent)
+        if self.durable:
+            sync_folder(self.path.parent)
         for name in (JOURNAL, TRUTH_RAW, "recipe.json"):  # last, so that a kill before the rename loses nothing
             (self.path / name).unlink(missing_ok=True)
 
