@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
+from pvdr_bench.algorithms.efficientzero.pretrain import FICCPretrainer
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from pvdr_bench.algorithms.stg.config import STGConfig
@@ -36,6 +37,7 @@ from pvdr_bench.tokenizer.learner import VQGANLearner
 from pvdr_bench.training.offline import MixedClips, run_offline
 from pvdr_bench.videos.windows import Drawn
 from tests import processes
+from tests.test_ficc import config as ficc_config
 from tests.test_training_stages import resolve, write_corpora
 from tests.test_vqgan_learner import config as vqgan_config
 
@@ -156,6 +158,14 @@ def stg() -> OfflineLearner:
     return STGPretrainer(STGConfig.model_validate({"model": model, "pretrain": stage}), 1, CPU)
 
 
+def ficc() -> OfflineLearner:
+    """Batch norm of pictures and rows, noise, moving averages and restarts of codes. SGD: the dense layers' biases
+    before batch norm have no gradient but rounding, of which Adam makes whole steps."""
+    return FICCPretrainer(ficc_config(length=3, optimiser="sgd", lr=1e-3, lr_start=1e-3, lr_final=1e-4, steps=STEPS,
+                                      stage_steps=4, l1=0.01, shift=1, intensity=0.1, restart_every=2,
+                                      restart_below=0.5, restart_until=0.8), 1, CPU)
+
+
 CASES: dict[str, Callable[[], OfflineLearner]] = {
     # moving averages, first codes from data, restarts, foreground, discriminator, dropout
     "tokenizer": tokenizer(net={"dropout": 0.2}),
@@ -169,9 +179,10 @@ CASES: dict[str, Callable[[], OfflineLearner]] = {
     "pvdr": pvdr,
     "dreamer": dreamer,
     "stg": stg,
+    "ficc": ficc,
 }
-LENGTHS = {"pvdr": 4, "dreamer": 5, "stg": 5}
-RESUMED = ("tokenizer", "pvdr", "dreamer", "stg")
+LENGTHS = {"pvdr": 4, "dreamer": 5, "stg": 5, "ficc": 3}
+RESUMED = ("tokenizer", "pvdr", "dreamer", "stg", "ficc")
 
 
 def train(name: str, folder: Path, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:

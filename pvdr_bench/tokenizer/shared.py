@@ -54,6 +54,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
     Args:
         running: keep running statistics, which are used in evaluation; else those at hand are used always.
+        momentum: of the running statistics. affine: scale and shift are learned.
 
     Attributes:
         group: the processes whose inputs (of one shape) are one batch. All must call it in the same order, forwards
@@ -62,22 +63,30 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
     group: ProcessGroup = ALONE
 
-    def __init__(self, channels: int, running: bool = False) -> None:
-        super().__init__(channels, track_running_stats=running)
+    def __init__(self, channels: int, running: bool = False, momentum: float = 0.1, affine: bool = True) -> None:
+        super().__init__(channels, momentum=momentum, affine=affine, track_running_stats=running)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Rows [N, C] are as good as pictures [N, C, h, w]."""
+        if input.dim() not in (2, 4):
+            raise ValueError(f"batch normalisation of [N, C] or [N, C, h, w], not of {input.dim()} dimensions")
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, h, w] -> the same."""
+        """[N, C, h, w] or [N, C] -> the same."""
         if self.group.size == 1 or (self.track_running_stats and not self.training):
             return super().forward(x)
-        wide = x.float()
+        self._check_input_dim(x)
+        wide = x.float().reshape(*x.shape[:2], -1, 1)
         count = wide.numel() // wide.shape[1] * self.group.size
         mean = self._total(wide) / count
         centred = wide - mean
         variance = self._total(centred.square()) / count
         if self.track_running_stats:
             self._remember(mean.detach().flatten(), variance.detach().flatten() * (count / (count - 1)))
-        scale = torch.rsqrt(variance + self.eps) * self.weight[:, None, None]
-        return (centred * scale + self.bias[:, None, None]).to(x.dtype)
+        out = centred * torch.rsqrt(variance + self.eps)
+        if self.affine:
+            out = out * self.weight[:, None, None] + self.bias[:, None, None]
+        return out.reshape(x.shape).to(x.dtype)
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pvdr_bench.algorithms.efficientzero.config import ModelConfig
 from pvdr_bench.nets.twohot import two_hot_loss, two_hot_mean
+from pvdr_bench.tokenizer.shared import SharedBatchNorm
 
 Hidden = tuple[Tensor, Tensor]  # of an LSTM, each [B, H]
 _EPSILON = 0.001
@@ -53,13 +54,18 @@ def conv(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Conv2d
     return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
 
+def normal(channels: int, momentum: float, affine: bool = True) -> SharedBatchNorm:
+    """Batch normalisation of [N, C, h, w] or [N, C], by the batch of all processes that train together."""
+    return SharedBatchNorm(channels, running=True, momentum=momentum, affine=affine)
+
+
 class ResBlock(nn.Module):
     """Two normalised convolutions beside the identity, or beside a convolution where shapes change."""
 
     def __init__(self, inputs: int, outputs: int, momentum: float, stride: int = 1) -> None:
         super().__init__()
-        self.body = nn.Sequential(conv(inputs, outputs, stride), nn.BatchNorm2d(outputs, momentum=momentum), nn.ReLU(),
-                                  conv(outputs, outputs), nn.BatchNorm2d(outputs, momentum=momentum))
+        self.body = nn.Sequential(conv(inputs, outputs, stride), normal(outputs, momentum), nn.ReLU(),
+                                  conv(outputs, outputs), normal(outputs, momentum))
         self.side = nn.Identity() if stride == 1 and inputs == outputs else conv(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +86,7 @@ class Encoder(nn.Module):
         super().__init__()
         half, momentum = config.channels // 2, config.encoder_momentum
         layers: list[nn.Module] = [conv(config.stack * config.planes, half, 2),
-                                   nn.BatchNorm2d(half, momentum=momentum), nn.ReLU(), *blocks(config, half, momentum),
+                                   normal(half, momentum), nn.ReLU(), *blocks(config, half, momentum),
                                    ResBlock(half, config.channels, momentum, 2),
                                    *blocks(config, config.channels, momentum)]
         for _ in range(config.downsamplings - 2):
@@ -99,7 +105,7 @@ class Dynamics(nn.Module):
     def __init__(self, config: ModelConfig, inputs: int) -> None:
         super().__init__()
         self.mix = nn.Sequential(conv(config.channels + inputs, config.channels),
-                                 nn.BatchNorm2d(config.channels, momentum=config.momentum))
+                                 normal(config.channels, config.momentum))
         self.blocks = nn.Sequential(*blocks(config, config.channels, config.momentum))
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
@@ -114,14 +120,14 @@ def head(inputs: int, config: ModelConfig, outputs: int) -> nn.Sequential:
     last = nn.Linear(config.head_units, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(inputs, config.head_units), nn.BatchNorm1d(config.head_units,
-                         momentum=config.momentum), nn.ReLU(), last)
+    return nn.Sequential(nn.Linear(inputs, config.head_units), normal(config.head_units,
+                         config.momentum), nn.ReLU(), last)
 
 
 def reduce(config: ModelConfig) -> nn.Sequential:
     """States [B, C, g, g] -> [B, head_channels * g * g]."""
     return nn.Sequential(conv(config.channels, config.head_channels, size=1),
-                         nn.BatchNorm2d(config.head_channels, momentum=config.momentum), nn.ReLU(), nn.Flatten())
+                         normal(config.head_channels, config.momentum), nn.ReLU(), nn.Flatten())
 
 
 def dense(widths: list[int], momentum: float, last_norm: bool) -> nn.Sequential:
@@ -131,7 +137,7 @@ def dense(widths: list[int], momentum: float, last_norm: bool) -> nn.Sequential:
         final = i == len(widths) - 2
         layers.append(nn.Linear(inputs, outputs))
         if not final or last_norm:
-            layers.append(nn.BatchNorm1d(outputs, momentum=momentum))
+            layers.append(normal(outputs, momentum))
         if not final:
             layers.append(nn.ReLU())
     return nn.Sequential(*layers)
@@ -174,7 +180,7 @@ class EfficientZeroNet(nn.Module):
         self.policy = nn.Sequential(reduce(config), head(flat, config, boxes))
         self.value = nn.Sequential(reduce(config), head(flat, config, atoms))
         self.prefix_input, self.lstm = reduce(config), nn.LSTMCell(flat, config.prefix_units)
-        self.prefix = nn.Sequential(nn.BatchNorm1d(config.prefix_units, momentum=config.momentum), nn.ReLU(),
+        self.prefix = nn.Sequential(normal(config.prefix_units, config.momentum), nn.ReLU(),
                                     head(config.prefix_units, config, atoms))
 
     def hidden(self, count: int) -> Hidden:

@@ -22,6 +22,7 @@ from pvdr_bench.nets.optimizers import (
 )
 from pvdr_bench.nets.quantizer import perplexity
 from pvdr_bench.rl.contract import OfflineLearner, StageContext
+from pvdr_bench.tokenizer.shared import SharedBatchNorm
 
 
 def stage_rate(own: PretrainConfig, step: int) -> float:
@@ -36,8 +37,7 @@ def stage_rate(own: PretrainConfig, step: int) -> float:
 class FICCPretrainer(OfflineLearner):
     """Trains all of :class:`VideoModel` on uint8 clips [B, S - 1 + T, H, W, 3], which lie inside episodes.
 
-    With several processes batch normalisation is that of each part, as in DistributedDataParallel, and its running
-    averages are those of all.
+    With several processes batch normalisation is that of the whole batch.
     """
 
     def __init__(self, config: EfficientZeroConfig, seed: int, device: torch.device) -> None:
@@ -46,6 +46,7 @@ class FICCPretrainer(OfflineLearner):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = VideoModel(config.model, own).to(device)
+        self.norms = [module for module in self.model.modules() if isinstance(module, SharedBatchNorm)]
         self.optimiser = sgd_or_adam(own.optimiser, self.model.parameters(), own.lr, own.weight_decay)
         self.step = 0
 
@@ -74,6 +75,8 @@ class FICCPretrainer(OfflineLearner):
         own, share = self.config.pretrain, 1 / self.group.size
         observation, frames = self._pictures(batch)
         self.model.train()
+        for norm in self.norms:
+            norm.group = self.group
         found = self.model(*self._augmented(observation), frames)
         loss, terms = ficc_loss(found, own)
         metrics = self.group.sum_metrics({name: float(x.detach()) * share for name, x in terms.items()})
@@ -87,7 +90,6 @@ class FICCPretrainer(OfflineLearner):
         norms = [clip_gradients(module.parameters(), own.max_grad_norm) for module in self._modules()]
         self.optimiser.step()
         usage = self._move_codes(found)
-        self._share_averages()
         self.step += 1
         return {**metrics, "grad_norm": float(torch.stack(norms).norm()), "perplexity": float(perplexity(usage))}
 
@@ -109,15 +111,6 @@ class FICCPretrainer(OfflineLearner):
                 order = torch.randperm(len(vectors) * self.group.size, generator=self.generator, device=self.device)
                 quantiser.set_codes(dead, self.group.pick(vectors, order[:len(dead)]))
         return count
-
-    def _share_averages(self) -> None:
-        """Make running averages of batch normalisation those of all processes."""
-        if self.group.size == 1:
-            return
-        averages = [b for name, b in self.model.named_buffers() if name.endswith(("running_mean", "running_var"))]
-        self.group.sum_tensors(averages)
-        for average in averages:
-            average /= self.group.size
 
     @torch.no_grad()
     def validate(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.efficientzero.config import ModelConfig, PretrainConfig
-from pvdr_bench.algorithms.efficientzero.networks import Dynamics, Encoder, Likeness, ResBlock, conv
+from pvdr_bench.algorithms.efficientzero.networks import Dynamics, Encoder, Likeness, ResBlock, conv, normal
 from pvdr_bench.nets.quantizer import Quantised, VectorQuantizer
 
 
@@ -26,9 +26,9 @@ class LatentActions(nn.Module):
         channels, momentum = config.channels, config.momentum
         self.before, self.after = conv(channels, channels), conv(channels, channels)
         self.body = nn.Sequential(ResBlock(channels, channels, momentum), conv(channels, config.head_channels, size=1),
-                                  nn.BatchNorm2d(config.head_channels, momentum=momentum), nn.ReLU(), nn.Flatten(),
+                                  normal(config.head_channels, momentum), nn.ReLU(), nn.Flatten(),
                                   nn.Linear(config.head_channels * config.grid**2, config.code_dim),
-                                  nn.BatchNorm1d(config.code_dim, affine=False, momentum=momentum))
+                                  normal(config.code_dim, momentum, affine=False))
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         """States [M, C, g, g] twice -> [M, q]."""
@@ -81,7 +81,7 @@ def up(config: ModelConfig, level: int) -> nn.Sequential:
     """A transposed convolution that doubles the side."""
     outputs = decoder_width(config, level + 1)
     return nn.Sequential(nn.ConvTranspose2d(decoder_width(config, level), outputs, 4, 2, 1, bias=False),
-                         nn.BatchNorm2d(outputs, momentum=config.encoder_momentum), nn.ReLU())
+                         normal(outputs, config.encoder_momentum), nn.ReLU())
 
 
 def excess(logits: Tensor, target: Tensor) -> Tensor:
