@@ -27,14 +27,11 @@ from pvdr_bench.errors import CatalogError, SetupError, TrainingError
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import RewardFacts, TaskFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
-from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
-from pvdr_bench.training.execute import execute
-from pvdr_bench.training.online import Pieces
-from tests.dummies import IMAGE, SYNC, make_envs, make_spec
+from tests.dummies import IMAGE, SYNC
 from tests.learning import above, below, learns
 from tests.test_ppo_learner import assert_equal
-from tests.test_ppo_loop import written
+from tests.test_ppo_loop import do_run, written
 
 CELLS, CELL, MARGIN = 3, 4, 1
 SIZE = CELLS * CELL + 2 * MARGIN  # 14 pixels
@@ -283,16 +280,10 @@ def test_in_the_loop_it_extends_to_the_same_bytes(tmp_path: Path, changes: dict[
                         "action_width": 4},
                  train={"batch": 2, "length": 4, "prefill": 12, "initial_updates": 2, "every": 1}, **changes)
 
-    def do_run(results: Path, env_steps: int) -> RunDir:
-        spec = make_spec("dreamer", env_steps=env_steps, config=cfg.model_dump(mode="json"))
-        pieces = Pieces(make_envs=make_envs, make_learner=DreamerLearner, config=cfg, device=torch.device("cpu"),
-                        on_policy=False)
-        assert execute(spec, results, lambda: (pieces, {}), lambda: False)
-        return RunDir(spec.path(results))
-
-    whole = do_run(tmp_path / "whole", 2 * SYNC)
-    do_run(tmp_path / "parts", SYNC)
-    parts = do_run(tmp_path / "parts", 2 * SYNC)
+    own = ("dreamer", cfg.model_dump(mode="json"))
+    _, whole = do_run(tmp_path / "whole", *own, 2 * SYNC)
+    do_run(tmp_path / "parts", *own, SYNC)
+    _, parts = do_run(tmp_path / "parts", *own, 2 * SYNC)
     assert written(parts) == written(whole)
     assert any("model_grad" in row for row in whole.read_train())
 

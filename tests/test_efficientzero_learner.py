@@ -19,15 +19,12 @@ from pvdr_bench.rl.contract import LearnerContext
 from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
 from pvdr_bench.rl.replay.drawing import Positions
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
-from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
-from pvdr_bench.training.execute import execute
-from pvdr_bench.training.online import Pieces
-from tests.dummies import IMAGE, SYNC, make_envs, make_spec
+from tests.dummies import IMAGE, SYNC
 from tests.learning import above, below, learns
 from tests.test_dreamer_learner import SIZE, Grid, Player
 from tests.test_ppo_learner import assert_equal
-from tests.test_ppo_loop import written
+from tests.test_ppo_loop import do_run, written
 
 BUDGET = 1280
 
@@ -196,19 +193,11 @@ def test_in_the_loop_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, kin
     changes: dict[str, Any] = {"train": {**QUICK, "prefill": 12, "every": 3.0}, "search": {"simulations": 4}}
     cfg = (config if kind == "efficientzero" else ficc)(**changes, model={"input_size": IMAGE})
     artefacts = {} if kind == "efficientzero" else {"pretrain": FICCPretrainer(cfg, 3, torch.device("cpu")).export()}
-
-    def do_run(results: Path, decisions: int) -> RunDir:
-        spec = make_spec(kind, env_steps=6 * SYNC, config=cfg.model_dump(mode="json"))
-        pieces = Pieces(make_envs=make_envs, make_learner=EfficientZeroLearner, config=cfg, device=torch.device("cpu"),
-                        on_policy=False, artefacts=artefacts)
-        asked = iter(range(10**6))
-        execute(spec, results, lambda: (pieces, {}), lambda: next(asked) >= decisions)
-        return RunDir(spec.path(results))
-
-    whole = do_run(tmp_path / "whole", 10**6)
+    own = ("efficientzero", cfg.model_dump(mode="json"), 6 * SYNC, artefacts)
+    _, whole = do_run(tmp_path / "whole", *own)
     assert any("loss" in row for row in whole.read_train())
-    do_run(tmp_path / "parts", 60)  # evaluations ask as well
-    parts = do_run(tmp_path / "parts", 10**6)
+    do_run(tmp_path / "parts", *own, stop_at=60)  # evaluations ask as well
+    _, parts = do_run(tmp_path / "parts", *own)
     assert written(parts) == written(whole)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,14 @@ def tokenizer_artefact() -> dict[str, torch.Tensor]:
 
 
 def do_run(results: Path, name: str, config: dict[str, Any], env_steps: int,
-           artefacts: dict[str, dict[str, torch.Tensor]] | None = None, **protocol: Any) -> tuple[RunSpec, RunDir]:
-    """A whole run of a built-in algorithm, with ``artefacts`` beside the tokenizer's."""
+           artefacts: dict[str, dict[str, torch.Tensor]] | None = None, stop_at: int | None = None,
+           **protocol: Any) -> tuple[RunSpec, RunDir]:
+    """A run of a built-in algorithm, with ``artefacts`` beside the tokenizer's.
+
+    Args:
+        stop_at: it is told to stop when it asks for the so-many-th time, at a decision of training or evaluation; it
+            must not be done by then. None: a whole run.
+    """
     info = algorithms()[name]
     spec = make_spec(name, env_steps=env_steps, config=config, **protocol)
     assert info.learner is not None
@@ -46,7 +53,9 @@ def do_run(results: Path, name: str, config: dict[str, Any], env_steps: int,
                     artefacts={"tokenize": tokenizer_artefact(), **(artefacts or {})},
                     artefact_config={"tokenize": TOKENIZER},
                     needs_expert=info.needs_expert, on_policy=info.on_policy)
-    assert execute(spec, results, lambda: (pieces, {}), lambda: False)
+    asked = itertools.count()
+    done = execute(spec, results, lambda: (pieces, {}), lambda: stop_at is not None and next(asked) >= stop_at)
+    assert done == (stop_at is None)
     return spec, RunDir(spec.path(results))
 
 
