@@ -16,7 +16,7 @@ from pvdr_bench.algorithms.dreamer.behaviour import Behaviour
 from pvdr_bench.algorithms.dreamer.bonus import VideoBonus
 from pvdr_bench.algorithms.dreamer.config import BonusConfig, DreamerConfig
 from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
-from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
+from pvdr_bench.algorithms.dreamer.pretrain import Noise, VideoPretrainer
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.rl.contract import Transition
@@ -366,7 +366,7 @@ def test_the_pretraining_loss_by_hand(changes: dict[str, float]) -> None:
     drawn = learner.model.decoder(feature(post).flatten(0, 1)).unflatten(0, (3, 6))
     kl = kl_by_hand(post["logits"], prior, changes.get("kl_balance", 0.8), 0.0)
     expected = (0.5 * (drawn - image) ** 2).sum() / 18 + changes.get("kl_weight", 0.1) * kl
-    terms, _, _ = learner._terms(clips, uniform)
+    terms, _ = learner._terms(clips, Noise(uniform))
     torch.testing.assert_close(terms["loss"], expected, rtol=1e-5, atol=0)
     parameters = dict(learner.model.named_parameters())
     assert_gradients(expected, terms["loss"], parameters)

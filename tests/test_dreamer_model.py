@@ -14,7 +14,8 @@ from pvdr_bench.algorithms.dreamer.behaviour import Path as Imagined
 from pvdr_bench.algorithms.dreamer.bonus import VideoBonus, neighbour_distance
 from pvdr_bench.algorithms.dreamer.config import BonusConfig, DreamerConfig
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
-from pvdr_bench.algorithms.dreamer.world_model import Sequences, VideoModel, WorldModel
+from pvdr_bench.algorithms.dreamer.video_model import VideoModel
+from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
 from pvdr_bench.nets.rssm import RSSM, balanced_kl
 from pvdr_bench.rl.contract import Transition
 from pvdr_bench.rl.replay.episodes import EpisodeReplay

@@ -49,6 +49,19 @@ class _Sum(torch.autograd.Function):
         return total, None
 
 
+def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
+    """All ranks' rows [M, ...] one after another, [size * M, ...], on every rank; gradients find their way back.
+
+    A loss of them that every rank computes, weighed by its share, has the gradient of one process.
+    """
+    if group.size == 1:
+        return rows
+    before, after = (rows.new_zeros((count * len(rows), *rows.shape[1:]))
+                     for count in (group.rank, group.size - 1 - group.rank))
+    whole: Tensor = _Sum.apply(torch.cat([before, rows, after]), group)  # type: ignore[no-untyped-call]
+    return whole
+
+
 class SharedBatchNorm(nn.BatchNorm2d):
     """Batch normalisation on the statistics of all ranks; torch's SyncBatchNorm needs a GPU.
 

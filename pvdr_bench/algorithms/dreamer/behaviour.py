@@ -84,7 +84,7 @@ class Behaviour(nn.Module):
         state, features = start, [RSSM.feature(start)]
         for noise in uniform:
             action = self.actor(features[-1].detach()).sample(noise[:, :self.action_dim])
-            state = model.rssm.imagine(state, action, noise[:, self.action_dim:])
+            state = model.imagine(state, action, noise[:, self.action_dim:])
             features.append(RSSM.feature(state))
         feature = torch.stack(features)
         discount = model.predict_discount(feature, self.config.gamma)

@@ -1,4 +1,4 @@
-"""Every hyperparameter of DreamerV2 and APV with its meaning and source. Imports no torch.
+"""Every hyperparameter of DreamerV2, APV, ContextWM and PreLAR with its meaning and source. Imports no torch.
 
 Defaults are those of APV's released configuration for Meta-World (``apv_finetuning/configs.yaml``, which is
 DreamerV2's with other sizes), or, where it is silent, DreamerV2's; "departure" marks what PVDR's protocol needs.
@@ -10,6 +10,13 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from pvdr_bench.algorithms.dreamer.video_config import (
+    CONTEXT,
+    PRELAR,
+    ContextConfig,
+    LatentActionConfig,
+    PretrainConfig,
+)
 from pvdr_bench.rl.config import AlgorithmConfig, EpisodeRules, Schedule, Section, check_pictures, key, schedule_from
 
 APV = "APV code, metaworld"
@@ -30,10 +37,26 @@ class ModelConfig(Section):
     decoder_kernels: tuple[int, ...] = key((5, 5, 6, 6), "kernels of the decoder, stride 2", APV, min_length=2)
     head_layers: int = key(4, "dense layers of reward, discount, actor and critic", APV, ge=1)
     head_units: int = key(400, "units of each", APV, ge=8)
-    action_width: int = key(50, "width that actions are padded to with zeros; videos are all zeros", APV, ge=1)
+    action_width: int = key(50, "width that actions are padded to with zeros; videos are all zeros, or have a latent "
+                            "action of this width", f"{APV}; PreLAR: 64", ge=1)
+    backbone: Literal["cnn", "resnet"] = key("cnn", "encoder and decoder: strided convolutions, or residual stages",
+                                             "APV: cnn; ContextWM, PreLAR: resnet")
+    res_stages: int = key(3, "residual stages, each of half the side and twice the width of the one before", CONTEXT,
+                          ge=1)
+    res_blocks: int = key(2, "residual blocks of two convolutions in a stage", CONTEXT, ge=1)
+    res_norm: Literal["batch", "none"] = key("batch", "normalisation after each convolution of a block", CONTEXT)
+    context: ContextConfig = ContextConfig()
+    latent_action: LatentActionConfig = LatentActionConfig()
 
     @model_validator(mode="after")
     def _fits(self) -> ModelConfig:
+        own = self.latent_action
+        if self.backbone == "resnet" or own.reads == "frames" and own.kind in ("gaussian", "deterministic"):
+            self._fits_stages()
+        if self.backbone == "resnet":
+            return self
+        if self.context.frame != "none":
+            raise ValueError("context.frame needs the backbone resnet, whose decoder attends to it")
         size, pixels = self.input_size, 1
         for kernel in self.encoder_kernels:
             size = (size - kernel) // 2 + 1
@@ -45,24 +68,12 @@ class ModelConfig(Section):
             raise ValueError(f"decoder_kernels {self.decoder_kernels} draw {pixels} pixels, not {self.input_size}")
         return self
 
-
-class PretrainConfig(Section):
-    """Stage ``pretrain`` of APV: an action-free RSSM on videos."""
-
-    steps: int = key(600_000, "optimiser steps", "PreLAR's README for the same data; APV's default is 5e7", ge=1)
-    batch: int = key(16, "clips in a batch", "APV code, metaworld_pretrain", ge=1)
-    length: int = key(25, "frames of a clip", "APV code, metaworld_pretrain", ge=2)
-    frame_stride: int = key(1, "decisions between neighbouring frames of a clip", "APV code", ge=1)
-    lr: float = key(3e-4, "Adam's learning rate", "APV code, metaworld_pretrain", gt=0)
-    adam_eps: float = key(1e-5, "Adam's epsilon", "APV code, metaworld_pretrain", gt=0)
-    max_grad_norm: float = key(100.0, "clip of the global gradient norm", "APV code, metaworld_pretrain", ge=0)
-    weight_decay: float = key(1e-6, "weights are multiplied by one minus this before each step, whatever the learning "
-                              "rate", "APV code, tfutils.py", ge=0)
-    kl_weight: float = key(0.1, "weight of the balanced KL", "APV code, metaworld_pretrain", ge=0)
-    kl_balance: float = key(0.8, "share of the KL that moves the prior", "APV code, metaworld_pretrain", ge=0, le=1)
-    dtype: Literal["float32", "bfloat16"] = key("float32", "autocast precision; APV: float16", "hardware")
-    validate_every: int = key(5000, "steps between validations", "APV silent", ge=1)
-    validation_clips: int = key(64, "held-out clips in a validation", "APV silent", ge=1)
+    def _fits_stages(self) -> None:
+        if self.input_size % 2 ** (self.res_stages + 1):
+            raise ValueError(f"input_size {self.input_size} cannot be halved {self.res_stages + 1} times, as "
+                             f"res_stages {self.res_stages} do")
+        if self.context.frame != "none" and self.cnn_depth % self.context.heads:
+            raise ValueError(f"context.heads {self.context.heads} do not divide cnn_depth {self.cnn_depth}")
 
 
 class LossConfig(Section):
@@ -72,6 +83,12 @@ class LossConfig(Section):
     af_kl_weight: float = key(0.0, "weight of the KL of the action-free RSSM below it (stacked only)", APV, ge=0)
     kl_balance: float = key(0.8, "share of the KL that moves the prior", APV, ge=0, le=1)
     free_nats: float = key(0.0, "the mean KL costs nothing more below this", f"{APV}; DMC: 1", ge=0)
+    plain_reward_weight: float = key(
+        0.0, "weight of a second reward head, which regresses the task's reward without the bonus and shapes the "
+        "state; the first one is what the behaviour learns from", "APV: none; ContextWM, PreLAR: 1 (aux_reward)", ge=0)
+    context_augment: Literal["none", "erasing"] = key(
+        "none", "what is done to context frames; erasing: every other one has a random rectangle made grey",
+        "ContextWM's README: erasing, but none for drawer-open")
     reward_head: Literal["auto", "mse", "two_hot"] = key(
         "auto", "regression of rewards; auto: two_hot where the protocol adds a success bonus, else mse",
         "APV: mse; departure: two_hot (DreamerV3), whose bins resolve distances of 0.01 beside a bonus of 60")
@@ -129,15 +146,21 @@ class BonusConfig(Section):
     neighbours: int = key(16, "k", APV, ge=1)
     distance: Literal["mean", "kth"] = key("mean", "mean distance to the k nearest, itself included, or distance to "
                                            "the k-th", "APV code: mean; its slides print kth")
+    of: Literal["states", "embeddings"] = key(
+        "states", "features that windows are of: the action-free RSSM's, or the encoder's",
+        f"{APV}, ContextWM: states; PreLAR: embeddings (use_feat off)")
     momentum: float = key(0.99, "of the running scale that bonuses are divided by", APV, ge=0, lt=1)
 
 
 class DreamerConfig(AlgorithmConfig):
-    """DreamerV2 (arXiv 2010.02193); with ``stacked`` APV (arXiv 2203.13880)."""
+    """DreamerV2 (arXiv 2010.02193); with ``stacked`` APV (arXiv 2203.13880), with a context also ContextWM (arXiv
+    2305.18499); with latent actions PreLAR (ECCV 2024)."""
 
     pretrained: bool = key(False, "start from the stage pretrain", "APV: yes; DreamerV2: no")
     stacked: bool = key(False, "an RSSM with actions on top of the action-free one; without it, pre-trained weights "
                         "are the RSSM's own", "APV: yes; no: its naive fine-tuning")
+    action_encoder: bool = key(False, "a dense network of two layers makes latent actions of real ones, everywhere the "
+                               "RSSM is given one", f"{PRELAR}: yes, deterministic; without: padded with zeros")
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
     loss: LossConfig = LossConfig()
@@ -147,11 +170,23 @@ class DreamerConfig(AlgorithmConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> DreamerConfig:
-        if self.bonus.weight and not self.stacked:
-            raise ValueError("bonus.weight needs stacked: the bonus is of the action-free RSSM's features")
+        if self.bonus.weight and not self.stacked and self.bonus.of == "states":
+            raise ValueError("bonus.weight needs stacked: the bonus is of the action-free RSSM's features; or bonus.of "
+                             "embeddings")
+        if self.stacked and (self.model.latent_action.kind != "none" or self.action_encoder):
+            raise ValueError("stacked has an RSSM without actions: no model.latent_action.kind drives it, and no "
+                             "action_encoder stands before it")
+        self._consistent()
         if self.bonus.weight and self.bonus.window >= self.train.length:
             raise ValueError(f"bonus.window {self.bonus.window} leaves no reward of train.length {self.train.length}")
         return self
+
+    def _consistent(self) -> None:
+        kind, form = self.model.latent_action.kind, self.pretrain.consistency
+        fits = {"none": (kind,), "l2": ("gaussian", "deterministic")}.get(form, ("gaussian",))
+        if kind not in fits:
+            raise ValueError(f"pretrain.consistency {form} is of latent actions that are {' or '.join(fits)}, and "
+                             f"model.latent_action.kind is {kind}")
 
     def schedule(self, stage: str) -> Schedule:
         """Clips of ``pretrain.length`` frames."""

@@ -1,4 +1,4 @@
-"""The online stage of DreamerV2 and APV: act on filtered states, learn a world model and a behaviour from replay.
+"""The online stage of the Dreamers: act on filtered states, learn a world model and a behaviour from replay.
 
 Shapes: N environments, H = W image size, A action dimensions, B sequences of T steps, S latents.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pvdr_bench.algorithms.dreamer.behaviour import Behaviour
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
+from pvdr_bench.algorithms.dreamer.video_model import learning
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
 from pvdr_bench.errors import CatalogError, SetupError
 from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state, require_finite
@@ -59,7 +60,7 @@ class DreamerLearner(Learner):
             self.behaviour = Behaviour(config, self.model.rssm.feature_dim, task.action.dim)
         if config.pretrained:
             self._load_pretrained(context)
-        self.model.to(self.device)
+        self.model.to(self.device).eval()
         self.behaviour.to(self.device)
         self._optimisers()
         self.cpu_generator = torch.Generator().manual_seed(context.seed)  # of replay
@@ -85,7 +86,9 @@ class DreamerLearner(Learner):
             return DecayedAdam([{"params": group} for group in groups], lr, train.adam_eps, train.weight_decay,
                                train.max_grad_norm, clip_each)
 
-        self.model_adam = adam([transferred, rest], train.model_lr, self.config.stacked)  # APV has two optimisers here
+        # APV, and what came of it, has two optimisers here, which clip apart
+        apart = self.config.stacked or self.config.model.latent_action.kind != "none"
+        self.model_adam = adam([transferred, rest], train.model_lr, apart)
         self.actor_adam = adam([list(self.behaviour.actor.parameters())], behaviour.actor_lr)
         self.critic_adam = adam([list(self.behaviour.critic.parameters())], behaviour.critic_lr)
 
@@ -155,8 +158,10 @@ class DreamerLearner(Learner):
         data = Sequences.from_replay(batch, self.device)
         frozen = config.pretrained and self.updates < train.frozen_updates
         self.model_adam.inner.param_groups[0]["lr"] = 0.0 if frozen else train.model_lr
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
-            loss, post, metrics = self.scan_loss(data, self._uniform(2, train.batch, train.length, config.model.stoch))
+        uniform = self._uniform(2, train.batch, train.length, config.model.stoch)
+        noise = self.model.context_noise(train.batch, train.length, self.generator)
+        with learning(self.model), torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
+            loss, post, metrics = self.scan_loss(data, uniform, noise)
         require_finite({"model_loss": loss}, f"update {self.updates} of the world model")
         norms = {"model_grad": self.model_adam.update(loss)}
         start: State = {name: x.flatten(0, 1) for name, x in post.items()}

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.dreamer.bonus import VideoBonus
-from pvdr_bench.algorithms.dreamer.config import DreamerConfig, ModelConfig
-from pvdr_bench.nets.conv import MLP, ConvDecoder, ConvEncoder, preprocess
+from pvdr_bench.algorithms.dreamer.config import DreamerConfig
+from pvdr_bench.algorithms.dreamer.context import ContextNoise
+from pvdr_bench.algorithms.dreamer.video_model import Pictures, VideoModel, image_loss, make_rssm
+from pvdr_bench.nets.conv import MLP, preprocess
 from pvdr_bench.nets.rssm import RSSM, State, balanced_kl, categorical_entropy
 from pvdr_bench.nets.twohot import two_hot_bins, two_hot_loss, two_hot_mean
 
@@ -40,30 +42,7 @@ class Sequences:
         return cls(moved["image"], action, moved["reward"], is_first, moved["is_terminal"])
 
 
-def make_rssm(config: ModelConfig, embed_dim: int) -> RSSM:
-    """An RSSM of the config's sizes."""
-    return RSSM(config.action_width, embed_dim, config.deter, config.hidden, config.stoch, config.classes)
-
-
-def image_loss(mean: Tensor, image: Tensor) -> Tensor:
-    """-log N(image; mean, 1) without its constant: half the squared error, summed over pixels, mean over images."""
-    return 0.5 * (mean.float() - image).square().flatten(1).sum(1).mean()
-
-
-class VideoModel(nn.Module):
-    """What is learned from videos, and transferred: encoder, action-free RSSM, decoder.
-
-    The RSSM's action is always zero; see ``action_width``.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.encoder = ConvEncoder(config.input_size, config.cnn_depth, config.encoder_kernels)
-        self.rssm = make_rssm(config, self.encoder.embed_dim)
-        self.decoder = ConvDecoder(self.rssm.feature_dim, config.cnn_depth, config.decoder_kernels)
-
-
-class WorldModel(nn.Module):
+class WorldModel(Pictures):
     """Encoder -> [action-free RSSM ->] RSSM -> decoder, reward and discount.
 
     Args:
@@ -77,24 +56,36 @@ class WorldModel(nn.Module):
         self.config, model = config, config.model
         self.action_dim, self.two_hot = action_dim, two_hot
         video = VideoModel(model)
-        self.encoder, self.decoder = video.encoder, video.decoder
+        self.settings, self.encoder, self.decoder, self.context = model, video.encoder, video.decoder, video.context
         self.af_rssm = video.rssm if config.stacked else None
         self.rssm = make_rssm(model, video.rssm.feature_dim) if config.stacked else video.rssm
         heads = (model.head_layers, model.head_units)
         self.register_buffer("bins", two_hot_bins(), persistent=False)
-        self.reward = MLP(self.rssm.feature_dim, len(self.bins) if two_hot else 1, *heads,
-                          output_scale=float(not two_hot))
+        self.reward = self._reward_head()
         self.discount = MLP(self.rssm.feature_dim, 1, *heads) if discount else None
-        self.bonus = VideoBonus(config.bonus, video.rssm.feature_dim) if config.bonus.weight else None
+        of = self.encoder.embed_dim if config.bonus.of == "embeddings" else video.rssm.feature_dim
+        self.bonus = VideoBonus(config.bonus, of) if config.bonus.weight else None
+        self.plain_reward = self._reward_head() if config.loss.plain_reward_weight else None
+        self.action_encoder = MLP(action_dim, model.action_width, 1, model.latent_action.units
+                                  ) if config.action_encoder else None
+
+    def _reward_head(self) -> MLP:
+        model = self.config.model
+        return MLP(self.rssm.feature_dim, len(self.bins) if self.two_hot else 1, model.head_layers, model.head_units,
+                   output_scale=float(not self.two_hot))
 
     def transferred(self) -> list[nn.Module]:
         """The modules that pre-training gives."""
-        return [self.encoder, self.af_rssm if self.af_rssm is not None else self.rssm]
+        context = [] if self.context is None else [self.context]
+        return [self.encoder, self.af_rssm if self.af_rssm is not None else self.rssm, *context]
 
     def load_video_model(self, weights: dict[str, Tensor]) -> None:
-        """Take encoder, decoder and action-free RSSM from the stage ``pretrain``."""
+        """Take encoder, decoder, context encoder and the RSSM of videos from the stage ``pretrain``."""
         target = self.af_rssm if self.af_rssm is not None else self.rssm
-        for name, module in (("encoder", self.encoder), ("decoder", self.decoder), ("rssm", target)):
+        parts = {"encoder": self.encoder, "decoder": self.decoder, "rssm": target, "context": self.context}
+        for name, module in parts.items():
+            if module is None:
+                continue
             prefix = f"{name}."
             module.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
@@ -116,21 +107,30 @@ class WorldModel(nn.Module):
             still = torch.zeros_like(action)
             out["af"] = self.af_rssm.observe(states["af"], still, embed, is_first, uniform[1])
             embed = RSSM.feature(out["af"])
-        out["rssm"] = self.rssm.observe(states["rssm"], action, embed, is_first, uniform[0])
+        out["rssm"] = self.rssm.observe(states["rssm"], self.code(action), embed, is_first, uniform[0])
         return out
+
+    def code(self, action: Tensor) -> Tensor:
+        """What the RSSM takes real actions [..., A] for: themselves, or latent ones [..., action_width]."""
+        return action if self.action_encoder is None else self.action_encoder(action)
+
+    def imagine(self, state: State, action: Tensor, uniform: Tensor) -> State:
+        """One step of the RSSM with real actions [N, A] and no observation; uniform [N, S]."""
+        return self.rssm.imagine(state, self.code(action), uniform)
 
     # Learning -----------------------------------------------------------------------------------------------------
 
-    def loss(self, data: Sequences, uniform: Tensor) -> tuple[Tensor, State, dict[str, Tensor]]:
+    def loss(self, data: Sequences, uniform: Tensor,
+             noise: ContextNoise | None = None) -> tuple[Tensor, State, dict[str, Tensor]]:
         """The online stage's loss, posterior states [B, T, ...] for the imagination to start from, and metrics.
 
         Args:
-            uniform: [2, B, T, S], of the RSSM and of the action-free one.
+            uniform: [2, B, T, S], of the RSSM and of the action-free one. noise: of :meth:`context_noise`.
         """
         loss_config = self.config.loss
         image = preprocess(data.image, self.config.model.input_size)
-        embed = self.encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])
-        reward, known, metrics, total = data.reward, torch.ones_like(data.is_first), {}, image.new_zeros(())
+        embed = pictured = self.embed(image)
+        metrics, total = dict[str, Tensor](), image.new_zeros(())
         if self.af_rssm is not None:
             still = torch.zeros_like(data.action)
             af, af_prior = self.af_rssm.scan(embed, still, data.is_first, uniform[1])
@@ -138,16 +138,19 @@ class WorldModel(nn.Module):
             if loss_config.af_kl_weight:
                 total = total + loss_config.af_kl_weight * af_kl
             embed = RSSM.feature(af)
-            if self.bonus is not None:
-                extra, known, metrics["bonus_raw"] = self.bonus(embed.detach(), data.is_first)
-                reward = reward[:, :extra.shape[1]] + self.config.bonus.weight * extra
-                metrics["bonus"] = extra.sum() / known.sum().clamp_min(1)
-        post, prior = self.rssm.scan(embed, data.action, data.is_first, uniform[0])
+        of = pictured if self.config.bonus.of == "embeddings" else embed
+        reward, known = self._paid(data, of.detach(), metrics)
+        post, prior = self.rssm.scan(embed, self.code(data.action), data.is_first, uniform[0])
         kl, metrics["kl"] = balanced_kl(post["logits"], prior, loss_config.kl_balance, loss_config.free_nats)
         feature = RSSM.feature(post)
-        image_term = image_loss(self.decoder(feature.flatten(0, 1)), image.flatten(0, 1))
-        reward_term, metrics["reward_error"] = self._reward_loss(feature[:, :reward.shape[1]], reward, known)
+        image_term = image_loss(self.draw(feature, image, noise, loss_config.context_augment), image.flatten(0, 1))
+        paid = feature[:, :reward.shape[1]]
+        reward_term, metrics["reward_error"] = self._reward_loss(self.reward, paid, reward, known)
         total = total + loss_config.kl_weight * kl + image_term + reward_term
+        if self.plain_reward is not None:
+            every = torch.ones_like(data.is_first)
+            plain, metrics["plain_reward_error"] = self._reward_loss(self.plain_reward, feature, data.reward, every)
+            total = total + loss_config.plain_reward_weight * plain
         if self.discount is not None:
             alive = (~data.is_terminal).float()
             term = F.binary_cross_entropy_with_logits(self.discount(feature)[..., 0].float(), alive)
@@ -157,9 +160,17 @@ class WorldModel(nn.Module):
                     "posterior_entropy": categorical_entropy(post["logits"].detach()).mean()}
         return total, {name: x.detach() for name, x in post.items()}, metrics
 
-    def _reward_loss(self, feature: Tensor, reward: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    def _paid(self, data: Sequences, feature: Tensor, metrics: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Rewards [B, <= T] with the bonus of features [B, T, F], and which of them are known; adds to the metrics."""
+        if self.bonus is None:
+            return data.reward, torch.ones_like(data.is_first)
+        extra, known, metrics["bonus_raw"] = self.bonus(feature, data.is_first)
+        metrics["bonus"] = extra.sum() / known.sum().clamp_min(1)
+        return data.reward[:, :extra.shape[1]] + self.config.bonus.weight * extra, known
+
+    def _reward_loss(self, head: MLP, feature: Tensor, reward: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood and absolute error of its prediction (scalars): means over the ``known`` rewards."""
-        out = self.reward(feature)
+        out = head(feature)
         if self.two_hot:
             predicted, loss = two_hot_mean(out, self.bins), two_hot_loss(out, reward, self.bins)
         else:

@@ -1,0 +1,140 @@
+"""What is learned from videos, and transferred: encoder, RSSM, decoder, and what else belongs to pictures.
+
+Shapes: B sequences, T steps, N = B * T, S = image size, E embedding width, F feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from pvdr_bench.algorithms.dreamer.config import ModelConfig
+from pvdr_bench.algorithms.dreamer.context import Augment, ContextNoise, choose, erase
+from pvdr_bench.algorithms.dreamer.latent_action import ImplicitAction, LatentActions, starting_with_none
+from pvdr_bench.nets.conv import ConvDecoder, ConvEncoder
+from pvdr_bench.nets.cross_attention import MaskedCrossAttention
+from pvdr_bench.nets.resnet import Norm, ResNetDecoder, ResNetEncoder
+from pvdr_bench.nets.rssm import RSSM
+from pvdr_bench.rl.process_group import ProcessGroup
+from pvdr_bench.tokenizer.shared import SharedBatchNorm
+
+
+def make_rssm(config: ModelConfig, embed_dim: int) -> RSSM:
+    """An RSSM of the config's sizes."""
+    return RSSM(config.action_width, embed_dim, config.deter, config.hidden, config.stoch, config.classes)
+
+
+def image_loss(mean: Tensor, image: Tensor) -> Tensor:
+    """-log N(image; mean, 1) without its constant: half the squared error, summed over pixels, mean over images."""
+    return 0.5 * (mean.float() - image).square().flatten(1).sum(1).mean()
+
+
+def _norm(config: ModelConfig) -> Norm:
+    return partial(SharedBatchNorm, running=True) if config.res_norm == "batch" else lambda width: nn.Identity()
+
+
+def residual_encoder(config: ModelConfig, channels: int = 3) -> ResNetEncoder:
+    """Of the config's sizes, for images of so many channels."""
+    return ResNetEncoder(channels, config.input_size, config.cnn_depth, config.res_stages, config.res_blocks,
+                         _norm(config))
+
+
+def residual_decoder(config: ModelConfig, feature_dim: int) -> ResNetDecoder:
+    """Of the config's sizes; with a context its stages of small maps attend to it."""
+    own = config.context
+
+    def attention(width: int, side: int) -> MaskedCrossAttention | None:
+        if own.frame == "none" or side > own.largest_map:
+            return None
+        return MaskedCrossAttention(width, side, own.heads, own.mask, own.dropout, _norm(config))
+
+    return ResNetDecoder(feature_dim, config.input_size, config.cnn_depth, config.res_stages, config.res_blocks,
+                         _norm(config), attention)
+
+
+class Pictures(nn.Module):
+    """A model that embeds images and draws them from features; batch normalisation is in training mode in its losses
+    alone."""
+
+    encoder: ConvEncoder | ResNetEncoder
+    decoder: ConvDecoder | ResNetDecoder
+    context: ResNetEncoder | None  # of context frames
+    settings: ModelConfig
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Embeddings [B, T, E] of images [B, T, 3, S, S]."""
+        out: Tensor = self.encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+        return out
+
+    def context_noise(self, count: int, length: int, generator: torch.Generator) -> ContextNoise | None:
+        """The random numbers of :meth:`draw` for B = ``count`` sequences of T = ``length``; none without a context."""
+        if self.context is None:
+            return None
+        assert isinstance(self.decoder, ResNetDecoder)
+        return ContextNoise.draw(self.decoder, count, length, generator)
+
+    def draw(self, feature: Tensor, image: Tensor, noise: ContextNoise | None, augment: Augment = "none") -> Tensor:
+        """Image means [N, 3, S, S] of features [B, T, F], beside a frame of images [B, any, 3, S, S] if there is a
+        context."""
+        flat = feature.flatten(0, 1)
+        if self.context is None:
+            plain: Tensor = self.decoder(flat)
+            return plain
+        assert noise is not None and isinstance(self.decoder, ResNetDecoder)
+        frame = choose(image, self.settings.context.frame, noise.frame)
+        maps = self.context.maps(erase(frame, noise.erasing) if augment == "erasing" else frame)
+        seen = {side: found for side, found in maps if side in noise.attention}
+        out: Tensor = self.decoder(flat, seen, noise.attention)
+        return out
+
+    def share_norms(self, group: ProcessGroup) -> None:
+        """Batch statistics are those of a group's batch."""
+        for module in self.modules():
+            if isinstance(module, SharedBatchNorm):
+                module.group = group
+
+
+@contextmanager
+def learning(model: nn.Module) -> Iterator[None]:
+    """Training mode within the block, evaluation mode after it: batch normalisation and dropout."""
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+class VideoModel(Pictures):
+    """Encoder, RSSM and decoder; the RSSM's action is zero, or a latent one (see ``action_width``)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.settings, residual = config, config.backbone == "resnet"
+        self.encoder = residual_encoder(config) if residual else ConvEncoder(config.input_size, config.cnn_depth,
+                                                                              config.encoder_kernels)
+        self.rssm = make_rssm(config, self.encoder.embed_dim)
+        self.decoder = residual_decoder(config, self.rssm.feature_dim) if residual else ConvDecoder(
+            self.rssm.feature_dim, config.cnn_depth, config.decoder_kernels)
+        self.context = residual_encoder(config) if config.context.frame != "none" else None
+        self.implicit = _implicit_action(config, self.encoder.embed_dim)
+
+    def latent_actions(self, image: Tensor, embed: Tensor, normal: Tensor | None) -> LatentActions:
+        """What drives the RSSM between frames: images [B, T, 3, S, S], embeddings [B, T, E], standard normal numbers
+        [B, T - 1, A], where the kind wants them."""
+        if self.implicit is not None:
+            out: LatentActions = self.implicit(image, embed, normal)
+            return out
+        if normal is not None:  # random
+            return LatentActions(starting_with_none(self.settings.latent_action.prior_std * normal))
+        return LatentActions(embed.new_zeros(*embed.shape[:2], 0))
+
+
+def _implicit_action(config: ModelConfig, embed_dim: int) -> ImplicitAction | None:
+    own = config.latent_action
+    if own.kind not in ("gaussian", "deterministic"):
+        return None
+    return ImplicitAction(config, residual_encoder(config, 6) if own.reads == "frames" else None, embed_dim)

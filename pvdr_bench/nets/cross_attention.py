@@ -1,0 +1,97 @@
+"""Cross-attention of feature maps to a masked context map (ContextWM, arXiv 2305.18499, section 4.2).
+
+Shapes: N maps, C channels, P = h * w positions, K kept positions, A heads.
+All randomness comes in as numbers drawn outside, so that a run continues with the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class AttentionNoise:
+    """The random numbers of one attention.
+
+    Attributes:
+        order: uniform [N, P]; the context's positions with the K smallest are kept.
+        weights: bool [N, A, P, K], attention weights that dropout leaves; None: all of them.
+        output: bool [N, P, C], outputs that dropout leaves; None: all of them.
+    """
+
+    order: Tensor
+    weights: Tensor | None = None
+    output: Tensor | None = None
+
+
+class MaskedCrossAttention(nn.Module):
+    """``relu(x + norm(attention(x, some positions of the context)))``.
+
+    Queries and keys get learned positions, which start at zero and exist from the start: an optimiser built before a
+    first pass has them too.
+
+    Args:
+        channels: C, of both maps. side: h = w, of both.
+        mask: share of the context's positions that is not seen, in evaluation too.
+        dropout: of attention weights and of outputs, where the noise says which.
+        norm: makes a normalisation of C channels.
+
+    Raises:
+        ValueError: the heads do not divide the channels.
+    """
+
+    def __init__(self, channels: int, side: int, heads: int, mask: float, dropout: float,
+                 norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{heads} heads do not divide {channels} channels")
+        self.heads, self.dropout, self.side, self.channels = heads, dropout, side, channels
+        self.kept = int(side * side * (1 - mask))
+        self.query_positions, self.key_positions = (nn.Parameter(torch.zeros(side * side, channels)) for _ in range(2))
+        self.query, self.key, self.value, self.out = (nn.Linear(channels, channels) for _ in range(4))
+        self.norm = norm(channels)
+
+    def draw(self, count: int, generator: torch.Generator) -> AttentionNoise:
+        """Noise of ``count`` maps."""
+        positions = self.side * self.side
+
+        def leave(*shape: int) -> Tensor | None:
+            uniform = torch.rand(count, *shape, generator=generator, device=generator.device)
+            return uniform >= self.dropout
+
+        order = torch.rand(count, positions, generator=generator, device=generator.device)
+        if not self.dropout:
+            return AttentionNoise(order)
+        return AttentionNoise(order, leave(self.heads, positions, self.kept), leave(positions, self.channels))
+
+    def forward(self, x: Tensor, context: Tensor, noise: AttentionNoise) -> Tensor:
+        """[N, C, h, w] -> [N, C, h, w]; without a kept position x itself. In evaluation nothing is dropped out.
+
+        Args:
+            context: [M, C, h, w], where M divides N: each is the context of N / M maps in a row.
+        """
+        if not self.kept:
+            return x
+        keys = (context.flatten(2).transpose(1, 2) + self.key_positions)[:, None]  # [M, 1, P, C]
+        chosen = noise.order.argsort(1)[:, :self.kept].reshape(len(context), -1, self.kept, 1)  # [M, N / M, K, 1]
+        keys = keys.expand(-1, chosen.shape[1], -1, -1).gather(2, chosen.expand(-1, -1, -1, self.channels))
+        keys = keys.flatten(0, 1)
+        queries = x.flatten(2).transpose(1, 2) + self.query_positions
+        out = self._drop(self._attend(queries, keys, noise.weights), noise.output)
+        return torch.relu(x + self.norm(out.transpose(1, 2).reshape(x.shape)))
+
+    def _attend(self, queries: Tensor, keys: Tensor, left: Tensor | None) -> Tensor:
+        """Scaled dot-product attention with A heads: [N, P, C], [N, K, C] -> [N, P, C]."""
+        query, key, value = (net(inputs).unflatten(-1, (self.heads, -1)).transpose(1, 2) for net, inputs in (
+            (self.query, queries), (self.key, keys), (self.value, keys)))
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        weights = self._drop(scores.softmax(-1), left)
+        out: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
+        return out
+
+    def _drop(self, x: Tensor, left: Tensor | None) -> Tensor:
+        return x * left / (1 - self.dropout) if self.training and left is not None else x
