@@ -137,7 +137,7 @@ def test_every_built_in_experiment_resolves_to_unique_runs(catalog: Catalog) -> 
         specs = runs(catalog, name, seeds="1")
         assert len({str(spec.path("")) for spec in specs}) == len(specs) > 0
     fig4 = runs(catalog, "fig4", seeds="1")
-    assert len(fig4) == 3 * 12 and {spec.corpus for spec in fig4 if spec.method == "pvdr"} == {"fetch-push"}
+    assert len(fig4) == 5 * 12 and {spec.corpus for spec in fig4 if spec.method == "pvdr"} == {"fetch-push"}
     assert len({spec.task.name for spec in fig4}) == 12
 
 
