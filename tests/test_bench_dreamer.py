@@ -73,7 +73,7 @@ def test_the_peak_is_that_of_the_work_and_starts_anew() -> None:
         assert wanted * 0.9 <= peak - before < wanted + size / 2
 
 
-@pytest.mark.parametrize("method", ["dreamerv2", "apv"])
+@pytest.mark.parametrize("method", ["dreamerv2", "apv", "contextwm", "prelar"])
 def test_parts_of_an_update_sum_to_it(method: str, tmp_path: Path) -> None:
     learner = learner_of(EpisodeReplay, tmp_path, method)
     found = dreamer.measure_update(learner, 1e-6)  # one update, which is no warm-up then

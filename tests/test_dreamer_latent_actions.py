@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
-from pvdr_bench.algorithms.dreamer.consistency import agreement, differences, order_loss
+from pvdr_bench.algorithms.dreamer.consistency import agreement, order_loss
 from pvdr_bench.algorithms.dreamer.latent_action import gaussian_kl
 from pvdr_bench.algorithms.dreamer.pretrain import Noise, VideoPretrainer
 from pvdr_bench.algorithms.dreamer.video_model import learning
@@ -129,10 +129,10 @@ def test_pretraining_loss_by_hand_with_consistency(form: str, temperature: float
     clips, noise = pictures(4), learner._noise(4, 6, torch.Generator().manual_seed(0))
     loss, states, actions = loss_by_hand(learner, clips, noise)
     terms, _ = learner._terms(clips, noise)
-    n, total, spread = len(states), 0.0, float(differences(actions).std(correction=0))
+    n, total = len(states), 0.0
     for i, j in itertools.product(range(n), repeat=2):
         gap = actions[i] - actions[j]
-        soft = gap.sign() if form == "sign" else torch.tanh(gap / (temperature * spread))
+        soft = gap.sign() if form == "sign" else torch.tanh(gap / temperature)
         total += float(((states[i] - states[j]).sign() - soft) ** 2) / n**2
     torch.testing.assert_close(float(terms["consistency"]), total, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(float(terms["loss"]), float(loss) + 5 * total, rtol=1e-5, atol=1e-4)
@@ -192,64 +192,66 @@ def test_as_released_the_consistency_has_exactly_no_gradient() -> None:
     assert float(torch.autograd.grad(loss, actions)[0].abs().max()) == 0
 
 
-def test_rank_orders_actions_as_states_whatever_their_scale() -> None:
+def test_rank_orders_actions_as_states_and_draws_them_apart() -> None:
     g = torch.Generator().manual_seed(0)
     states, start = torch.randn(12, generator=g), torch.randn(12, generator=g)
-    for scale in (1e-2, 1e3):
+    for scale in (1e-2, 1.0):  # nats
         actions = nn.Parameter(scale * start)
-        adam = torch.optim.Adam([actions], lr=0.02 * scale)
+        adam = torch.optim.Adam([actions], lr=0.02)
         before = float(agreement(states, actions))
-        for _ in range(150):
+        for _ in range(200):
             adam.zero_grad()
             torch.autograd.backward(order_loss(states, actions, "rank", 1.0))
             adam.step()
-        assert before < 0.4 and float(agreement(states, actions)) > 0.95
+        assert before < 0.4 and float(agreement(states, actions)) > 0.95 and float(actions.detach().std()) > 1
     assert float(agreement(states, -states)) == -1 and float(agreement(states, states)) == pytest.approx(1)
     assert float(order_loss(states, states, "sign", 1.0)) == 0
 
 
-@learns(told=above(0.8), told_by_chance=above(0.1), gain=above(1.0))
+MOVES = torch.tensor([(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)])
+
+
+def walks(count: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Clips [count, 6, 16, 16, 3] of a square that walks on 4 x 4 places, and its moves [count, 5]."""
+    out, chosen = torch.zeros(count, 6, 16, 16, 3, dtype=torch.uint8), torch.randint(5, (count, 5), generator=g)
+    place = torch.randint(0, 4, (count, 2), generator=g)
+    for t in range(6):
+        for image, (y, x) in zip(out[:, t], place.tolist(), strict=True):
+            image[1 + 3 * y:6 + 3 * y, 1 + 3 * x:6 + 3 * x] = 255
+        if t < 5:
+            there = place + MOVES[chosen[:, t]]
+            off = ((there < 0) | (there > 3)).any(1)  # it stays where it is
+            chosen[off, t] = 0
+            place = torch.where(off[:, None], place, there)
+    return out, chosen
+
+
+@learns(told=above(0.6), over_the_commonest=above(0.2), gain=above(0.2), agreement=above(0.15))
 def test_latent_actions_tell_the_motion(seed: int) -> dict[str, float]:
-    """A square that moves by one of five steps: nearest class means of held-out latent means name the step, and the
-    second half is imagined better with them than without."""
+    """The class whose mean is nearest to a held-out latent action names the move, and the second half of a clip is
+    imagined better with the latent actions than without."""
     g = torch.Generator().manual_seed(seed)
-    moves = torch.tensor([(0, 0), (0, 2), (0, -2), (2, 0), (-2, 0)])
-
-    def clips(count: int) -> tuple[Tensor, Tensor]:
-        out, chosen = torch.zeros(count, 8, 16, 16, 3, dtype=torch.uint8), torch.randint(5, (count, 7), generator=g)
-        place = torch.randint(2, 9, (count, 2), generator=g)
-        for t in range(8):
-            for image, (y, x) in zip(out[:, t], place.tolist(), strict=True):
-                image[y:y + 5, x:x + 5] = 255
-            if t < 7:
-                moved = (place + moves[chosen[:, t]]).clamp(0, 11)
-                chosen[:, t] = torch.where((moved == place + moves[chosen[:, t]]).all(1), chosen[:, t], -1)
-                place = moved
-        return out, chosen
-
-    model = {**MODEL, "input_size": 16, "cnn_depth": 8, "deter": 32, "hidden": 32, "stoch": 6, "classes": 6,
-             "latent_action": {"kind": "gaussian", "units": 32}}
-    stage = {"consistency": "rank", "lr": 2e-3, "kl_weight": 0.1, "action_kl_weight": 0.1}
+    model = {**MODEL, "input_size": 16, "cnn_depth": 8, "deter": 32, "hidden": 32, "stoch": 8, "classes": 8,
+             "res_norm": "none", "latent_action": {"kind": "gaussian", "units": 32}}
+    stage = {"consistency": "rank", "lr": 3e-3, "kl_weight": 1.0, "action_kl_weight": 0.3}
     learner = VideoPretrainer(config(model=model, pretrain=stage), seed, CPU)
     for _ in range(300):
-        learner.update(clips(8)[0])
-    (known, names), (held_out, truth) = clips(48), clips(48)
+        learner.update(walks(8, g)[0])
+    (known, names), (held_out, truth) = walks(48, g), walks(48, g)
 
     @torch.no_grad()
-    def means(batch: Tensor) -> Tensor:
-        image = batch.permute(0, 1, 4, 2, 3).float() / 255 - 0.5
-        found = learner.model.latent_actions(image, learner.model.embed(image), torch.zeros(len(batch), 7, WIDTH)).mean
+    def means(clips: Tensor) -> Tensor:
+        image = clips.permute(0, 1, 4, 2, 3).float() / 255 - 0.5
+        normal = torch.zeros(len(clips), 5, WIDTH)
+        found = learner.model.latent_actions(image, learner.model.embed(image), normal).mean
         assert found is not None
         return found.flatten(0, 1)
 
     centres = torch.stack([means(known)[names.flatten() == k].mean(0) for k in range(5)])
-    said = torch.cdist(means(held_out), centres).argmin(1)
-    counted = truth.flatten() >= 0
-    right = (said == truth.flatten())[counted].float().mean()
-    shifted = (said.roll(1) == truth.flatten())[counted].float().mean()
+    told = (torch.cdist(means(held_out), centres).argmin(1) == truth.flatten()).float().mean()
     shown = learner.validate(held_out)
-    return {"told": float(right), "told_by_chance": float(shifted),
-            "gain": shown["psnr_imagined"] - shown["psnr_imagined_still"]}
+    return {"told": float(told), "over_the_commonest": float(told - truth.flatten().bincount().max() / truth.numel()),
+            "gain": shown["psnr_imagined"] - shown["psnr_imagined_still"], "agreement": shown["rank_agreement"]}
 
 
 # The stage --------------------------------------------------------------------------------------------------------

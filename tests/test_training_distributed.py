@@ -149,6 +149,14 @@ def dreamer() -> OfflineLearner:
     return VideoPretrainer(DreamerConfig.model_validate({"model": model, "pretrain": {"lr": 1e-3}}), 1, CPU)
 
 
+def dreamer_with(model: dict[str, Any], **stage: Any) -> Callable[[], OfflineLearner]:
+    """Residual networks, whose batch normalisation sees the whole batch."""
+    sizes = {"input_size": 16, "deter": 16, "hidden": 16, "stoch": 4, "classes": 4, "cnn_depth": 4, "action_width": 4,
+             "backbone": "resnet", "res_stages": 2, "res_blocks": 1}
+    config = {"model": {**sizes, **model}, "pretrain": {"lr": 1e-3, **stage}}
+    return lambda: VideoPretrainer(DreamerConfig.model_validate(config), 1, CPU)
+
+
 def stg() -> OfflineLearner:
     """Dropout, batch norm, shuffled negatives of all clips, both optimisers."""
     model = {"input_size": 16, "cnn_channels": (4, 8), "cnn_kernels": (4, 4), "cnn_strides": (2, 2), "width": 16,
@@ -178,11 +186,14 @@ CASES: dict[str, Callable[[], OfflineLearner]] = {
     "tokenizer-pieces": tokenizer(net={"dropout": 0.2}, train={"micro_batch": 3}),
     "pvdr": pvdr,
     "dreamer": dreamer,
+    "contextwm": dreamer_with({"context": {"frame": "random", "heads": 2}}),
+    # latent actions are lent from clips of the other process
+    "prelar": dreamer_with({"latent_action": {"kind": "gaussian", "units": 16}}, consistency="rank"),
     "stg": stg,
     "ficc": ficc,
 }
-LENGTHS = {"pvdr": 4, "dreamer": 5, "stg": 5, "ficc": 3}
-RESUMED = ("tokenizer", "pvdr", "dreamer", "stg", "ficc")
+LENGTHS = {"pvdr": 4, "dreamer": 5, "contextwm": 5, "prelar": 5, "stg": 5, "ficc": 3}
+RESUMED = ("tokenizer", "pvdr", "dreamer", "contextwm", "prelar", "stg", "ficc")
 
 
 def train(name: str, folder: Path, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -268,6 +279,7 @@ def break_batch_norm() -> None:
 
 
 BROKEN = {"noise": (break_noise, "pvdr"), "noise-dreamer": (break_noise, "dreamer"),
+          "noise-contextwm": (break_noise, "contextwm"), "batch-norm-prelar": (break_batch_norm, "prelar"),
           "statistics": (break_statistics, "tokenizer"), "dropout": (break_dropout, "tokenizer-pieces"),
           "batch-norm": (break_batch_norm, "tokenizer-batch-norm")}
 

@@ -1,4 +1,4 @@
-"""``bench dreamer``: what an update of DreamerV2 or APV costs, and what compiling its scans over time gives.
+"""``bench dreamer``: what an update of a Dreamer costs, and what compiling its scans over time gives.
 
 Replay holds random pictures; its own costs are those of ``bench replay``. Pre-trained methods start from random
 weights here: an update costs the same.
@@ -41,7 +41,8 @@ def measure(method: str = "dreamerv2", scales: tuple[str, ...] = ("cpu", "paper"
     """Time updates, and the scan over time with its gradient.
 
     Args:
-        method: ``dreamerv2``, ``apv`` or an ablation; ``dreamerv2@dtype=bfloat16`` changes a key.
+        method: ``dreamerv2``, ``apv``, ``contextwm``, ``prelar`` or an ablation; ``dreamerv2@dtype=bfloat16`` changes a
+            key.
         scales: ``paper`` takes minutes on a CPU.
         seconds: least time per measurement. The first call is a warm-up, unless it alone takes as long.
         compiled: what to compile in the scan: ``step`` (one step, called T times) or ``scan`` (all steps unrolled,
@@ -96,7 +97,7 @@ def recipe(method: str, scale: str) -> tuple[Any, Protocol]:
     found = catalog.config(method, scale)
     if found.method.algorithm != "dreamer":
         raise UsageError(f"{method} is of the algorithm {found.method.algorithm}, not of dreamer", where="-o method",
-                         hint="try dreamerv2 or apv")
+                         hint="try dreamerv2, apv, contextwm or prelar")
     return found.value.model_copy(update={"pretrained": False}), catalog.protocol(scale=scale)
 
 

@@ -1,1 +1,1 @@
-"""DreamerV2, and APV, which stacks a world model with actions on one pre-trained from videos."""
+"""DreamerV2, and what pre-trains its world model on videos: APV, ContextWM, PreLAR."""

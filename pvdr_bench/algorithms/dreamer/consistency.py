@@ -28,15 +28,14 @@ def order_loss(states: Tensor, actions: Tensor, form: str, temperature: float) -
     """Mean squared difference of how two quantities [n] order all pairs; 0: alike, 4: the other way round.
 
     ``sign``: of signs, as released: its gradient is zero. ``rank``: the actions' order is ``tanh(d / tau)`` of their
-    differences d, with tau in standard deviations of d, and the states' is its sign, or the same where states have a
-    gradient.
+    differences d, and the states' is the sign of theirs, or the same where states have a gradient. It pays to be far
+    apart, so it does not let latent actions vanish.
     """
     if form == "sign":
         return (differences(states).sign() - differences(actions).sign()).square().mean()
 
     def soft(x: Tensor) -> Tensor:
-        gaps = differences(x)
-        return torch.tanh(gaps / (temperature * gaps.detach().std(correction=0)).clamp_min(1e-8))
+        return torch.tanh(differences(x) / temperature)
 
     wanted = soft(states) if states.requires_grad else differences(states).sign()
     return (wanted - soft(actions)).square().mean()

@@ -69,7 +69,8 @@ class PretrainConfig(Section):
         "actions", "what rank teaches: the latent actions, the change of state standing still, or both sides",
         f"{PRELAR}: the state's divergence is detached")
     rank_temperature: float = key(
-        1.0, "tau of rank's tanh(difference / tau), in standard deviations of the differences", OURS, gt=0)
+        1.0, "tau of rank's tanh(difference / tau), in nats", f"{OURS}; without a unit (differences over their "
+        "deviation) the gradient grows as latent actions shrink, and they vanished on a toy corpus", gt=0)
     dtype: Literal["float32", "bfloat16"] = key("float32", "autocast precision; APV: float16", "hardware")
     validate_every: int = key(5000, "steps between validations", "APV silent", ge=1)
     validation_clips: int = key(64, "held-out clips in a validation", "APV silent", ge=1)
