@@ -170,7 +170,7 @@ def runs_here(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunDi
     return cache(lambda method: do_run(method, CPU, tmp_path_factory.mktemp(method), 2 * SYNC))
 
 
-@pytest.mark.parametrize("method", ["ppo", "stg", "pvdr", "dreamerv2", "apv"])
+@pytest.mark.parametrize("method", ["ppo", "stg", "pvdr", "dreamerv2", "apv", "dreamerv3"])
 def test_a_run_learns_and_goes_on_from_its_checkpoint(
         method: str, device: torch.device, runs_here: Callable[[str], RunDir], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ def test_a_step_of_every_stage(stage: str, device: torch.device) -> None:
     assert all((cost["device_gib"] is None) == (device.type != "cuda") for cost in costs)
 
 
-@pytest.mark.parametrize("method", ["dreamerv2", "apv"])
+@pytest.mark.parametrize("method", ["dreamerv2", "apv", "dreamerv3"])
 def test_an_update_of_a_world_model(method: str, device: torch.device) -> None:
     found = dreamer.measure(method, ("smoke",), 0.01, (), str(device))["smoke"]
     assert found["update"]["seconds"] > 0 and found["scan"]["plain_seconds"] > 0

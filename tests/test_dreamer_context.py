@@ -247,7 +247,7 @@ def test_the_optimiser_has_every_parameter_and_the_context_encoder_waits(tmp_pat
     for part in ("encoder", "decoder", "context"):
         own = getattr(learner.model, part).state_dict()
         assert own and all(torch.equal(x, weights[f"{part}.{name}"]) for name, x in own.items())
-    owned = [id(p) for p in learner.model_adam.parameters]
+    owned = [id(p) for p in learner.steps["model"].parameters]
     assert sorted(owned) == sorted(id(p) for p in learner.model.parameters())
     player = grid.Player(learner)
     while learner.decisions < 16:

@@ -212,7 +212,7 @@ def test_targets_are_the_slow_critics() -> None:
     path = own.behaviour.imagine(own.model, own.start, own.terminal, own.uniform)
     returned = float(own.behaviour.losses(path)[2]["imagined_return"])
     assert returned == pytest.approx(float(own.targets().mean().detach()), rel=1e-4)
-    own.behaviour.copy_critic()
+    own.behaviour.settle(100)
     assert abs(returned - float(own.targets().mean().detach())) > 0.01
 
 
@@ -382,7 +382,7 @@ def test_each_optimiser_has_its_own_settings(tmp_path: Path) -> None:
     pretrain = {"lr": 5e-3, "adam_eps": 6e-3, "max_grad_norm": 7.0, "weight_decay": 8e-3}
     cfg = learner_config(train=train, behaviour={"actor_lr": 9e-3, "critic_lr": 1e-2}, pretrain=pretrain)
     learner = DreamerLearner(context(cfg, tmp_path))
-    for adam, lr in ((learner.model_adam, 1e-3), (learner.actor_adam, 9e-3), (learner.critic_adam, 1e-2)):
+    for adam, lr in ((learner.steps["model"], 1e-3), (learner.steps["actor"], 9e-3), (learner.steps["critic"], 1e-2)):
         assert [(group["lr"], group["eps"]) for group in adam.inner.param_groups] == (
             [(lr, 2e-3)] * len(adam.inner.param_groups))
         assert (adam.max_norm, adam.decay) == (3.0, 4e-3)
@@ -425,7 +425,7 @@ def test_only_encoder_and_action_free_rssm_wait_and_only_if_pretrained(tmp_path:
         assert all(changed for _, changed in moved(actor, learner.behaviour.actor))
         for name, parameter in learner.model.named_parameters():
             if name.startswith(TRANSFERRED) and "img_out" not in name:
-                state = learner.model_adam.inner.state[parameter]
+                state = learner.steps["model"].inner.state[parameter]
                 assert int(state["step"]) == update and float(state["exp_avg"].abs().max()) > 0, name
 
 

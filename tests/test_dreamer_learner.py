@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_enters_the_weights(
 @pytest.mark.parametrize("stacked", [True, False])
 def test_the_stack_clips_what_was_pretrained_apart_from_the_rest(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stacked: bool) -> None:
-    adam = DreamerLearner(context(config(stacked=stacked), tmp_path)).model_adam
+    adam = DreamerLearner(context(config(stacked=stacked), tmp_path)).steps["model"]
     large, small = (group["params"][0] for group in adam.inner.param_groups)
     seen: list[float] = []
     monkeypatch.setattr(adam.inner, "step", lambda: seen.extend([float(large.grad.norm()), float(small.grad.norm())]))

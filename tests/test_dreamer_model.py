@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.dreamer.behaviour import Behaviour, lambda_returns
+from pvdr_bench.algorithms.dreamer.behaviour import Behaviour
 from pvdr_bench.algorithms.dreamer.behaviour import Path as Imagined
 from pvdr_bench.algorithms.dreamer.bonus import VideoBonus, neighbour_distance
 from pvdr_bench.algorithms.dreamer.config import BonusConfig, DreamerConfig
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
+from pvdr_bench.algorithms.dreamer.returns import lambda_returns
 from pvdr_bench.algorithms.dreamer.video_model import VideoModel
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
 from pvdr_bench.nets.rssm import RSSM, balanced_kl
@@ -95,7 +96,7 @@ def test_loss_by_hand() -> None:
     alive = torch.sigmoid(model.discount(feature)[..., 0])
     end = -torch.where(data.is_terminal, (1 - alive).log(), alive.log()).mean()
     torch.testing.assert_close(loss, pixels + reward + kl + end)
-    assert float(metrics["kl"]) > 0 and not post["deter"].requires_grad
+    assert float(metrics["kl"]) > 0 and not metrics["kl"].requires_grad
 
 
 def test_acting_filters_as_learning_does() -> None:

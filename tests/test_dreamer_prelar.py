@@ -15,6 +15,7 @@ from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.dreamer.world_model import WorldModel
 from pvdr_bench.catalog import load_catalog
+from pvdr_bench.nets.optimizers import DecayedAdam
 from tests import test_dreamer_learner as grid
 from tests.test_dreamer_latent_actions import settings
 from tests.test_dreamer_model import sequences
@@ -101,11 +102,12 @@ def test_what_is_transferred_and_waits(tmp_path: Path) -> None:
     for part in ("encoder", "decoder", "rssm"):
         own = getattr(learner.model, part).state_dict()
         assert own and all(torch.equal(x, weights[f"{part}.{name}"]) for name, x in own.items())
-    first, rest = (group["params"] for group in learner.model_adam.inner.param_groups)
+    first, rest = (group["params"] for group in learner.steps["model"].inner.param_groups)
     waits = {id(p) for p in first}
     assert waits == {id(p) for m in (learner.model.encoder, learner.model.rssm) for p in m.parameters()}
     assert {id(p) for p in learner.model.action_encoder.parameters()} <= {id(p) for p in rest}  # type: ignore[union-attr]
-    assert len(learner.model_adam.clipped) == 2
+    step = learner.steps["model"]
+    assert isinstance(step, DecayedAdam) and len(step.clipped) == 2
 
 
 def test_resume_is_exact(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.bench.memory import device_peak_bytes, reset_peaks, resident_bytes
 from pvdr_bench.catalog import load_catalog
@@ -41,8 +42,8 @@ def measure(method: str = "dreamerv2", scales: tuple[str, ...] = ("cpu", "paper"
     """Time updates, and the scan over time with its gradient.
 
     Args:
-        method: ``dreamerv2``, ``apv``, ``contextwm``, ``prelar`` or an ablation; ``dreamerv2@dtype=bfloat16`` changes a
-            key.
+        method: ``dreamerv2``, ``dreamerv3``, ``apv``, ``contextwm``, ``prelar`` or an ablation;
+            ``dreamerv2@train.dtype=bfloat16`` changes a key.
         scales: ``paper`` takes minutes on a CPU.
         seconds: least time per measurement. The first call is a warm-up, unless it alone takes as long.
         compiled: what to compile in the scan: ``step`` (one step, called T times) or ``scan`` (all steps unrolled,
@@ -95,9 +96,9 @@ def recipe(method: str, scale: str) -> tuple[Any, Protocol]:
     """
     catalog = load_catalog()
     found = catalog.config(method, scale)
-    if found.method.algorithm != "dreamer":
-        raise UsageError(f"{method} is of the algorithm {found.method.algorithm}, not of dreamer", where="-o method",
-                         hint="try dreamerv2, apv, contextwm or prelar")
+    if not isinstance(found.value, DreamerConfig):
+        raise UsageError(f"{method} is of the algorithm {found.method.algorithm}, not a Dreamer", where="-o method",
+                         hint="try dreamerv2, dreamerv3, apv, contextwm or prelar")
     return found.value.model_copy(update={"pretrained": False}), catalog.protocol(scale=scale)
 
 
@@ -165,10 +166,9 @@ def watch(learner: DreamerLearner) -> Stopwatch:
     stopwatch.wrap(learner, "scan_loss", "model_forward")
     stopwatch.wrap(learner.behaviour, "imagine", "behaviour_forward")
     stopwatch.wrap(learner.behaviour, "losses", "behaviour_forward")
-    for optimiser, name in ((learner.model_adam, "model_backward"), (learner.actor_adam, "behaviour_backward"),
-                            (learner.critic_adam, "behaviour_backward")):
-        stopwatch.wrap(optimiser, "update", name)  # gradient, clip and decay; Adam's own step is taken out
-        stopwatch.wrap(optimiser.inner, "step", "optimisers")
+    for name, step in learner.steps.items():  # gradient, clip and decay; the optimiser's own step is taken out
+        stopwatch.wrap(step, "update", {"model": "model_backward", "all": "backward"}.get(name, "behaviour_backward"))
+        stopwatch.wrap(step.inner, "step", "optimisers")
     return stopwatch
 
 
@@ -195,7 +195,8 @@ def measure_update(learner: DreamerLearner, seconds: float) -> dict[str, Any]:
 
     Returns:
         seconds: of an update. parts: its seconds of sample, model_forward, model_backward, behaviour_forward
-        (imagination, actor, critic), behaviour_backward, optimisers (Adam's steps) and other. measured_updates.
+        (imagination, actor, critic), behaviour_backward, optimisers (their steps) and other; a joint update has one
+        backward in place of two. measured_updates.
         parameters: of world_model, actor and critic. peak_resident_bytes of the process and what it held before the
         first update; null where there is no /proc. peak_device_bytes: null on a CPU. batch, length.
     """

@@ -52,7 +52,8 @@ HELP = {
     Name.coverage: "how often the intervals over seeds hold the truth, simulated",
     Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",
     Name.replay: "experience on disk: appending, sampling, and its share of an update",
-    Name.dreamer: "an update of DreamerV2 or APV: seconds by part, memory, and the compiled scan against the plain one",
+    Name.dreamer: "an update of a Dreamer (-o method=dreamerv3): seconds by part, memory, and the compiled scan "
+                  "against the plain one",
     Name.videos: "importing BAIR's shards, drawing clips, and memory while a corpus grows tenfold",
     Name.gpu_check: "in under nine minutes what only a GPU shows: the device's tests, steps, plans and updates at the "
                     "published sizes, and the pace of runs; exit code 1 if a part failed",

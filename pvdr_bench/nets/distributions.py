@@ -91,3 +91,38 @@ class TruncatedNormal:
         density = [torch.exp(-0.5 * (bound**2 + _LOG_2PI)) for bound in (low, high)]
         edges = (low * density[0] - high * density[1]) / (2 * mass)
         return (0.5 * (1 + _LOG_2PI) + self.std.log() + mass.log() + edges).sum(-1)
+
+
+@dataclass(frozen=True)
+class BoundedNormal:
+    """Independent Gaussians with bounded mean and standard deviation; samples carry no gradient and may lie outside.
+
+    Source: DreamerV3's actor for continuous actions (its code's ``bounded_normal``). What is executed is the sample cut
+    to [-1, 1]; the density is that of the sample itself.
+
+    Attributes:
+        mean: [..., A], in (-1, 1).
+        std: [..., A].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def from_raw(cls, mean: Tensor, std: Tensor, min_std: float = 0.1, max_std: float = 1.0) -> BoundedNormal:
+        """From two network outputs [..., A]: tanh(m), and s between the bounds by sigmoid(s + 2)."""
+        return cls(torch.tanh(mean), (max_std - min_std) * torch.sigmoid(std + 2) + min_std)
+
+    def sample(self, uniform: Tensor) -> Tensor:
+        """The sample [..., A] that standard uniform numbers [..., A] in [0, 1) stand for, without gradient."""
+        drawn: Tensor = self.mean + self.std * torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7))
+        return drawn.detach()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-density [...] of actions [..., A], in nats."""
+        scaled = (action - self.mean) / self.std
+        return (-0.5 * scaled**2 - self.std.log() - 0.5 * _LOG_2PI).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy [...], in nats."""
+        return (self.std.log() + 0.5 * (1 + _LOG_2PI)).sum(-1)

@@ -40,18 +40,19 @@ class BlockLinear(nn.Module):
         return out + self.bias.to(out.dtype)
 
 
-class ChannelRMSNorm(nn.Module):
-    """RMS norm over the channels of each pixel, [N, C, H, W]."""
+class RMSNorm(nn.Module):
+    """RMS norm over the last dimension, or over the channels of each pixel, [N, C, H, W]; computed in float32."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, width: int, pixels: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
+        self.weight, self.dim = nn.Parameter(torch.ones(width)), 1 if pixels else -1
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape and type; computed in float32."""
+        """The same shape and type."""
         wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(1, keepdim=True) + RMS_EPSILON)
-        return (wide * (scale * self.weight[:, None, None])).to(x.dtype)
+        weight = self.weight[:, None, None] if self.dim == 1 else self.weight
+        scale = torch.rsqrt(wide.square().mean(self.dim, keepdim=True) + RMS_EPSILON)
+        return (wide * (scale * weight)).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Style:
         act: nn.Module = nn.ELU() if self.activation == "elu" else nn.SiLU()
         if self.norm == "none":
             return [act]
-        return [ChannelRMSNorm(width) if pixels else nn.RMSNorm(width, eps=RMS_EPSILON), act]
+        return [RMSNorm(width, pixels), act]
 
     def dense(self, inputs: int, widths: Sequence[int]) -> list[nn.Module]:
         """Dense layers of these widths, each with what stands behind it."""

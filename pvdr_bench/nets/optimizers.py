@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -74,6 +75,12 @@ class GradientStep(ABC):
     def __init__(self, inner: torch.optim.Optimizer) -> None:
         self.inner = inner
         self.parameters: list[Tensor] = [p for group in inner.param_groups for p in group["params"]]
+        self._rates = [group["lr"] for group in inner.param_groups]
+
+    def set_rates(self, share: float) -> None:
+        """Learning rates of the next step, as a share of those that were given."""
+        for group, rate in zip(self.inner.param_groups, self._rates, strict=True):
+            group["lr"] = rate * share
 
     def update(self, loss: Tensor, retain_graph: bool = False,
                reduce: Callable[[list[Tensor]], None] | None = None) -> float:
@@ -81,17 +88,23 @@ class GradientStep(ABC):
 
         Args:
             reduce: adds up the gradients of several processes, in place.
+
+        Raises:
+            TrainingError: the loss is finite and its gradient is not; nothing was moved.
         """
         gradients = torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph, allow_unused=True)
         if reduce is not None:
             reduce([gradient for gradient in gradients if gradient is not None])
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        norm = self._before()
+        norm = float(self._before())
+        if not math.isfinite(norm):
+            raise TrainingError(f"the gradient of a finite loss has the norm {norm}", where="an optimiser's step",
+                                hint="lower the learning rate, or use train.dtype=float32")
         self.inner.step()
         for parameter in self.parameters:
             parameter.grad = None
-        return float(norm)
+        return norm
 
     @abstractmethod
     def _before(self) -> Tensor:

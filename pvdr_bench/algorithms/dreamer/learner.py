@@ -5,18 +5,18 @@ Shapes: N environments, H = W image size, A action dimensions, B sequences of T 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pvdr_bench.algorithms.dreamer.behaviour import Behaviour
+from pvdr_bench.algorithms.dreamer.behaviour import Behaviour, Replayed
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
+from pvdr_bench.algorithms.dreamer.steps import ALL, make_steps, set_rates
 from pvdr_bench.algorithms.dreamer.video_model import learning
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
 from pvdr_bench.errors import CatalogError, SetupError
-from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state, require_finite
+from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.nets.rssm import RSSM, State
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
 
@@ -27,7 +27,7 @@ LOG_EVERY = 20  # updates whose metrics make one row
 
 
 class DreamerLearner(Learner):
-    """One update per ``train.every`` decisions, after ``train.prefill`` random ones.
+    """One update per ``train.every`` decisions, or as many as ``train.ratio`` asks for, after ``train.prefill``.
 
     Raises:
         SetupError: the pre-trained artefact is missing, or, once it should learn, there is no replay.
@@ -62,12 +62,13 @@ class DreamerLearner(Learner):
             self._load_pretrained(context)
         self.model.to(self.device).eval()
         self.behaviour.to(self.device)
-        self._optimisers()
+        self.steps = make_steps(config, self.model, self.behaviour)
         self.cpu_generator = torch.Generator().manual_seed(context.seed)  # of replay
         self.generator = torch.Generator(self.device).manual_seed(context.seed)  # of latents and imagination
         self.decisions = self.updates = 0
         self.sums: dict[str, Tensor] = {}
         self.summed = 0
+        self.uniform_first = config.train.prefill_policy == "uniform"
         self.scan_loss = torch.compile(self.model.loss) if config.train.compile else self.model.loss
 
     def _load_pretrained(self, context: LearnerContext) -> None:
@@ -75,22 +76,6 @@ class DreamerLearner(Learner):
             raise SetupError("this method starts from a pre-trained video model (stage pretrain), and there is none",
                              hint="run it with pvdr-bench run, which makes the stage first")
         self.model.load_video_model(context.artefacts["pretrain"])
-
-    def _optimisers(self) -> None:
-        train, behaviour = self.config.train, self.config.behaviour
-        transferred = [p for module in self.model.transferred() for p in module.parameters()]
-        known = {id(p) for p in transferred}
-        rest = [p for p in self.model.parameters() if id(p) not in known]
-
-        def adam(groups: list[list[nn.Parameter]], lr: float, clip_each: bool = False) -> DecayedAdam:
-            return DecayedAdam([{"params": group} for group in groups], lr, train.adam_eps, train.weight_decay,
-                               train.max_grad_norm, clip_each)
-
-        # APV, and what came of it, has two optimisers here, which clip apart
-        apart = self.config.stacked or self.config.model.latent_action.kind != "none"
-        self.model_adam = adam([transferred, rest], train.model_lr, apart)
-        self.actor_adam = adam([list(self.behaviour.actor.parameters())], behaviour.actor_lr)
-        self.critic_adam = adam([list(self.behaviour.critic.parameters())], behaviour.critic_lr)
 
     # Acting -------------------------------------------------------------------------------------------------------
 
@@ -102,19 +87,19 @@ class DreamerLearner(Learner):
     @torch.no_grad()
     def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
             generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
-        """Filter the image and sample the actor; uniform actions until the replay is filled for the first time."""
+        """Filter the image and sample the actor; until the prefill, where the config says so, uniform actions."""
         n = len(image)
         uniform = torch.rand(2, n, self.config.model.stoch, generator=generator).to(self.device)
         noise = torch.rand(n, self.action_dim, generator=generator)
         states = self.model.step(carry["states"], image.to(self.device), carry["action"], is_first.to(self.device),
                                  uniform)
-        if mode == "train" and self.decisions < self.config.train.prefill:
+        if mode == "train" and self.decisions < self.config.train.prefill and self.uniform_first:
             action = 2 * noise - 1
         else:
             policy = self.behaviour.actor(RSSM.feature(states["rssm"]))
             mean = mode == "eval" and self.config.behaviour.mean_policy_in_eval
             action = (policy.mean if mean else policy.sample(noise.to(self.device))).cpu()
-        return action, {"states": states, "action": action.to(self.device)}, {}
+        return action, {"states": states, "action": action.clamp(-1, 1).to(self.device)}, {}  # as it is executed
 
     def observe(self, transition: Transition) -> None:
         """The loop has put the decision into the replay; count it."""
@@ -127,7 +112,10 @@ class DreamerLearner(Learner):
         train = self.config.train
         if self.decisions < train.prefill:
             return 0
-        return train.initial_updates + (self.decisions - train.prefill) // train.every
+        since = self.decisions - train.prefill
+        if train.ratio:
+            return train.initial_updates + int(since * train.ratio / (train.batch * train.length))
+        return train.initial_updates + since // train.every
 
     def learn(self) -> dict[str, float]:
         """Make the updates that are due; metrics are means over at least :data:`LOG_EVERY` of them."""
@@ -156,41 +144,47 @@ class DreamerLearner(Learner):
         config, train = self.config, self.config.train
         batch = self._need_replay().sample(self.cpu_generator, train.batch, train.length)
         data = Sequences.from_replay(batch, self.device)
-        frozen = config.pretrained and self.updates < train.frozen_updates
-        self.model_adam.inner.param_groups[0]["lr"] = 0.0 if frozen else train.model_lr
+        set_rates(self.steps, config, self.updates)
         uniform = self._uniform(2, train.batch, train.length, config.model.stoch)
         noise = self.model.context_noise(train.batch, train.length, self.generator)
-        with learning(self.model), torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
+        with learning(self.model), self._autocast():
             loss, post, metrics = self.scan_loss(data, uniform, noise)
         require_finite({"model_loss": loss}, f"update {self.updates} of the world model")
-        norms = {"model_grad": self.model_adam.update(loss)}
-        start: State = {name: x.flatten(0, 1) for name, x in post.items()}
-        uniform = self._uniform(config.behaviour.horizon, train.batch * train.length,
-                                self.action_dim + config.model.stoch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
-            path = self.behaviour.imagine(self.model, start, data.is_terminal.flatten(), uniform)
-            actor_loss, critic_loss, more = self.behaviour.losses(path)
+        norms = {} if train.joint else {"model_grad": self.steps["model"].update(loss)}
+        actor_loss, critic_loss, more = self._imagine(data, post)
         require_finite({"actor_loss": actor_loss, "critic_loss": critic_loss}, f"update {self.updates} in imagination")
-        norms["actor_grad"] = self.actor_adam.update(actor_loss)
-        norms["critic_grad"] = self.critic_adam.update(critic_loss)
+        if train.joint:
+            norms["all_grad"] = self.steps[ALL].update(loss + actor_loss + critic_loss)
+        else:
+            norms["actor_grad"] = self.steps["actor"].update(actor_loss)
+            norms["critic_grad"] = self.steps["critic"].update(critic_loss)
         self.updates += 1
-        if self.updates % config.behaviour.slow_every == 0:
-            self.behaviour.copy_critic()
+        self.behaviour.settle(self.updates)
         return {name: value.cpu() for name, value in {**metrics, **more}.items()} | {
             name: torch.tensor(norm) for name, norm in norms.items()}
+
+    def _imagine(self, data: Sequences, post: State) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Losses of actor and critic from every posterior state [B, T, ...], and metrics."""
+        own, train = self.config.behaviour, self.config.train
+        start: State = {name: x.detach().flatten(0, 1) for name, x in post.items()}
+        uniform = self._uniform(own.horizon, train.batch * train.length, self.action_dim + self.config.model.stoch)
+        replayed = Replayed(RSSM.feature(post), data) if own.replay_value else None
+        with self._autocast():
+            path = self.behaviour.imagine(self.model, start, data.is_terminal.flatten(), uniform)
+            return self.behaviour.losses(path, replayed)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.dtype == "bfloat16")
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator, device=self.device)
 
     # State --------------------------------------------------------------------------------------------------------
 
-    def _adams(self) -> Iterator[tuple[str, DecayedAdam]]:
-        yield from (("model", self.model_adam), ("actor", self.actor_adam), ("critic", self.critic_adam))
-
     def state_dict(self) -> dict[str, Any]:
         """Networks (the bonus' queue included), optimisers, random states, counters, unfinished metrics."""
         return {"model": self.model.state_dict(), "behaviour": self.behaviour.state_dict(),
-                "optimisers": {name: optimizer_state(one.inner) for name, one in self._adams()},
+                "optimisers": {name: optimizer_state(one.inner) for name, one in self.steps.items()},
                 "cpu_generator": self.cpu_generator.get_state(), "generator": self.generator.get_state(),
                 "decisions": self.decisions, "updates": self.updates, "sums": self.sums, "summed": self.summed}
 
@@ -198,7 +192,7 @@ class DreamerLearner(Learner):
         """Restore what :meth:`state_dict` gave."""
         self.model.load_state_dict(state["model"])
         self.behaviour.load_state_dict(state["behaviour"])
-        for name, one in self._adams():
+        for name, one in self.steps.items():
             load_optimizer_state(one.inner, state["optimisers"][name])
         self.cpu_generator.set_state(state["cpu_generator"].cpu())
         self.generator.set_state(state["generator"].cpu())

@@ -14,23 +14,22 @@ from torch import Tensor, nn
 
 from pvdr_bench.algorithms.dreamer.config import ModelConfig
 from pvdr_bench.algorithms.dreamer.context import Augment, ContextNoise, choose, erase
+from pvdr_bench.algorithms.dreamer.forms import make_rssm, pooled_encoder, upsampled_decoder
 from pvdr_bench.algorithms.dreamer.latent_action import ImplicitAction, LatentActions, starting_with_none
 from pvdr_bench.nets.conv import ConvDecoder, ConvEncoder
 from pvdr_bench.nets.cross_attention import MaskedCrossAttention
+from pvdr_bench.nets.pooled_conv import PooledEncoder, UpsampledDecoder
 from pvdr_bench.nets.resnet import Norm, ResNetDecoder, ResNetEncoder
-from pvdr_bench.nets.rssm import RSSM
 from pvdr_bench.rl.process_group import ProcessGroup
 from pvdr_bench.tokenizer.shared import SharedBatchNorm
 
 
-def make_rssm(config: ModelConfig, embed_dim: int) -> RSSM:
-    """An RSSM of the config's sizes."""
-    return RSSM(config.action_width, embed_dim, config.deter, config.hidden, config.stoch, config.classes)
+def image_loss(mean: Tensor, image: Tensor, scale: float = 0.5) -> Tensor:
+    """``scale`` times the squared error, summed over pixels, mean over images.
 
-
-def image_loss(mean: Tensor, image: Tensor) -> Tensor:
-    """-log N(image; mean, 1) without its constant: half the squared error, summed over pixels, mean over images."""
-    return 0.5 * (mean.float() - image).square().flatten(1).sum(1).mean()
+    With one half it is -log N(image; mean, 1) without its constant.
+    """
+    return scale * (mean.float() - image).square().flatten(1).sum(1).mean()
 
 
 def _norm(config: ModelConfig) -> Norm:
@@ -56,12 +55,32 @@ def residual_decoder(config: ModelConfig, feature_dim: int) -> ResNetDecoder:
                          _norm(config), attention)
 
 
+Encoder = ConvEncoder | ResNetEncoder | PooledEncoder
+Decoder = ConvDecoder | ResNetDecoder | UpsampledDecoder
+
+
+def _encoder(config: ModelConfig) -> Encoder:
+    if config.backbone == "resnet":
+        return residual_encoder(config)
+    if config.backbone == "pooled":
+        return pooled_encoder(config)
+    return ConvEncoder(config.input_size, config.cnn_depth, config.encoder_kernels)
+
+
+def _decoder(config: ModelConfig, feature_dim: int) -> Decoder:
+    if config.backbone == "resnet":
+        return residual_decoder(config, feature_dim)
+    if config.backbone == "pooled":
+        return upsampled_decoder(config)
+    return ConvDecoder(feature_dim, config.cnn_depth, config.decoder_kernels)
+
+
 class Pictures(nn.Module):
     """A model that embeds images and draws them from features; batch normalisation is in training mode in its losses
     alone."""
 
-    encoder: ConvEncoder | ResNetEncoder
-    decoder: ConvDecoder | ResNetDecoder
+    encoder: Encoder
+    decoder: Decoder
     context: ResNetEncoder | None  # of context frames
     settings: ModelConfig
 
@@ -113,12 +132,10 @@ class VideoModel(Pictures):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.settings, residual = config, config.backbone == "resnet"
-        self.encoder = residual_encoder(config) if residual else ConvEncoder(config.input_size, config.cnn_depth,
-                                                                              config.encoder_kernels)
+        self.settings = config
+        self.encoder = _encoder(config)
         self.rssm = make_rssm(config, self.encoder.embed_dim)
-        self.decoder = residual_decoder(config, self.rssm.feature_dim) if residual else ConvDecoder(
-            self.rssm.feature_dim, config.cnn_depth, config.decoder_kernels)
+        self.decoder = _decoder(config, self.rssm.feature_dim)
         self.context = residual_encoder(config) if config.context.frame != "none" else None
         self.implicit = _implicit_action(config, self.encoder.embed_dim)
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from pvdr_bench.algorithms.dreamer.bonus import VideoBonus
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.context import ContextNoise
-from pvdr_bench.algorithms.dreamer.video_model import Pictures, VideoModel, image_loss, make_rssm
+from pvdr_bench.algorithms.dreamer.forms import discount_head, make_rssm, reward_head
+from pvdr_bench.algorithms.dreamer.video_model import Pictures, VideoModel, image_loss
 from pvdr_bench.nets.conv import MLP, preprocess
-from pvdr_bench.nets.rssm import RSSM, State, balanced_kl, categorical_entropy
-from pvdr_bench.nets.twohot import two_hot_bins, two_hot_loss, two_hot_mean
+from pvdr_bench.nets.rssm import RSSM, State, balanced_kl, categorical_entropy, scaled_kl
+from pvdr_bench.nets.twohot import ScalarHead
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,6 @@ class WorldModel(Pictures):
         two_hot: the reward head's form. discount: whether there is a discount head.
     """
 
-    bins: Tensor
-
     def __init__(self, config: DreamerConfig, action_dim: int, two_hot: bool, discount: bool) -> None:
         super().__init__()
         self.config, model = config, config.model
@@ -59,20 +58,19 @@ class WorldModel(Pictures):
         self.settings, self.encoder, self.decoder, self.context = model, video.encoder, video.decoder, video.context
         self.af_rssm = video.rssm if config.stacked else None
         self.rssm = make_rssm(model, video.rssm.feature_dim) if config.stacked else video.rssm
-        heads = (model.head_layers, model.head_units)
-        self.register_buffer("bins", two_hot_bins(), persistent=False)
-        self.reward = self._reward_head()
-        self.discount = MLP(self.rssm.feature_dim, 1, *heads) if discount else None
+        feature_dim = self.rssm.feature_dim
+        self.reward = reward_head(config, feature_dim, two_hot)
+        self.discount = discount_head(model, feature_dim) if discount else None
         of = self.encoder.embed_dim if config.bonus.of == "embeddings" else video.rssm.feature_dim
         self.bonus = VideoBonus(config.bonus, of) if config.bonus.weight else None
-        self.plain_reward = self._reward_head() if config.loss.plain_reward_weight else None
+        self.plain_reward = reward_head(config, feature_dim, two_hot) if config.loss.plain_reward_weight else None
         self.action_encoder = MLP(action_dim, model.action_width, 1, model.latent_action.units
                                   ) if config.action_encoder else None
 
-    def _reward_head(self) -> MLP:
-        model = self.config.model
-        return MLP(self.rssm.feature_dim, len(self.bins) if self.two_hot else 1, model.head_layers, model.head_units,
-                   output_scale=float(not self.two_hot))
+    @property
+    def bins(self) -> Tensor:
+        """Of the reward head, where it is two-hot."""
+        return self.reward.bins
 
     def transferred(self) -> list[nn.Module]:
         """The modules that pre-training gives."""
@@ -122,7 +120,7 @@ class WorldModel(Pictures):
 
     def loss(self, data: Sequences, uniform: Tensor,
              noise: ContextNoise | None = None) -> tuple[Tensor, State, dict[str, Tensor]]:
-        """The online stage's loss, posterior states [B, T, ...] for the imagination to start from, and metrics.
+        """The online stage's loss, posterior states [B, T, ...] with their gradient, and metrics.
 
         Args:
             uniform: [2, B, T, S], of the RSSM and of the action-free one. noise: of :meth:`context_noise`.
@@ -134,31 +132,39 @@ class WorldModel(Pictures):
         if self.af_rssm is not None:
             still = torch.zeros_like(data.action)
             af, af_prior = self.af_rssm.scan(embed, still, data.is_first, uniform[1])
-            af_kl, metrics["af_kl"] = balanced_kl(af["logits"], af_prior, loss_config.kl_balance, loss_config.free_nats)
+            af_kl, metrics["af_kl"] = self._kl(af["logits"], af_prior)
             if loss_config.af_kl_weight:
                 total = total + loss_config.af_kl_weight * af_kl
             embed = RSSM.feature(af)
         of = pictured if self.config.bonus.of == "embeddings" else embed
         reward, known = self._paid(data, of.detach(), metrics)
         post, prior = self.rssm.scan(embed, self.code(data.action), data.is_first, uniform[0])
-        kl, metrics["kl"] = balanced_kl(post["logits"], prior, loss_config.kl_balance, loss_config.free_nats)
+        kl, metrics["kl"] = self._kl(post["logits"], prior)
         feature = RSSM.feature(post)
-        image_term = image_loss(self.draw(feature, image, noise, loss_config.context_augment), image.flatten(0, 1))
+        image_term = image_loss(self.draw(feature, image, noise, loss_config.context_augment), image.flatten(0, 1),
+                                loss_config.image_scale)
         paid = feature[:, :reward.shape[1]]
         reward_term, metrics["reward_error"] = self._reward_loss(self.reward, paid, reward, known)
-        total = total + loss_config.kl_weight * kl + image_term + reward_term
+        total = total + (loss_config.kl_weight * kl if loss_config.kl == "balanced" else kl) + image_term + reward_term
         if self.plain_reward is not None:
             every = torch.ones_like(data.is_first)
             plain, metrics["plain_reward_error"] = self._reward_loss(self.plain_reward, feature, data.reward, every)
             total = total + loss_config.plain_reward_weight * plain
         if self.discount is not None:
-            alive = (~data.is_terminal).float()
+            alive = (~data.is_terminal).float() * (self.config.behaviour.gamma if self._discounted else 1.0)
             term = F.binary_cross_entropy_with_logits(self.discount(feature)[..., 0].float(), alive)
             total = total + loss_config.discount_weight * term
             metrics["discount_loss"] = term.detach()
         metrics |= {"loss": total.detach(), "image_loss": image_term.detach(), "reward_loss": reward_term.detach(),
                     "posterior_entropy": categorical_entropy(post["logits"].detach()).mean()}
-        return total, {name: x.detach() for name, x in post.items()}, metrics
+        return total, post, metrics
+
+    def _kl(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """The KL loss of logits [B, T, S, C] in the config's form, and the plain KL; scalars."""
+        own = self.config.loss
+        if own.kl == "scaled":
+            return scaled_kl(posterior, prior, own.dyn_scale, own.rep_scale, own.free_nats)
+        return balanced_kl(posterior, prior, own.kl_balance, own.free_nats)
 
     def _paid(self, data: Sequences, feature: Tensor, metrics: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Rewards [B, <= T] with the bonus of features [B, T, F], and which of them are known; adds to the metrics."""
@@ -168,24 +174,24 @@ class WorldModel(Pictures):
         metrics["bonus"] = extra.sum() / known.sum().clamp_min(1)
         return data.reward[:, :extra.shape[1]] + self.config.bonus.weight * extra, known
 
-    def _reward_loss(self, head: MLP, feature: Tensor, reward: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def _discounted(self) -> bool:
+        return self.config.loss.discount_target == "product"
+
+    def _reward_loss(self, head: ScalarHead, feature: Tensor, reward: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood and absolute error of its prediction (scalars): means over the ``known`` rewards."""
         out = head(feature)
-        if self.two_hot:
-            predicted, loss = two_hot_mean(out, self.bins), two_hot_loss(out, reward, self.bins)
-        else:
-            predicted = out[..., 0].float()
-            loss = 0.5 * (predicted - reward).square()
+        predicted, loss = head.mean(out), head.loss(out, reward)
         error, count = (predicted - reward).abs().detach(), known.sum().clamp_min(1)
         return (loss * known).sum() / count, (error * known).sum() / count
 
     def predict_reward(self, feature: Tensor) -> Tensor:
         """Rewards [...] on arriving at states with features [..., F]."""
-        out = self.reward(feature)
-        return two_hot_mean(out, self.bins) if self.two_hot else out[..., 0].float()
+        return self.reward.mean(self.reward(feature))
 
     def predict_discount(self, feature: Tensor, gamma: float) -> Tensor:
         """gamma times the probability [...] that the episode goes on from states with features [..., F]."""
         if self.discount is None:
             return feature.new_full(feature.shape[:-1], gamma)
-        return gamma * torch.sigmoid(self.discount(feature)[..., 0].float())
+        found = torch.sigmoid(self.discount(feature)[..., 0].float())
+        return found if self._discounted else gamma * found
