@@ -23,15 +23,19 @@ SIZE = "DreamerV3 code, size12m"
 class V3ModelConfig(ModelConfig):
     """Networks of the world model, actor and critic."""
 
+    input_size: int = key(64, "side of the pictures that the networks see; larger observations are averaged down", V3,
+                          ge=8)
     deter: int = key(2048, "width of the deterministic state", f"{SIZE}; size200m: 8192", ge=8)
     hidden: int = key(256, "units of the RSSM's dense layers", f"{SIZE}; size200m: 1024", ge=8)
+    stoch: int = key(32, "latent categoricals", V3, ge=1)
     classes: int = key(16, "classes of each", f"{SIZE}; size200m: 64", ge=2)
     cnn_depth: int = key(16, "channels that cnn_multipliers are of", f"{SIZE}; size200m: 64", ge=4)
     head_layers: int = key(3, "dense layers of actor and critic", V3, ge=1)
     predictor_layers: int | None = key(1, "dense layers of reward and discount; null: head_layers", V3, ge=1)
     head_units: int = key(256, "units of each, and half those of the decoder's dense layer", f"{SIZE}; size200m: 1024",
                           ge=8)
-    action_width: int = key(4, "width that actions are padded to with zeros", "the tasks' own width", ge=1)
+    action_width: int = key(8, "width that actions are padded to with zeros", f"{V3}: an action's own; behind a norm, "
+                            "zeros beside it change nothing", ge=1)
     backbone: Literal["cnn", "resnet", "pooled"] = key("pooled", "encoder and decoder: strided convolutions, residual "
                                                        "stages, or convolutions that keep the size with pooling", V3)
     cell: Literal["gru", "block_gru"] = key("block_gru", "recurrent cell: one layer-normed GRU, or block-diagonal", V3)
@@ -54,6 +58,7 @@ class V3LossConfig(LossConfig):
     reward_head: Literal["auto", "mse", "two_hot"] = key("two_hot", "regression of rewards", V3)
     bin_limit: float = key(20.0, "two-hot bins are symexp of an even grid between minus this and this", V3, gt=0)
     predict_discount: Literal["auto", "yes", "no"] = key("yes", "learn where episodes end", V3)
+    discount_weight: float = key(1.0, "weight of the discount head's cross-entropy", f"{V3}: con", ge=0)
     discount_target: Literal["alive", "product"] = key(
         "product", "the discount head learns whether the episode goes on, or that times gamma", f"{V3}: contdisc")
 
@@ -90,6 +95,10 @@ class V3BehaviourConfig(BehaviourConfig):
         "actions times scaled advantages", f"{V3}, Eq. 6, for continuous actions too")
     actor: Literal["truncated_normal", "bounded_normal"] = key(
         "bounded_normal", "the policy's distribution", f"{V3}: policy_dist_cont")
+    horizon: int = key(15, "H, imagined steps", f"{V3}: imag_length", ge=2)
+    gae_lambda: float = key(0.95, "lambda of the returns", V3, ge=0, le=1)
+    min_std: float = key(0.1, "least standard deviation of the actor", V3, gt=0)
+    mean_policy_in_eval: bool = key(False, "evaluate the actor's mean in place of a sampled action", f"{V3}: sampled")
     actor_scale: float = key(0.01, "of the first weights of the actor's output", f"{V3}: outscale", ge=0)
     critic_head: Literal["mse", "two_hot"] = key("two_hot", "regression of values", V3)
     gamma: float = key(0.996997, "discount per decision", f"{V3}: 1 - 1 / 333 (horizon)", ge=0, le=1)
