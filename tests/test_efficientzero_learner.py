@@ -15,7 +15,7 @@ from pvdr_bench.algorithms.efficientzero.config import EfficientZeroConfig
 from pvdr_bench.algorithms.efficientzero.learner import EfficientZeroLearner
 from pvdr_bench.algorithms.efficientzero.pretrain import FICCPretrainer
 from pvdr_bench.errors import CatalogError, SetupError, TrainingError
-from pvdr_bench.rl.contract import LearnerContext
+from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
 from pvdr_bench.rl.replay.drawing import Positions
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
@@ -143,6 +143,28 @@ def test_the_target_network_follows_every_so_many_updates(tmp_path: Path) -> Non
     assert equal == [False, False, True, False, False, True]
 
 
+def test_values_may_start_at_what_the_mean_reward_is_worth_for_ever(tmp_path: Path) -> None:
+    train = {**QUICK, "value_start": "mean_reward"}
+    player = Player(EfficientZeroLearner(context(config(train=train, search={"discount": 0.5}), tmp_path)))
+    learner, paid = player.learner, []
+    observe = learner.observe
+
+    def watched(transition: Transition) -> None:
+        paid.append(-torch.arange(4.0) - len(paid))
+        observe(dataclasses.replace(transition, reward=paid[-1]))
+
+    learner.observe = watched
+    run_until(player, 20)
+    rewards = torch.stack(paid)
+    assert learner.updates == 0 and learner.net.value[1][-1].bias.abs().max() == 0
+    learner.update()  # the target network is not copied yet
+    state = torch.rand(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    values = learner.target.scalars.mean(learner.target.predict(state)[1])
+    assert rewards.shape == (5, 4) and values.std() < 1e-5
+    assert float(values[0]) == pytest.approx(float(rewards.mean()) / (1 - 0.5), rel=1e-2)
+    torch.testing.assert_close(learner.reanalysis.target.net.value[1][-1].bias, learner.target.value[1][-1].bias)
+
+
 def pretrained(cfg: EfficientZeroConfig, folder: Path, **facts: Any) -> LearnerContext:
     ctx = context(cfg, folder, **facts)
     ctx.artefacts["pretrain"] = FICCPretrainer(cfg, 3, torch.device("cpu")).export()
@@ -157,7 +179,8 @@ def ficc(**changes: Any) -> EfficientZeroConfig:
 @pytest.mark.parametrize("kind", ["efficientzero", "ficc", "decoded"])
 def test_resume_is_exact_in_the_middle_of_everything(tmp_path: Path, kind: str) -> None:
     search = {"simulations": 4, "reward": "decoded" if kind == "decoded" else "head"}
-    cfg = config(train=QUICK, search=search) if kind == "efficientzero" else ficc(train=QUICK, search=search)
+    train = {**QUICK, "value_start": "mean_reward"}
+    cfg = config(train=train, search=search) if kind == "efficientzero" else ficc(train=QUICK, search=search)
     make = context if kind == "efficientzero" else pretrained
     through = Player(EfficientZeroLearner(make(cfg, tmp_path / "a")))
     first = Player(EfficientZeroLearner(make(cfg, tmp_path / "b")))
@@ -217,6 +240,8 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
         config(model={"dynamics_input": "code"})
     with pytest.raises(ValueError, match="needs pretrained"):
         config(search={"reward": "decoded"})
+    with pytest.raises(ValueError, match="needs a search.discount below 1"):
+        config(train={"value_start": "mean_reward"}, search={"discount": 1.0})
     with pytest.raises(ValueError, match="no multiple"):
         config(model={"bin_width": 0.3})
     with pytest.raises(ValueError, match="is not a multiple of 2"):

@@ -143,6 +143,10 @@ class TrainConfig(Section):
     reanalyse_noise: bool = key(True, "root noise in those searches too", EZ)
     reanalyse_simulations: int = key(0, "of those searches; 0: search.simulations",
                                      f"{EZ}: the same; departure: fewer, most of an update without a GPU", ge=0)
+    value_start: Literal["zero", "mean_reward"] = key(
+        "zero", "what the value head says of all states at the first update; mean_reward: what the prefill's mean "
+        "reward m is worth for ever, m / (1 - discount)", f"{EZ}: zero; departure: where all rewards are negative, "
+        "values fall for a whole run, and a tree takes each level for worse than the one above")
     target_every: int = key(200, "updates between copies of the network into the target network", EZ, ge=1)
     capacity: int = key(100_000, "entries of replay that are drawn from, the newest", EZ, ge=1)
     priority_exponent: float = key(0.6, "alpha of prioritised replay; a priority is a value's error", EZ, ge=0)
@@ -191,6 +195,8 @@ class EfficientZeroConfig(AlgorithmConfig):
             raise ValueError("model.dynamics_input code needs pretrained: codes are learned from videos")
         if not self.pretrained and self.search.reward == "decoded":
             raise ValueError("search.reward decoded needs pretrained: decoders are learned from videos")
+        if self.train.value_start == "mean_reward" and self.search.discount == 1:
+            raise ValueError("train.value_start mean_reward needs a search.discount below 1")
         if self.pretrained and self.model.input_size % 2**self.model.downsamplings:
             raise ValueError(f"model.input_size {self.model.input_size} is not a multiple of 2 ^ model.downsamplings "
                              f"({2**self.model.downsamplings}), which the decoders draw")

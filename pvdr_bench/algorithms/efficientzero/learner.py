@@ -72,6 +72,7 @@ class EfficientZeroLearner(Learner):
         self.cpu_generator = torch.Generator().manual_seed(context.seed)  # of replay, boxes and noise
         self.generator = torch.Generator(self.device).manual_seed(context.seed)  # of augmentations
         self.decisions = self.updates = self.counted_at = 0
+        self.reward_sum = 0.0  # of the decisions before the first update
         self.sums: dict[str, float] = {}
         self.summed = 0
 
@@ -131,6 +132,8 @@ class EfficientZeroLearner(Learner):
     def observe(self, transition: Transition) -> None:
         """The loop has put the decision into the replay; count it."""
         self.decisions += len(transition.action)
+        if not self.updates:
+            self.reward_sum += float(transition.reward.sum())
 
     # Learning -----------------------------------------------------------------------------------------------------
 
@@ -183,6 +186,8 @@ class EfficientZeroLearner(Learner):
         """
         self._need_replay()
         train = self.config.train
+        if not self.updates and train.value_start == "mean_reward":
+            self._start_values(self.reward_sum / self.decisions)
         batch, draw = self.reanalysis.batch(self.cpu_generator)
         count, steps = batch.observation.shape[:2]
         noise = pictures.noise((count * steps,), train.shift, train.intensity, self.generator)
@@ -210,6 +215,13 @@ class EfficientZeroLearner(Learner):
                  "target_entropy": batch.entropy(), "target_value": batch.value[batch.inside].mean()}
         return {name: float(value.detach()) for name, value in found.items()}
 
+    def _start_values(self, reward: float) -> None:
+        """Values are what a mean reward is worth for ever."""
+        for net in (self.net, self.target):
+            net.start_value(reward / (1 - self.config.search.discount))
+        self.reanalysis.target.refresh()
+        self.stale = True
+
     # State --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,6 +231,7 @@ class EfficientZeroLearner(Learner):
                 "optimiser": optimizer_state(self.optimiser), "table": self.inputs.table,
                 "cpu_generator": self.cpu_generator.get_state(), "generator": self.generator.get_state(),
                 "decisions": self.decisions, "updates": self.updates, "counted_at": self.counted_at,
+                "reward_sum": self.reward_sum,
                 "sums": self.sums, "summed": self.summed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -231,6 +244,7 @@ class EfficientZeroLearner(Learner):
         self.cpu_generator.set_state(state["cpu_generator"].cpu())
         self.generator.set_state(state["generator"].cpu())
         self.updates, self.counted_at = int(state["updates"]), int(state["counted_at"])
+        self.reward_sum = float(state["reward_sum"])
         self.sums, self.summed = dict(state["sums"]), int(state["summed"])
 
     def policy_state(self) -> dict[str, Any]:

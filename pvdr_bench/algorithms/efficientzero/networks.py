@@ -17,6 +17,7 @@ from pvdr_bench.tokenizer.shared import SharedBatchNorm
 
 Hidden = tuple[Tensor, Tensor]  # of an LSTM, each [B, H]
 _EPSILON = 0.001
+_WIDTH = 0.25  # standard deviation, on the scale of the atoms, of a distribution that says a scalar before it learns
 
 
 def transform(x: Tensor) -> Tensor:
@@ -43,6 +44,11 @@ class Scalars(nn.Module):
     def mean(self, logits: Tensor) -> Tensor:
         """Scalars [...] of logits [..., atoms]."""
         return inverse_transform(two_hot_mean(logits, self.atoms))
+
+    def around(self, scalar: float) -> Tensor:
+        """Logits [atoms] of a normal distribution about a scalar."""
+        width = max(_WIDTH, float(self.atoms[1] - self.atoms[0]))
+        return -0.5 * ((self.atoms - transform(self.atoms.new_tensor(scalar))) / width).square()
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy [...] against scalars [...]."""
@@ -192,6 +198,14 @@ class EfficientZeroNet(nn.Module):
         """Logits of the policy [B, K] and of the value [B, atoms] at states."""
         shared = self.trunk(state)
         return self.policy(shared), self.value(shared)
+
+    @torch.no_grad()
+    def start_value(self, scalar: float) -> None:
+        """Let the value head, which has learned nothing yet, say ``scalar`` of every state."""
+        *_, last = self.value.modules()
+        assert isinstance(last, nn.Linear)
+        last.weight.zero_()
+        last.bias.copy_(self.scalars.around(scalar))
 
     def advance(self, state: Tensor, action: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         """The next states, and the next state of the value prefix's LSTM; ``prefix`` reads what it puts out [B, H].
