@@ -262,11 +262,7 @@ def test_the_optimiser_has_every_parameter_and_the_context_encoder_waits(tmp_pat
 
 def test_resume_is_exact_with_context_dropout_and_running_statistics(tmp_path: Path) -> None:
     through, first = played(tmp_path / "a", residual(), 18), played(tmp_path / "b", residual(), 9)
-    ctx = grid.context(residual(), tmp_path / "b", seed=9)
-    ctx.replay.load_state_dict(first.learner.replay.state_dict())  # type: ignore[union-attr]
-    restored = DreamerLearner(ctx)
-    restored.load_state_dict(first.learner.state_dict())
-    first.learner = restored
+    grid.resume(first, residual(), tmp_path / "b")
     for _ in range(9):
         first.decide()
     assert through.learner.updates > 5

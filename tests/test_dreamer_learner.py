@@ -21,6 +21,7 @@ from pvdr_bench.algorithms.dreamer.config import (
     PretrainConfig,
     TrainConfig,
 )
+from pvdr_bench.algorithms.dreamer.config_v3 import V3BehaviourConfig, V3LossConfig, V3ModelConfig, V3TrainConfig
 from pvdr_bench.algorithms.dreamer.learner import LOG_EVERY, DreamerLearner
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.dreamer.video_config import ContextConfig, LatentActionConfig
@@ -107,20 +108,33 @@ class Player:
         self.successes += success[self.first].tolist()
 
 
+def play_grid(cfg: DreamerConfig, seed: int, decisions: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Shares of successes, ``early`` of the prefill and ``late`` of the last forty episodes, and the last metrics."""
+    with tempfile.TemporaryDirectory() as folder:
+        player = Player(DreamerLearner(context(cfg, Path(folder), seed=seed)), seed=seed)
+        while player.learner.decisions < cfg.train.prefill:
+            player.decide()
+        early = np.mean(player.successes)
+        for _ in range(decisions):
+            player.decide()
+    return {"early": float(early), "late": float(np.mean(player.successes[-40:]))}, player.metrics[-1]
+
+
+def resume(player: Player, cfg: DreamerConfig, folder: Path) -> None:
+    """Go on with a new learner of another seed: everything has to come from the state."""
+    ctx = context(cfg, folder, seed=9)
+    ctx.replay.load_state_dict(player.learner.replay.state_dict())  # type: ignore[union-attr]
+    restored = DreamerLearner(ctx)
+    restored.load_state_dict(player.learner.state_dict())
+    player.learner = restored
+
+
 @learns(early=below(0.3), late=above(0.7), reward_error=below(0.2), kl=above(0.1))
 def test_it_solves_a_grid_of_pixels(seed: int) -> dict[str, float]:
     """Random actions succeed in one episode of six. The actor must be slower than the model: one that follows a model
     which cannot see the square yet saturates, and stays with one right action and one that is drawn evenly."""
-    with tempfile.TemporaryDirectory() as folder:
-        player = Player(DreamerLearner(context(config(), Path(folder), seed=seed)), seed=seed)
-        while player.learner.decisions < 720:
-            player.decide()
-        early = np.mean(player.successes)
-        for _ in range(140):
-            player.decide()
-    last = player.metrics[-1]
-    return {"early": early, "late": np.mean(player.successes[-40:]), "reward_error": last["reward_error"],
-            "kl": last["kl"]}
+    shares, last = play_grid(config(), seed, 140)
+    return {**shares, "reward_error": last["reward_error"], "kl": last["kl"]}
 
 
 def test_prefill_initial_updates_and_pace(tmp_path: Path) -> None:
@@ -226,11 +240,7 @@ def test_resume_is_exact_in_the_middle_of_everything(tmp_path: Path) -> None:
         through.decide()
     for _ in range(14):
         first.decide()
-    ctx = context(cfg, tmp_path / "b", seed=9)  # another seed: everything has to come from the state
-    ctx.replay.load_state_dict(first.learner.replay.state_dict())  # type: ignore[union-attr]
-    restored = DreamerLearner(ctx)
-    restored.load_state_dict(first.learner.state_dict())
-    first.learner = restored
+    resume(first, cfg, tmp_path / "b")
     for _ in range(16):
         first.decide()
     state = through.learner.state_dict()
@@ -305,7 +315,8 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("schema", [ModelConfig, ContextConfig, LatentActionConfig, PretrainConfig, LossConfig,
-                                    TrainConfig, BehaviourConfig, BonusConfig])
+                                    TrainConfig, BehaviourConfig, BonusConfig, V3ModelConfig, V3LossConfig,
+                                    V3TrainConfig, V3BehaviourConfig])
 def test_every_key_has_description_and_source(schema: Any) -> None:
     for name, field in schema.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):

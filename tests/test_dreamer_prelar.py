@@ -118,11 +118,7 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     for count, one in ((18, through), (9, first)):
         for _ in range(count):
             one.decide()
-    ctx = grid.context(residual(), tmp_path / "b", seed=9)
-    ctx.replay.load_state_dict(first.learner.replay.state_dict())  # type: ignore[union-attr]
-    restored = DreamerLearner(ctx)
-    restored.load_state_dict(first.learner.state_dict())
-    first.learner = restored
+    grid.resume(first, residual(), tmp_path / "b")
     for _ in range(9):
         first.decide()
     assert_equal(through.learner.state_dict(), first.learner.state_dict())

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pvdr_bench.algorithms.dreamer import behaviour as behaviour_module
 from pvdr_bench.algorithms.dreamer import world_model as world_model_module
-from pvdr_bench.algorithms.dreamer.config_v3 import (
-    DreamerV3Config,
-    V3BehaviourConfig,
-    V3LossConfig,
-    V3ModelConfig,
-    V3TrainConfig,
-)
+from pvdr_bench.algorithms.dreamer.config_v3 import DreamerV3Config
 from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.algorithms.dreamer.steps import ALL, set_rates
 from pvdr_bench.algorithms.dreamer.world_model import Sequences
@@ -31,7 +23,7 @@ from pvdr_bench.nets.rssm import RSSM
 from tests import dreamerv3_small as small
 from tests.dummies import IMAGE, SYNC
 from tests.learning import above, below, learns
-from tests.test_dreamer_learner import SIZE, Player, context
+from tests.test_dreamer_learner import SIZE, Player, context, play_grid, resume
 from tests.test_ppo_learner import assert_equal
 from tests.test_ppo_loop import do_run, written
 
@@ -63,17 +55,9 @@ def small_grid(**changes: Any) -> DreamerV3Config:
 
 @learns(early=below(0.3), late=above(0.6), reward_error=below(0.25), kl=above(0.05))
 def test_it_solves_a_grid_of_pixels(seed: int) -> dict[str, float]:
-    """The grid of DreamerV2's test, with the same number of decisions: random actions succeed in one of six."""
-    with tempfile.TemporaryDirectory() as folder:
-        player = Player(DreamerLearner(context(config(), Path(folder), seed=seed)), seed=seed)
-        while player.learner.decisions < 720:
-            player.decide()
-        early = np.mean(player.successes)
-        for _ in range(110):
-            player.decide()
-    last = player.metrics[-1]
-    return {"early": early, "late": np.mean(player.successes[-40:]), "reward_error": last["reward_error"],
-            "kl": last["kl"]}
+    """The grid of DreamerV2's test, with fewer decisions: random actions succeed in one of six."""
+    shares, last = play_grid(config(), seed, 110)
+    return {**shares, "reward_error": last["reward_error"], "kl": last["kl"]}
 
 
 # Pace ---------------------------------------------------------------------------------------------------------------
@@ -128,11 +112,7 @@ def test_resume_is_exact_in_the_middle_of_everything(tmp_path: Path) -> None:
         through.decide()
     for _ in range(9):
         first.decide()
-    ctx = context(cfg, tmp_path / "b", seed=9)  # another seed: everything has to come from the state
-    ctx.replay.load_state_dict(first.learner.replay.state_dict())  # type: ignore[union-attr]
-    restored = DreamerLearner(ctx)
-    restored.load_state_dict(first.learner.state_dict())
-    first.learner = restored
+    resume(first, cfg, tmp_path / "b")
     for _ in range(11):
         first.decide()
     state = through.learner.state_dict()
@@ -327,10 +307,3 @@ def test_the_published_table_of_size12m(scale: str) -> None:
                       "return_high": 95.0, "return_rate": 0.01, "return_floor": 1.0}}
     assert {section: {key: values[section].get(key) for key in keys} for section, keys in expected.items()} == expected
     assert not values["pretrained"] and not values["stacked"] and values["bonus"]["weight"] == 0
-
-
-@pytest.mark.parametrize("schema", [V3ModelConfig, V3LossConfig, V3TrainConfig, V3BehaviourConfig])
-def test_every_key_has_description_and_source(schema: Any) -> None:
-    for name, field in schema.model_fields.items():
-        if not (isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields")):
-            assert field.description and field.json_schema_extra["source"], name

@@ -92,15 +92,16 @@ def test_returns_are_scaled_by_running_percentiles_and_never_blown_up() -> None:
     assert "bounds" in own.state_dict()
 
 
-def returns_by_hand(reward: np.ndarray, last: np.ndarray, terminal: np.ndarray, value: np.ndarray) -> np.ndarray:
+def returns_by_hand(reward: np.ndarray, last: np.ndarray, terminal: np.ndarray, value: np.ndarray, gamma: float,
+                    lambda_: float) -> np.ndarray:
     out, carried = [], value[-1]
     for t in reversed(range(len(reward) - 1)):
         if terminal[t + 1]:
             carried = reward[t + 1]
         elif last[t + 1]:
-            carried = reward[t + 1] + 0.9 * value[t + 1]
+            carried = reward[t + 1] + gamma * value[t + 1]
         else:
-            carried = reward[t + 1] + 0.9 * (0.3 * value[t + 1] + 0.7 * carried)
+            carried = reward[t + 1] + gamma * ((1 - lambda_) * value[t + 1] + lambda_ * carried)
         out.insert(0, carried)
     return np.array(out)
 
@@ -112,7 +113,8 @@ def test_replayed_returns_stop_at_ends_of_episodes() -> None:
     last[1, 3] = last[2, 3] = terminal[2, 3] = last[3, 6] = True
     got = replay_returns(*(torch.from_numpy(x) for x in (reward, last, terminal, value)), gamma=0.9, lambda_=0.7)
     for b in range(4):
-        np.testing.assert_allclose(got[b].numpy(), returns_by_hand(reward[b], last[b], terminal[b], value[b]))
+        expected = returns_by_hand(reward[b], last[b], terminal[b], value[b], 0.9, 0.7)
+        np.testing.assert_allclose(got[b].numpy(), expected)
 
 
 # The losses, anew ---------------------------------------------------------------------------------------------------
@@ -214,27 +216,14 @@ class Dreamt:
         terms = self.terms(path.feature[:4], returns)
         replayed, data = torch.zeros(()), self.data
         imagined = array(returns[0]).reshape(3, 6)
-        out = self.terms(self.feature, torch.zeros(3, 6))
         for b in range(3):
             last = np.array([*data.is_first[b, 1:].tolist(), False])
-            target = self.replayed(b, last, imagined[b])
-            out = self.terms(self.feature[b, :5], target)
+            target = returns_by_hand(array(data.reward[b]), last, array(data.is_terminal[b]) > 0, imagined[b], 0.996997,
+                                     0.95)
+            out = self.terms(self.feature[b, :5], torch.from_numpy(target).float())
             replayed = replayed + (torch.from_numpy(~last[:5]).float() * out).sum() / 15
         assert behaviour.config.replay_value == 0.3
         return (weight * terms).mean() + 0.3 * replayed
-
-    def replayed(self, b: int, last: np.ndarray, value: np.ndarray) -> Tensor:
-        gamma, carried, out = 0.996997, value[-1], list[float]()
-        for t in (4, 3, 2, 1, 0):
-            reward = float(self.data.reward[b, t + 1])
-            if self.data.is_terminal[b, t + 1]:
-                carried = reward
-            elif last[t + 1]:
-                carried = reward + gamma * value[t + 1]
-            else:
-                carried = reward + gamma * (0.05 * value[t + 1] + 0.95 * carried)
-            out.insert(0, carried)
-        return torch.tensor(out, dtype=torch.float32)
 
     def terms(self, feature: Tensor, target: Tensor) -> Tensor:
         behaviour, bins = self.behaviour, self.behaviour.critic.bins
@@ -274,12 +263,14 @@ def test_nothing_is_learned_at_or_after_an_end() -> None:
     terminal = own.data.is_terminal.flatten()
     first = own.path.weight * own.path.discount
     assert (first[:, terminal] == 0).all() and (first[:, ~terminal] > 0).all()
-    before = own.behaviour.losses(own.path)[:2]
+    before = own.behaviour.losses(own.path)
+    assert float(before[2]["return_scale"]) == 1, "the floor, which other rewards do not move"
     reward = own.path.reward.clone()
     reward[:, terminal] += 3.0  # seen by what starts there alone
     path = Path(own.path.feature, reward, own.path.discount, own.path.weight, own.path.action)
-    after = own.behaviour.losses(path)[1]
-    torch.testing.assert_close(after, before[1])
+    after = own.behaviour.losses(path)
+    assert float(after[2]["return_scale"]) == 1
+    torch.testing.assert_close(after[:2], before[:2])
 
 
 def test_the_slow_critic_follows_and_the_scale_is_taken_over_after_a_step() -> None:

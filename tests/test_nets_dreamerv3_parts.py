@@ -15,6 +15,7 @@ from pvdr_bench.nets.layers import BlockLinear, RMSNorm, Style
 from pvdr_bench.nets.optimizers import AdaptiveLaProp, load_optimizer_state, optimizer_state
 from pvdr_bench.nets.rssm import RSSM, RSSMForm, categorical_kl, mix_uniform, scaled_kl
 from pvdr_bench.nets.twohot import ScalarHead, symexp, symlog, two_hot, two_hot_bins
+from tests.test_nets_rssm import check_scan
 
 V3 = Style(norm="rms", activation="silu", init="truncated")
 
@@ -172,16 +173,7 @@ def test_its_scan_is_its_steps_and_forgets_at_a_first() -> None:
     rssm, embed, action, uniform = small(), torch.randn(4, 8, 5), torch.randn(4, 8, 2), torch.rand(4, 8, 2)
     first = torch.zeros(4, 8, dtype=torch.bool)
     first[:, 0] = first[:, 5] = True
-    post, prior = rssm.scan(embed, action, first, uniform)
-    state = rssm.initial(4, embed.device)
-    for t in range(8):
-        keep = (~first[:, t]).float()[:, None]
-        before = {"stoch": state["stoch"] * keep[..., None], "deter": state["deter"] * keep}
-        imagined = rssm.imagine(before, action[:, t] * keep, uniform[:, t])
-        state = rssm.observe(state, action[:, t], embed[:, t], first[:, t], uniform[:, t])
-        for name in state:
-            torch.testing.assert_close(post[name][:, t], state[name])
-        torch.testing.assert_close(prior[:, t], imagined["logits"])
+    post = check_scan(rssm, embed, action, first, uniform)
     part, _ = rssm.scan(embed[:, 5:], action[:, 5:], first[:, 5:], uniform[:, 5:])
     torch.testing.assert_close(post["deter"][:, 5:], part["deter"])
 

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, OneHotCategorical, kl_divergence
 
-from pvdr_bench.nets.rssm import RSSM, NormedGRU, balanced_kl, categorical_entropy, categorical_kl, sample_one_hot
+from pvdr_bench.nets.rssm import (
+    RSSM,
+    NormedGRU,
+    State,
+    balanced_kl,
+    categorical_entropy,
+    categorical_kl,
+    sample_one_hot,
+)
 
 
 def logits_pair(requires_grad: bool = False) -> tuple[Tensor, Tensor]:
@@ -94,11 +102,11 @@ def small() -> tuple[RSSM, Tensor, Tensor, Tensor, Tensor]:
     return rssm, embed, action, first, uniform
 
 
-def test_scan_equals_steps_and_its_prior_equals_imagination() -> None:
-    rssm, embed, action, first, uniform = small()
+def check_scan(rssm: RSSM, embed: Tensor, action: Tensor, first: Tensor, uniform: Tensor) -> State:
+    """A scan is its steps, and its prior is imagination; the scan's posterior states."""
     post, prior = rssm.scan(embed, action, first, uniform)
-    state = rssm.initial(4, embed.device)
-    for t in range(8):
+    state = rssm.initial(len(embed), embed.device)
+    for t in range(embed.shape[1]):
         keep = (~first[:, t]).float()[:, None]
         before = {"stoch": state["stoch"] * keep[..., None], "deter": state["deter"] * keep}
         imagined = rssm.imagine(before, action[:, t] * keep, uniform[:, t])
@@ -106,6 +114,11 @@ def test_scan_equals_steps_and_its_prior_equals_imagination() -> None:
         for name in state:
             torch.testing.assert_close(post[name][:, t], state[name])
         torch.testing.assert_close(prior[:, t], imagined["logits"])
+    return post
+
+
+def test_scan_equals_steps_and_its_prior_equals_imagination() -> None:
+    check_scan(*small())
 
 
 def test_an_episode_start_forgets_what_was_before() -> None:
