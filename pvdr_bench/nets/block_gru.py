@@ -8,16 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pvdr_bench.nets.layers import BlockLinear, Style
+from pvdr_bench.nets.layers import BlockLinear, Style, gated
 
 
 class BlockGRU(nn.Module):
-    """Each block of the state reads itself and a summary of state, latents and action, that all blocks share.
-
-    The reset gate multiplies the candidate's whole pre-activation; update bias -1.
-    """
-
-    UPDATE_BIAS = -1.0
+    """Each block of the state reads itself and a summary of state, latents and action, that all blocks share."""
 
     def __init__(self, stoch: int, action: int, hidden: int, deter: int, blocks: int, style: Style) -> None:
         super().__init__()
@@ -33,7 +28,4 @@ class BlockGRU(nn.Module):
         own = deter.to(summary.dtype).view(len(deter), self.blocks, -1)  # [N, G, D / G]
         out = self.gates(self.hidden(torch.cat([own, shared], -1).flatten(1))).float()
         reset, candidate, update = (x.flatten(1) for x in out.view(len(out), self.blocks, -1).chunk(3, -1))
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update + self.UPDATE_BIAS)
-        new: Tensor = update * candidate + (1 - update) * deter
-        return new
+        return gated(reset, candidate, update, deter)

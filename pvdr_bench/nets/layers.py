@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 RMS_EPSILON = 1e-4  # DreamerV3's
+UPDATE_BIAS = -1.0  # of both GRUs: a new one keeps most of its state
 _CUT = 1.1368  # standard deviation of a standard normal cut at +-2, inverted (DreamerV3's constant)
 
 
@@ -106,6 +107,16 @@ def init_truncated(module: nn.Module) -> None:
             nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def gated(reset: Tensor, candidate: Tensor, update: Tensor, deter: Tensor) -> Tensor:
+    """The next state of a Dreamer's GRU from its three raw gates and the state, all of one shape.
+
+    The reset gate multiplies the candidate's whole pre-activation, the input's part included; update bias -1.
+    """
+    candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+    update = torch.sigmoid(update + UPDATE_BIAS)
+    return update * candidate + (1 - update) * deter
 
 
 def scale_output(layer: nn.Module, scale: float) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvdr_bench.nets.block_gru import BlockGRU
-from pvdr_bench.nets.layers import V2_STYLE, Style
+from pvdr_bench.nets.layers import V2_STYLE, Style, gated
 
 State = dict[str, Tensor]
 
@@ -40,12 +40,7 @@ class RSSMForm:
 
 
 class NormedGRU(nn.Module):
-    """DreamerV2's GRU cell: one layer-normed projection for all gates, update bias -1.
-
-    The reset gate multiplies the candidate's whole pre-activation, the input's part included.
-    """
-
-    UPDATE_BIAS = -1.0
+    """DreamerV2's GRU cell: one layer-normed projection for all gates."""
 
     def __init__(self, inputs: int, size: int) -> None:
         super().__init__()
@@ -55,10 +50,7 @@ class NormedGRU(nn.Module):
     def forward(self, x: Tensor, deter: Tensor) -> Tensor:
         """The next state [..., D] of input [..., I] and state [..., D]."""
         reset, candidate, update = self.norm(self.gates(torch.cat([x, deter], -1))).chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update + self.UPDATE_BIAS)
-        out: Tensor = update * candidate + (1 - update) * deter
-        return out
+        return gated(reset, candidate, update, deter)
 
 
 def mix_uniform(logits: Tensor, share: float) -> Tensor:
