@@ -20,6 +20,7 @@ from pvdr_bench.algorithms.dreamer.pretrain import Noise, VideoPretrainer
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.rl.contract import Transition
+from pvdr_bench.rl.process_group import ALONE
 from tests.test_dreamer_learner import SIZE, context
 from tests.test_dreamer_learner import config as learner_config
 from tests.test_dreamer_model import config, sequences, world_model
@@ -156,7 +157,7 @@ class Imagination:
             features.append(torch.cat([stoch.flatten(1), deter], 1))
         self.feature = torch.stack(features)
         out = self.model.reward(self.feature)
-        self.reward = out.softmax(-1) @ self.model.bins if two_hot else out[..., 0]
+        self.reward = out.softmax(-1) @ self.model.reward.bins if two_hot else out[..., 0]
         self.discount = torch.full((H + 1, N), 0.9)
         if discount:
             assert self.model.discount is not None
@@ -296,7 +297,7 @@ def loss_by_hand(model: WorldModel, data: Sequences, uniform: Tensor) -> Tensor:
     drawn = model.decoder(feature(post).flatten(0, 1)).unflatten(0, (count, length))
     total = total + (0.5 * (drawn - image) ** 2).sum() / (count * length)
     out = model.reward(feature(post))[:, :reward.shape[1]]
-    errors = two_hot_by_hand(out, reward, model.bins) if model.two_hot else 0.5 * (out[..., 0] - reward) ** 2
+    errors = two_hot_by_hand(out, reward, model.reward.bins) if model.two_hot else 0.5 * (out[..., 0] - reward) ** 2
     total = total + errors[counts].mean()
     if model.discount is not None:
         alive = torch.sigmoid(model.discount(feature(post))[..., 0])
@@ -366,7 +367,7 @@ def test_the_pretraining_loss_by_hand(changes: dict[str, float]) -> None:
     drawn = learner.model.decoder(feature(post).flatten(0, 1)).unflatten(0, (3, 6))
     kl = kl_by_hand(post["logits"], prior, changes.get("kl_balance", 0.8), 0.0)
     expected = (0.5 * (drawn - image) ** 2).sum() / 18 + changes.get("kl_weight", 0.1) * kl
-    terms, _ = learner._terms(clips, Noise(uniform))
+    terms, _ = learner._terms(clips, Noise(uniform), ALONE)
     torch.testing.assert_close(terms["loss"], expected, rtol=1e-5, atol=0)
     parameters = dict(learner.model.named_parameters())
     assert_gradients(expected, terms["loss"], parameters)

@@ -146,7 +146,7 @@ def model_terms(model: WorldModel, data: Sequences, uniform: Tensor) -> dict[str
     alive = torch.sigmoid(model.discount(feature)[..., 0])
     goal = 0.996997 * (~data.is_terminal).float()
     return {"image": (drawn - image).square().sum((2, 3, 4)).mean(),
-            "reward": cross_entropy(model.reward(feature), data.reward, model.bins).mean(),
+            "reward": cross_entropy(model.reward(feature), data.reward, model.reward.bins).mean(),
             "discount": -(goal * alive.log() + (1 - goal) * (1 - alive).log()).mean(),
             "dyn": 1.0 * mixed_kl(logits.detach(), prior).clamp_min(1.0).mean(),
             "rep": 0.1 * mixed_kl(logits, prior.detach()).clamp_min(1.0).mean()}

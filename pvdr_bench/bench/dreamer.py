@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
+from pvdr_bench.algorithms.dreamer.steps import ALL
 from pvdr_bench.bench.memory import device_peak_bytes, reset_peaks, resident_bytes
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.protocol import Protocol
@@ -167,7 +168,7 @@ def watch(learner: DreamerLearner) -> Stopwatch:
     stopwatch.wrap(learner.behaviour, "imagine", "behaviour_forward")
     stopwatch.wrap(learner.behaviour, "losses", "behaviour_forward")
     for name, step in learner.steps.items():  # gradient, clip and decay; the optimiser's own step is taken out
-        stopwatch.wrap(step, "update", {"model": "model_backward", "all": "backward"}.get(name, "behaviour_backward"))
+        stopwatch.wrap(step, "update", {"model": "model_backward", ALL: "backward"}.get(name, "behaviour_backward"))
         stopwatch.wrap(step.inner, "step", "optimisers")
     return stopwatch
 

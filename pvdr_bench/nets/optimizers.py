@@ -100,7 +100,7 @@ class GradientStep(ABC):
         norm = float(self._before())
         if not math.isfinite(norm):
             raise TrainingError(f"the gradient of a finite loss has the norm {norm}", where="an optimiser's step",
-                                hint="lower the learning rate, or use train.dtype=float32")
+                                hint="lower the learning rate, or use float32 (the key dtype)")
         self.inner.step()
         for parameter in self.parameters:
             parameter.grad = None

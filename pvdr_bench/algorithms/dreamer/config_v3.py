@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pvdr_bench.algorithms.dreamer.config import (
+    V3,
     BehaviourConfig,
     DreamerConfig,
     LossConfig,
@@ -16,7 +17,6 @@ from pvdr_bench.algorithms.dreamer.config import (
 )
 from pvdr_bench.rl.config import key
 
-V3 = "DreamerV3 code"
 SIZE = "DreamerV3 code, size12m"
 
 

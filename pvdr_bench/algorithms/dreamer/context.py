@@ -55,8 +55,8 @@ def choose(images: Tensor, frame: Literal["none", "random", "first", "last"], un
     """The context [B, 3, S, S] of images [B, T, 3, S, S]; of a random one uniform [B] says which."""
     count, length = images.shape[:2]
     index = {"first": torch.zeros_like(uniform, dtype=torch.int64),
-             "last": torch.full_like(uniform, length - 1, dtype=torch.int64)}.get(
-        frame, (uniform * length).long().clamp_max(length - 1))
+             "last": torch.full_like(uniform, length - 1, dtype=torch.int64),
+             "random": (uniform * length).long().clamp_max(length - 1)}[frame]
     return images[torch.arange(count, device=images.device), index]
 
 

@@ -92,8 +92,8 @@ class VideoPretrainer(OfflineLearner):
             shuffle = torch.rand(count, generator=generator, device=self.device).argsort()
         return Noise(uniform, context, action, shuffle)
 
-    def _terms(self, batch: Tensor, noise: Noise) -> tuple[dict[str, Tensor], Filtered]:
-        """Losses of clips, and what they were filtered to.
+    def _terms(self, batch: Tensor, noise: Noise, group: ProcessGroup) -> tuple[dict[str, Tensor], Filtered]:
+        """Losses of a rank's clips, and what they were filtered to.
 
         All losses are means over the clips, so that those of equal parts average to that of the whole batch; that of
         consistency is the whole batch's on every rank. (Free nats would bound the mean of each part; there are none in
@@ -114,7 +114,7 @@ class VideoPretrainer(OfflineLearner):
             terms["action_kl"] = latent.kl(self.config.model.latent_action.prior_std)
             loss = loss + own.action_kl_weight * terms["action_kl"]
         if own.consistency != "none":
-            terms |= self.consistency(self.model.rssm, embed, post, prior, latent, noise.shuffle, self.group)
+            terms |= self.consistency(self.model.rssm, embed, post, prior, latent, noise.shuffle, group)
             loss = loss + own.consistency_weight * terms["consistency"]
         return {"loss": loss, **terms}, Filtered(image, post, latent.action, drawn)
 
@@ -125,11 +125,11 @@ class VideoPretrainer(OfflineLearner):
         self.model.share_norms(self.group)
         with learning(self.model), torch.autocast(self.device.type, torch.bfloat16,
                                                   enabled=self.config.pretrain.dtype == "bfloat16"):
-            terms, _ = self._terms(batch, noise)
+            terms, _ = self._terms(batch, noise, self.group)
         metrics = self.group.sum_metrics({name: float(x.detach()) * share for name, x in terms.items()})
         if not math.isfinite(metrics["loss"]):
             raise TrainingError(f"the pre-training loss is {metrics['loss']}", where=f"step {self.step}",
-                                hint="lower pretrain.lr, or use train.dtype=float32")
+                                hint="lower pretrain.lr, or use pretrain.dtype=float32")
         norm = self.optimiser.update(terms["loss"] * share, reduce=self.group.sum_tensors)
         self.step += 1
         return {**metrics, "grad_norm": norm}
@@ -143,11 +143,7 @@ class VideoPretrainer(OfflineLearner):
         """
         generator = torch.Generator(self.device).manual_seed(0)
         noise = self._noise(len(batch), batch.shape[1], generator)
-        alone, self.group = self.group, ALONE
-        try:
-            terms, found = self._terms(batch, noise)
-        finally:
-            self.group = alone
+        terms, found = self._terms(batch, noise, ALONE)
         half = found.image.shape[1] // 2
         rest, seen = found.image[:, half:], found.image[:, :half]
         last = {name: x[:, half - 1] for name, x in found.post.items()}

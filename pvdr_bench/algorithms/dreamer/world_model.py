@@ -67,11 +67,6 @@ class WorldModel(Pictures):
         self.action_encoder = MLP(action_dim, model.action_width, 1, model.latent_action.units
                                   ) if config.action_encoder else None
 
-    @property
-    def bins(self) -> Tensor:
-        """Of the reward head, where it is two-hot."""
-        return self.reward.bins
-
     def transferred(self) -> list[nn.Module]:
         """The modules that pre-training gives."""
         context = [] if self.context is None else [self.context]
