@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.dreamer.config import ModelConfig
 from pvdr_bench.algorithms.dreamer.context import Augment, ContextNoise, choose, erase
-from pvdr_bench.algorithms.dreamer.forms import make_rssm, pooled_encoder, upsampled_decoder
+from pvdr_bench.algorithms.dreamer.forms import (
+    Decoder,
+    Encoder,
+    make_decoder,
+    make_encoder,
+    make_rssm,
+    residual_encoder,
+)
 from pvdr_bench.algorithms.dreamer.latent_action import ImplicitAction, LatentActions, starting_with_none
-from pvdr_bench.nets.conv import ConvDecoder, ConvEncoder
-from pvdr_bench.nets.cross_attention import MaskedCrossAttention
-from pvdr_bench.nets.pooled_conv import PooledEncoder, UpsampledDecoder
-from pvdr_bench.nets.resnet import Norm, ResNetDecoder, ResNetEncoder
+from pvdr_bench.nets.resnet import ResNetDecoder, ResNetEncoder
 from pvdr_bench.rl.process_group import ProcessGroup
 from pvdr_bench.tokenizer.shared import SharedBatchNorm
 
@@ -30,49 +33,6 @@ def image_loss(mean: Tensor, image: Tensor, scale: float = 0.5) -> Tensor:
     With one half it is -log N(image; mean, 1) without its constant.
     """
     return scale * (mean.float() - image).square().flatten(1).sum(1).mean()
-
-
-def _norm(config: ModelConfig) -> Norm:
-    return partial(SharedBatchNorm, running=True) if config.res_norm == "batch" else lambda width: nn.Identity()
-
-
-def residual_encoder(config: ModelConfig, channels: int = 3) -> ResNetEncoder:
-    """Of the config's sizes, for images of so many channels."""
-    return ResNetEncoder(channels, config.input_size, config.cnn_depth, config.res_stages, config.res_blocks,
-                         _norm(config))
-
-
-def residual_decoder(config: ModelConfig, feature_dim: int) -> ResNetDecoder:
-    """Of the config's sizes; with a context its stages of small maps attend to it."""
-    own = config.context
-
-    def attention(width: int, side: int) -> MaskedCrossAttention | None:
-        if own.frame == "none" or side > own.largest_map:
-            return None
-        return MaskedCrossAttention(width, side, own.heads, own.mask, own.dropout, _norm(config))
-
-    return ResNetDecoder(feature_dim, config.input_size, config.cnn_depth, config.res_stages, config.res_blocks,
-                         _norm(config), attention)
-
-
-Encoder = ConvEncoder | ResNetEncoder | PooledEncoder
-Decoder = ConvDecoder | ResNetDecoder | UpsampledDecoder
-
-
-def _encoder(config: ModelConfig) -> Encoder:
-    if config.backbone == "resnet":
-        return residual_encoder(config)
-    if config.backbone == "pooled":
-        return pooled_encoder(config)
-    return ConvEncoder(config.input_size, config.cnn_depth, config.encoder_kernels)
-
-
-def _decoder(config: ModelConfig, feature_dim: int) -> Decoder:
-    if config.backbone == "resnet":
-        return residual_decoder(config, feature_dim)
-    if config.backbone == "pooled":
-        return upsampled_decoder(config)
-    return ConvDecoder(feature_dim, config.cnn_depth, config.decoder_kernels)
 
 
 class Pictures(nn.Module):
@@ -133,9 +93,9 @@ class VideoModel(Pictures):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.settings = config
-        self.encoder = _encoder(config)
+        self.encoder = make_encoder(config)
         self.rssm = make_rssm(config, self.encoder.embed_dim)
-        self.decoder = _decoder(config, self.rssm.feature_dim)
+        self.decoder = make_decoder(config, self.rssm.feature_dim)
         self.context = residual_encoder(config) if config.context.frame != "none" else None
         self.implicit = _implicit_action(config, self.encoder.embed_dim)
 
