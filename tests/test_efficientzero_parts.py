@@ -209,9 +209,10 @@ def test_losses_are_those_of_a_loop_over_positions_and_nothing_behind_an_episode
     assert total.item() == pytest.approx((policy + 0.25 * value + prefix + 2 * consistency) / steps, rel=1e-4)
 
 
-def test_the_entropy_of_targets_leaves_out_what_was_never_searched() -> None:
+def test_the_entropy_of_targets_leaves_out_what_was_never_searched_or_lies_behind_an_episode() -> None:
     batch = batch_of(made(), 1)
-    batch.policy = torch.tensor([[[0.5, 0.5, 0, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [0.25] * 4], [[0] * 4, [0] * 4]])
+    assert not batch.decided[2, 1]
+    batch.policy = torch.tensor([[[0.5, 0.5, 0, 0], [0] * 4], [[1, 0, 0, 0], [0.25] * 4], [[0] * 4, [0.25] * 4]])
     assert batch.entropy().item() == pytest.approx((np.log(2) + 0 + np.log(4)) / 3)
 
 

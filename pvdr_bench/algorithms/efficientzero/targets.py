@@ -19,7 +19,7 @@ class Batch:
 
     observation: Tensor  # [B, U + 1, S * c, h, w]
     action: Tensor  # [B, U, A]
-    policy: Tensor  # [B, U + 1, K], shares of visits; zeros, and no loss, where there never was a search
+    policy: Tensor  # [B, U + 1, K], shares of visits; zeros where there never was a search. Read where decided
     value: Tensor  # [B, U + 1]
     prefix: Tensor  # [B, U], sums of the rewards of entries 1 .. k + 1
     inside: Tensor  # bool [B, U + 1], entries of the episode
@@ -28,8 +28,8 @@ class Batch:
 
     def entropy(self) -> Tensor:
         """Mean entropy of the policies that were searched, in nats; 0 where there is none."""
-        searched = self.policy.sum(-1) > 0
-        total: Tensor = torch.special.entr(self.policy).sum() / searched.sum().clamp_min(1)
+        searched = self.decided & (self.policy.sum(-1) > 0)  # behind the newest entry stands its policy again
+        total: Tensor = torch.special.entr(self.policy)[searched].sum() / searched.sum().clamp_min(1)
         return total
 
 
