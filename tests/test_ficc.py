@@ -18,6 +18,7 @@ from pvdr_bench.algorithms.efficientzero.networks import EfficientZeroNet
 from pvdr_bench.algorithms.efficientzero.pretrain import FICCPretrainer, stage_rate
 from pvdr_bench.algorithms.efficientzero.transfer import Transferred, information, majority
 from pvdr_bench.algorithms.efficientzero.video_model import VideoModel, excess, ficc_loss
+from pvdr_bench.errors import TrainingError
 from pvdr_bench.nets.quantizer import perplexity
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import TaskFacts
@@ -95,6 +96,16 @@ def test_codes_tell_which_motion_it_was_and_not_those_of_shuffled_pairs(seed: in
     return {"bits": bits(motion, code), "shuffled": bits(motion, mixed),
             "perplexity": float(perplexity(torch.bincount(code, minlength=20).float())),
             "motion_predicted": validation["motion_predicted"]}
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that has it and those that only hear of it: none may wait for the others' gradients."""
+    learner, clips = FICCPretrainer(config(), 0, torch.device("cpu")), world(np.random.default_rng(0), 4, 2)[0]
+    before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+    monkeypatch.setattr(type(learner.group), "sum_metrics", lambda _, own: {**own, "loss": own["loss"] + float("nan")})
+    with pytest.raises(TrainingError, match="a loss is not finite: loss=nan, frame_loss=[0-9]"):
+        learner.update(clips)
+    assert all(torch.equal(p, before[name]) for name, p in learner.model.named_parameters())
 
 
 def played(replay: EpisodeReplay, rng: np.random.Generator, shuffled: bool) -> None:

@@ -80,7 +80,7 @@ class FICCPretrainer(OfflineLearner):
         found = self.model(*self._augmented(observation), frames)
         loss, terms = ficc_loss(found, own)
         metrics = self.group.sum_metrics({name: float(x.detach()) * share for name, x in terms.items()})
-        require_finite(terms, f"step {self.step}")
+        require_finite({name: torch.tensor(x) for name, x in metrics.items()}, f"step {self.step}")  # all stop, or none
         if own.fresh_optimiser and self.step % own.stage_steps == 0:
             self.optimiser.state.clear()
         self.optimiser.param_groups[0]["lr"] = stage_rate(own, self.step)
