@@ -27,7 +27,7 @@ def measure(
 
     Returns:
         workers: a list of rows with ``workers``, ``env_steps_per_second`` (the simulator's, images of every decision
-        included), ``decisions_per_second``, ``ms_per_decision`` (of one worker: its steps and their frame) and
+        included), ``decisions_per_second``, ``ms_per_decision`` (of one process: its steps and their frame) and
         ``start_seconds``; best: the largest env_steps_per_second; and the
         sizes.
     """
@@ -59,7 +59,8 @@ def _measure_workers(config: EnvConfig, num_envs: int, workers: int, seconds: fl
             steps += int(envs.step(action).env_steps.sum())
             decisions += num_envs
         spent = time.perf_counter() - ready
+        processes = max(1, len(envs.worker_pids))  # no more than there are environments; without workers, this one
     return {
         "workers": workers, "env_steps_per_second": steps / spent, "decisions_per_second": decisions / spent,
-        "ms_per_decision": 1e3 * spent * workers / decisions, "start_seconds": ready - started,
+        "ms_per_decision": 1e3 * spent * processes / decisions, "start_seconds": ready - started,
     }
