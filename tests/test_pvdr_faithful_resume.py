@@ -17,11 +17,7 @@ from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
 from tests import dummies
 from tests.dummies import EPISODE, SYNC, make_envs, make_spec
-from tests.pvdr_story import (
-    MODEL,
-    PI,
-    weights,
-)
+from tests.pvdr_story import MODEL, PI, weights
 from tests.test_ppo_loop import TOKENIZER, tokenizer_artefact
 
 LOOP = {"model": MODEL | {"future_frames": 1},

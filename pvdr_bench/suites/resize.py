@@ -53,7 +53,7 @@ def area_resize(frames: Frames, size: int) -> Frames:
 
 
 def _repeated(frames: Frames, rows: int, columns: int) -> Frames:
-    """Each pixel ``rows`` by ``columns`` times; a level at a time, several times as fast as `np.repeat` of pixels."""
+    """Each pixel ``rows`` by ``columns`` times; a level at a time, in half the time of `np.repeat` twice or less."""
     length, height, width, levels = frames.shape
     out = np.empty((length, height, rows, width, columns, levels), np.uint8)
     for column in range(columns):
