@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.scales import SCALES
 from pvdr_bench.errors import UsageError
+from pvdr_bench.nets.blur import box_blur
 from pvdr_bench.results.collect import collect
 from pvdr_bench.results.series import caption_facts
 from pvdr_bench.results.tables import build_table
@@ -67,10 +69,14 @@ def test_the_expert_solves_every_instance_and_chance_none(env_id: str, monkeypat
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("env_id", TABLETOP.environments)
 def test_a_hundred_episodes(env_id: str, mode: str, repeat: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-rP` shows the counts, which docs/tabletop.md tells."""
     config = dataclasses.replace(RANDOM, env_id=env_id, action_repeat=repeat, options={"action_mode": mode})
-    assert successes(config, expert, 100, monkeypatch) >= 98
-    # joints that turn at random swing the hand across the table; in the default mode it stays in the air
-    assert successes(config, chance, 100, monkeypatch) <= (2 if mode == ACTION_MODE.default else 15)
+    skilled, lucky = (successes(config, policy, 100, monkeypatch) for policy in (expert, chance))
+    print(f"{env_id} {mode}, action repeat {repeat}: of 100 episodes the expert solves {skilled}, chance {lucky}")
+    assert skilled >= 98
+    # Joints that turn at random carry the hand to the table: 0 to 9 times here, and 15 is three standard deviations
+    # above 7 of 100. In the default mode it stays in the air.
+    assert lucky <= (2 if mode == ACTION_MODE.default else 15)
 
 
 @pytest.mark.parametrize("env_id", TABLETOP.environments)
@@ -103,6 +109,23 @@ def test_a_goal_image_does_not_touch_the_episode() -> None:
     np.testing.assert_array_equal(one.physics_state(), two.physics_state())
     np.testing.assert_array_equal(one.step(np.zeros(4, np.float32)).image, two.step(np.zeros(4, np.float32)).image)
     assert np.abs(goal.astype(int) - one.reset(0)).mean() > 5, "the arm is elsewhere, and the lamp is lit"
+
+
+@pytest.mark.parametrize(("env_id", "plain", "blurred"), [
+    ("lamp_on", 1.15, 1.0), ("close_box", 1.63, 1.73), ("push_button", 1.15, 1.0)])
+def test_how_far_from_its_goal_image_the_experts_way_leads(env_id: str, plain: float, blurred: float) -> None:
+    """The numbers of docs/tabletop.md: the largest distance on the way, in parts of the start's."""
+    env = make_env(dataclasses.replace(LAMP, env_id=env_id, image_size=64))
+    images = [env.reset(0)]
+    goal = env.goal_image()
+    while not (step := env.step(env.expert_action())).success:
+        images.append(step.image)
+    pixels = torch.from_numpy(np.stack([*images, step.image, goal])).float()
+    cells = pixels.unfold(1, 8, 8).unfold(2, 8, 8).mean((-2, -1))
+    for features, largest in ((pixels, plain), (box_blur(cells, 3), blurred)):
+        away = (features[:-1] - features[-1]).abs().mean((1, 2, 3))
+        assert float(away.max() / away[0]) == pytest.approx(largest, abs=0.1)
+        assert away[-1] < 0.8 * away[0]
 
 
 def test_the_lamp_is_lit_while_its_button_is_down() -> None:
