@@ -276,7 +276,7 @@ def test_errors_of_the_command_line(catalog: Catalog, changes: dict[str, object]
     ("tasks/protocols/pvdr.yaml", "scales:\n  gpu: {extends: paper}\n  cpu: {extends: gpu}\n", 3,
      ["one level only: extend paper"]),
     ("methods/base.yaml", "extends: bse\n", 1, ["extends"]),
-    ("methods/base.yaml", "extends: child\n", 1, ["one level"]),
+    ("methods/base.yaml", "extends: child\n", 1, ["extends itself: base -> child -> base"]),
     ("methods/base.yaml", "title: none\n", None, ["neither algorithm nor extends"]),
     ("tasks/one.yaml", "suite: metaworld\n", None, ["env_id"]),
     ("tasks/one.yaml", "suite: metaworld\nenv_id: x\nstep: 3\n", 3, ["'step'"]),
@@ -285,10 +285,9 @@ def test_errors_of_the_command_line(catalog: Catalog, changes: dict[str, object]
     ("tasks/protocols/pvdr.yaml", "scales:\n  cpuu: {}\n", 2, ["'cpu'"]),
     ("tasks/protocols/pvdr.yaml", "scales: {cpu: {}}\n", None, ["lacks the key 'image_size'"]),
     ("tasks/one.yaml", "extends: twoo\n", 1, ["task in extends of one", "did you mean 'two'"]),
-    ("tasks/one.yaml", "extends: second\n", 1, ["one level only: extend two"]),
     ("tasks/one.yaml", "extends: two\nstep: 3\n", 2, ["'step'"]),
     ("tasks/protocols/pvdr.yaml", "extends: wid\n", 1, ["protocol in extends of pvdr", "did you mean 'wide'"]),
-    ("tasks/protocols/pvdr.yaml", "extends: wide\n", 1, ["one level only: extend pvdr"]),
+    ("tasks/protocols/pvdr.yaml", "extends: wide\n", 1, ["protocol pvdr extends itself: pvdr -> wide -> pvdr"]),
     ("tasks/protocols/wide.yaml", "extends: pvdr\nbase: {camra: corner}\n", 2, ["'camera'"]),
 ])
 def test_errors_of_files(root: Path, file: str, text: str, line: int | None, words: list[str]) -> None:
@@ -301,7 +300,19 @@ def test_errors_of_files(root: Path, file: str, text: str, line: int | None, wor
         assert word in message
 
 
-def test_a_task_extends_another_by_one_level(root: Path) -> None:
+def test_a_method_extends_one_that_extends_another_and_each_layer_is_over_the_one_below(root: Path) -> None:
+    catalog = write(root, "methods/middle.yaml", "extends: base\ntuning: some\nconfig: {lr: 0.25}\nscales:\n"
+                                                 "  cpu: {net: {width: 5}}\n")
+    write(root, "methods/leaf.yaml", "extends: middle\nconfig: {net: {width: 7}}\n")
+    config, plain = catalog.config("leaf", "cpu"), catalog.config("base", "cpu")
+    assert (config.value.lr, config.value.net.width, catalog.config("middle", "cpu").value.net.width) == (0.25, 7, 5)
+    assert config.value.model_copy(update={"lr": plain.value.lr, "net": plain.value.net}) == plain.value
+    assert config.method.tuning == "some" and config.method.algorithm == "toy"
+    assert "middle.yaml:3" in (config.layers.origin(("lr",)) or "")
+    assert "leaf.yaml:2" in (config.layers.origin(("net", "width")) or "")
+
+
+def test_a_task_extends_another(root: Path) -> None:
     catalog = write(root, "tasks/near.yaml", "extends: one\ntitle: Near\ncamera: corner\n")
     near, one = catalog.task("near"), catalog.task("one")
     assert (near.suite, near.env_id, near.set, near.camera, near.title) == (
@@ -311,7 +322,7 @@ def test_a_task_extends_another_by_one_level(root: Path) -> None:
     assert "tasks/one.yaml:2" in catalog.task_place("near", "env_id")
 
 
-def test_a_protocol_extends_another_by_one_level(root: Path) -> None:
+def test_a_protocol_extends_another(root: Path) -> None:
     text = "extends: pvdr\nbase: {camera: corner, image_size: 48}\nscales:\n  cpu: {success_bonus: 2}\n  gpu: {}\n"
     catalog = write(root, "tasks/protocols/side.yaml", text)
     side, plain = catalog.protocol("side"), catalog.protocol("pvdr")

@@ -96,25 +96,22 @@ class Catalog(Files):
         """A method with what it inherits filled in; its ``config`` and ``scales`` are its own only.
 
         Raises:
-            CatalogError: no such method or parent, two levels of extends, an unknown algorithm.
+            CatalogError: no such method or parent, one that extends itself, an unknown algorithm.
         """
         return self._chain(name)[-1][0]
 
     def _chain(self, name: str) -> list[tuple[MethodSpec, Document]]:
-        """Parent (if any) and method, parent first."""
+        """A method and all that it stands on, the one at the bottom first; each with what it inherits."""
         if name not in self._files["methods"]:
             raise unknown("method", name, self.methods())
-        self._check_keys(name)
-        spec, document = self._spec("methods", name, MethodSpec)
         chain: list[tuple[MethodSpec, Document]] = []
-        if len(self._family("methods", name)) > 1:
-            assert spec.extends is not None
-            self._check_keys(spec.extends)
-            parent, parent_document = self._spec("methods", spec.extends, MethodSpec)
-            given = spec.model_fields_set
-            inherited = {key: getattr(parent, key) for key in _INHERITED if key not in given}
-            spec = spec.model_copy(update=inherited)
-            chain.append((parent, parent_document))
+        for each in self._line("methods", name):
+            self._check_keys(each)
+            spec, document = self._spec("methods", each, MethodSpec)
+            if chain:
+                given, parent = spec.model_fields_set, chain[-1][0]
+                spec = spec.model_copy(update={key: getattr(parent, key) for key in _INHERITED if key not in given})
+            chain.append((spec, document))
         if spec.algorithm is None:
             raise CatalogError(f"method {name} has neither algorithm nor extends", where=document.file,
                                hint=f"known algorithms: {', '.join(registry.algorithms())}")
@@ -122,7 +119,7 @@ class Catalog(Files):
             raise broken[spec.algorithm]
         if spec.algorithm not in registry.algorithms():
             raise unknown("algorithm", spec.algorithm, registry.algorithms(), document.where(("algorithm",)))
-        return [*chain, (spec.model_copy(update={"title": spec.title or name}), document)]
+        return [*chain[:-1], (spec.model_copy(update={"title": spec.title or name}), document)]
 
     def _check_keys(self, method: str) -> None:
         """A hyperparameter that stands beside ``config`` in a method's file, and not in it, gets a hint of its own."""
@@ -142,7 +139,7 @@ class Catalog(Files):
         """The config of a method's algorithm, its own or its parent's; None where the file names none that exists."""
         parent = document.data.get("extends")
         if "algorithm" not in document.data and isinstance(parent, str) and parent in self._files["methods"]:
-            document = self._document("methods", parent)
+            return self._schema(self._document("methods", parent))
         info = registry.algorithms().get(str(document.data.get("algorithm")))
         schema: type[BaseModel] | None = registry.load_object(info.config) if info is not None else None
         return schema

@@ -1,4 +1,4 @@
-"""The YAML files of the catalog by name: each one, and the one that it extends."""
+"""The YAML files of the catalog by name: each one, and those that it extends."""
 
 from __future__ import annotations
 
@@ -79,24 +79,28 @@ class Files:
             self._documents[kind, name] = read_document(self._files[kind][name])
         return self._documents[kind, name]
 
-    def _family(self, kind: str, name: str) -> list[Document]:
-        """The files of a name and of the one it extends, parent (if any) first.
+    def _line(self, kind: str, name: str) -> dict[str, Document]:
+        """A name's file and those that it stands on by ``extends``, the one at the bottom first.
 
         Raises:
-            CatalogError: no such parent, or two levels of extends.
+            CatalogError: no such parent, or a file that extends itself.
         """
-        document, what = self._document(kind, name), kind[:-1]
-        parent = document.data.get("extends")
-        if parent is None:
-            return [document]
-        where, others = document.where(("extends",)), sorted(set(self._files[kind]) - {name})
-        if parent not in others:
-            raise unknown(f"{what} in extends of {name}", str(parent), others, where)
-        above = self._document(kind, parent)
-        if further := above.data.get("extends"):
-            raise CatalogError(f"{what} {name} extends {parent}, which extends {further}", where=where,
-                               hint=f"one level only: extend {further}, and repeat what {parent} changes")
-        return [above, document]
+        names, documents = [name], [self._document(kind, name)]
+        while (parent := documents[-1].data.get("extends")) is not None:
+            where, others = documents[-1].where(("extends",)), sorted(set(self._files[kind]) - {names[-1]})
+            if parent not in others:
+                raise unknown(f"{kind[:-1]} in extends of {names[-1]}", str(parent), others, where)
+            if parent in names:
+                raise CatalogError(f"{kind[:-1]} {parent} extends itself: {' -> '.join([*names, parent])}",
+                                   where=documents[names.index(parent)].where(("extends",)),
+                                   hint="leave extends out of one of them, and repeat there what it starts from")
+            names.append(parent)
+            documents.append(self._document(kind, parent))
+        return dict(zip(names[::-1], documents[::-1], strict=True))
+
+    def _family(self, kind: str, name: str) -> list[Document]:
+        """The files of :meth:`_line`."""
+        return list(self._line(kind, name).values())
 
     def _spec(self, kind: str, name: str, model: type[BaseModel],
               inherited: Mapping[str, Any] | None = None) -> tuple[Any, Document]:

@@ -1,4 +1,4 @@
-"""A protocol's YAML before a scale is chosen, and the one that it extends."""
+"""A protocol's YAML before a scale is chosen, and those that it extends."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _KEYS = ("extends", "title", "description", "source", "base", "scales")
 
 @dataclass(frozen=True)
 class ProtocolFile:
-    """A protocol's YAML, and the one that it extends, before a scale is chosen."""
+    """A protocol's YAML, and those that it extends, before a scale is chosen."""
 
     name: str
-    family: tuple[Document, ...]  # parent (if any) first
+    family: tuple[Document, ...]  # the one at the bottom first
 
     @property
     def document(self) -> Document:

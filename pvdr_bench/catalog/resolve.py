@@ -158,13 +158,13 @@ def join_label(base: str, changes: Sequence[tuple[str, str]]) -> str:
 
 
 def scales_of(chain: Sequence[tuple[MethodSpec, Document]], scale: str) -> tuple[Scale, ...]:
-    """The scales whose sections make a scale of a method (and its parent, parent first), the weakest first."""
+    """The scales whose sections make a scale of a method and those it extends (those first), the weakest first."""
     return line_of(scale, [({name: section.extends for name, section in spec.scales.items()},
                             document.where(("scales", scale, EXTENDS))) for spec, document in chain])
 
 
 def method_layers(chain: Sequence[tuple[MethodSpec, Document]], scale: str, task_set: str | None) -> Layers:
-    """Config of a method and its parent (parent first) at a scale, for tasks of a hyperparameter set."""
+    """Config of a method and those it extends (those first) at a scale, for tasks of a hyperparameter set."""
     layers = Layers(file=chain[-1][1].file)
     for spec, document in chain:
         layers.add(spec.config, document, ("config",))

@@ -55,7 +55,7 @@ class MethodSpec(NamedSpec):
     """
 
     algorithm: str | None = Field(default=None, description="the learner's code; inherited with extends")
-    extends: str | None = Field(default=None, description="method whose settings are the starting point (one level)")
+    extends: str | None = Field(default=None, description="method whose settings are the starting point")
     title: str = Field(default="", description="name in figures and tables")
     description: str = Field(default="", description="what the method is")
     paper: str = Field(default="", description="publication it follows")
