@@ -13,7 +13,8 @@ from pvdr_bench.catalog.experiment import Experiment, GridPart
 from pvdr_bench.catalog.folders import builtin_root
 from pvdr_bench.catalog.profile import RESERVED, GpuRequest, Profile
 from pvdr_bench.errors import CatalogError, UsageError
-from pvdr_bench.launch.plan import asked_runs
+from pvdr_bench.launch.plan import asked_runs, experiment_runs, members
+from pvdr_bench.launch.validate import catalog_of, validate
 from tests.test_cli_run import cli
 
 GOOD = """title: a cluster
@@ -137,7 +138,7 @@ def test_every_built_in_experiment_resolves_to_unique_runs(catalog: Catalog) -> 
         specs = runs(catalog, name, seeds="1")
         assert len({str(spec.path("")) for spec in specs}) == len(specs) > 0
     fig4 = runs(catalog, "fig4", seeds="1")
-    assert len(fig4) == 5 * 12 and {spec.corpus for spec in fig4 if spec.method == "pvdr"} == {"fetch-push"}
+    assert len(fig4) == 6 * 12 and {spec.corpus for spec in fig4 if spec.method == "pvdr"} == {"fetch-push"}
     assert len({spec.task.name for spec in fig4}) == 12
 
 
@@ -202,6 +203,49 @@ def test_seeds_may_be_a_number(catalog: Catalog, tmp_path: Path) -> None:
     write(tmp_path, "experiments", "mine", "seeds: 5\ngrid:\n  - {methods: [ppo], tasks: [reach], seeds: 2}\n")
     experiment = catalog.experiment("mine")
     assert experiment.seeds == "5" and experiment.grid[0].seeds == "2"
+
+
+def test_an_experiment_made_of_others_shares_their_runs_and_takes_the_largest_budget(catalog: Catalog,
+                                                                                     tmp_path: Path) -> None:
+    part = "seeds: 2\ngrid:\n  - {{methods: [{}], tasks: [reach], overrides: [protocol.env_steps={}]}}\n"
+    write(tmp_path, "experiments", "one", part.format("random, ppo", 640))
+    write(tmp_path, "experiments", "two", part.format("ppo, scripted", 320))
+    write(tmp_path, "experiments", "both", "experiments: [two, one]\n")
+    write(tmp_path, "experiments", "all", "experiments: [both, one]\n")
+    write(tmp_path, "experiments", "ring", "experiments: [round]\n")
+    write(tmp_path, "experiments", "round", "experiments: [ring]\n")
+    assert [one.name for one in members(catalog, "all")] == ["two", "one"]
+    found = {(spec.method, spec.seed): spec.protocol.env_steps for spec in runs(catalog, "all")}
+    assert found == {(method, seed): steps for method, steps in (("ppo", 640), ("scripted", 320), ("random", 640))
+                     for seed in range(2)}
+    with pytest.raises(CatalogError, match="ring is made of itself"):
+        runs(catalog, "ring")
+
+
+def test_a_part_of_an_experiment(catalog: Catalog) -> None:
+    specs = experiment_runs(catalog, catalog.experiment("fig4"), methods=("ppo", "apv"), tasks=("reach", "dial-turn"),
+                            seeds="3,", default_scale="smoke")
+    assert {(spec.method, spec.task.name, spec.seed) for spec in specs} == {
+        (method, task, 3) for method in ("ppo", "apv") for task in ("reach", "dial-turn")}
+    assert experiment_runs(catalog, catalog.experiment("fig4"), tasks=("lamp-on",), default_scale="smoke") == []
+
+
+@pytest.mark.parametrize(("text", "line", "words"), [
+    ("figure: {kind: sweep}\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", 1, "needs the key that is varied"),
+    ("figure: {kind: sweep, key: gama}\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", 1, "did you mean 'gamma'"),
+    ("figure: {kind: curve}\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", 1, "curves, sweep"),
+    ("table: {published: Table 7}\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", 1, "unknown published table"),
+    ("grid:\n  - {methods: [ppo], tasks: [reach], videos: [metaworld]}\ntable:\n  published: Table 5\n  stand_ins:\n"
+     "    bair: fetch-push\n", 6, "unknown corpus of the grid"),
+    ("highest: apv\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", None, "apv is not among the grid's methods"),
+    ("experiments: [fig4]\ngrid:\n  - {methods: [ppo], tasks: [reach]}\n", None, "either grid or experiments"),
+    ("experiments: [fig44]\n", 1, "did you mean 'fig4'"),
+])
+def test_what_is_drawn_is_checked_with_its_place(tmp_path: Path, text: str, line: int | None, words: str) -> None:
+    write(tmp_path, "experiments", "mine", text)
+    found = validate(*catalog_of(tmp_path))
+    assert any(words in f"{problem.message} {problem.hint}" for problem in found), found
+    assert line is None or any((problem.where or "").endswith(f"mine.yaml:{line}") for problem in found), found
 
 
 # The command line -----------------------------------------------------------------------------------------------------

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pvdr_bench.catalog.catalog import Catalog
+from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.catalog.mixture import split_videos
+from pvdr_bench.catalog.problems import unknown
 from pvdr_bench.catalog.seeds import Texts, parse_seeds, split_names
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.errors import CatalogError, DataError, UsageError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.schema import DoneFile
 
@@ -49,12 +51,61 @@ def asked_runs(catalog: Catalog, *, experiment: str | None, methods: Texts | Non
     if methods or tasks or videos:
         raise UsageError("an experiment names its methods, tasks and videos itself", where="--experiment",
                          hint="leave the others out, or leave --experiment out")
-    named = catalog.experiment(experiment)
-    specs = [spec for part in named.grid for spec in grid(
-        catalog, part.methods, part.tasks, seeds or part.seeds or named.seeds,
-        scale or named.scale or default_scale, protocol or named.protocol, part.videos,
-        [*part.overrides, *overrides])]
+    return merged(experiment_runs(catalog, named, seeds=seeds, scale=scale, default_scale=default_scale,
+                                  protocol=protocol, overrides=overrides)
+                  for named in members(catalog, experiment))
+
+
+def members(catalog: Catalog, name: str) -> list[Experiment]:
+    """The experiments with a grid that a name stands for: itself, or those that it is made of, each once.
+
+    Raises:
+        CatalogError: no such experiment, or one is made of itself.
+    """
+    found: dict[str, Experiment] = {}
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        experiment = catalog.experiment(name)
+        if experiment.grid:
+            found.setdefault(name, experiment)
+        for index, inner in enumerate(experiment.experiments):
+            place = catalog.place("experiments", name, ("experiments", str(index)))
+            if inner in (*way, name):
+                raise CatalogError(f"experiment {inner} is made of itself", where=place)
+            if inner not in catalog.experiments():
+                raise unknown("experiment", inner, catalog.experiments(), place)
+            visit(inner, (*way, name))
+
+    visit(name, ())
+    return list(found.values())
+
+
+def experiment_runs(catalog: Catalog, experiment: Experiment, *, methods: Sequence[str] = (),
+                    tasks: Sequence[str] = (), seeds: Texts | None = None, scale: str | None = None,
+                    default_scale: str, protocol: str | None = None, overrides: Sequence[str] = ()) -> list[RunSpec]:
+    """The runs of an experiment's grid, or those of some of its methods and tasks; each once, as the last part has it.
+
+    Raises:
+        CatalogError, UsageError: a name, key or value that does not exist or does not fit.
+    """
+    specs = []
+    for part in experiment.grid:
+        names = [name for name in part.methods if not methods or name in methods]
+        places = [name for name in part.tasks if not tasks or catalog.task_name(name) in tasks]
+        specs += grid(catalog, names, places, seeds or part.seeds or experiment.seeds,
+                      scale or experiment.scale or default_scale, protocol or experiment.protocol, part.videos,
+                      [*part.overrides, *overrides])
     return list({str(spec.path("")): spec for spec in specs}.values())
+
+
+def merged(groups: Iterable[Sequence[RunSpec]]) -> list[RunSpec]:
+    """The runs of several experiments, each once; one that they share has the largest budget that any of them asks."""
+    found: dict[str, RunSpec] = {}
+    for spec in (spec for group in groups for spec in group):
+        known = found.setdefault(str(spec.path("")), spec)
+        if spec.protocol.env_steps > known.protocol.env_steps:
+            found[str(spec.path(""))] = spec
+    return list(found.values())
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog
-from pvdr_bench.catalog.experiment import GridPart
+from pvdr_bench.catalog.experiment import Experiment, GridPart
 from pvdr_bench.catalog.folders import KINDS, search_roots
 from pvdr_bench.catalog.mixture import split_videos
 from pvdr_bench.catalog.problems import Problem, problems_in, unknown
 from pvdr_bench.catalog.protocol import DEFAULT_PROTOCOL
+from pvdr_bench.catalog.resolve import find_key
 from pvdr_bench.catalog.suites import DEFAULT_TOKENIZER, check_camera, check_environment
 from pvdr_bench.errors import BenchError, CatalogError, UsageError
-from pvdr_bench.launch.plan import grid
+from pvdr_bench.launch.plan import grid, members
 from pvdr_bench.training.checks import check_runs, check_sizes
 from pvdr_bench.words import nearest
 
@@ -170,6 +171,8 @@ def _profile(catalog: Catalog, name: str) -> Iterator[Problem]:
 
 def _experiment(catalog: Catalog, name: str) -> Iterator[Problem]:
     found = catalog.experiment(name)
+    members(catalog, name)
+    yield from _drawn(catalog, found)
     here = catalog.place("experiments", name, ("protocol",))
     if found.protocol not in (None, *catalog.protocols()):
         yield Problem.of(unknown("protocol", str(found.protocol), catalog.protocols(), here))
@@ -184,6 +187,31 @@ def _experiment(catalog: Catalog, name: str) -> Iterator[Problem]:
                                 part.videos, part.overrides), catalog)
             except BenchError as error:
                 yield from _at(catalog.place("experiments", name, ("grid", str(number))), error)
+
+
+def _drawn(catalog: Catalog, experiment: Experiment) -> Iterator[Problem]:
+    """What a sweep or a table names that does not exist."""
+    if experiment.figure is not None and (key := experiment.figure.key) is not None:
+        method = experiment.grid[0].methods[0]
+        try:
+            find_key(key, type(catalog.config(method, "cpu").value), f"method {method}")
+        except BenchError as error:
+            yield from _at(catalog.place("experiments", experiment.name, ("figure", "key")), error)
+    if (table := experiment.table) is None:
+        return
+    from pvdr_bench.results.paper import published  # half a second of pandas
+
+    numbers = published()
+    if table.published not in set(numbers["table"]):
+        yield Problem.of(unknown("published table", table.published, sorted(numbers["table"].unique()),
+                                 catalog.place("experiments", experiment.name, ("table", "published"))))
+    asked = {name for part in experiment.grid for name in split_videos(part.videos)}
+    for theirs, ours in table.stand_ins.items():
+        place = catalog.place("experiments", experiment.name, ("table", "stand_ins", theirs))
+        if theirs not in set(numbers["corpus"]):
+            yield Problem.of(unknown("published corpus", theirs, sorted(numbers["corpus"].unique()), place))
+        if ours not in asked:
+            yield Problem.of(unknown("corpus of the grid", ours, sorted(asked), place))
 
 
 def _names_in(catalog: Catalog, experiment: str, number: int, part: GridPart, scale: str) -> Iterator[Problem]:
