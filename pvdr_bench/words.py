@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 
 def counted(number: int, noun: str) -> str:
     """``1 run``, ``2 runs``, ``1,000 runs``; for nouns that take an s."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number to so many digits, never with an exponent: ``0.0123``, ``4.56``, ``12,300``."""
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    value = float(f"{value:.{digits - 1}e}")
+    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

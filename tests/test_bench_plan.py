@@ -8,10 +8,15 @@ from pvdr_bench.bench.plan import LOGIT_TOLERANCE, compare, measure
 
 
 def test_cached_planning_is_equal_and_faster() -> None:
-    result = measure(candidates=8, repeats=2)
+    result = measure(candidates=8, repeats=2, grid_n=(1, 4), grid_l=(2, 3))
     assert result["equal"] and result["max_logit_difference"] <= LOGIT_TOLERANCE
     assert result["plan_equal"] and result["plan_ms"] > 0
     assert result["ratio"] > 1.5  # the promise (2.5) is measured by `bench plan`, not on a busy test machine
+    rows = {(row["candidates"], row["future_frames"]): row for row in result["cost"]}
+    assert set(rows) == {(1, 2), (4, 2), (1, 3), (4, 3)} and all(row["ms"] > 0 for row in rows.values())
+    prior = rows[1, 2]["gflop"] * 2 - rows[1, 3]["gflop"]  # what does not grow with the length
+    assert 3.5 < (rows[4, 3]["gflop"] - rows[4, 2]["gflop"]) / (rows[1, 3]["gflop"] - rows[1, 2]["gflop"]) < 4.5
+    assert rows[4, 2]["gflop"] < 4 * rows[1, 2]["gflop"] and prior < rows[1, 2]["gflop"]  # candidates share the prior
 
 
 def test_compare_finds_a_wrong_code_but_forgives_a_tie() -> None:

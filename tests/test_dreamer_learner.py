@@ -31,8 +31,9 @@ from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import RewardFacts, TaskFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
-from tests.dummies import IMAGE, SYNC
+from tests.dummies import IMAGE, REPEAT, SYNC
 from tests.learning import above, below, learns
+from tests.phases import LOOP, checked_parts
 from tests.test_ppo_learner import assert_equal
 from tests.test_ppo_loop import do_run, written
 
@@ -298,6 +299,10 @@ def test_in_the_loop_it_extends_to_the_same_bytes(tmp_path: Path, changes: dict[
     _, parts = do_run(tmp_path / "parts", *own, 2 * SYNC)
     assert written(parts) == written(whole)
     assert any("model_grad" in row for row in whole.read_train())
+    for run in (whole, parts):
+        train, evaluation, cost = checked_parts(run, REPEAT)
+        assert train == LOOP | {"observe", "learn", "learn.update"} and evaluation == LOOP
+        assert cost.acting and cost.learning and cost.update and cost.flop
 
 
 def test_bad_settings_are_refused(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
 from pvdr_bench.rl.replay.drawing import Positions
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
-from tests.dummies import IMAGE, SYNC
+from tests.dummies import IMAGE, REPEAT, SYNC
 from tests.learning import above, below, learns
+from tests.phases import LOOP, checked_parts
 from tests.test_dreamer_learner import SIZE, Grid, Player
 from tests.test_ppo_learner import assert_equal
 from tests.test_ppo_loop import do_run, written
@@ -222,6 +223,11 @@ def test_in_the_loop_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, kin
     do_run(tmp_path / "parts", *own, stop_at=60)  # evaluations ask as well
     _, parts = do_run(tmp_path / "parts", *own)
     assert written(parts) == written(whole)
+    for run in (whole, parts):
+        train, evaluation, cost = checked_parts(run, REPEAT)
+        inner = {"learn", "learn.recount", "learn.update", "learn.update.reanalyse"}
+        assert train == LOOP | {"act.plan", "observe"} | inner and evaluation == LOOP | {"act.plan"}
+        assert cost.shares["planning"] and cost.acting and cost.learning and cost.update
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_enters_the_weights(tmp_path: Path) -> None:

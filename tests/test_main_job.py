@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pvdr_bench.catalog.catalog import load_catalog
+from pvdr_bench.cli.main import main
 from pvdr_bench.runs.directory import RunDir
+from tests.processes import start as start_child
 from tests.test_training_exact import bytes_of
 
 
@@ -62,9 +66,30 @@ def kill_after_a_checkpoint(process: subprocess.Popen[str], run: RunDir) -> None
     assert run.status() == "stopped"
 
 
-def evaluate(run: RunDir, data: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "pvdr_bench", "evaluate", str(run.path), "--device", "cpu", "--json", *more]
-    return subprocess.run(words, env=environment(data), text=True, capture_output=True, timeout=300)
+def pace_is_known(straight: RunDir, killed: RunDir) -> None:
+    """A finished run of its kind beside it: only the first start has to measure how fast such runs go here."""
+    shutil.copytree(straight.path, killed.path.with_name("seed-1"))
+
+
+def command(out: str, error: str, words: list[str]) -> None:
+    """``pvdr-bench WORDS``, its streams into files; leaves with its exit code."""
+    torch.set_num_threads(1)
+    with Path(out).open("w") as sys.stdout, Path(error).open("w") as sys.stderr:
+        try:
+            main(words)
+        except SystemExit as end:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(int(end.code or 0))
+
+
+def evaluate(run: RunDir, data: Path, *more: str) -> tuple[int, str, str]:
+    """Exit code and streams of ``pvdr-bench evaluate``, in a child of a server that has imported torch already."""
+    out, error = data / "out", data / "error"
+    words = ["evaluate", str(run.path), "--device", "cpu", "--json", *more]
+    process = start_child(command, str(out), str(error), words, PVDR_BENCH_DATA=str(data))
+    process.join(300)
+    assert process.exitcode is not None, "the evaluation hangs"
+    return process.exitcode, out.read_text(), error.read_text()
 
 
 def returns(rows: list[dict[str, Any]]) -> list[float]:
@@ -80,6 +105,7 @@ def test_a_killed_run_continues_to_the_same_bytes_and_is_evaluated_again(method:
     assert {row["point"] for row in rows} == {"grid", "final"}
     assert straight.done() is not None and json.loads((straight.path / "artefacts.json").read_text())
     killed = run_dir(method, tmp_path / "killed")
+    pace_is_known(straight, killed)
     kill_after_a_checkpoint(start(method, tmp_path / "killed", data), killed)
     first = killed.checkpoints.path(killed.checkpoints.steps()[0]) / "state.safetensors"
     written = first.stat().st_mtime_ns
@@ -87,12 +113,14 @@ def test_a_killed_run_continues_to_the_same_bytes_and_is_evaluated_again(method:
     assert first.stat().st_mtime_ns == written, "it went on from its checkpoint and did not begin anew"
     assert bytes_of(killed) == bytes_of(straight)
     before = bytes_of(straight)
-    again = json.loads(evaluate(straight, data).stdout)
-    assert not again["mean_policy"] and returns(again["rows"]) == returns([r for r in rows if r["point"] == "final"])
-    mean = evaluate(straight, data, "--mean-policy")
+    code, out, _ = evaluate(straight, data)
+    again = json.loads(out)
+    assert code == 0 and not again["mean_policy"]
+    assert returns(again["rows"]) == returns([r for r in rows if r["point"] == "final"])
+    code, out, error = evaluate(straight, data, "--mean-policy")
     if method == "pvdr":
-        assert mean.returncode == 2 and "pvdr has no mean policy" in mean.stderr and not mean.stdout
+        assert code == 2 and "pvdr has no mean policy" in error and not out
     else:
-        played = json.loads(mean.stdout)
+        played = json.loads(out)
         assert played["mean_policy"] and returns(played["rows"]) != returns(again["rows"])
     assert bytes_of(straight) == before

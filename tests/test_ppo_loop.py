@@ -11,13 +11,15 @@ import torch
 
 from pvdr_bench.algorithms.registry import algorithms, load_object
 from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.rl.flop import FlopCounter
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.tokenizer.config import CodebookConfig, NetConfig, VQGANConfig
 from pvdr_bench.tokenizer.frozen import SIZE_KEY
 from pvdr_bench.tokenizer.networks import VQGAN
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
-from tests.dummies import ENVS, IMAGE, SYNC, make_envs, make_spec
+from tests.dummies import ENVS, IMAGE, REPEAT, SYNC, make_envs, make_spec
+from tests.phases import LOOP, checked_parts
 
 TOKENIZER = VQGANConfig(
     net=NetConfig(patch=4, multipliers=(1,), block="separable", norm="pixel", attention=False, dropout=0.0,
@@ -67,12 +69,19 @@ def written(folder: RunDir) -> list[bytes]:
 
 def test_ppo_in_the_loop_extends_to_the_same_bytes(tmp_path: Path) -> None:
     """The rollout of 5 decisions in time does not divide the 8 between sync points: checkpoints hold partial ones."""
-    _, whole = do_run(tmp_path / "whole", "ppo", SMALL, 2 * SYNC)
+    with FlopCounter() as every:
+        _, whole = do_run(tmp_path / "whole", "ppo", SMALL, 2 * SYNC)
     do_run(tmp_path / "parts", "ppo", SMALL, SYNC)
     _, parts = do_run(tmp_path / "parts", "ppo", SMALL, 2 * SYNC)
     assert written(parts) == written(whole)
     rounds = [row["rounds"] for row in whole.read_train() if "rounds" in row]
     assert rounds == [1, 2, 3]
+    for run in (whole, parts):
+        train, evaluation, cost = checked_parts(run, REPEAT)
+        inner = {"observe", "observe.tokenize", "learn", "learn.policy"}
+        assert train == LOOP | {"act.tokenize"} | inner and evaluation == LOOP | {"act.tokenize"}
+        assert cost.shares["planning"] == 0 and cost.acting and cost.learning and cost.update and cost.flop
+        assert 0.95 * every.flop < cost.flop < every.flop  # without what was encoded before the run began
 
 
 def test_stg_in_the_loop_extends_to_the_same_bytes(tmp_path: Path) -> None:

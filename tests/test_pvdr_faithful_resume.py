@@ -17,6 +17,8 @@ from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
 from tests import dummies
 from tests.dummies import EPISODE, SYNC, make_envs, make_spec
+from tests.phases import LOOP as PARTS
+from tests.phases import checked_parts
 from tests.pvdr_story import MODEL, PI, weights
 from tests.test_ppo_loop import TOKENIZER, tokenizer_artefact
 
@@ -84,3 +86,8 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint_to_the_bytes_of_one_that
     for row in learned:
         told = {"finetune_rec", "finetune_goal", "e1_l_act"} if "e1_clips" in row else {"policy_loss", "l_act"}
         assert told <= row.keys()
+    for folder in (whole, parts):
+        train, evaluation, cost = checked_parts(folder, dummies.REPEAT)
+        acts, learns = PARTS | {"act.tokenize", "act.plan"}, ("finetune", "align", "teach", "policy")
+        assert evaluation == acts and acts | {f"learn.{part}" for part in learns} < train
+        assert cost.shares["planning"] and cost.shares["tokenizing"] and cost.acting and cost.learning and cost.update

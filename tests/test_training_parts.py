@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from pvdr_bench.rl.config import Schedule
 from pvdr_bench.rl.contract import OfflineLearner, StageContext, Transition
 from pvdr_bench.rl.facts import GoalFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
-from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.suites.base import VectorStep
 from pvdr_bench.training.offline import MixedClips, run_offline
 from pvdr_bench.training.reward import GoalReward, spearman
@@ -312,21 +310,3 @@ def test_schedules_of_both_kinds_of_config() -> None:
     tokenize = VQGANConfig().schedule("tokenize")
     assert dataclasses.asdict(tokenize) == {"steps": 400_000, "batch": 1600, "frames": 1, "stride": 1,
                                             "validate_every": 5000, "validation_clips": 256, "stack": 1}
-
-
-def test_a_stopwatch_counts_parts_and_parts_of_parts() -> None:
-    watch = Stopwatch()
-    for _ in range(3):
-        with watch("learn"):
-            with watch("policy"):
-                time.sleep(0.01)
-            time.sleep(0.005)
-    with pytest.raises(ValueError, match="broken"), watch("act"):
-        raise ValueError("broken")
-    watch.add("start", 2.0)
-    found = watch.take()
-    assert list(found) == ["act", "learn", "learn.policy", "start"] and found["start"] == 2.0
-    assert 0.03 <= found["learn.policy"] < found["learn"] - 0.014
-    with watch("env"):
-        pass
-    assert list(watch.take()) == ["env"] and watch.take() == {}

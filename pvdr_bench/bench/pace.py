@@ -51,6 +51,7 @@ class Probe(OnlineLoop):
 
     def rate(self, seconds: float, start: float) -> Rate:
         """Decide for ``seconds``, or until learning was due twice. ``start``: seconds until the first decision."""
+        self.stopwatch.count_no_flop()  # which is done in the first calls of all, and those alone are timed here
         self._begin_episodes()
         self._decide()  # the first one imports and allocates
         first = self.env_steps

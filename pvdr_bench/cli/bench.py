@@ -38,7 +38,8 @@ class Name(StrEnum):
 
 HELP = {
     Name.render: "lean against stock renderer: ratio of frame rates, likeness of pictures over the twelve tasks",
-    Name.plan: "planning with and without the key and value caches: ratio, and whether the plans are equal",
+    Name.plan: "planning with and without the key and value caches: ratio, and whether the plans are equal; and its "
+               "cost over candidates and lengths (-o 'grid_n=[1,16]' -o 'grid_l=[2,6]')",
     Name.search: "the batched tree search against a plain tree per root: searches per second, their ratio",
     Name.env: "env_steps per second by number of worker processes",
     Name.step: "training steps per second, FLOP/s and share of the matrix-product peak, by stage",

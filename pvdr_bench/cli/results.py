@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,14 @@ from pvdr_bench.cli.selection import (
     show_problems,
 )
 from pvdr_bench.words import counted
+
+
+class Columns(StrEnum):
+    """What a table tells of."""
+
+    success = "success"
+    time = "time"
+    cost = "cost"
 
 
 def aggregate(
@@ -76,12 +85,14 @@ def table(
     aggregates: Annotated[bool, typer.Option("--aggregates", help="Columns are mean, IQM, optimality gap, area under "
                                                                   "the curve and steps to --threshold, of all "
                                                                   "tasks.")] = False,
+    columns: Annotated[Columns, typer.Option("--columns", help="success; time: decisions per second and shares of wall "
+                                             "time; cost: hours and FLOP beside success.")] = Columns.success,
     threshold: Annotated[float, typer.Option("--threshold", help="Of --aggregates: the score to reach.")] = 0.5,
     out: Annotated[Path | None, typer.Option("--out", help="File; default: the terminal.")] = None,
     env_steps: At = None, reported: Reported = None, paper: Paper = False,
     allow_mixed: Mixed = False, json_: Json = False,
 ) -> None:
-    """Print or write the final evaluations with intervals; bold only where the intervals say so."""
+    """Print or write the final evaluations with intervals, or what they cost; bold only where the intervals say so."""
     from pvdr_bench.errors import UsageError
     from pvdr_bench.results.aggregate_table import build_aggregate_table
     from pvdr_bench.results.tables import FORMATS, build_table
@@ -92,7 +103,9 @@ def table(
                          hint=f"there is: {', '.join(FORMATS)}")
     found = cut(select(results, methods, tasks, seeds, scale, videos, protocol, override), env_steps)
     printed = published_numbers(reported, paper, found)
-    if aggregates:
+    if columns is not Columns.success:
+        built = _cost_table(columns, found, metric, confidence, allow_mixed, printed is not None or aggregates)
+    elif aggregates:
         if printed is not None:
             raise UsageError("published numbers are of single tasks, and have no aggregates", where="--aggregates")
         built = build_aggregate_table(found, metric, threshold=threshold, confidence=confidence,
@@ -109,6 +122,18 @@ def table(
                                "out": str(out) if out else None}))
     else:
         typer.echo(str(out) if out else text, nl=out is not None)
+
+
+def _cost_table(columns: Columns, found: Any, metric: str, confidence: float, allow_mixed: bool, more: bool) -> Any:
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.results.cost_tables import build_cost_table, build_time_table
+
+    if more:
+        raise UsageError("what runs cost is told of none but our own, and has no aggregates",
+                         where=f"--columns {columns}", hint="leave out --aggregates, --reported and --paper")
+    if columns is Columns.time:
+        return build_time_table(found, confidence=confidence, allow_mixed=allow_mixed)
+    return build_cost_table(found, metric, confidence=confidence, allow_mixed=allow_mixed)
 
 
 def _records(built: Any) -> list[dict[str, Any]]:

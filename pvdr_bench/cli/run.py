@@ -181,16 +181,21 @@ def show_results(console: Console, root: Path, jobs: Sequence[Job]) -> None:
 
 def show_outcome(console: Console, jobs: Sequence[Job]) -> None:
     """A line per run."""
+    from pvdr_bench.runs.cost import cost_words, read_cost
     from pvdr_bench.runs.directory import RunDir
 
     for job in jobs:
-        done = RunDir(job.path).done()
+        run = RunDir(job.path)
+        done, cost = run.done(), ""
         if job.state in ("done", "skipped") and done is not None:
             text = (f"success {100 * done['success_any']:.0f} % at any step, {100 * done['success_end']:.0f} % at the "
                     f"end, of {done['episodes']} episodes")
+            cost = cost_words(read_cost(run, job.spec.protocol.action_repeat))
         else:
             text = job.message
         console.print(f"{job.state:>8}  {job.label}: {text}", highlight=False, soft_wrap=True, markup=False)
+        if cost:
+            console.print(f"{'':8}  {cost}", highlight=False, soft_wrap=True, markup=False)
 
 
 def evaluate(

@@ -30,6 +30,7 @@ from pvdr_bench.results.series import (
 )
 from pvdr_bench.results.sheets import safe_cells
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, clear_winner
+from pvdr_bench.words import significant
 
 ALL = "all tasks"
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -51,10 +52,11 @@ class Table:
     """A finished table; ``cells[row, column]`` is None where there is nothing to show.
 
     Attributes:
-        units: of each column: percent, number or env_steps.
+        units: of each column: percent, number, digits (three that matter) or env_steps.
         statistics: of each column: mean, or what it is of all tasks.
         reported: published numbers of the same tasks, shown apart.
         notes: runs that are not, or not wholly, in it.
+        none: what stands where there is nothing to show.
     """
 
     metric: str
@@ -66,6 +68,7 @@ class Table:
     caption: str
     notes: tuple[str, ...]
     reported: pd.DataFrame
+    none: str = "-"
 
 
 def build_table(results: Results, metric: str = "success", *, confidence: float = CONFIDENCE, statistic: str = "mean",
@@ -172,13 +175,14 @@ def _caption(results: Results, metric: str, confidence: float, over: str | None,
 def _number(value: float, unit: str) -> str:
     if math.isinf(value):
         return "never"
-    return {"percent": f"{100 * value:.1f}", "env_steps": f"{value:,.0f}"}.get(unit, f"{value:.2f}")
+    return {"percent": f"{100 * value:.1f}", "env_steps": f"{value:,.0f}",
+            "digits": significant(value)}.get(unit, f"{value:.2f}")
 
 
-def _text(cell: Cell | None, unit: str) -> tuple[str, str, str]:
-    """The cell's value, its interval, and its n; "-" where there is none."""
+def shown(cell: Cell | None, unit: str, none: str = "-") -> tuple[str, str, str]:
+    """The cell's value, its interval, and its n; ``none`` where there is none."""
     if cell is None:
-        return "-", "", ""
+        return none, "", ""
     interval = cell.interval
     span = "no interval"
     if interval.low is not None and interval.high is not None:
@@ -207,7 +211,7 @@ def to_markdown(table: Table) -> str:
         texts = []
         for column, unit in zip(table.columns, table.units, strict=True):
             cell = table.cells[row, column]
-            value, span, n = _text(cell, unit)
+            value, span, n = shown(cell, unit, table.none)
             value = f"**{value}**" if cell is not None and cell.bold else value
             texts.append(" ".join(part for part in (value, span, f"({n})" if n else "") if part))
         lines.append(f"| {markdown_cell(row.label)} | " + " | ".join(texts) + " |")
@@ -274,7 +278,7 @@ def to_latex(table: Table) -> str:
         texts = []
         for column, unit in zip(table.columns, table.units, strict=True):
             cell = table.cells[row, column]
-            value, span, n = _text(cell, unit)
+            value, span, n = shown(cell, unit, table.none)
             value = rf"\textbf{{{value}}}" if cell is not None and cell.bold else value.replace("-", "--", 1)\
                 if cell is None else value
             texts.append(" ".join(part for part in (value, rf"{{\scriptsize {span}, ${n}$}}" if n else "") if part))

@@ -43,7 +43,7 @@ from pvdr_bench.runs.files import (
 )
 from pvdr_bench.runs.holders import place
 from pvdr_bench.runs.locks import STALE_MINUTES, FileLock
-from pvdr_bench.runs.schema import FORMAT, DoneFile, ProvenanceFile, read_if_any
+from pvdr_bench.runs.schema import FORMAT, DoneFile, HeartbeatFile, ProvenanceFile, read_if_any
 from pvdr_bench.runs.seal import check_facts, make_seal, resealed
 from pvdr_bench.runs.standing import REPAIR
 
@@ -202,6 +202,13 @@ class RunDir(RunContents):
             self._last_beat = time.monotonic()
             facts = {"time": time.time(), "pid": os.getpid(), **place(), **progress}
             write_json(self.path / "heartbeat.json", facts, durable=False)
+
+    def last_beat(self) -> HeartbeatFile:
+        """What the start before this one told of last; empty where a machine went down while it was written."""
+        try:
+            return self.read_heartbeat() or {}
+        except DataError:
+            return {}
 
     def mark_done(self, **facts: Any) -> None:
         """Write ``done.json``, and in it the seal of what is there now; put the reached ``env_steps`` into ``facts``.

@@ -23,6 +23,7 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 Positive = Annotated[int, Field(ge=1, le=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of what is counted beyond 2**53
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
 Word = Annotated[str, Field(pattern=r"^[\w.@=,+\[\]\-]+$")]  # part of a path
@@ -84,6 +85,7 @@ class HeartbeatFile(TypedDict):
     success: NotRequired[Rate | None]
     train_success: NotRequired[Rate | None]
     wall_seconds: NotRequired[Seconds]
+    dropped_seconds: NotRequired[Seconds]
 
 
 class Start(TypedDict):
@@ -211,7 +213,9 @@ class TimingRow(TypedDict):
 class PhaseRow(TypedDict):
     """A row of ``timing.jsonl`` at the end of a phase: training up to a sync point, or an evaluation.
 
-    ``seconds`` are those since the last such row, by part; ``outer.inner`` is within ``outer``.
+    ``seconds``, ``calls`` and ``flop`` are those since the last such row, by part; ``outer.inner`` is within ``outer``:
+    its seconds are in those of ``outer`` too, its FLOP are not. ``dropped_seconds`` are those, of all starts so far, in
+    which a process worked after its last checkpoint before it died or was stopped; they are in no other number.
     """
 
     env_steps: Count
@@ -220,6 +224,9 @@ class PhaseRow(TypedDict):
     evaluation_seconds: Seconds
     device: str
     seconds: dict[str, Seconds]
+    calls: NotRequired[dict[str, Count]]  # runs from before have neither these nor what follows
+    flop: NotRequired[dict[str, Amount]]
+    dropped_seconds: NotRequired[Seconds]
 
 
 class TrainRow(TypedDict):

@@ -5,6 +5,7 @@ Shapes: N environments, H = W image size in pixels, A action dimensions.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class EnvStep:
     truncated: bool
     env_steps: int  # simulator steps actually made
     truth: dict[str, float] = field(default_factory=dict)  # simulator's ground truth, for diagnostics only
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)  # of the decision: physics, render
 
 
 def repeated(config: EnvConfig, begun: int, simulate: Callable[[], tuple[float, bool]],
@@ -60,7 +62,7 @@ def repeated(config: EnvConfig, begun: int, simulate: Callable[[], tuple[float, 
         simulate: one simulator step; its dense reward, and whether the task is solved in it.
         seen: asked once, after the last step: the image, and the ground truth.
     """
-    reward, success, made = 0.0, False, 0
+    reward, success, made, began = 0.0, False, 0, time.perf_counter()
     for _ in range(config.action_repeat):
         gained, solved = simulate()
         reward, success, made = reward + gained, success or solved, made + 1
@@ -68,8 +70,10 @@ def repeated(config: EnvConfig, begun: int, simulate: Callable[[], tuple[float, 
             break
     terminated = success and config.terminate_on_success
     truncated = not terminated and begun + made >= config.episode_steps
+    simulated = time.perf_counter()
     image, truth = seen()
-    return EnvStep(image, reward, success, terminated, truncated, made, truth)
+    seconds = {"physics": simulated - began, "render": time.perf_counter() - simulated}
+    return EnvStep(image, reward, success, terminated, truncated, made, truth, seconds)
 
 
 class Env(ABC):
@@ -136,3 +140,4 @@ class VectorStep:
     truncated: NDArray[np.bool_]  # [N]
     env_steps: NDArray[np.int64]  # [N] simulator steps made in this decision
     truth: dict[str, NDArray[np.float32]]  # each [N]
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)  # physics, render: of the busiest process

@@ -132,12 +132,14 @@ class VectorEnv:
             raise TrainingError("an action is not finite", hint="lower the learning rates")
         if self._group is not None:
             steps = self._group.step(actions)
+            shares = [steps]
         else:
             before = self._frames[0].copy() if self._info.restarts else self._frames[0]
             busy = self._busy
             answers = self._ask([("step", actions[worker.part]) for worker in busy])
-            steps = [step for worker, answer in zip(busy, answers, strict=True)
-                     for step in (self._begin_again(worker.part, before) if answer is None else answer)]
+            shares = [self._begin_again(worker.part, before) if answer is None else answer
+                      for worker, answer in zip(busy, answers, strict=True)]
+            steps = [step for share in shares for step in share]
         return VectorStep(
             image=self._frames[0, :self._playing].copy(),
             final_image=self._frames[1, :self._playing].copy(),
@@ -147,6 +149,7 @@ class VectorEnv:
             truncated=np.array([step.truncated for step in steps], np.bool_),
             env_steps=np.array([step.env_steps for step in steps], np.int64),
             truth={key: np.array([step.truth[key] for step in steps], np.float32) for key in steps[0].truth},
+            seconds=busiest(shares),
         )
 
     def goal_image(self) -> Image:
@@ -259,6 +262,15 @@ class VectorEnv:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def busiest(shares: Sequence[Sequence[EnvStep]]) -> dict[str, float]:
+    """Seconds by kind of the process that worked longest; the others worked beside it, and it is waited for."""
+    sums: list[dict[str, float]] = []
+    for share in shares:
+        told = [step.seconds for step in share]
+        sums.append({kind: sum(seconds.get(kind, 0.0) for seconds in told) for kind in told[0]})
+    return max(sums, key=lambda seconds: sum(seconds.values()))
 
 
 def _memory_file(size: int) -> int:

@@ -103,7 +103,7 @@ class Evaluator:
             not terminate on success.
         num_envs: its size; episodes are played in waves of it, and what is left over in a smaller one.
         stop: asked at every decision; evaluation is given up where it says True.
-        stopwatch: told the seconds of the parts reset, act, env and reward.
+        stopwatch: told of the parts reset, act, env and reward.
     """
 
     def __init__(self, open_envs: Callable[[], VectorEnvLike], num_envs: int, reward: GoalReward, seed_base: int,
@@ -149,10 +149,11 @@ class Evaluator:
         while running.any():
             if self.stop():
                 raise Interrupted("stopped during an evaluation", hint="the same command continues")
-            with self.stopwatch("act"):
+            with self.stopwatch("act", n):
                 action, carry, _ = choose(learner, image, is_first, carry, "eval", generator, envs, self.needs_expert)
             with self.stopwatch("env"):
                 step = envs.step(action.clamp(-1, 1).numpy())
+                self.stopwatch.within(step.seconds)
             with self.stopwatch("reward"):
                 reward, _ = self.reward.reward(step)
             success |= step.success & running

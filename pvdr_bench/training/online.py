@@ -4,7 +4,7 @@ Shapes: N environments, H = W image size, A action dimensions. Steps are env_ste
 At a sync point all episodes end as truncated, all environments reset and the learner's carry is fresh, so a
 checkpoint needs no simulator state: a killed run goes on from it and gives the bytes of a run never killed.
 ``train.jsonl`` and ``episodes.jsonl`` hold no wall time; that is in ``timing.jsonl``: a line at the beginning of every
-evaluation, and one at the end of every phase, with seconds by part.
+evaluation, and one at the end of every phase, with seconds, calls and FLOP by part.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class OnlineLoop:
         self.spec, self.protocol, self.dir, self.pieces, self.stop = spec, spec.protocol, run_dir, pieces, stop
         self.n, self.env_steps, self.decisions = spec.protocol.num_envs, 0, 0
         self.wall_before, self.started, self.begin_time = 0.0, time.monotonic(), time.monotonic()
-        self.evaluation_seconds, self.stopwatch = 0.0, Stopwatch()
+        self.evaluation_seconds, self.stopwatch = 0.0, Stopwatch(pieces.device, count_flop=True)
+        self.dropped = 0.0  # seconds of earlier starts whose work was done again
         self.success: float | None = None  # of the last evaluation, for watchers
         self.begin_steps = 0
         self.image: torch.Tensor
@@ -126,7 +127,7 @@ class OnlineLoop:
                                         self.envs.action_space.dim)
             stack.callback(self.replay.close)
         task = task_facts(spec, self.envs, self.envs.reset(self._seeds()))
-        self.reward = GoalReward(protocol, task.goal, pieces.tokenizer, pieces.device)
+        self.reward = GoalReward(protocol, task.goal, pieces.tokenizer, pieces.device, self.stopwatch)
         full_length = dataclasses.replace(config, terminate_on_success=False)
         # Evaluations stand at sync points, where all training episodes have ended and none has begun; so training's
         # environments can be lent for them, which saves the memory of as many more and of the processes they are in.
@@ -142,8 +143,12 @@ class OnlineLoop:
 
     def run(self) -> bool:
         """The loop."""
+        self.stopwatch.take()  # what its making took is in the start
         self.stopwatch.add("start", time.monotonic() - self.started)
-        self._restore()
+        with self.stopwatch("start"):
+            continued = self._restore()
+        if not continued:
+            self._evaluate("grid", self.protocol.eval_episodes)
         protocol, self.begin_time = self.protocol, time.monotonic()
         self._begin_episodes()
         while self.env_steps < protocol.env_steps:
@@ -169,11 +174,12 @@ class OnlineLoop:
     def _decide(self) -> tuple[dict[str, float], bool]:
         """One decision of all environments: act, step, reward, observe, learn. Also whether a sync point is reached."""
         image, first = self.image, self.is_first
-        with self.stopwatch("act"):
+        with self.stopwatch("act", self.n):
             action, self.carry, extras = choose(self.learner, image, first, self.carry, "train", self.generator,
                                                 self.envs, self.pieces.needs_expert)
         with self.stopwatch("env"):
             step = self.envs.step(action.clamp(-1, 1).numpy())
+            self.stopwatch.within(step.seconds)
         self.incidents.write(self.env_steps, "train")
         before, grid = self.env_steps, self.protocol.sync_every
         self.env_steps += int(step.env_steps.sum())
@@ -217,11 +223,14 @@ class OnlineLoop:
         self.dir.train.append({"env_steps": self.env_steps, "decisions": self.decisions, **self.log.row(), **metrics})
 
     def _write_seconds(self, phase: Phase) -> None:
-        """A row at the end of a phase, with the seconds since the last one by part."""
-        seconds = {part: round(value, 4) for part, value in self.stopwatch.take().items()}
+        """A row at the end of a phase, with what went into each part since the last one."""
+        spent = self.stopwatch.take()
+        seconds = {part: round(value, 4) for part, value in spent.seconds.items()}
+        flop = {} if spent.flop is None else {"flop": spent.flop}
+        dropped = {"dropped_seconds": self.dropped} if self.dropped else {}
         self.dir.timing.append({"env_steps": self.env_steps, "phase": phase, "wall_seconds": self._wall(),
                                 "evaluation_seconds": self.evaluation_seconds, "device": self.pieces.device.type,
-                                "seconds": seconds})
+                                "seconds": seconds, "calls": spent.calls, **flop, **dropped})
 
     def _evaluate(self, point: Point, episodes: int) -> dict[str, Any]:
         """Play and log evaluation episodes; returns their means."""
@@ -229,6 +238,7 @@ class OnlineLoop:
         self.dir.timing.append({"env_steps": self.env_steps, "point": point, "wall_seconds": self._wall(),
                                 "evaluation_seconds": self.evaluation_seconds, "device": self.pieces.device.type})
         results, began = [], time.monotonic()
+        self.stopwatch.set_kind("evaluation")
         for result in self.evaluator.run(self.learner, episodes, self.env_steps, point):
             self.dir.episodes.append(dict(result.row(seed=self.spec.seed, env_steps=self.env_steps,
                                                      decisions=self.decisions, point=point)))
@@ -237,6 +247,7 @@ class OnlineLoop:
         self.incidents.write(self.env_steps, point)
         self.evaluation_seconds += time.monotonic() - began
         self._write_seconds(point)
+        self.stopwatch.set_kind("train")
         self.success = float(np.mean([result.success_any for result in results]))
         return {"success_any": self.success, "success_end": float(np.mean([result.success_end for result in results])),
                 "return": float(np.mean([result.episode_return for result in results])), "episodes": len(results)}
@@ -250,15 +261,16 @@ class OnlineLoop:
                  "evaluation_seconds": self.evaluation_seconds}
         self.dir.save(self.env_steps, state, extra)
 
-    def _restore(self) -> None:
-        """Go on from the newest checkpoint; a fresh run is evaluated before its first decision."""
+    def _restore(self) -> bool:
+        """Go on from the newest checkpoint, if there is one; whether there was."""
         self.dir.reopen()  # before the logs are cut: what is done has its final evaluation
         found = self.dir.restore()  # step, state, extra
+        before = self.dir.last_beat()
         if found is None:
             if self.replay is not None:
                 self.replay.clear()
-            self._evaluate("grid", self.protocol.eval_episodes)
-            return
+            self.dropped = before.get("dropped_seconds", 0.0) + before.get("wall_seconds", 0.0)
+            return False
         _, state, extra = found
         self.learner.load_state_dict(state["learner"])
         self.generator.set_state(state["generator"])
@@ -270,6 +282,8 @@ class OnlineLoop:
         self.log.recent.extend(extra["recent"])
         self.success, self.wall_before = extra["success"], float(extra["wall_seconds"])
         self.evaluation_seconds = float(extra.get("evaluation_seconds", 0.0))
+        self.dropped = before.get("dropped_seconds", 0.0) + max(0.0, before.get("wall_seconds", 0.0) - self.wall_before)
+        return True
 
     def _wall(self) -> float:
         return self.wall_before + time.monotonic() - self.started
@@ -280,4 +294,4 @@ class OnlineLoop:
         recent = float(np.mean(self.log.recent)) if self.log.recent else None
         self.dir.heartbeat(every_seconds=every_seconds, phase=phase, env_steps=self.env_steps,
                            budget=self.protocol.env_steps, rate=rate, success=self.success, train_success=recent,
-                           wall_seconds=self._wall())
+                           wall_seconds=self._wall(), dropped_seconds=self.dropped)

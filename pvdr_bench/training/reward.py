@@ -19,6 +19,7 @@ from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import CatalogError, TrainingError
 from pvdr_bench.nets.blur import box_blur
 from pvdr_bench.rl.facts import GoalFacts
+from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.suites.base import Image, VectorStep
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 
@@ -30,6 +31,7 @@ class GoalReward:
         protocol: reward, goal_metric, goal_blur, normalise_distance and success_bonus are read.
         goal: images of the instance; None for the dense reward.
         tokenizer: needed by the code metrics only.
+        stopwatch: told of the part tokenize.
 
     Raises:
         CatalogError: the metric needs a tokenizer or a goal image, and there is none.
@@ -37,7 +39,8 @@ class GoalReward:
     """
 
     def __init__(self, protocol: Protocol, goal: GoalFacts | None, tokenizer: FrameTokenizer | None,
-                 device: torch.device) -> None:
+                 device: torch.device, stopwatch: Stopwatch | None = None) -> None:
+        self.stopwatch = stopwatch or Stopwatch()
         self.protocol, self.tokenizer, self.device = protocol, tokenizer, device
         self.metric, self.blur = protocol.goal_metric or "", protocol.goal_blur or 1
         self.bonus = protocol.success_bonus or 0.0
@@ -66,7 +69,9 @@ class GoalReward:
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         if self.metric.startswith("code"):
             assert self.tokenizer is not None
-            features = self.tokenizer.embed(self.tokenizer.encode(pixels)).float()
+            with self.stopwatch("tokenize", len(pixels)):
+                codes = self.tokenizer.encode(pixels)
+            features = self.tokenizer.embed(codes).float()
         else:
             features = pixels.float() / 255
         return box_blur(features, self.blur) if self.metric.endswith("blur") else features

@@ -47,6 +47,7 @@ class DreamerLearner(Learner):
                                f"sequence of train.length {config.train.length}", where="key train.prefill",
                                hint=f"at least {config.train.length * task.num_envs}")
         self.config, self.device, self.replay = config, context.device, context.replay
+        self.stopwatch = context.stopwatch
         if self.replay is not None:
             self.replay.declare(capacity=config.train.capacity)
         self.action_dim, self.num_envs = task.action.dim, task.num_envs
@@ -69,6 +70,8 @@ class DreamerLearner(Learner):
         self.sums: dict[str, Tensor] = {}
         self.summed = 0
         self.uniform_first = config.train.prefill_policy == "uniform"
+        if config.train.compile:
+            self.stopwatch.count_no_flop()
         self.scan_loss = torch.compile(self.model.loss) if config.train.compile else self.model.loss
 
     def _load_pretrained(self, context: LearnerContext) -> None:
@@ -120,7 +123,9 @@ class DreamerLearner(Learner):
     def learn(self) -> dict[str, float]:
         """Make the updates that are due; metrics are means over at least :data:`LOG_EVERY` of them."""
         while self.updates < self.due():
-            for name, value in self.update().items():
+            with self.stopwatch("update"):
+                metrics = self.update()
+            for name, value in metrics.items():
                 self.sums[name] = self.sums.get(name, torch.zeros(())) + value
             self.summed += 1
         if self.summed < LOG_EVERY:

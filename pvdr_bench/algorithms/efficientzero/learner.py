@@ -48,6 +48,7 @@ class EfficientZeroLearner(Learner):
         task = context.task
         config.check_image(task.observation.height)
         self.config, self.device, self.replay = config, context.device, context.replay
+        self.stopwatch = context.stopwatch
         self.boxes = ActionBoxes(task.action.dim, config.search.halved)
         self.inputs = ActionInput(config.model, self.boxes, self.device)
         with torch.random.fork_rng(devices=[]):
@@ -103,8 +104,9 @@ class EfficientZeroLearner(Learner):
             policy = torch.zeros(count, self.boxes.count)
             chosen = torch.from_numpy(rng.integers(self.boxes.count, size=count))
         else:
-            found = self.search.run(self._current(), kept.flatten(1, 2), self.inputs(actions), own.simulations,
-                                    rng if train else None, reward=self.reward)
+            with self.stopwatch("plan", count):
+                found = self.search.run(self._current(), kept.flatten(1, 2), self.inputs(actions), own.simulations,
+                                        rng if train else None, reward=self.reward)
             temperature = self._temperature() if train else own.eval_temperature
             policy = torch.from_numpy(found.policy).float()
             chosen = torch.from_numpy(sample_visits(found.visits, temperature, rng))
@@ -145,8 +147,11 @@ class EfficientZeroLearner(Learner):
     def learn(self) -> dict[str, float]:
         """Make the updates that are due; metrics are means over at least :data:`LOG_EVERY` of them."""
         while self.updates < self.due():
-            self._count_codes()
-            for name, value in self.update().items():
+            with self.stopwatch("recount"):
+                self._count_codes()
+            with self.stopwatch("update"):
+                metrics = self.update()
+            for name, value in metrics.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
             self.summed += 1
         if self.summed < LOG_EVERY:
@@ -188,7 +193,8 @@ class EfficientZeroLearner(Learner):
         train = self.config.train
         if not self.updates and train.value_start == "mean_reward":
             self._start_values(self.reward_sum / self.decisions)
-        batch, draw = self.reanalysis.batch(self.cpu_generator)
+        with self.stopwatch("reanalyse"):
+            batch, draw = self.reanalysis.batch(self.cpu_generator)
         count, steps = batch.observation.shape[:2]
         noise = pictures.noise((count * steps,), train.shift, train.intensity, self.generator)
         observation = pictures.augment(batch.observation.flatten(0, 1), noise)

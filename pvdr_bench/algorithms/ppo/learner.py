@@ -82,7 +82,8 @@ class PPOLearner(Learner):
 
     def encode(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] -> codes int64 [N, h, w]."""
-        return self.tokenizer.encode(image.to(self.device))
+        with self.stopwatch("tokenize", len(image)):
+            return self.tokenizer.encode(image.to(self.device))
 
     def initial(self, n: int) -> Carry:
         """The last m token grids of every environment."""
@@ -134,7 +135,8 @@ class PPOLearner(Learner):
         if self.reward is not None:
             with self.stopwatch("reward"):
                 reward, told = self.reward.label(rollout)
-        metrics = self.updater.update(rollout.batch(self.config.gamma, self.config.gae_lambda, reward))
+        with self.stopwatch("policy"):
+            metrics = self.updater.update(rollout.batch(self.config.gamma, self.config.gae_lambda, reward))
         self.rounds += 1
         log_std = self.updater.actor.get_parameter("log_std").detach()
         return metrics | told | {"reward_mean": float(rollout.reward.mean()), "rounds": float(self.rounds),

@@ -47,7 +47,7 @@ def new_plans(planner: Planner, guide: Guide | None, config: PVDRConfig, context
     """Plans made in contexts [N, m, h, w]."""
     device = context.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.online.dtype == "bfloat16")
-    with stopwatch("plan"), autocast:
+    with stopwatch("plan", len(context)), autocast:
         plans = planner.plan(context, generator)
     age = torch.zeros(len(context), dtype=torch.long, device=device)
     plan = {"z": plans.z, "plan": plans.codes.to(SMALL), "plan_age": age, **plan_metrics(plans)}

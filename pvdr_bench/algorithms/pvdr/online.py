@@ -95,7 +95,8 @@ class PVDRLearner(Learner):
 
     def encode(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] -> codes int64 [N, h, w]."""
-        return self.tokenizer.encode(image.to(self.device))
+        with self.stopwatch("tokenize", len(image)):
+            return self.tokenizer.encode(image.to(self.device))
 
     def initial(self, n: int) -> Carry:
         """The last (m - 1) * stride + 1 token grids of every environment, its action noise, and no plan yet."""
@@ -180,7 +181,7 @@ class PVDRLearner(Learner):
         context = self._context(push_frame(history, next_codes, none_first))
         if due.any():
             z = z.clone()
-            with self.stopwatch("plan"):
+            with self.stopwatch("plan", int(due.sum())):
                 z[due] = self.planner.plan(context[due], self.generator).z
         value: Tensor = self.ppo.critic({"tokens": context, "extra": z})
         return value

@@ -15,6 +15,7 @@ from pvdr_bench.results.looks import DASHES, looks_of, reference_dash
 from pvdr_bench.results.problems import Problem
 from pvdr_bench.results.report import parts
 from pvdr_bench.results.report.clean import Cleaner
+from pvdr_bench.results.report.cost import cost_part
 from pvdr_bench.results.report.curves import Clock, curve_data
 from pvdr_bench.results.report.overview import Warned, listed, summary, warnings
 from pvdr_bench.results.report.parts import text
@@ -152,14 +153,15 @@ def chapter_curves(chapter: Chapter, clocks: dict[str, Clock]) -> dict[str, Any]
 
 def chapter_html(chapter: Chapter, curves: dict[str, Any], commits: list[str], cleaner: Cleaner,
                  template: str) -> str:
-    """Its three sections."""
+    """Its four sections."""
     suffix, named = chapter.suffix, f": {chapter.name.rpartition(',')[0]}" if chapter.name else ""
     return Template(template).substitute({
         "suffix": suffix, "named": text(named), "heading": _heading(chapter),
         "summary": parts.lead(summary(chapter.table)),
         "warnings": parts.warning_list(chapter.warnings, suffix),
         "facts": parts.overview_facts(chapter.results, chapter.table, commits),
-        "table": _table_section(chapter, cleaner), "curve_notes": _curve_notes(chapter, curves)})
+        "table": _table_section(chapter, cleaner), "cost": cost_part(chapter),
+        "curve_notes": _curve_notes(chapter, curves)})
 
 
 def _heading(chapter: Chapter) -> str:
@@ -167,7 +169,7 @@ def _heading(chapter: Chapter) -> str:
     if not chapter.name:
         return f'<p class="kicker">pvdr-bench report</p>\n<h1 id="title">{text(chapter.title)}</h1>'
     links = " ".join(f'<a href="#{part}{chapter.suffix}">{word}</a>' for part, word in
-                     (("table", "Table"), ("curves", "Curves")))
+                     (("table", "Table"), ("curves", "Curves"), ("cost", "Cost")))
     label = text(f"Parts of {chapter.name}")
     words, _, key = chapter.name.rpartition(" ")
     return (f'<p class="kicker">{text(words)} <code>{text(key)}</code></p>\n'
@@ -195,7 +197,7 @@ def navigation(chapters: list[Chapter]) -> str:
     """The links of the header, but for runs and method."""
     if len(chapters) == 1:
         return "\n".join(f'<a href="#{part}">{word}</a>' for part, word in
-                         (("overview", "Overview"), ("table", "Table"), ("curves", "Curves")))
+                         (("overview", "Overview"), ("table", "Table"), ("curves", "Curves"), ("cost", "Cost")))
     links = "\n".join(f'<a href="#overview{c.suffix}">{text(c.name.partition(" ")[2].rpartition(",")[0])}</a>'
                       for c in chapters)
     return f'<a href="#overview">Overview</a>\n{links}'

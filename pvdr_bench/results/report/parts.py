@@ -137,13 +137,13 @@ def main_table(table: Table, name: str = "final", *, first: int = 0) -> str:
         first: place of the first row among all rows of the page, whose looks the script draws.
     """
     heads = ["method", *table.columns]
-    rows = [[_named(row.label, first + index),
+    rows = [[named(row.label, first + index),
              *(_cell(table.cells[row, column], table.metric) for column in table.columns)]
             for index, row in enumerate(table.rows)]
     return sortable(f"Final {METRICS[table.metric]}", heads, rows, name=name)
 
 
-def _named(label: str, row: int) -> Td:
+def named(label: str, row: int) -> Td:
     """A method's name behind its look."""
     return Td(f'<span class="look" data-look="{row}"></span>{text(label)}', label, head=True)
 

@@ -1,0 +1,79 @@
+"""Where a run's seconds and FLOP went: the stopwatch, the counting, and the rows of ``timing.jsonl``."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from pvdr_bench.rl.flop import FlopCounter, counted
+from pvdr_bench.rl.stopwatch import Spent, Stopwatch
+
+
+def test_a_stopwatch_counts_parts_and_parts_of_parts() -> None:
+    watch = Stopwatch()
+    for _ in range(3):
+        with watch("learn"):
+            with watch("policy"):
+                time.sleep(0.01)
+            time.sleep(0.005)
+    with pytest.raises(ValueError, match="broken"), watch("act"):
+        raise ValueError("broken")
+    watch.add("start", 2.0)
+    spent = watch.take()
+    found = spent.seconds
+    assert list(found) == ["act", "learn", "learn.policy", "start"] and found["start"] == 2.0
+    assert 0.03 <= found["learn.policy"] < found["learn"] - 0.014
+    assert spent.calls == {"act": 1, "learn": 3, "learn.policy": 3} and spent.flop is None
+    with watch("env"):
+        watch.within({"physics": 1.0})
+    assert list(watch.take().seconds) == ["env", "env.physics"] and watch.take() == Spent()
+
+
+def _product(rows: int, inner: int) -> None:
+    torch.ones(rows, inner) @ torch.ones(inner, 5)
+
+
+def test_flop_of_parts_are_counted_in_some_calls_and_known_of_all() -> None:
+    watch = Stopwatch(count_flop=True)
+    for rows in range(1, 12):  # a call of 2 x 3 x 5 FLOP a row; calls 1, 2 and 4 are counted
+        with watch("act", rows):
+            _product(rows, 3)
+            with watch("plan"):
+                _product(1, 7)
+    with watch("learn"):
+        pass
+    assert [call for call in range(1, 300) if counted(call)] == [1, 2, 4, 16, 64, 256]
+    assert watch.take().flop == {"act": 30.0 * sum(range(1, 12)), "act.plan": 11 * 70.0}
+    watch.set_kind("evaluation")  # in which acting is another thing
+    with watch("act"):
+        _product(1, 4)
+    assert watch.take().flop == {"act": 40.0}
+    watch.count_no_flop()
+    with watch("act"):
+        _product(1, 4)
+    assert watch.take().flop is None
+
+
+def test_flop_of_layers_are_those_of_the_formulas_and_counting_changes_no_bit() -> None:
+    rows, length, width, hidden = 3, 7, 16, 40
+    linear = torch.nn.Linear(width, hidden)
+    x = torch.randn(rows, width, requires_grad=True)
+    with FlopCounter() as counter:
+        linear(x).sum().backward()
+    forward = 2 * rows * width * hidden
+    assert counter.flop == 3 * forward  # and backwards as much for the input, and for the weights
+    layer = torch.nn.TransformerEncoderLayer(width, 4, hidden, dropout=0.0, batch_first=True)
+    tokens = torch.randn(rows, length, width)
+    with FlopCounter() as counter:
+        counted_out = layer(tokens)
+    projections, attention = 4 * width * width + 2 * width * hidden, 2 * length * length * width
+    assert counter.flop == 2 * rows * (length * projections + attention)
+    assert torch.equal(counted_out, layer(tokens))
+    with FlopCounterMode(display=False) as theirs, sdpa_kernel(SDPBackend.MATH):
+        layer(tokens)
+        torch.nn.functional.conv2d(torch.ones(2, 3, 8, 8), torch.ones(4, 3, 3, 3))
+    assert theirs.get_total_flops() == counter.flop + 2 * 2 * 36 * 4 * 27
