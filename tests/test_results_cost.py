@@ -118,7 +118,9 @@ def test_the_report_has_them_beside_each_other(folder: Path) -> None:
 
 
 def test_the_command_prints_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["table", "--results", str(folder), "--columns", "time", "--json"])
+    with pytest.raises(SystemExit) as end:
+        main(["table", "--results", str(folder), "--columns", "time", "--json"])
+    assert end.value.code == 0
     told_ = json.loads(capsys.readouterr().out)
     assert {row["statistic"] for row in told_["rows"]} >= {"decisions per second", "CPU-hours", "planning", "other"}
     with pytest.raises(SystemExit) as end:

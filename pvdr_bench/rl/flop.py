@@ -20,8 +20,8 @@ _FUSED_ON_CPU = {"aten::_scaled_dot_product_flash_attention_for_cpu": sdpa_flop,
 
 
 def counted(call: int) -> bool:
-    """Whether the ``call``-th call of a part is counted: 1, 2, 4, 16, 64, ..., which costs next to nothing."""
-    return call == 2 or (call & (call - 1) == 0 and call.bit_length() % 2 == 1)
+    """Whether the ``call``-th call of a part is counted: 1, 4, 16, 64, ..., which costs next to nothing."""
+    return call & (call - 1) == 0 and call.bit_length() % 2 == 1
 
 
 class FlopTally:
