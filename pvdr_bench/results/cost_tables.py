@@ -13,7 +13,7 @@ import pandas as pd
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.series import METRICS, Row, final_interval, final_values, left_out, over_tasks, rows_of
-from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, t_interval
+from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, t_interval
 from pvdr_bench.results.tables import Cell, Table
 from pvdr_bench.runs.contents import RunContents
 from pvdr_bench.runs.cost import KINDS, RunCost, device_hours, read_cost
@@ -87,13 +87,14 @@ def _success(row: Row, results: Results, tasks: list[str], metric: str, confiden
              repetitions: int) -> Cell | None:
     finals = [final_values(row, results.points, task, metric) for task in tasks]
     budgets = {final.env_steps for final in finals}
+    interval: Interval | None
     if len(tasks) > 1:
         interval = over_tasks(row, results.points, tasks, metric, confidence=confidence, repetitions=repetitions)
     else:
         interval = final_interval(row, results.points, tasks[0], metric, confidence=confidence)[1]
         interval = interval if finals[0].values.size else None
-    return interval and Cell(interval, budgets.pop() if len(budgets) == 1 else 0,
-                             tuple(n for final in finals for n in final.episodes))
+    return None if interval is None else Cell(interval, budgets.pop() if len(budgets) == 1 else 0,
+                                              tuple(n for final in finals for n in final.episodes))
 
 
 def costs_of(results: Results, allow_mixed: bool = False) -> dict[Row, list[RunCost]]:
