@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
-from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.algorithms.pvdr.context import Painter
+from pvdr_bench.algorithms.pvdr.model import dynamics_model
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.rl.contract import Transition
 from pvdr_bench.rl.ppo import Auxiliary
@@ -38,12 +39,12 @@ def config(online: dict[str, Any] | None = None, pretrain: dict[str, Any] | None
                                       "pretrain": pretrain or {}, "online": PI | base | (online or {})})
 
 
-def weights(cfg: PVDRConfig, codes: int) -> dict[str, Tensor]:
+def weights(cfg: PVDRConfig, codes: int, painter: Painter | None = None) -> dict[str, Tensor]:
     """A model whose plans differ: random weights, larger than initial ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         return {name: x + 0.4 * torch.randn(x.shape) if x.is_floating_point() else x
-                for name, x in DynamicsModel(cfg.model, codes, GRID).state_dict().items()}
+                for name, x in dynamics_model(cfg, codes, GRID, painter).state_dict().items()}
 
 
 def build(cfg: PVDRConfig, n: int = ENVS) -> PVDRLearner:

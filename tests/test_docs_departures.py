@@ -40,8 +40,8 @@ def test_every_departure_is_in_the_table(model: type[BaseModel]) -> None:
 
 # Scales -----------------------------------------------------------------------------------------------------------
 
-METHODS = ("pvdr", "ppo", "tokenizer", "dreamerv2", "dreamerv3", "apv", "contextwm", "prelar", "efficientzero", "ficc",
-           "stg")
+METHODS = ("pvdr", "pvdr-context", "ppo", "tokenizer", "dreamerv2", "dreamerv3", "apv", "contextwm", "prelar",
+           "efficientzero", "ficc", "stg")
 DREAMERS = ("dreamerv2", "dreamerv3", "apv", "contextwm", "prelar")
 IDENTITY = {"pretrained", "model.dynamics_input", "stacked", "bonus.weight"}  # what makes a method another one
 OWN = {  # beside it, what the papers of one algorithm's methods differ in

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
-from pvdr_bench.algorithms.dreamer.context import ContextNoise, choose, erase
 from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.dreamer.video_model import learning
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
+from pvdr_bench.nets.context import ContextNoise, choose, erase
 from tests import test_dreamer_learner as grid
 from tests.test_dreamer_faithful import feature, kl_by_hand, moved
 from tests.test_dreamer_model import SMALL, config, sequences

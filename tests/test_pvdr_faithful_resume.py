@@ -13,6 +13,7 @@ from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.registry import algorithms, load_object
 from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.tokenizer.frozen import load_tokenizer
 from pvdr_bench.training.execute import execute
 from pvdr_bench.training.online import Pieces
 from tests import dummies
@@ -25,6 +26,7 @@ from tests.test_ppo_loop import TOKENIZER, tokenizer_artefact
 LOOP = {"model": MODEL | {"future_frames": 1},
         "online": PI | {"e1_decisions": dummies.ENVS * 4, "e2_decisions": dummies.ENVS * 5, "minibatch": 5, "epochs": 2,
                         "lact_e1_epochs": 1, "e1_correlation": 0.5, "finetune_batch": 2, "finetune_lr": 1e-3}}
+CONTEXT = {"heads": 2, "depth": 4, "blocks": 1, "dropout": 0.2}
 
 
 class Interruption:
@@ -48,33 +50,36 @@ class Interruption:
         return 0 < self.after <= self.count
 
 
-def run(results: Path, stop: Interruption, replan: int) -> tuple[bool, RunDir]:
+def run(results: Path, stop: Interruption, replan: int, algorithm: str) -> tuple[bool, RunDir]:
     """PVDR in the loop, on the dummy suite, on a tokenizer and a dynamics model of random weights."""
-    info = algorithms()["pvdr"]
+    info = algorithms()[algorithm]
     assert info.learner is not None
     settings = LOOP | {"planner": {"candidates": 2, "replan_every": replan}}
-    spec = make_spec("pvdr", env_steps=3 * SYNC, config=settings, episode_steps=2 * EPISODE, terminate_on_success=False,
-                     eval_episodes=2, eval_final_episodes=2)
+    settings |= {"context": CONTEXT} if algorithm == "pvdr-context" else {}
+    spec = make_spec(algorithm, env_steps=3 * SYNC, config=settings, episode_steps=2 * EPISODE,
+                     terminate_on_success=False, eval_episodes=2, eval_final_episodes=2)
     cfg = load_object(info.config).model_validate(settings)
+    tokenizer = tokenizer_artefact()
+    painter = load_tokenizer(tokenizer, TOKENIZER)
     pieces = Pieces(make_envs=make_envs, make_learner=partial(stop.learner, load_object(info.learner)), config=cfg,
                     device=torch.device("cpu"), artefact_config={"tokenize": TOKENIZER}, on_policy=info.on_policy,
-                    artefacts={"tokenize": tokenizer_artefact(), "pretrain": weights(cfg, TOKENIZER.codebook.size)})
+                    artefacts={"tokenize": tokenizer, "pretrain": weights(cfg, TOKENIZER.codebook.size, painter)})
     done = execute(spec, results, lambda: (pieces, {}), stop)
     return done, RunDir(spec.path(results))
 
 
-@pytest.mark.parametrize("replan", [1, 3])
+@pytest.mark.parametrize(("algorithm", "replan"), [("pvdr", 1), ("pvdr", 3), ("pvdr-context", 3)])
 def test_an_interrupted_run_goes_on_from_its_checkpoint_to_the_bytes_of_one_that_was_not(
-        tmp_path: Path, replan: int) -> None:
+        tmp_path: Path, algorithm: str, replan: int) -> None:
     """Sync points are 8 decisions in time apart. The checkpoint of the second one follows two rounds of fine-tuning and
     one of PPO, and holds 3 of E2's 5. The run is stopped within the next E1, which is lost and done again with the end
     of that E2; then fine-tuning follows, too."""
     through, first, second = Interruption(), Interruption(21), Interruption()
-    done, whole = run(tmp_path / "whole", through, replan)
+    done, whole = run(tmp_path / "whole", through, replan, algorithm)
     assert done and through.phases == "111122222" * 2 + "111122"
-    done, parts = run(tmp_path / "parts", first, replan)
+    done, parts = run(tmp_path / "parts", first, replan, algorithm)
     assert not done and parts.checkpoints.steps()[-1] == 2 * SYNC and first.phases == through.phases[:21]
-    done, parts = run(tmp_path / "parts", second, replan)
+    done, parts = run(tmp_path / "parts", second, replan, algorithm)
     assert done and second.phases == through.phases[16:]
     for name in ("train", "episodes"):
         text = getattr(parts, name).path.read_bytes()

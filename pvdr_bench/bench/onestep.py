@@ -67,7 +67,7 @@ class Subject:
 
     def dynamics(self, codes: Tokenizer) -> PVDRPretrainer:
         """A new model over the tokenizer's codes."""
-        return PVDRPretrainer(self.pvdr, self.seed, self.device, codes.codebook_size, codes.grid)
+        return PVDRPretrainer(self.pvdr, self.seed, self.device, codes.codebook_size, codes.grid, codes)
 
 
 def measure(scale: str = "paper", device: str = "cpu", threads: int = 1, stages: tuple[str, ...] = STAGES,

@@ -64,7 +64,7 @@ def _measure(scale: str, device: torch.device, threads: int, seconds: float, see
              for name in sorted({vqgan.train.dtype, pvdr.pretrain.dtype, pvdr.online.dtype})}
     tokenizer = VQGANLearner(vqgan, seed, device, protocol.image_size)
     codes = load_tokenizer(tokenizer.export(), vqgan)
-    pretrainer = PVDRPretrainer(pvdr, seed, device, codes.codebook_size, codes.grid)
+    pretrainer = PVDRPretrainer(pvdr, seed, device, codes.codebook_size, codes.grid, codes)
     context = random_context(pvdr, protocol.image_size, protocol.num_envs, seed, device)
     context.artefacts.update(tokenize=tokenizer.export(), pretrain=pretrainer.export())
     context.artefact_config["tokenize"] = vqgan

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
-from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.algorithms.pvdr.model import dynamics_model
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance
 from pvdr_bench.algorithms.pvdr.pretrain import validation_metrics
 from pvdr_bench.algorithms.pvdr.probes import (
@@ -82,7 +82,7 @@ def measure(scale: str = "cpu", corpus: str = DEFAULT_CORPUS, method: str = "pvd
         raise DataError(f"the corpus {corpus} has no actions and hand positions to probe with", where=str(clips.path))
     tell("parts", 0, PARTS)
     tokens = TokenStore.build(clips, tokenizer, artefacts["tokenize"].weights_sha256[:12])
-    model = DynamicsModel(config.model, tokenizer.codebook_size, tokenizer.grid).eval()
+    model = dynamics_model(config, tokenizer.codebook_size, tokenizer.grid, tokenizer).eval()
     model.load_state_dict(artefacts["pretrain"].weights())
     m, frames = config.model.context_frames, config.model.context_frames + config.model.future_frames
     rng = np.random.default_rng(seed)

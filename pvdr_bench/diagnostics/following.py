@@ -87,7 +87,7 @@ def look(learner: PVDRLearner, context: Tensor, direction: Tensor, candidates: t
     planner = Planner(learner.model, largest, learner.distance)
     z = planner.candidates(context, generator)[0]
     tokens = context.expand(len(z), *context.shape[1:])
-    plans = learner.model.decoder.rollout(tokens, z)[0]
+    plans = learner.model.decoder.rollout(tokens, z, shown=learner.model.shown_to_plan(context, generator))[0]
     distance = learner.distance.plan(plans[None])[0]
     motion = learner.policy(tokens, z, plans).mean[:, :len(AXES)].cpu()
     best = torch.stack([distance[:count].argmin() for count in candidates]).cpu()

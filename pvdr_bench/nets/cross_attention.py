@@ -27,9 +27,14 @@ class AttentionNoise:
     weights: Tensor | None = None
     output: Tensor | None = None
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> AttentionNoise:
+        """Each tensor through a function of rows."""
+        parts = (self.order, self.weights, self.output)
+        return AttentionNoise(*(None if part is None else function(part) for part in parts))  # type: ignore[arg-type]
+
 
 class MaskedCrossAttention(nn.Module):
-    """``relu(x + norm(attention(x, some positions of the context)))``.
+    """``relu(x + norm(attention(x, some positions of the context)))``, or without the ``relu``.
 
     Queries and keys get learned positions, which start at zero and exist from the start: an optimiser built before a
     first pass has them too.
@@ -39,24 +44,26 @@ class MaskedCrossAttention(nn.Module):
         mask: share of the context's positions that is not seen, in evaluation too.
         dropout: of attention weights and of outputs, where the noise says which.
         norm: makes a normalisation of C channels.
+        rectified: whether the sum goes through a ``relu``; where x is a transformer's residual stream it does not.
 
     Raises:
         ValueError: the heads do not divide the channels.
     """
 
     def __init__(self, channels: int, side: int, heads: int, mask: float, dropout: float,
-                 norm: Callable[[int], nn.Module]) -> None:
+                 norm: Callable[[int], nn.Module], rectified: bool = True) -> None:
         super().__init__()
         if channels % heads:
             raise ValueError(f"{heads} heads do not divide {channels} channels")
         self.heads, self.dropout, self.side, self.channels = heads, dropout, side, channels
+        self.rectified = rectified
         self.kept = int(side * side * (1 - mask))
         self.query_positions, self.key_positions = (nn.Parameter(torch.zeros(side * side, channels)) for _ in range(2))
         self.query, self.key, self.value, self.out = (nn.Linear(channels, channels) for _ in range(4))
         self.norm = norm(channels)
 
-    def draw(self, count: int, generator: torch.Generator) -> AttentionNoise:
-        """Noise of ``count`` maps."""
+    def draw(self, count: int, generator: torch.Generator, dropout: bool = True) -> AttentionNoise:
+        """Noise of ``count`` maps, with dropout's or without."""
         positions = self.side * self.side
 
         def leave(*shape: int) -> Tensor | None:
@@ -64,7 +71,7 @@ class MaskedCrossAttention(nn.Module):
             return uniform >= self.dropout
 
         order = torch.rand(count, positions, generator=generator, device=generator.device)
-        if not self.dropout:
+        if not self.dropout or not dropout:
             return AttentionNoise(order)
         return AttentionNoise(order, leave(self.heads, positions, self.kept), leave(positions, self.channels))
 
@@ -82,7 +89,8 @@ class MaskedCrossAttention(nn.Module):
         keys = keys.flatten(0, 1)
         queries = x.flatten(2).transpose(1, 2) + self.query_positions
         out = self._drop(self._attend(queries, keys, noise.weights), noise.output)
-        return torch.relu(x + self.norm(out.transpose(1, 2).reshape(x.shape)))
+        out = x + self.norm(out.transpose(1, 2).reshape(x.shape))
+        return torch.relu(out) if self.rectified else out
 
     def _attend(self, queries: Tensor, keys: Tensor, left: Tensor | None) -> Tensor:
         """Scaled dot-product attention with A heads: [N, P, C], [N, K, C] -> [N, P, C]."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.consistency import Consistency
-from pvdr_bench.algorithms.dreamer.context import ContextNoise
 from pvdr_bench.algorithms.dreamer.video_model import VideoModel, image_loss, learning
 from pvdr_bench.errors import TrainingError
+from pvdr_bench.nets.context import ContextNoise
 from pvdr_bench.nets.conv import preprocess
 from pvdr_bench.nets.optimizers import DecayedAdam, load_optimizer_state, optimizer_state
 from pvdr_bench.nets.rssm import RSSM, State, balanced_kl

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.dreamer.config import ModelConfig
-from pvdr_bench.algorithms.dreamer.context import Augment, ContextNoise, choose, erase
 from pvdr_bench.algorithms.dreamer.forms import (
     Decoder,
     Encoder,
@@ -22,6 +21,7 @@ from pvdr_bench.algorithms.dreamer.forms import (
     residual_encoder,
 )
 from pvdr_bench.algorithms.dreamer.latent_action import ImplicitAction, LatentActions, starting_with_none
+from pvdr_bench.nets.context import Augment, ContextNoise, choose, erase
 from pvdr_bench.nets.resnet import ResNetDecoder, ResNetEncoder
 from pvdr_bench.rl.process_group import ProcessGroup
 from pvdr_bench.tokenizer.shared import SharedBatchNorm
@@ -54,7 +54,7 @@ class Pictures(nn.Module):
         if self.context is None:
             return None
         assert isinstance(self.decoder, ResNetDecoder)
-        return ContextNoise.draw(self.decoder, count, length, generator)
+        return ContextNoise.draw(self.decoder.attentions(), count, length, generator)
 
     def draw(self, feature: Tensor, image: Tensor, noise: ContextNoise | None, augment: Augment = "none") -> Tensor:
         """Image means [N, 3, S, S] of features [B, T, F], beside a frame of images [B, any, 3, S, S] if there is a

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from pvdr_bench.algorithms.dreamer.bonus import VideoBonus
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
-from pvdr_bench.algorithms.dreamer.context import ContextNoise
 from pvdr_bench.algorithms.dreamer.forms import discount_head, make_rssm, reward_head
 from pvdr_bench.algorithms.dreamer.video_model import Pictures, VideoModel, image_loss
+from pvdr_bench.nets.context import ContextNoise
 from pvdr_bench.nets.conv import MLP, preprocess
 from pvdr_bench.nets.rssm import RSSM, State, balanced_kl, categorical_entropy, scaled_kl
 from pvdr_bench.nets.twohot import ScalarHead

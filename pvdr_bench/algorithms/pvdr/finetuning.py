@@ -15,6 +15,7 @@ from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance
 from pvdr_bench.algorithms.pvdr.rounds import prior_finetuning_loss, reconstruction_loss
+from pvdr_bench.nets.context import ContextNoise
 from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
 
 
@@ -22,6 +23,10 @@ def pieces(count: int, size: int) -> list[slice]:
     """Rows that fit into memory at a time: ``size`` of ``count`` (0: all)."""
     size = size or max(1, count)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _part(noise: ContextNoise | None, rows: slice) -> ContextNoise | None:
+    return None if noise is None else noise.part(rows.start, rows.stop)
 
 
 class FineTuner:
@@ -54,12 +59,15 @@ class FineTuner:
     def _step(self, clips: Tensor) -> dict[str, Tensor]:
         """One step of both optimisers: Eq. 3, then Eq. 4 with the decoder that Eq. 3 left."""
         device = clips.device
-        noise = torch.randn((2, len(clips), *self.model.z_shape), generator=self.generator).to(device)
+        model, count = self.model, len(clips)
+        noise = torch.randn((2, count, *model.z_shape), generator=self.generator).to(device)
+        contexts = [model.context_noise(count, self.generator, learning) for learning in (True, False)]
         sums = defaultdict[str, Tensor](lambda: torch.zeros((), device=device))
         self.dynamics_optimizer.zero_grad(set_to_none=True)
         for rows in pieces(len(clips), self.pretrain.micro_batch):
             share = len(clips[rows]) / len(clips)
-            loss = share * reconstruction_loss(self.model, clips[rows], noise[0, rows], self.pretrain.reduction)
+            shown = model.shown_of_clips(clips[rows], _part(contexts[0], rows), online=True)
+            loss = share * reconstruction_loss(model, clips[rows], noise[0, rows], self.pretrain.reduction, shown)
             torch.autograd.backward(loss)
             sums["finetune_rec"] += loss.detach()
         require_finite(sums, "fine-tuning on E1")
@@ -67,8 +75,9 @@ class FineTuner:
         self.prior_optimizer.zero_grad(set_to_none=True)
         for rows in pieces(len(clips), self.pretrain.micro_batch):
             share = len(clips[rows]) / len(clips)
-            loss, terms = prior_finetuning_loss(self.model, self.distance, self.code_table, clips[rows], noise[1, rows],
-                                                self.online.lambda2 * self.scale, self.pretrain)
+            shown = model.shown_in(model.split(clips[rows])[0], _part(contexts[1], rows))
+            loss, terms = prior_finetuning_loss(model, self.distance, self.code_table, clips[rows], noise[1, rows],
+                                                self.online.lambda2 * self.scale, self.pretrain, shown)
             torch.autograd.backward(share * loss, inputs=list(self.model.prior.parameters()))
             for name, value in terms.items():
                 sums[name] += share * value

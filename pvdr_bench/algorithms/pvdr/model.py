@@ -5,6 +5,7 @@ Shapes: B batch, N candidates, m context and l future frames, h x w token grid, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,10 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from pvdr_bench.algorithms.pvdr.config import ModelConfig
+from pvdr_bench.algorithms.pvdr.config import ModelConfig, PVDRConfig
+from pvdr_bench.algorithms.pvdr.config_context import PVDRContextConfig
+from pvdr_bench.algorithms.pvdr.context import ContextReader, Painter, Seen, Shown
+from pvdr_bench.nets.context import ContextNoise
 from pvdr_bench.nets.st_transformer import Decoding, LayerCache, STTransformer, window_order
 
 LOGVAR_RANGE = (-10.0, 4.0)
@@ -92,7 +96,8 @@ class GaussianHead(nn.Module):
 class Decoder(nn.Module):
     """D(y | x, z): z as a prompt grid at slot 0, context and decoded frames after it, causal in time (Fig. 8 right).
 
-    The output at the slot of frame k gives the logits of all tokens of frame k + 1 (reading 13).
+    The output at the slot of frame k gives the logits of all tokens of frame k + 1 (reading 13). Of a model with a
+    context (``reader``) each method wants what is ``shown``; of one without it is None.
     """
 
     def __init__(self, config: ModelConfig, codebook_size: int, grid: int) -> None:
@@ -108,14 +113,24 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.every_slot = nn.Linear(config.z_dim, config.d_model) if config.z_every_slot else None
         self.gate = nn.Linear(config.d_model, 1) if config.copy_gate else None
+        self.reader: ContextReader | None = None
+
+    def _look(self, shown: Shown | None) -> Seen | None:
+        if (shown is None) != (self.reader is None):
+            raise ValueError("a context is shown to a decoder without one, or none to one that has it")
+        if shown is None or self.reader is None:
+            return None
+        seen: Seen = self.reader(shown)
+        return seen
 
     def _spread(self, z: Tensor) -> Tensor:
         factor = self.grid // self.config.z_grid
         spread: Tensor = repeat(z, "b i j c -> b (i p) (j q) c", p=factor, q=factor)
         return spread
 
-    def _frames(self, codes: Tensor, z: Tensor) -> Tensor:
+    def _frames(self, codes: Tensor, z: Tensor, seen: Seen | None, at: int = 0) -> Tensor:
         x: Tensor = self.embed(codes)
+        x = x if seen is None else seen.beside(x, at)
         return x if self.every_slot is None else x + self.every_slot(self._spread(z))[:, None]
 
     def _logits(self, hidden: Tensor, previous: Tensor) -> Tensor:
@@ -124,20 +139,22 @@ class Decoder(nn.Module):
             logits = logits + self.gate(hidden) * F.one_hot(previous, self.codebook_size).to(logits.dtype)
         return logits.float()
 
-    def forward(self, context: Tensor, future: Tensor, z: Tensor) -> Tensor:
+    def forward(self, context: Tensor, future: Tensor, z: Tensor, shown: Shown | None = None) -> Tensor:
         """Teacher forcing: context [B, m, h, w], future [B, l, h, w], z [B, s, s, c] -> logits [B, l, h, w, K]."""
         codes = torch.cat([context, future[:, :-1]], 1)
-        slots = torch.cat([self.prompt(self._spread(z))[:, None], self._frames(codes, z)], 1)
+        slots = torch.cat([self.prompt(self._spread(z))[:, None], self._frames(codes, z, self._look(shown))], 1)
         m = self.config.context_frames
         return self._logits(self.body(slots)[:, m:], codes[:, m - 1:])
 
-    def rollout(self, context: Tensor, z: Tensor, cached: bool = True) -> tuple[Tensor, Tensor]:
+    def rollout(self, context: Tensor, z: Tensor, cached: bool = True,
+                shown: Shown | None = None) -> tuple[Tensor, Tensor]:
         """Greedy frame-recurrent decoding: context [B, m, h, w], z [B, s, s, c] -> codes [B, l, h, w] and
         logits [B, l, h, w, K]. With ``cached`` keys and values of past slots are kept; the result is the same."""
-        slots = torch.cat([self.prompt(self._spread(z))[:, None], self._frames(context, z)], 1)
+        seen, count = self._look(shown), self.config.context_frames
+        slots = torch.cat([self.prompt(self._spread(z))[:, None], self._frames(context, z, seen)], 1)
         cache: list[LayerCache] | None = None
         previous, codes, all_logits = context[:, -1], [], []
-        for _ in range(self.config.future_frames):
+        for number in range(self.config.future_frames):
             if cached:
                 hidden, cache = self.body.extend(slots, cache)
             else:
@@ -146,29 +163,46 @@ class Decoder(nn.Module):
             previous = logits.argmax(-1)
             codes.append(previous)
             all_logits.append(logits)
-            frame = self._frames(previous[:, None], z)
+            if number == self.config.future_frames - 1:
+                break
+            frame = self._frames(previous[:, None], z, seen, count + number)
             slots = frame if cached else torch.cat([slots, frame], 1)
         return torch.stack(codes, 1), torch.stack(all_logits, 1)
 
     @torch.no_grad()
-    def plan(self, context: Tensor, z: Tensor) -> Tensor:
+    def plan(self, context: Tensor, z: Tensor, shown: Shown | None = None) -> Tensor:
         """The codes of :meth:`rollout` [B, l, h, w], for planning: without gradients, and without logits to keep."""
         order = window_order(self.grid, self.config.window).to(context.device)
         z = self._spread(z).flatten(1, 2)[:, order]
-        added = 0.0 if self.every_slot is None else self.every_slot(z)[:, None]
-        table = self.embed.project(self.embed.table.weight)  # of all codes: a plan reads far more than there are
+        frames = self._in_windows(self._look(shown), z, order)
         seen = context.flatten(2)[:, :, order]
-        slots = torch.cat([self.prompt(z)[:, None], F.embedding(seen, table) + added], 1)
+        slots = torch.cat([self.prompt(z)[:, None], frames(seen, 0)], 1)
         decoding, previous, codes = Decoding(self.body), seen[:, -1], []
-        for _ in range(self.config.future_frames):
+        for number in range(self.config.future_frames):
             hidden = decoding.newest(slots)
             logits = self.head(hidden)
             if self.gate is not None:
                 logits.scatter_add_(-1, previous[..., None], self.gate(hidden))
             previous = logits.argmax(-1)
             codes.append(previous)
-            slots = F.embedding(previous, table)[:, None] + added
+            if number < self.config.future_frames - 1:
+                slots = frames(previous[:, None], self.config.context_frames + number)
         return torch.stack(codes, 1)[:, :, order.argsort()].view(len(z), -1, self.grid, self.grid)
+
+    def _in_windows(self, seen: Seen | None, z: Tensor, order: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """:meth:`_frames` of codes [B, T, h * w] and z [B, h * w, c] in window order, the first one number ``at``."""
+        added = 0.0 if self.every_slot is None else self.every_slot(z)[:, None]
+        table = self.embed.project(self.embed.table.weight)  # of all codes: a plan reads far more than there are
+        back = order.argsort()
+
+        def frames(codes: Tensor, at: int) -> Tensor:
+            x = F.embedding(codes, table)
+            if seen is not None:
+                grids = rearrange(x[:, :, back], "b t (h w) d -> b t h w d", h=self.grid)
+                x = seen.beside(grids, at).flatten(2, 3)[:, :, order]
+            return x + added
+
+        return frames
 
 
 class DynamicsModel(nn.Module):
@@ -192,6 +226,39 @@ class DynamicsModel(nn.Module):
         """Clips [B, m + l, h, w] -> context [B, m, h, w], future [B, l, h, w]."""
         m = self.config.context_frames
         return clips[:, :m], clips[:, m:]
+
+    def context_noise(self, count: int, generator: torch.Generator, learning: bool = True) -> ContextNoise | None:
+        """The random numbers of the contexts of ``count`` clips, or of states to plan in; none without a context."""
+        reader = self.decoder.reader
+        return None if reader is None else reader.draw(count, generator, learning)
+
+    def shown_of_clips(self, clips: Tensor, noise: ContextNoise | None, online: bool = False) -> Shown | None:
+        """What the decoder is shown beside clips [B, m + l, h, w] that it learns from."""
+        reader = self.decoder.reader
+        return None if reader is None or noise is None else reader.of_clips(clips, noise, online)
+
+    def shown_in(self, context: Tensor, noise: ContextNoise | None) -> Shown | None:
+        """What the decoder is shown in states x [B, m, h, w] whose future is not known."""
+        reader = self.decoder.reader
+        return None if reader is None or noise is None else reader.of_states(context, noise)
+
+    def shown_to_plan(self, context: Tensor, generator: torch.Generator) -> Shown | None:
+        """The same, with noise of its own."""
+        return self.shown_in(context, self.context_noise(len(context), generator, learning=False))
+
+
+def dynamics_model(config: PVDRConfig, codebook_size: int, grid: int, painter: Painter | None) -> DynamicsModel:
+    """The model of a config, of random weights from torch's global generator; those of a context come last.
+
+    Args:
+        painter: the frozen tokenizer, which a context is painted by.
+    """
+    model = DynamicsModel(config.model, codebook_size, grid)
+    if isinstance(config, PVDRContextConfig):
+        if painter is None:
+            raise ValueError("a context needs the tokenizer's pictures")
+        model.decoder.reader = ContextReader(config, painter)
+    return model
 
 
 def token_cross_entropy(logits: Tensor, future: Tensor) -> Tensor:

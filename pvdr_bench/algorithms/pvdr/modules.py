@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.guide import FramesGuide, Guide, GuidedActor
-from pvdr_bench.algorithms.pvdr.model import DynamicsModel
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel, dynamics_model
 from pvdr_bench.rl.actor_critic import MEAN_GAIN, Actor, Critic, NetworkConfig, StateNetwork, standardised
 from pvdr_bench.rl.ppo import PPOUpdater
 from pvdr_bench.tokenizer.frozen import Tokenizer
@@ -34,7 +34,7 @@ def build(config: PVDRConfig, tokenizer: Tokenizer, action_dim: int, device: tor
         seed: of PPO's minibatch order.
     """
     online, grid, size = config.online, tokenizer.grid, tokenizer.codebook_size
-    model = DynamicsModel(config.model, size, grid)
+    model = dynamics_model(config, size, grid, tokenizer)
     if weights is not None:
         model.load_state_dict(weights)
     model.to(device)

@@ -83,7 +83,8 @@ class Planner:
         """Choose z* for contexts int64 [B, m, h, w]."""
         z = self.candidates(context, generator)
         n = z.shape[1]
-        codes = self.model.decoder.plan(repeat(context, "b m h w -> (b n) m h w", n=n), z.flatten(0, 1))
+        shown = self.model.shown_to_plan(context, generator)
+        codes = self.model.decoder.plan(repeat(context, "b m h w -> (b n) m h w", n=n), z.flatten(0, 1), shown)
         codes = rearrange(codes, "(b n) l h w -> b n l h w", n=n)
         distance = self.distance.plan(codes)
         best = distance.argmin(1) if self.config.selection == "best" else distance.new_zeros(len(z), dtype=torch.long)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.pvdr.config import PretrainConfig, PVDRConfig
-from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian, token_cross_entropy
+from pvdr_bench.algorithms.pvdr.context import Painter, Shown
+from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian, dynamics_model, token_cross_entropy
 from pvdr_bench.errors import TrainingError
 from pvdr_bench.rl.contract import OfflineLearner, StageContext
 
@@ -33,11 +34,11 @@ def prior_loss(prior: Gaussian, posterior: Gaussian, direction: str) -> Tensor:
 
 
 def pretraining_loss(model: DynamicsModel, config: PretrainConfig, lambda1: float, clips: Tensor,
-                     noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 1 for clips int64 [B, m + l, h, w] and standard normal noise [B, s, s, c]."""
+                     noise: Tensor, shown: Shown | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 1 for clips int64 [B, m + l, h, w] and standard normal noise [B, s, s, c], with what a context shows."""
     context, future = model.split(clips)
     posterior, prior = model.encoder(clips), model.prior(context)
-    ce = token_cross_entropy(model.decoder(context, future, posterior.sample(noise)), future)
+    ce = token_cross_entropy(model.decoder(context, future, posterior.sample(noise), shown), future)
     kl_normal, kl_prior = posterior.kl_normal(), prior_loss(prior, posterior, config.prior_kl)
     loss = (reduce_terms(ce, config.reduction) + lambda1 * reduce_terms(kl_normal, config.reduction)
             + config.prior_weight * reduce_terms(kl_prior, config.reduction))
@@ -75,14 +76,16 @@ class PVDRPretrainer(OfflineLearner):
 
     Args:
         config: the algorithm's config. codebook_size, grid: of the tokenizer.
+        painter: the tokenizer, where the config has a context.
     """
 
-    def __init__(self, config: PVDRConfig, seed: int, device: torch.device, codebook_size: int, grid: int) -> None:
+    def __init__(self, config: PVDRConfig, seed: int, device: torch.device, codebook_size: int, grid: int,
+                 painter: Painter | None = None) -> None:
         self.config, self.device = config.pretrain, device
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = DynamicsModel(config.model, codebook_size, grid).to(device)
+            self.model = dynamics_model(config, codebook_size, grid, painter).to(device)
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.pretrain.lr)
         self.step = 0
         self.loss_fn = torch.compile(pretraining_loss) if self.config.compile else pretraining_loss
@@ -91,7 +94,7 @@ class PVDRPretrainer(OfflineLearner):
     def for_stage(cls, context: StageContext) -> PVDRPretrainer:
         """On the tokens of the frozen tokenizer."""
         tokenizer = context.inputs["tokenize"]
-        return cls(context.config, context.seed, context.device, tokenizer.codebook_size, tokenizer.grid)
+        return cls(context.config, context.seed, context.device, tokenizer.codebook_size, tokenizer.grid, tokenizer)
 
     def update(self, batch: Tensor, start: Tensor | None = None) -> dict[str, float]:
         """One optimiser step on tokens [B, m + l, h, w]; micro-batches give the gradient of the whole batch, and so do
@@ -103,12 +106,16 @@ class PVDRPretrainer(OfflineLearner):
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, float] = defaultdict(float)
         noise = self.group.mine(torch.randn((total, *self.model.z_shape), generator=self.generator))
+        context = self.model.context_noise(total, self.generator)
+        context = None if context is None else context.map(self.group.mine)
         size = config.micro_batch or len(batch)
-        for clips, eps in zip(torch.split(batch, size), torch.split(noise, size), strict=True):
-            share = len(clips) / total
+        for number, (clips, eps) in enumerate(zip(torch.split(batch, size), torch.split(noise, size), strict=True)):
+            share, start_row = len(clips) / total, number * size
+            part = None if context is None else context.part(start_row, start_row + len(clips))
             with torch.autocast(self.device.type, DTYPES[config.dtype], enabled=config.dtype != "float32"):
                 tokens, eps = clips.to(self.device).long(), eps.to(self.device)
-                loss, terms = self.loss_fn(self.model, config, lambda1, tokens, eps)
+                shown = self.model.shown_of_clips(tokens, part)
+                loss, terms = self.loss_fn(self.model, config, lambda1, tokens, eps, shown)
             (loss * share).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": loss.detach(), **terms}.items():
                 sums[name] += float(value) * share
@@ -171,16 +178,18 @@ def validation_metrics(model: DynamicsModel, clips: Tensor, generator: torch.Gen
     posterior, prior = model.encoder(clips), model.prior(context)
     noise = [torch.randn((len(clips), *model.z_shape), generator=generator).to(clips.device) for _ in range(3)]
     samples = {"posterior": posterior.sample(noise[0]), "prior": prior.sample(noise[1]), "normal": noise[2]}
+    beside = model.shown_of_clips(clips, model.context_noise(len(clips), generator, learning=False))
     moved = future != context[:, -1:]
     out: dict[str, float] = {}
     for name, z in samples.items():
-        ce = token_cross_entropy(model.decoder(context, future, z), future)
+        ce = token_cross_entropy(model.decoder(context, future, z, beside), future)
         out[f"ce_{name}"] = float(ce.mean())
         out[f"ce_moved_{name}"] = float(ce[moved].mean()) if moved.any() else 0.0
-    plans = {name: model.decoder.rollout(context, z)[0] for name, z in samples.items() if name != "normal"}
+    shown = model.shown_to_plan(context, generator)
+    plans = {name: model.decoder.rollout(context, z, shown=shown)[0] for name, z in samples.items() if name != "normal"}
     for name, codes in plans.items():
         out |= {f"acc_{name}_{part}": value for part, value in rollout_accuracy(codes, future, context).items()}
-    other = model.decoder.rollout(context, prior.sample(noise[2]))[0]
+    other = model.decoder.rollout(context, prior.sample(noise[2]), shown=shown)[0]
     out["acc_copy_all"] = float((~moved).float().mean())
     out["plan_diversity"] = float((plans["prior"] != other).float().mean())
     out["plan_motion"] = float((plans["prior"] != context[:, -1:]).float().mean())

@@ -82,8 +82,9 @@ def plan_validity(model: DynamicsModel, windows: Windows, frames: Tensor, seed: 
     sources = {"posterior": model.encoder(windows.clips).sample(noise[0]),
                "prior": model.prior(context).sample(noise[1]), "normal": noise[1]}
     out = {"true": float(nearest_frame(future[:, -1], frames).mean())}
+    shown = model.shown_to_plan(context, generator)
     for name, z in sources.items():
-        out[name] = float(nearest_frame(model.decoder.rollout(context, z)[0][:, -1], frames).mean())
+        out[name] = float(nearest_frame(model.decoder.rollout(context, z, shown=shown)[0][:, -1], frames).mean())
     return out
 
 
@@ -234,7 +235,8 @@ def planner_test(model: DynamicsModel, network: StateNetwork, distance: GoalDist
         context = part.clips[:, :m]
         z = Planner(model, config, distance).candidates(context, generator)
         n = z.shape[1]
-        codes, _ = model.decoder.rollout(context.repeat_interleave(n, 0), z.flatten(0, 1))
+        codes, _ = model.decoder.rollout(context.repeat_interleave(n, 0), z.flatten(0, 1),
+                                         shown=model.shown_to_plan(context, generator))
         codes = codes.view(len(rows), n, *codes.shape[1:])
         cosine = torch.stack([directions(network, context, z[:, k], part) for k in range(n)], 1)
         at = torch.arange(len(rows))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.config import PretrainConfig
+from pvdr_bench.algorithms.pvdr.context import Shown
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, token_cross_entropy
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance
 from pvdr_bench.algorithms.pvdr.pretrain import prior_loss, reduce_terms
@@ -67,24 +68,26 @@ def decision_of_plan(age: Tensor) -> Tensor:
     return torch.arange(len(age), device=age.device)[:, None] - age
 
 
-def reconstruction_loss(model: DynamicsModel, clips: Tensor, noise: Tensor, reduction: str) -> Tensor:
+def reconstruction_loss(model: DynamicsModel, clips: Tensor, noise: Tensor, reduction: str,
+                        shown: Shown | None = None) -> Tensor:
     """Eq. 3: -log D(y | x, z ~ E) for clips [B, m + l, h, w]; of the encoder only its head gets a gradient."""
     context, future = model.split(clips)
     with torch.no_grad():
         hidden = model.encoder.hidden(clips)
     z = model.encoder.distribution(hidden).sample(noise)
-    return reduce_terms(token_cross_entropy(model.decoder(context, future, z), future), reduction)
+    return reduce_terms(token_cross_entropy(model.decoder(context, future, z, shown), future), reduction)
 
 
 def soft_plan_features(model: DynamicsModel, distance: GoalDistance, table: Tensor, context: Tensor,
-                       z: Tensor) -> Tensor:
+                       z: Tensor, shown: Shown | None = None) -> Tensor:
     """Expected code embeddings of a decoded plan [B, l, h, w, q], differentiable in z (reading 7). table [K, q]."""
-    _, logits = model.decoder.rollout(context, z)
+    _, logits = model.decoder.rollout(context, z, shown=shown)
     return distance.soft_features(logits.softmax(-1) @ table)
 
 
 def prior_finetuning_loss(model: DynamicsModel, distance: GoalDistance, table: Tensor, clips: Tensor, noise: Tensor,
-                          lambda2: float, pretrain: PretrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
+                          lambda2: float, pretrain: PretrainConfig,
+                          shown: Shown | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 4: KL(P || sg E) + lambda2 * |yhat - g|, yhat decoded from z ~ P; meant to be minimised over P alone.
 
     The distance is one between codes, of the planner's ``goal_frames``.
@@ -99,7 +102,7 @@ def prior_finetuning_loss(model: DynamicsModel, distance: GoalDistance, table: T
     terms = {"finetune_kl_prior": kl.detach()}
     if not lambda2:
         return kl, terms
-    features = soft_plan_features(model, distance, table, context, prior.sample(noise))
+    features = soft_plan_features(model, distance, table, context, prior.sample(noise), shown)
     goal = distance.soft_plan(features)
     return kl + lambda2 * goal, terms | {"finetune_goal": goal.detach()}
 

@@ -1,20 +1,19 @@
-"""The context of ContextWM: a frame of the same sequence that the decoder sees beside the state (arXiv 2305.18499).
+"""The context of ContextWM: a frame of the same sequence that a decoder sees beside the state (arXiv 2305.18499).
 
-What it shows the state need not hold. Neither encoder nor RSSM sees it, so acting and imagining know nothing of it.
+What it shows the state need not hold. Nothing but the decoder sees it.
 Shapes: B sequences, T steps, S = image size. Images are floats [..., 3, S, S] in [-0.5, 0.5].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pvdr_bench.nets.cross_attention import AttentionNoise
-from pvdr_bench.nets.resnet import ResNetDecoder
+from pvdr_bench.nets.cross_attention import AttentionNoise, MaskedCrossAttention
 
 Augment = Literal["none", "erasing"]
 ERASE_PROBABILITY, ERASED_AREA, ERASED_RATIO = 0.5, (0.02, 0.33), (0.3, 3.3)  # kornia's RandomErasing, its defaults
@@ -34,25 +33,33 @@ class ContextNoise:
     attention: dict[int, AttentionNoise]
 
     @classmethod
-    def draw(cls, decoder: ResNetDecoder, count: int, length: int, generator: torch.Generator) -> ContextNoise:
-        """Of B = ``count`` sequences of T = ``length`` steps, on the generator's device."""
+    def draw(cls, attentions: Mapping[int, MaskedCrossAttention], count: int, length: int, generator: torch.Generator,
+             dropout: bool = True) -> ContextNoise:
+        """Of B = ``count`` sequences of T = ``length`` steps, for attentions by the side of their maps, on the
+        generator's device."""
         frame = torch.rand(count, generator=generator, device=generator.device)
         erasing = torch.rand(count, 5, generator=generator, device=generator.device)
-        return cls(frame, erasing, {side: attention.draw(count * length, generator)
-                                    for side, attention in decoder.attentions().items()})
+        return cls(frame, erasing, {side: attention.draw(count * length, generator, dropout)
+                                    for side, attention in attentions.items()})
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ContextNoise:
         """Each tensor through a function of rows, such as a rank's share of them."""
-        def of(noise: AttentionNoise) -> AttentionNoise:
-            parts = (noise.order, noise.weights, noise.output)
-            return AttentionNoise(*(None if part is None else function(part) for part in parts))  # type: ignore[arg-type]
-
         return ContextNoise(function(self.frame), function(self.erasing),
-                            {side: of(noise) for side, noise in self.attention.items()})
+                            {side: noise.map(function) for side, noise in self.attention.items()})
+
+    def part(self, start: int, stop: int) -> ContextNoise:
+        """That of some of the sequences, in their order."""
+        count = len(self.frame)
+
+        def of(rows: Tensor) -> Tensor:
+            each = len(rows) // count  # of a sequence
+            return rows[start * each:stop * each]
+
+        return self.map(of)
 
 
 def choose(images: Tensor, frame: Literal["none", "random", "first", "last"], uniform: Tensor) -> Tensor:
-    """The context [B, 3, S, S] of images [B, T, 3, S, S]; of a random one uniform [B] says which."""
+    """The context [B, ...] of images, or their codes, [B, T, ...]; of a random one uniform [B] says which."""
     count, length = images.shape[:2]
     index = {"first": torch.zeros_like(uniform, dtype=torch.int64),
              "last": torch.full_like(uniform, length - 1, dtype=torch.int64),
