@@ -12,7 +12,7 @@ Shapes: N environments, T decisions, H = W image size, A action dimensions, l fr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,7 @@ class Episode:
         rewards: [T] under the protocol.
         success: [T] whether the simulator reported success in this decision.
         goal_image: [H, W, 3], or None in a protocol without one.
+        extras: what the learner told with each decision, each [1, ...], where it was asked for.
     """
 
     seed: int
@@ -89,6 +90,7 @@ class Episode:
     rewards: NDArray[np.float32]
     success: NDArray[np.bool_]
     goal_image: Images | None
+    extras: tuple[dict[str, torch.Tensor], ...] = ()
 
 
 class Policy:
@@ -155,8 +157,9 @@ class Session:
     goal_image: Images | None
     needs_expert: bool
     env_steps: int  # of the checkpoint
+    start: Callable[[], Learner] | None = None  # makes the learner as it was before the run's first decision
 
-    def play(self, episode: int = 0) -> Episode:
+    def play(self, episode: int = 0, *, keep_extras: bool = False) -> Episode:
         """Play evaluation episode number ``episode`` to its full length, with sampled actions.
 
         The environment's seed is that of the evaluation; the action noise is this call's own, fixed by ``episode``.
@@ -168,17 +171,18 @@ class Session:
         seed = self.spec.protocol.eval_seed_base + episode
         generator = torch.Generator().manual_seed(stable_seed("play", seed, self.spec.seed, self.env_steps))
         self.reward.begin(1)
-        images, plans, actions, rewards, success = [], [], [], [], []
+        images, plans, actions, rewards, success, told = [], [], [], [], [], []
         for image, action, extras, step in self.decisions(episode, generator):
             images.append(image)
             if "plan_image" in extras:
                 plans.append(extras["plan_image"][0].detach().cpu().numpy().astype(np.uint8))
             actions.append(action)
+            told += [extras] if keep_extras else []
             rewards.append(float(self.reward.reward(step)[0][0]))
             success.append(bool(step.success[0]))
             last = np.array(step.final_image[0])
         return Episode(seed, np.stack([*images, last]), np.stack(plans) if plans else None, np.stack(actions),
-                       np.array(rewards, dtype=np.float32), np.array(success), self.goal_image)
+                       np.array(rewards, dtype=np.float32), np.array(success), self.goal_image, tuple(told))
 
     def decisions(self, episode: int, generator: torch.Generator) -> Iterator[Decision]:
         """The decisions of an evaluation episode, one by one as they are made.
@@ -261,11 +265,14 @@ class Run:
         try:
             first = envs.reset([self.spec.protocol.eval_seed_base])
             task = task_facts(self.spec, envs, first)
-            learner = pieces.make_learner(learner_context(self.spec, pieces, task))
+            def start() -> Learner:
+                return pieces.make_learner(learner_context(self.spec, pieces, task))
+
+            learner = start()
             load_for_play(learner, found)
             reward = GoalReward(self.spec.protocol, task.goal, pieces.tokenizer, pieces.device)
             goal = None if task.goal is None else task.goal.image
-            yield Session(self.spec, learner, envs, reward, goal, pieces.needs_expert, found.step)
+            yield Session(self.spec, learner, envs, reward, goal, pieces.needs_expert, found.step, start)
         finally:
             envs.close()
 

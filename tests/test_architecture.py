@@ -15,8 +15,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pvdr_bench"
 # Upper rooms import from lower ones. What stands together here may import one another's modules, but in no circle.
 BASE = ("plugins", "progress", "strict", "yaml_documents", "plain_text", "streams", "needed", "words", "errors")
-ORDER = ("__main__", "cli", "playing", "diagnostics", "bench", "launch", "api", "gym", "training", "algorithms",
-         "tokenizer", "rl", "nets", "results", "catalog", "videos", "suites", "runs", *BASE)
+ORDER = ("__main__", "cli", "inspection", "playing", "diagnostics", "bench", "launch", "api", "gym", "training",
+         "algorithms", "tokenizer", "rl", "nets", "results", "catalog", "videos", "suites", "runs", *BASE)
 # Read by lower rooms though they stand in an upper one: plain facts that import nothing but plain facts.
 FACTS = {"algorithms.registry", "rl.config", "tokenizer.interface"}
 WITHOUT_TORCH = ("runs", "suites", "videos", "catalog", "results", "launch", "cli")

@@ -33,6 +33,7 @@ class Stage:
         makes: what the artefact is; its place in the recipes of stages that need it.
         own_videos: the corpora are those that the method's file names (``videos``), and not the run's ``--videos``:
             an artefact that all runs of a scale share.
+        views: what ``inspect`` shows of the artefact, ``module:NAME`` of :data:`~pvdr_bench.rl.views.Views`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage:
     load: str | None = None
     makes: str = "model"
     own_videos: bool = False
+    views: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class AlgorithmInfo:
         offline: its stages before the online one, each after those it needs.
         version: raised when the algorithm's results change.
         needs: names of stages, its own apart, that the online stage stands on: those of the method's ``tokenizer``.
+        views: what ``inspect`` shows of a run, ``module:NAME`` of :data:`~pvdr_bench.rl.views.Views`, beside the
+            episode that it shows of every run.
     """
 
     name: str
@@ -66,6 +70,7 @@ class AlgorithmInfo:
     needs_goal_image: bool = False  # refused in a protocol without one, where each episode has a goal of its own
     needs_expert: bool = False  # the loop puts the scripted expert's actions [N, A] into carry["expert"]
     on_policy: bool = True
+    views: str | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -92,19 +97,21 @@ def load_object(path: str) -> Any:
 
 
 _TOKENIZE = Stage("tokenize", "pvdr_bench.tokenizer.learner:VQGANLearner", makes="tokenizer", own_videos=True,
-                  load="pvdr_bench.tokenizer.frozen:load_tokenizer")
+                  load="pvdr_bench.tokenizer.frozen:load_tokenizer", views="pvdr_bench.tokenizer.views:ARTEFACT")
 _BUILTIN = (
     AlgorithmInfo("vqgan", "pvdr_bench.tokenizer.config:VQGANConfig", None, offline=(_TOKENIZE,)),
     AlgorithmInfo("pvdr", "pvdr_bench.algorithms.pvdr.config:PVDRConfig",
                   "pvdr_bench.algorithms.pvdr.online:PVDRLearner",
                   offline=(Stage("pretrain", "pvdr_bench.algorithms.pvdr.pretrain:PVDRPretrainer",
-                                 sections=("model", "pretrain"), needs=("tokenize",), batches="tokenize"),),
-                  needs=("tokenize",), needs_goal_image=True),
+                                 sections=("model", "pretrain"), needs=("tokenize",), batches="tokenize",
+                                 views="pvdr_bench.algorithms.pvdr.views:ARTEFACT"),),
+                  needs=("tokenize",), needs_goal_image=True, views="pvdr_bench.algorithms.pvdr.views:RUN"),
     AlgorithmInfo("pvdr-context", "pvdr_bench.algorithms.pvdr.config_context:PVDRContextConfig",
                   "pvdr_bench.algorithms.pvdr.online:PVDRLearner",
                   offline=(Stage("pretrain", "pvdr_bench.algorithms.pvdr.pretrain:PVDRPretrainer",
-                                 sections=("model", "pretrain", "context"), needs=("tokenize",), batches="tokenize"),),
-                  needs=("tokenize",), needs_goal_image=True),
+                                 sections=("model", "pretrain", "context"), needs=("tokenize",), batches="tokenize",
+                                 views="pvdr_bench.algorithms.pvdr.views:ARTEFACT"),),
+                  needs=("tokenize",), needs_goal_image=True, views="pvdr_bench.algorithms.pvdr.views:RUN"),
     AlgorithmInfo("ppo", "pvdr_bench.algorithms.ppo.config:PPOConfig", "pvdr_bench.algorithms.ppo.learner:PPOLearner",
                   needs=("tokenize",)),
     AlgorithmInfo("stg", "pvdr_bench.algorithms.stg.config:STGConfig", "pvdr_bench.algorithms.stg.learner:STGLearner",

@@ -33,6 +33,8 @@ class MainGroup(LazyGroup):
             "plot": Lazy("pvdr_bench.cli.plot:plot", "Draw curves, bars, profiles and sweeps with intervals."),
             "table": Lazy("pvdr_bench.cli.results:table", "Print results as Markdown, CSV or LaTeX."),
             "video": Lazy("pvdr_bench.cli.video:video", "Film a run's policy beside the plan it follows."),
+            "inspect": Lazy("pvdr_bench.cli.inspect:inspect",
+                            "Show what models think: futures, plans, t-SNE, roll-outs."),
             "report": Lazy("pvdr_bench.cli.report:report", "Write results and every run as one HTML file."),
             "compare": Lazy("pvdr_bench.cli.compare:compare", "One row against another: effect, interval, test."),
             "agreement": Lazy("pvdr_bench.cli.compare:agreement",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,43 +15,19 @@ from numpy.typing import NDArray
 
 from pvdr_bench.errors import UsageError
 from pvdr_bench.needed import need
+from pvdr_bench.playing.canvas import BACKGROUND, HEAD, INK, enlarge, label, paste
 from pvdr_bench.runs.files import storage_errors
 
 if TYPE_CHECKING:
     from pvdr_bench.api import Episode
+    from pvdr_bench.rl.contract import Learner
 
 Frames = NDArray[np.uint8]
 
 _GAP = 8
-_HEAD = 16  # height of the labels' line
 _SMALL = 112  # a plan's frame is at least as wide
-_BACKGROUND, _INK, _GREEN = 255, (60, 60, 60), (0, 158, 115)
+_GREEN = (0, 158, 115)
 SUFFIXES = (".mp4", ".gif")
-
-
-def _enlarge(image: Frames, size: int) -> Frames:
-    """Scale [..., H, W, 3] to about ``size`` by whole pixels, so that nothing is blurred."""
-    factor = max(1, round(size / image.shape[-2]))
-    return image.repeat(factor, axis=-3).repeat(factor, axis=-2)
-
-
-@cache
-def _label(text: str, color: tuple[int, int, int] = _INK) -> Frames:
-    """Text as an image [_HEAD, width, 3]."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    font = ImageFont.load_default(11)
-    width = int(font.getlength(text)) + 2
-    image = Image.new("RGB", (width, _HEAD), (_BACKGROUND,) * 3)
-    ImageDraw.Draw(image).text((0, 0), text, font=font, fill=color)
-    return np.asarray(image)
-
-
-def _paste(canvas: Frames, image: Frames, top: int, left: int) -> None:
-    """Copy as much of an image as fits."""
-    height = min(image.shape[0], canvas.shape[0] - top)
-    width = min(image.shape[1], canvas.shape[1] - left)
-    canvas[top:top + height, left:left + width] = image[:height, :width]
 
 
 def _check(frames: Frames, plans: Frames | None) -> None:
@@ -81,35 +56,35 @@ def plan_strip(frames: Frames, plans: Frames | None, *, goal: Frames | None = No
         UsageError: shapes or types do not fit.
     """
     _check(frames, plans)
-    small = _enlarge(frames[:1], _SMALL).shape[1]
+    small = enlarge(frames[:1], _SMALL).shape[1]
     # A plan stands in two rows, so the observation beside it may be twice as large.
     count = 0 if plans is None else plans.shape[1]
     rows = 2 if count > 1 else 1
-    large = _enlarge(frames[:1], rows * small).shape[1]
+    large = enlarge(frames[:1], rows * small).shape[1]
     columns = -(-count // rows)
-    cell = _enlarge(plans[0, :1], small).shape[1] if plans is not None else 0
-    goal_size = _enlarge(goal, small).shape[1] if goal is not None else 0
+    cell = enlarge(plans[0, :1], small).shape[1] if plans is not None else 0
+    goal_size = enlarge(goal, small).shape[1] if goal is not None else 0
     plan_left = _GAP + large + _GAP
     goal_left = plan_left + columns * (cell + _GAP)
-    height = max(large, rows * (cell + _GAP) - _GAP if count else 0, goal_size) + _HEAD + 2 * _GAP
+    height = max(large, rows * (cell + _GAP) - _GAP if count else 0, goal_size) + HEAD + 2 * _GAP
     width = goal_left + (goal_size + _GAP if goal is not None else 0)
-    pictures = np.full((len(frames), height + height % 2, width + width % 2, 3), _BACKGROUND, np.uint8)
-    top = _GAP + _HEAD
+    pictures = np.full((len(frames), height + height % 2, width + width % 2, 3), BACKGROUND, np.uint8)
+    top = _GAP + HEAD
     for t, picture in enumerate(pictures):
         solved = success is not None and bool(success[t])
-        _paste(picture, _label("success" if solved else "observation", _GREEN if solved else _INK), _GAP, _GAP)
+        paste(picture, label("success" if solved else "observation", _GREEN if solved else INK), _GAP, _GAP)
         if solved:
             picture[top - 3:top + large + 3, _GAP - 3:_GAP + large + 3] = _GREEN
-        _paste(picture, _enlarge(frames[t], rows * small), top, _GAP)
+        paste(picture, enlarge(frames[t], rows * small), top, _GAP)
         if plans is not None:
-            _paste(picture, _label(f"plan, frames ahead: {count}"), _GAP, plan_left)
+            paste(picture, label(f"plan, frames ahead: {count}"), _GAP, plan_left)
             for k in range(count):
                 row, column = divmod(k, columns)
                 place = top + row * (cell + _GAP), plan_left + column * (cell + _GAP)
-                _paste(picture, _enlarge(plans[t, k], small), *place)
+                paste(picture, enlarge(plans[t, k], small), *place)
         if goal is not None:
-            _paste(picture, _label("goal"), _GAP, goal_left)
-            _paste(picture, _enlarge(goal, small), top, goal_left)
+            paste(picture, label("goal"), _GAP, goal_left)
+            paste(picture, enlarge(goal, small), top, goal_left)
     return pictures
 
 
@@ -200,6 +175,12 @@ def write_picture(picture: Frames, out: Path) -> Path:
     return out
 
 
+def ask_for_plans(learner: Learner) -> None:
+    """Have a learner that plans decode its plans, which it does only where they are shown."""
+    if hasattr(learner, "render_plans"):
+        learner.render_plans = True
+
+
 def played(run_dir: Path | str, episode: int, device: str = "cpu") -> tuple[Episode, int]:
     """An evaluation episode with a run's newest checkpoint, its plans decoded; and the checkpoint's env_steps.
 
@@ -209,8 +190,7 @@ def played(run_dir: Path | str, episode: int, device: str = "cpu") -> tuple[Epis
     from pvdr_bench.api import load_run
 
     with load_run(run_dir).open(device) as session:
-        if hasattr(session.learner, "render_plans"):  # a learner that plans decodes its plans only when asked
-            session.learner.render_plans = True
+        ask_for_plans(session.learner)
         return session.play(episode), session.env_steps
 
 

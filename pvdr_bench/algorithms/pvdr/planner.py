@@ -91,10 +91,10 @@ class Planner:
         rows = torch.arange(len(best), device=best.device)
         others = (codes[:, 1:] != codes[:, :1]).float()
         diversity = others.mean((1, 2, 3, 4)) if n > 1 else distance.new_zeros(len(z))
-        return Plans(self._star(context, z[rows, best], codes[rows, best]), codes[rows, best], codes[:, :, -1],
+        return Plans(self.star(context, z[rows, best], codes[rows, best]), codes[rows, best], codes[:, :, -1],
                      distance, diversity)
 
-    def _star(self, context: Tensor, drawn: Tensor, plan: Tensor) -> Tensor:
+    def star(self, context: Tensor, drawn: Tensor, plan: Tensor) -> Tensor:
         """z* [B, s, s, c] of the chosen plan [B, l, h, w], as the action module reads it."""
         if self.config.z_star == "drawn":
             return drawn

@@ -109,7 +109,8 @@ def _title(chapters: list[Chapter]) -> str:
 
 
 def _media_of(media: list[Medium]) -> list[dict[str, Any]]:
-    return [{"run": m.run, "name": m.name, "type": m.type, "size": megabytes(m.size), "why": m.why} for m in media]
+    return [{"run": m.run, "name": m.name, "type": m.type, "size": megabytes(m.size), "why": m.why,
+             "caption": m.caption} for m in media]
 
 
 def _commits(sources: list[Source], chapter: Chapter) -> list[str]:

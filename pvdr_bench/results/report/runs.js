@@ -68,9 +68,10 @@ function runMedia(run) {
     const picture = medium.type.startsWith("video/")
       ? el("video", {controls: true, loop: true, playsinline: true, preload: "metadata", src: source, "aria-label": label})
       : el("img", {src: source, alt: label});
-    return el("figure", {class: "medium"}, picture, el("figcaption", {}, `${medium.name}, ${medium.size}`));
+    return el("figure", {class: "medium"}, picture, el("figcaption", {}, [medium.caption, `${medium.name}, ${medium.size}`].filter(Boolean).join(" ")));
   };
-  return [el("h3", {}, "Videos and plan strips"), el("div", {class: "media"}, mine.map(show))];
+  const numbers = Object.entries(run.inspected).map(([name, entry]) => folded(`What ${name} measures`, () => keyTable(entry.title, entry.numbers)));
+  return [el("h3", {}, "Videos, plans and pictures"), el("div", {class: "media"}, mine.map(show)), ...numbers];
 }
 
 function runMetrics(run) {

@@ -16,6 +16,7 @@ from pvdr_bench.results.collect import Results
 from pvdr_bench.results.report.clean import Cleaner, cleaner_of
 from pvdr_bench.results.report.curves import Clock
 from pvdr_bench.results.report.downsample import min_max
+from pvdr_bench.results.report.media import inspected
 from pvdr_bench.results.series import Row
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import content_hash
@@ -133,6 +134,10 @@ def run_pages(results: Results, rows: list[Row], sources: Sequence[Source]) -> d
         page["metrics"] = metrics_of(source.train, limit) if number < PLOTTED_RUNS else []
         if number >= PLOTTED_RUNS and source.train:
             page["notes"].append(f"No plots of train.jsonl: only the first {PLOTTED_RUNS} runs have them.")
+        pictures, unread = inspected(results.places[source.path])
+        page["inspected"] = {name: {"title": entry["title"], "numbers": _readable(entry["numbers"])}
+                             for name, entry in pictures.items()}
+        page["notes"] += [unread] if unread else []
         page["problems"] = [f"{problem.kind}: {problem.detail}" for problem in results.problems
                             if problem.run == source.path]
         pages.append(page)
@@ -236,6 +241,15 @@ def _plot(name: str, xs: list[int], ys: list[float], limit: int) -> dict[str, An
     if y.size:
         facts |= {"first": _short(y[0]), "last": _short(y[-1]), "low": _short(y.min()), "high": _short(y.max())}
     return {"name": name, "group": group, "x": [int(v) for v in x[kept]], "y": [_short(v) for v in y[kept]], **facts}
+
+
+def _readable(value: Any) -> Any:
+    """Measurements with five digits."""
+    if isinstance(value, dict):
+        return {key: _readable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_readable(inner) for inner in value]
+    return _short(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
 def _short(value: float) -> float:

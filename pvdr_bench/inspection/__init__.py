@@ -1,0 +1,1 @@
+"""What the models think, in pictures and numbers: ``pvdr-bench inspect``. Knows no algorithm: see ``rl/views.py``."""

@@ -1,0 +1,136 @@
+"""Numbers for what the eye sees in Fig. 6 of the paper: do representations that are alike stand for actions that are?
+
+Shapes: n samples, d numbers of a representation z, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.floating[Any]]
+Doubles = NDArray[np.float64]
+
+PERMUTATIONS = 20
+TEST_SHARE = 0.2
+PENALTIES = 10.0 ** np.arange(-4, 5)  # of ridge regression, times n
+PERPLEXITY = 30.0  # of t-SNE, the library's own and van der Maaten and Hinton's suggestion (5 to 50)
+FEWEST = 20  # samples that any of this makes sense with
+
+
+def cmyk_to_rgb(action: Values) -> Doubles:
+    """Colours [n, 3] in [0, 1] of actions [n, A] in [-1, 1].
+
+    As the paper has it (Fig. 6), an action of four numbers is scaled from [-1, 1] to [0, 1] and taken for cyan,
+    magenta, yellow and black: R = (1 - C)(1 - K), and so on. With fewer numbers the last inks are left out; of more
+    than four the first four are seen.
+    """
+    ink = np.zeros((len(action), 4))
+    seen = (np.asarray(action, np.float64)[:, :4].clip(-1, 1) + 1) / 2
+    ink[:, :seen.shape[1]] = seen
+    return (1 - ink[:, :3]) * (1 - ink[:, 3:])
+
+
+def rank_correlation(z: Values, action: Values) -> float | None:
+    """Spearman's rank correlation of the Euclidean distances between all pairs of z [n, d] and of actions [n, A]; None
+    where all distances of one kind are equal."""
+    from scipy.spatial.distance import pdist
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(pdist(np.asarray(x, np.float64))) for x in (z, action)]
+    centred = [r - r.mean() for r in ranks]
+    size = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+    return float((centred[0] * centred[1]).sum() / size) if size > 0 else None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear probe: R² on samples that it was not fitted to.
+
+    Attributes:
+        r2: 1 at best, 0 for the mean action, below 0 for worse; None where the actions do not vary.
+        permuted, permuted_highest: mean and highest of the same with the actions of the samples that it is fitted to in
+            random order: what is found where there is nothing to find.
+        penalty: of ridge regression, chosen by leaving one out among the samples that it is fitted to.
+    """
+
+    r2: float | None
+    permuted: float | None
+    permuted_highest: float | None
+    penalty: float
+
+
+def linear_probe(z: Values, action: Values, seed: int = 0, permutations: int = PERMUTATIONS) -> Probe:
+    """Ridge regression from z [n, d] to actions [n, A], fitted to four fifths, judged on the rest.
+
+    R² is 1 - sum of squared errors / sum of squares about the mean of the judged actions, over all dimensions together.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(z))
+    cut = len(z) - max(1, round(TEST_SHARE * len(z)))
+    x, y = np.asarray(z, np.float64), np.asarray(action, np.float64)
+    fit, test = order[:cut], order[cut:]
+    mean, scale = x[fit].mean(0), x[fit].std(0)
+    x = (x - mean) / np.where(scale > 1e-12, scale, 1.0)
+    about = float(np.square(y[test] - y[test].mean(0)).sum())
+    ridge = _Ridge(x[fit])
+    weights, penalty = ridge.fit(y[fit])
+    if about <= 1e-12:
+        return Probe(None, None, None, penalty)
+
+    def r2(weights: Doubles, mean: Doubles) -> float:
+        return 1 - float(np.square(x[test] @ weights + mean - y[test]).sum()) / about
+
+    found = []
+    for _ in range(permutations):
+        shuffled = y[fit][rng.permutation(cut)]
+        found.append(r2(ridge.fit(shuffled)[0], shuffled.mean(0)))
+    return Probe(r2(weights, y[fit].mean(0)), float(np.mean(found)), float(np.max(found)), penalty)
+
+
+class _Ridge:
+    """Ridge regression on one set of centred inputs [n, d], for many targets [n, A]."""
+
+    def __init__(self, x: Doubles) -> None:
+        self.u, self.s, self.v = np.linalg.svd(x, full_matrices=False)
+
+    def fit(self, y: Doubles) -> tuple[Doubles, float]:
+        """Weights [d, A] for targets less their mean, and the penalty with the smallest leave-one-out error."""
+        n, about = len(y), y - y.mean(0)
+        inner = self.u.T @ about
+        best: tuple[float, float] | None = None
+        for penalty in PENALTIES * n:
+            shrink = self.s**2 / (self.s**2 + penalty)
+            leverage = (self.u**2 * shrink).sum(1) + 1 / n  # the mean is fitted too
+            rest = (about - self.u @ (shrink[:, None] * inner)) / np.maximum(1 - leverage, 1e-9)[:, None]
+            error = float(np.square(rest).sum())
+            if best is None or error < best[0]:
+                best = error, float(penalty)
+        assert best is not None
+        weights: Doubles = self.v.T @ ((self.s / (self.s**2 + best[1]))[:, None] * inner)
+        return weights, best[1] / n
+
+
+def measured(z: Values, action: Values, seed: int = 0) -> dict[str, Any]:
+    """Both numbers of one picture, with the probe's baseline and the spread of actions (mean standard deviation)."""
+    probe = linear_probe(z, action, seed)
+    return {"rank_correlation": rank_correlation(z, action), "probe_r2": probe.r2, "probe_r2_permuted": probe.permuted,
+            "probe_r2_permuted_highest": probe.permuted_highest,
+            "action_spread": float(np.asarray(action, np.float64).std(0).mean())}
+
+
+def in_the_plane(z: Values, seed: int = 0) -> Doubles:
+    """z [n, d] mapped to [n, 2] by t-SNE (scikit-learn's, Barnes-Hut, started from principal components).
+
+    Raises:
+        SetupError: scikit-learn is not installed.
+    """
+    from pvdr_bench.needed import need
+
+    manifold = need("sklearn.manifold", "t-SNE", "pip install 'pvdr-bench[inspect]', or: pip install scikit-learn")
+    tsne = manifold.TSNE(2, perplexity=min(PERPLEXITY, (len(z) - 1) / 3), init="pca", random_state=seed, n_jobs=1)
+    found: Doubles = tsne.fit_transform(np.asarray(z, np.float64)).astype(np.float64)
+    return found

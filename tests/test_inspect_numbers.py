@@ -1,0 +1,111 @@
+"""Numbers of ``inspect``: rank correlation, linear probe and baseline, CMYK; each against another computation."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from pvdr_bench.errors import SetupError
+from pvdr_bench.inspection import numbers
+
+
+def draw(n: int, *shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, *shape))
+
+
+@pytest.mark.parametrize(("action", "color"), [
+    ([-1, -1, -1, -1], [1, 1, 1]),  # no ink at all: white
+    ([1, -1, -1, -1], [0, 1, 1]), ([-1, 1, -1, -1], [1, 0, 1]), ([-1, -1, 1, -1], [1, 1, 0]),  # cyan, magenta, yellow
+    ([-1, -1, -1, 1], [0, 0, 0]), ([1, 1, 1, -1], [0, 0, 0]), ([1, 1, -1, -1], [0, 0, 1]),  # black, black, blue
+    ([0, 0, 0, 0], [0.25, 0.25, 0.25]), ([0.5, -0.5, -1, -1], [0.25, 0.75, 1]),
+    ([3, -3, -1, -1], [0, 1, 1]),  # beyond the box: cut
+    ([1, -1, -1], [0, 1, 1]), ([1, -1], [0, 1, 1]), ([-1, -1, -1, 1, 1, 1, 1], [0, 0, 0]),  # fewer and more numbers
+])
+def test_an_action_is_taken_for_inks(action: list[float], color: list[float]) -> None:
+    assert numbers.cmyk_to_rgb(np.array([action], np.float32))[0] == pytest.approx(color)
+
+
+def test_the_rank_correlation_is_that_of_all_pairs_of_distances() -> None:
+    z, action = draw(30, 5), draw(30, 2, seed=1)
+    action[:, 0] += z[:, 0]
+    pairs = list(itertools.combinations(range(30), 2))
+    ours, theirs = ([float(np.sqrt(((x[i] - x[j]) ** 2).sum())) for i, j in pairs] for x in (z, action))
+    assert numbers.rank_correlation(z, action) == pytest.approx(spearmanr(ours, theirs).statistic, abs=1e-12)
+    assert numbers.rank_correlation(z, 3 * z) == pytest.approx(1)
+    assert numbers.rank_correlation(z, np.zeros((30, 2))) is None
+
+
+def test_a_linear_action_is_found_and_a_permuted_one_is_not() -> None:
+    z = draw(400, 12)
+    action = z @ draw(12, 4, seed=2) + 0.01 * draw(400, 4, seed=3)
+    probe = numbers.linear_probe(z, action)
+    assert probe.r2 is not None and probe.permuted is not None and probe.permuted_highest is not None
+    assert probe.r2 > 0.999
+    assert -0.2 < probe.permuted < 0.02 and probe.permuted <= probe.permuted_highest < 0.1
+
+
+def test_what_is_not_linear_is_not_found() -> None:
+    z = draw(400, 12)
+    probe = numbers.linear_probe(z, np.abs(z[:, :2]))
+    assert probe.r2 is not None and probe.r2 < 0.1
+    nothing = numbers.linear_probe(z, np.full((400, 2), 0.3))
+    assert nothing.r2 is None and nothing.permuted is None
+
+
+@pytest.mark.parametrize(("n", "d"), [(50, 7), (30, 200)])
+def test_the_probe_is_ridge_regression_whose_penalty_leaves_one_out(n: int, d: int) -> None:
+    z, action = draw(n, d), draw(n, 3, seed=4)
+    action += z[:, :3]
+    probe = numbers.linear_probe(z, action, seed=5, permutations=1)
+    order = np.random.default_rng(5).permutation(n)
+    cut = n - round(0.2 * n)
+    fit, test = order[:cut], order[cut:]
+    x = (z - z[fit].mean(0)) / z[fit].std(0)
+
+    def ridge(rows: np.ndarray, penalty: float, centre: np.ndarray) -> np.ndarray:
+        a = x[rows] - centre
+        return np.linalg.solve(a.T @ a + penalty * np.eye(d), a.T @ (action[rows] - action[rows].mean(0)))
+
+    def left_out(penalty: float) -> float:
+        errors = []
+        for one in range(cut):
+            rest = np.delete(fit, one)
+            weights = ridge(rest, penalty, x[rest].mean(0))
+            guess = (x[fit[one]] - x[rest].mean(0)) @ weights + action[rest].mean(0)
+            errors.append(((guess - action[fit[one]]) ** 2).sum())
+        return float(np.sum(errors))
+
+    penalties = 10.0 ** np.arange(-4, 5) * cut
+    if n > d:  # the shortcut is exact; by hand it takes long where d is large
+        assert probe.penalty == pytest.approx(penalties[int(np.argmin([left_out(p) for p in penalties]))] / cut)
+    guess = x[test] @ ridge(fit, probe.penalty * cut, np.zeros(d)) + action[fit].mean(0)
+    wanted = 1 - ((guess - action[test]) ** 2).sum() / ((action[test] - action[test].mean(0)) ** 2).sum()
+    assert probe.r2 == pytest.approx(wanted, abs=1e-9)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_the_same_plane() -> None:
+    pytest.importorskip("sklearn")
+    z = np.concatenate([draw(30, 6), draw(30, 6, seed=1) + 20])
+    action = z[:, :4] / 30
+    assert numbers.measured(z, action, 3) == numbers.measured(z, action, 3)
+    plane = numbers.in_the_plane(z, 3)
+    assert plane.shape == (60, 2) and np.array_equal(plane, numbers.in_the_plane(z, 3))
+    away = np.linalg.norm(plane - plane[:30].mean(0), axis=1)
+    assert away[:30].max() < away[30:].min()  # two heaps stay two heaps
+
+
+def test_a_missing_library_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.manifold", None)
+    with pytest.raises(SetupError, match=r"t-SNE needs .*\n.*pvdr-bench\[inspect\]"):
+        numbers.in_the_plane(draw(40, 3))
+
+
+def test_cmyk_and_the_lines_of_numbers_do_not_depend_on_the_type() -> None:
+    found = SimpleNamespace(a=np.float32, b=np.float64)
+    colors = [numbers.cmyk_to_rgb(np.array([[0.2, -0.4, 0.1, 0.9]], kind)) for kind in (found.a, found.b)]
+    assert colors[0] == pytest.approx(colors[1], abs=1e-6)
