@@ -46,7 +46,8 @@ def places(strips: Strips) -> list[tuple[int, int, Frames]]:
 
 
 def _left(strips: Strips) -> int:
-    return MARGIN + max(words(row.label).shape[1] for row in strips.rows) + 2 * GAP
+    widest: int = max(words(row.label).shape[1] for row in strips.rows)
+    return MARGIN + widest + 2 * GAP
 
 
 def _tops(rows: tuple[Row, ...], size: int) -> list[int]:

@@ -1,5 +1,4 @@
-"""Videos, plan strips and inspections of runs, embedded as far as a cap allows; what is left out is told."""
-"""
+"""Videos, plan strips and inspections of runs, embedded as far as a cap allows; what is left out is said."""
 
 from __future__ import annotations
 
