@@ -61,8 +61,8 @@ def new_plans(planner: Planner, guide: Guide | None, config: PVDRConfig, context
 
 def plan_metrics(plans: Plans) -> Followed:
     """Distance to the goal of the chosen plan, what choosing gained, and the candidates' diversity, each [N]."""
-    best = plans.distance.min(1).values
-    return {"plan_distance": best, "plan_gain": plans.distance.mean(1) - best, "plan_diversity": plans.diversity}
+    chosen = plans.distance.gather(1, plans.chosen[:, None])[:, 0]
+    return {"plan_distance": chosen, "plan_gain": plans.distance.mean(1) - chosen, "plan_diversity": plans.diversity}
 
 
 def read_of(plan: Followed) -> Followed:

@@ -233,7 +233,7 @@ class PVDRLearner(Learner):
             error = error.gather(0, decision_of_plan(rollout.state["plan_age"]))
         batch = rollout.batch(online.gamma, online.gae_lambda, rollout.reward - online.lambda3 * error)
         alignment = self.aligner.on(self.aligner.labels(rollout, future, valid))
-        together = self.guide is None and bool(valid.any())
+        together = self.guide is None and online.lact_weight > 0 and bool(valid.any())
         loss = in_minibatches(alignment, valid.flatten(), online.lact_weight) if together else None
         weight = lesson_weight(online, self.rounds - 1)
         loss = lesson(self.ppo.actor, weight) if weight else loss

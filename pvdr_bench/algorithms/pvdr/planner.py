@@ -60,6 +60,7 @@ class Plans:
     codes: Tensor  # int64 [B, l, h, w], the plan
     ends: Tensor  # int64 [B, N, h, w], the last frame of every candidate
     distance: Tensor  # [B, N], of every candidate
+    chosen: Tensor  # int64 [B], which candidate that is
     diversity: Tensor  # [B], share of tokens in which a candidate differs from the first one
 
 
@@ -92,7 +93,7 @@ class Planner:
         others = (codes[:, 1:] != codes[:, :1]).float()
         diversity = others.mean((1, 2, 3, 4)) if n > 1 else distance.new_zeros(len(z))
         return Plans(self.star(context, z[rows, best], codes[rows, best]), codes[rows, best], codes[:, :, -1],
-                     distance, diversity)
+                     distance, best, diversity)
 
     def star(self, context: Tensor, drawn: Tensor, plan: Tensor) -> Tensor:
         """z* [B, s, s, c] of the chosen plan [B, l, h, w], as the action module reads it."""
