@@ -111,9 +111,9 @@ def led(learner: PVDRLearner) -> Led:
         out.surrogate, out.auxiliary = gradients(learner.ppo, batch, auxiliary, learner.generator)
         return update(batch, auxiliary, policy_weight=policy_weight)
 
-    def decode(x: Tensor, z: Tensor) -> Tensor:
+    def decode(x: Tensor, z: Tensor, *shown: Any) -> Tensor:
         out.rows.append(len(z))
-        return plan(x, z)
+        return plan(x, z, *shown)
 
     def fine_tune(clips: Tensor) -> dict[str, float]:
         out.clips = clips
