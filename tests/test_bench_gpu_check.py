@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -159,6 +160,20 @@ def test_updates_eager_and_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert again["compiled"]["scan"]["step"]["equal"] and again["compiled"]["compiled_update"]["seconds"] > 0
     assert {function.__name__ for function in compiled[1:]} == {"observe", "imagine"}
     assert len(done("dreamerv2")) == 1
+
+
+@pytest.mark.parametrize("method", ["contextwm", "prelar", "dreamerv3"])
+def test_updates_of_the_other_world_models_are_eager(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_parts, "UPDATE_SECONDS", 0.01)
+    (found,) = done(method, compiled=("step",))
+    assert found["update"]["seconds"] > 0 and found["update"]["parameters"]["world_model"] > 1000
+
+
+@pytest.mark.parametrize("method", ["ficc", "stg"])
+def test_steps_of_pre_training_from_frames(method: str) -> None:
+    last = done(method)[-1]
+    assert last["seconds"] > 0 and last["first_seconds"] > 0 and last["peak_device_bytes"] is None
+    assert last["metrics"] and all(np.isfinite(value) for value in last["metrics"].values())
 
 
 @pytest.mark.parametrize("method", ["ppo", "pvdr"])

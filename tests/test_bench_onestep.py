@@ -38,8 +38,9 @@ def test_some_stages_alone() -> None:
         measure("smoke", stages=("onlin",))
 
 
-def test_another_batch_and_precision() -> None:
-    found = measure("smoke", batch=4, micro_batch=2, dtype="bfloat16")
+@pytest.mark.parametrize("method", ["pvdr", "pvdr-context"])
+def test_another_batch_and_precision(method: str) -> None:
+    found = measure("smoke", batch=4, micro_batch=2, dtype="bfloat16", method=method)
     for stage in ("tokenizer", "pretrain"):
         assert (found[stage]["batch"], found[stage]["micro_batch"], found[stage]["dtype"]) == (4, 2, "bfloat16")
     online = found["online"]

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from pvdr_bench.algorithms.dreamer.published import NEEDED, published_dreamerv3
 from pvdr_bench.cli import doctor as module
 from pvdr_bench.cli.main import main
 from pvdr_bench.cli.options import choose_device, choose_scale
@@ -22,12 +23,24 @@ def test_doctor_here(capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch: 
     found = json.loads(capsys.readouterr().out)
     checks = {check["name"]: check for check in found["checks"]}
     assert list(checks) == ["python", "packages", "suites", "rlbench", "torch", "device", "render", "disk", "slurm",
-                            "corpora"]
+                            "corpora", "authors' dreamerv3"]
     missing = checks["rlbench"]["data"]["missing"]
     assert checks["rlbench"]["status"] == "ok" and "COPPELIASIM_ROOT" in missing[0]["what"], "optional, and told"
     assert found["ok"] is True and caught.value.code in (0, None)
     assert 0 < checks["render"]["data"]["ms_per_frame"] < 60_000
     assert checks["disk"]["data"]["results"]["free_bytes"] > 0
+
+
+def test_how_the_authors_dreamerv3_is_made_to_run_is_told() -> None:
+    detail, missing = published_dreamerv3(lambda module: None)
+    assert "PyPI has no release" in detail and [what for what, _ in missing] == list(NEEDED)
+    assert "git clone" in dict(missing)["embodied"] and "requirements.txt" in dict(missing)["jax"]
+    detail, missing = published_dreamerv3(lambda module: None if module == "jax" else module)
+    assert [what for what, _ in missing] == ["jax"]
+    detail, missing = published_dreamerv3(lambda module: module)
+    assert not missing and "gym_pvdr_bench/reach-v0" in detail
+    check = module.check_published_dreamerv3()
+    assert check.status == "ok" and "no row here needs it" in check.detail and "git clone" in check.detail
 
 
 def test_doctor_fails_without_gl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,10 +31,10 @@ class Paint(TableTokenizer):
 
     grid, image_size = GRID, GRID * CELL
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, codes: int = CODES) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
-        self.colours = torch.randint(0, 256, (CODES, 3), generator=draw, dtype=torch.uint8)
+        self.colours = torch.randint(0, 256, (codes, 3), generator=draw, dtype=torch.uint8)
 
     def decode(self, codes: Tensor) -> Tensor:
         return self.colours[codes].repeat_interleave(CELL, -3).repeat_interleave(CELL, -2)

@@ -24,8 +24,9 @@ from pvdr_bench.errors import UsageError
 from pvdr_bench.progress import told
 from pvdr_bench.runs.files import write_json
 
-LIMITS = {"machine": 40, "tests": 75, "tokenizer": 45, "pretrain": 40, "online": 55, "plan": 30, "dreamerv2": 70,
-          "apv": 75, "ppo": 35, "pvdr": 50}  # seconds, in this order; 515 together
+LIMITS = {"machine": 30, "tests": 65, "tokenizer": 35, "pretrain": 30, "online": 45, "plan": 25, "dreamerv2": 55,
+          "apv": 55, "contextwm": 25, "prelar": 25, "dreamerv3": 20, "ficc": 20, "stg": 15, "ppo": 30,
+          "pvdr": 40}  # seconds, in this order; 515 together
 PARTS = tuple(LIMITS)
 NEED_SIMULATOR = ("ppo", "pvdr")
 CHILD = (sys.executable, "-m", "pvdr_bench.bench.gpu_parts")
@@ -56,10 +57,11 @@ def measure(device: str = "cuda", scale: str = "paper", run_scale: str = "gpu", 
         scale: sizes of steps, plans and updates. run_scale: of the runs whose first minutes are measured.
         parts: which. machine: what the device is, its matrix-product peak. tests: those of the suite marked ``gpu``.
             tokenizer, pretrain, online: :mod:`~pvdr_bench.bench.onestep` with operations counted. plan: 16 candidates
-            of :mod:`~pvdr_bench.bench.plan`. dreamerv2, apv: an update, see :mod:`~pvdr_bench.bench.dreamer`. ppo,
-            pvdr: the beginning of a run and what it says of the whole, with untrained weights where the scale's
-            artefacts are not there.
-        compiled: what the updates are measured with, compiled, beside eager ones; () for nothing.
+            of :mod:`~pvdr_bench.bench.plan`. dreamerv2, apv, contextwm, prelar, dreamerv3: an update, see
+            :mod:`~pvdr_bench.bench.dreamer`. ficc, stg: steps of pre-training on random pictures. ppo, pvdr: the
+            beginning of a run and what it says of the whole, with untrained weights where the scale's artefacts are
+            not there.
+        compiled: what the updates of dreamerv2 and apv are measured with, compiled, beside eager ones; () for nothing.
         minutes: for all of it.
         out: the file that is written after every finding; "": none.
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.bench.gpu_check import Order
+from pvdr_bench.bench.outcomes import Outcomes
 from pvdr_bench.errors import BenchError, SetupError, TrainingError
 from pvdr_bench.launch.worker import read_order
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 Found = Iterator[dict[str, Any]]
 TESTS = Path(__file__).parents[2] / "tests" / "test_device.py"
 CANDIDATES = 16  # N of the paper
+COMPILED = ("dreamerv2", "apv")  # whose updates are measured compiled, too; the others' scans are the same
 UPDATE_SECONDS = 2.0  # at least, of measuring updates and scans, six times in a part whose compiling takes most of it
 RUN_SHARE = 0.6  # of a run's time that is measured; the rest is its start and an update that lasts
+STEPS = 4  # of a pre-training; the first warms up
 FRAMES = 32  # decisions whose pictures the untrained tokenizer's codes are drawn from
 
 
@@ -83,31 +86,6 @@ def _launch_seconds(device: Any) -> float:
     return spent / count
 
 
-class Outcomes:
-    """What became of the device's tests, told as they end; a pytest plugin."""
-
-    def __init__(self, device: str) -> None:
-        self.name = "cuda" if device.startswith("cuda") else device
-        self.rows: dict[str, dict[str, Any]] = {}
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Leave the tests of other devices out."""
-        items[:] = [item for item in items if self._device_of(item) in (None, self.name)]
-
-    @staticmethod
-    def _device_of(item: Any) -> str | None:
-        call = getattr(item, "callspec", None)
-        return None if call is None else call.params.get("device")
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Write down a test once it is over, or where its set-up ended it."""
-        if report.when == "call" or report.outcome != "passed":
-            row = {"outcome": report.outcome, "seconds": report.duration}
-            if report.outcome != "passed":
-                row["why"] = str(report.longrepr)[-1500:]
-            self.rows[report.nodeid.partition("::")[2]] = row
-
-
 def tests(order: Order) -> Found:
     """The suite's tests marked ``gpu``, on the device; a skipped one counts as failed, since all of them can run."""
     import pytest
@@ -148,9 +126,36 @@ def update(order: Order) -> Found:
 
     found = measure(order.part, (order.scale,), UPDATE_SECONDS, (), order.device, seed=order.seed)[order.scale]
     yield {"update": found["update"], "scan_seconds": found["scan"]["plain_seconds"]}
-    if order.compiled:
+    if order.compiled and order.part in COMPILED:
         yield {"compiled": measure(order.part, (order.scale,), UPDATE_SECONDS, order.compiled, order.device,
                                    seed=order.seed)[order.scale]}
+
+
+def clips(order: Order) -> Found:
+    """Steps of a pre-training that learns from frames, on random ones: seconds and memory."""
+    import torch
+
+    from pvdr_bench.algorithms import registry
+    from pvdr_bench.bench.memory import device_peak_bytes, reset_peaks
+    from pvdr_bench.catalog import load_catalog
+    from pvdr_bench.rl.contract import StageContext
+
+    catalog, device = load_catalog(), torch.device(order.device)
+    found, size = catalog.config(order.part, order.scale), catalog.protocol(scale=order.scale).image_size
+    stage = registry.algorithms()[found.method.algorithm or ""].stage("pretrain")
+    schedule = found.value.schedule("pretrain")
+    learner = registry.load_object(stage.learner).for_stage(StageContext(found.value, order.seed, device, size))
+    generator = torch.Generator().manual_seed(order.seed)
+    batch = torch.randint(256, (schedule.batch, schedule.frames, size, size, 3), dtype=torch.uint8, generator=generator)
+    reset_peaks(device)
+    seconds: list[float] = []
+    while len(seconds) < STEPS:
+        started = time.perf_counter()
+        metrics = learner.update(batch)
+        _wait(order.device)
+        seconds.append(time.perf_counter() - started)
+        yield {"first_seconds": seconds[0], "seconds": min(seconds[1:], default=None), "batch": schedule.batch,
+               "frames": schedule.frames, "metrics": metrics, "peak_device_bytes": device_peak_bytes(device)}
 
 
 # The beginning of a run -------------------------------------------------------------------------------------------
@@ -249,7 +254,8 @@ def _untrained(spec: RunSpec, device: Any, frames: Any) -> Pieces:
 
 PARTS: dict[str, Callable[[Order], Found]] = {
     "machine": machine, "tests": tests, "tokenizer": step, "pretrain": step, "online": step, "plan": plan,
-    "dreamerv2": update, "apv": update, "ppo": run, "pvdr": run}
+    "dreamerv2": update, "apv": update, "contextwm": update, "prelar": update, "dreamerv3": update, "ficc": clips,
+    "stg": clips, "ppo": run, "pvdr": run}
 
 
 def _watch() -> None:

@@ -46,11 +46,11 @@ class Subject:
 
     @classmethod
     def of(cls, scale: str, batch: int, micro_batch: int, dtype: str, device: torch.device, seed: int,
-           counted: bool) -> Subject:
-        """The scale's own, with another batch (0: its own), micro-batch (0) or precision ("")."""
+           counted: bool, method: str) -> Subject:
+        """The method's at a scale, with another batch (0: its own), micro-batch (0) or precision ("")."""
         catalog = load_catalog()
         vqgan = config_as(VQGANConfig, catalog.config("tokenizer", scale).value)
-        pvdr = config_as(PVDRConfig, catalog.config("pvdr", scale).value)
+        pvdr = config_as(PVDRConfig, catalog.config(method, scale).value)
         step: dict[str, int | str] = {"batch": batch, "micro_batch": micro_batch, "dtype": dtype}
         step = {name: value for name, value in step.items() if value}
         decisions: dict[str, int | str] = {"finetune_batch": batch, "minibatch": batch} if batch else {}
@@ -72,7 +72,7 @@ class Subject:
 
 def measure(scale: str = "paper", device: str = "cpu", threads: int = 1, stages: tuple[str, ...] = STAGES,
             batch: int = 0, micro_batch: int = 0, dtype: str = "", seed: int = 0,
-            counted: bool = False) -> dict[str, Any]:
+            counted: bool = False, method: str = "pvdr") -> dict[str, Any]:
     """Make one step of each of ``stages``.
 
     Args:
@@ -82,6 +82,7 @@ def measure(scale: str = "paper", device: str = "cpu", threads: int = 1, stages:
         dtype: autocast precision, float32 or bfloat16; "": as the scale has it.
         counted: count the operations of each step too (see :mod:`pvdr_bench.bench.step`), in a step of its own before
             the timed one, which it warms up. Twice the time, and attention by its products needs more memory in it.
+        method: pvdr, or one of its forms, such as pvdr-context.
 
     Returns:
         Per stage: parameters, batch, micro_batch (0: none), dtype, seconds of the step, its metrics, and the peaks of
@@ -102,7 +103,7 @@ def measure(scale: str = "paper", device: str = "cpu", threads: int = 1, stages:
     place, before = torch.device(device), torch.get_num_threads()
     torch.set_num_threads(threads)
     makers = {"tokenizer": _tokenizer, "pretrain": _pretrain, "online": _online}
-    subject = Subject.of(scale, batch, micro_batch, dtype, place, seed, counted)
+    subject = Subject.of(scale, batch, micro_batch, dtype, place, seed, counted, method)
     try:
         peaks = _peaks(place) if counted else {}
         chosen = [stage for stage in STAGES if stage in stages]
@@ -112,8 +113,8 @@ def measure(scale: str = "paper", device: str = "cpu", threads: int = 1, stages:
             _add_shares(made, max(peaks.values()))
     finally:
         torch.set_num_threads(before)
-    return {"scale": scale, "device": str(place), "threads": threads, **({"matmul_peak": peaks} if counted else {}),
-            **made}
+    return {"method": method, "scale": scale, "device": str(place), "threads": threads,
+            **({"matmul_peak": peaks} if counted else {}), **made}
 
 
 def _peaks(device: torch.device) -> dict[str, float]:

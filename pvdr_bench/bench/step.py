@@ -33,12 +33,13 @@ from pvdr_bench.tokenizer.learner import VQGANLearner
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def measure(scale: str = "cpu", device: str = "cpu", threads: int = 1, seconds: float = 3.0,
-            seed: int = 0) -> dict[str, Any]:
+def measure(scale: str = "cpu", device: str = "cpu", threads: int = 1, seconds: float = 3.0, seed: int = 0,
+            method: str = "pvdr") -> dict[str, Any]:
     """Time the optimiser steps of ``tokenizer`` and ``pretrain``, and rounds of PVDR's ``online`` stage.
 
     Args:
         scale: whose networks and batch sizes. seconds: least time per stage, after a warm-up.
+        method: pvdr, or one of its forms, such as pvdr-context.
 
     Returns:
         matmul_peak: dtype -> FLOP/s of this machine's best square matrix product; and per stage steps_per_second,
@@ -50,16 +51,17 @@ def measure(scale: str = "cpu", device: str = "cpu", threads: int = 1, seconds: 
     place, before = torch.device(device), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return _measure(scale, place, threads, seconds, seed)
+        return _measure(method, scale, place, threads, seconds, seed)
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(scale: str, device: torch.device, threads: int, seconds: float, seed: int) -> dict[str, Any]:
+def _measure(method: str, scale: str, device: torch.device, threads: int, seconds: float,
+             seed: int) -> dict[str, Any]:
     catalog = load_catalog()
     protocol = catalog.protocol(scale=scale)
     vqgan = config_as(VQGANConfig, catalog.config("tokenizer", scale).value)
-    pvdr = config_as(PVDRConfig, catalog.config("pvdr", scale).value)
+    pvdr = config_as(PVDRConfig, catalog.config(method, scale).value)
     peaks = {name: matmul_peak(device, name)
              for name in sorted({vqgan.train.dtype, pvdr.pretrain.dtype, pvdr.online.dtype})}
     tokenizer = VQGANLearner(vqgan, seed, device, protocol.image_size)
@@ -77,7 +79,7 @@ def _measure(scale: str, device: torch.device, threads: int, seconds: float, see
     peaks = {name: max(peak, matmul_peak(device, name)) for name, peak in peaks.items()}  # others may use this machine
     for stage in stages.values():
         stage["share_of_peak"] = stage["flops_per_second"] / peaks[stage["dtype"]]
-    return {"scale": scale, "device": str(device), "threads": threads, "matmul_peak": peaks, **stages}
+    return {"method": method, "scale": scale, "device": str(device), "threads": threads, "matmul_peak": peaks, **stages}
 
 
 def matmul_peak(device: torch.device, dtype: str = "float32", size: int | None = None, repeats: int = 4) -> float:
