@@ -34,7 +34,7 @@ quick: setup
 	$(BIN)/pvdr-bench run --plot --method ppo,random,scripted --task $(TASK) --seeds 2 --scale quick $(ARGS)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 test-long: setup
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -m 'long or hypothesis'

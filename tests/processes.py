@@ -16,7 +16,7 @@ from pvdr_bench.errors import BenchError
 # The fork server imports its preloads before it gets this process's sys.path.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch._dynamo", "tests.dummies"])  # optimizers import the former
+_PRELOADED = ["torch._dynamo", "tests.dummies"]  # optimizers import the former
 
 
 def _child(function: Callable[..., Any], arguments: tuple[Any, ...], environment: Mapping[str, str]) -> None:
@@ -32,6 +32,7 @@ def _child(function: Callable[..., Any], arguments: tuple[Any, ...], environment
 
 def start(function: Callable[..., Any], *arguments: Any, **environment: str) -> ForkServerProcess:
     """Start ``function(*arguments)``; its integer result is the exit code (99 after an exception)."""
+    _context.set_forkserver_preload([*_PRELOADED, function.__module__])  # the first call's: the server starts with it
     process = _context.Process(target=_child, args=(function, arguments, environment))
     process.start()
     return process

@@ -41,7 +41,7 @@ def start(method: str, results: Path, data: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out
 
 
@@ -51,7 +51,7 @@ def run_dir(method: str, results: Path) -> RunDir:
 
 def kill_after_a_checkpoint(process: subprocess.Popen[str], run: RunDir) -> None:
     """kill -9 of the run and of the command above it, in the middle of training."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not (run.checkpoints.steps() and run.read_train()):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
@@ -87,7 +87,7 @@ def evaluate(run: RunDir, data: Path, *more: str) -> tuple[int, str, str]:
     out, error = data / "out", data / "error"
     words = ["evaluate", str(run.path), "--device", "cpu", "--json", *more]
     process = start_child(command, str(out), str(error), words, PVDR_BENCH_DATA=str(data))
-    process.join(300)
+    process.join(600)
     assert process.exitcode is not None, "the evaluation hangs"
     return process.exitcode, out.read_text(), error.read_text()
 
