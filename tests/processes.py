@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pvdr_bench.errors import BenchError
+from tests import quick_disk  # noqa: F401  # in children, too
 
 # The fork server imports its preloads before it gets this process's sys.path.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))

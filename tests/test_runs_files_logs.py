@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,19 @@ def test_following_a_log(tmp_path):
     log.truncate(0)
     log.append({"a": 9})
     assert read_jsonl_from(path, 2 * offset)[0] == [{"a": 9}]
+
+
+def test_what_has_a_name_is_on_the_disk_before_and_its_name_after(tmp_path, monkeypatch):
+    """Tests do not wait for a disk (tests/quick_disk.py), so here is seen that the product does."""
+    events, replace = [], Path.replace
+    descriptors = Path("/proc/self/fd")
+    monkeypatch.setattr(os, "fsync", lambda number: events.append(str((descriptors / str(number)).readlink())))
+    monkeypatch.setattr(Path, "replace", lambda path, target: (events.append("replace"), replace(path, target))[1])
+    atomic_write(tmp_path / "a.json", b"{}")
+    assert events[0].startswith(f"{tmp_path}/.a.json.") and events[1:] == ["replace", str(tmp_path)]
+    log = JsonlLog(tmp_path / "log.jsonl")
+    log.append({"step": 1})
+    before = len(events)
+    log.sync()
+    assert f"{tmp_path}/log.jsonl" in events[before:]
+    log.close()
