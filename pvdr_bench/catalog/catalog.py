@@ -58,6 +58,8 @@ class Catalog(Files):
     """Methods, tasks, protocols and corpora by name, and the runs that they make."""
 
     _whole: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False, compare=False)
+    _chains: dict[str, list[tuple[MethodSpec, Document]]] = field(default_factory=dict, init=False, repr=False,
+                                                                  compare=False)
 
     def protocol_layers(self, name: str, scale: str, suite: str = DEFAULT_SUITE, where: str | None = None) -> Layers:
         """The settings of a protocol at a scale, with their places, before they are checked.
@@ -101,7 +103,12 @@ class Catalog(Files):
         return self._chain(name)[-1][0]
 
     def _chain(self, name: str) -> list[tuple[MethodSpec, Document]]:
-        """A method and all that it stands on, the one at the bottom first; each with what it inherits."""
+        """A method and all that it stands on, the one at the bottom first; each with what it inherits. Made once."""
+        if name not in self._chains:
+            self._chains[name] = self._make_chain(name)
+        return list(self._chains[name])
+
+    def _make_chain(self, name: str) -> list[tuple[MethodSpec, Document]]:
         if name not in self._files["methods"]:
             raise unknown("method", name, self.methods())
         chain: list[tuple[MethodSpec, Document]] = []
