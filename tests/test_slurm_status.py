@@ -322,7 +322,7 @@ def test_retry_takes_what_failed_and_ends_silent_jobs_first(mixture: Path, slurm
         asked.append([spec.seed for spec in specs])
         return {"runs": len(specs), "gone": "101_2" not in str(slurm.rows())}
 
-    monkeypatch.setattr("pvdr_bench.cli.submit._go", go)
+    monkeypatch.setattr("pvdr_bench.cli.submit.hand_in", go)
     states = [state for state in STATES if state != "new"]
     wanted = sorted(states.index(state) for state in RETRIED)
     code, _, _ = cli(capsys, "retry", "--results", str(mixture), "--dry-run", "--json")

@@ -24,6 +24,8 @@ class MainGroup(LazyGroup):
         },
         "Run": {
             "run": Lazy("pvdr_bench.cli.run:run", "Train and evaluate methods in tasks."),
+            "reproduce": Lazy("pvdr_bench.cli.reproduce:reproduce",
+                              "Plan, run and draw a figure or table of the paper."),
             "evaluate": Lazy("pvdr_bench.cli.run:evaluate", "Play more evaluation episodes with a run's policy."),
             "pretrain": Lazy("pvdr_bench.cli.pretrain:pretrain",
                              "Find or make what runs start from, on many GPUs too."),

@@ -65,10 +65,7 @@ def run(
     """
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch import plan as planning
-    from pvdr_bench.launch.local import Job, Together, Watcher, at_a_time, exit_code_of, run_local
-    from pvdr_bench.launch.progress import watcher_for
-    from pvdr_bench.launch.redraw import Redraw
-    from pvdr_bench.launch.worker import StopFlag
+    from pvdr_bench.launch.local import Job, at_a_time, exit_code_of
     from pvdr_bench.runs.paths import results_root
     from pvdr_bench.runs.provenance import cores
     from pvdr_bench.training.checks import check_runs, warnings
@@ -99,16 +96,33 @@ def run(
         if plot:
             show_results(console, root, [Job(plan.spec, plan.path, "skipped") for plan in plans])
         return
-    stop = StopFlag().install()
-    prepare(console, todo, chosen.value, fresh, stop, root)
-    time_left = expect(console, plans, root, chosen.value, count, stop)
-    with watcher_for(console, time_left) as progress:
-        watcher: Watcher = Together(Redraw(root, progress.show), progress) if plot else progress
-        done = run_local(specs, root, count, chosen.value, stop, watcher)
-    show_outcome(console, done)
+    done = work(console, plans, root, chosen.value, count, fresh=fresh, plot=plot)
     if plot and not exit_code_of(done):
         show_results(console, root, done)
     raise typer.Exit(exit_code_of(done))
+
+
+def work(console: Console, plans: Sequence[RunPlan], root: Path, device: str, jobs: int, *, fresh: bool = False,
+         plot: bool = False) -> list[Job]:
+    """Make what is missing of the artefacts that runs stand on, then the runs that are not done, with the progress of
+    all; returns every run with its outcome.
+
+    Raises:
+        Interrupted: a signal came before the first run began.
+    """
+    from pvdr_bench.launch.local import Together, Watcher, run_local
+    from pvdr_bench.launch.progress import watcher_for
+    from pvdr_bench.launch.redraw import Redraw
+    from pvdr_bench.launch.worker import StopFlag
+
+    stop = StopFlag().install()
+    prepare(console, [plan.spec for plan in plans if plan.state != "done"], device, fresh, stop, root)
+    time_left = expect(console, plans, root, device, jobs, stop)
+    with watcher_for(console, time_left) as progress:
+        watcher: Watcher = Together(Redraw(root, progress.show), progress) if plot else progress
+        done = run_local([plan.spec for plan in plans], root, jobs, device, stop, watcher)
+    show_outcome(console, done)
+    return done
 
 
 def scale_note(scale: str) -> str | None:

@@ -62,7 +62,7 @@ def submit(
     from pvdr_bench.training.checks import check_corpora, check_runs, warnings
 
     catalog, root = load_catalog(), results_root(results)
-    site, stages = _profiles(catalog, profile, pretrain_profile)
+    site, stages = profiles_of(catalog, profile, pretrain_profile)
     specs = asked_runs(catalog, experiment=experiment, methods=methods, tasks=tasks, seeds=seeds,
                        scale=scale, default_scale=site.scale, protocol=protocol, videos=videos,
                        overrides=override or [])
@@ -72,7 +72,7 @@ def submit(
     warned = warnings(specs)
     for warning in () if json_ else warned:
         typer.echo(f"warning: {warning}")
-    facts = _go(specs, root, site, stages, dry_run, json_) | {"warnings": warned}
+    facts = hand_in(specs, root, site, stages, dry_run, json_) | {"warnings": warned}
     if json_:
         typer.echo(json.dumps(facts))
 
@@ -101,7 +101,7 @@ def retry(
     silent = [status.job for status in found if status.state == "stale" and status.job is not None]
     if not dry_run:
         cancel_and_wait(silent)
-    facts = [_go(specs, root, site, stages, dry_run, json_, silent)
+    facts = [hand_in(specs, root, site, stages, dry_run, json_, silent)
              for site, stages, specs in _regroup(found, root, profile)]
     if json_:
         typer.echo(json.dumps(facts))
@@ -123,7 +123,7 @@ def _regroup(found: Sequence[RunStatus], root: Path, profile: str | None
     for status in found:
         record = RunRecord.read(root / status.run)
         if profile is not None:
-            key, pair = profile, _profiles(load_catalog(), profile, None)
+            key, pair = profile, profiles_of(load_catalog(), profile, None)
         elif record is not None:
             own = Submission.of(record)
             key, pair = own.name, (own.profile("runs"), own.profile("stages"))
@@ -133,7 +133,7 @@ def _regroup(found: Sequence[RunStatus], root: Path, profile: str | None
     return list(groups.values())
 
 
-def _profiles(catalog: Catalog, profile: str, pretrain_profile: str | None) -> tuple[Profile, Profile]:
+def profiles_of(catalog: Catalog, profile: str, pretrain_profile: str | None) -> tuple[Profile, Profile]:
     """The profiles of runs and of stages.
 
     Raises:
@@ -148,7 +148,7 @@ def _profiles(catalog: Catalog, profile: str, pretrain_profile: str | None) -> t
     return site, catalog.profile(pretrain_profile) if pretrain_profile else site
 
 
-def _go(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dry_run: bool, quiet: bool,
+def hand_in(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile, dry_run: bool, quiet: bool,
         ended: Collection[str] = ()) -> dict[str, Any]:
     """Plan or submit, and tell people unless ``quiet``; returns the facts.
 

@@ -26,11 +26,21 @@ def grid(catalog: Catalog, methods: Sequence[str], tasks: Sequence[str], seeds: 
     Raises:
         UsageError, CatalogError: a name, key or value that does not exist or does not fit.
     """
-    specs = [catalog.resolve(method, task, seed, scale, protocol, corpus, overrides)
-             for method in split_names(methods) for task in split_names(tasks)
-             for corpus in split_videos(videos) or (None,) for seed in parse_seeds(seeds)]
+    first, *more = parse_seeds(seeds)
+    specs = []
+    for method in split_names(methods):
+        for task in split_names(tasks):
+            for corpus in split_videos(videos) or (None,):
+                one = catalog.resolve(method, task, first, scale, protocol, corpus, overrides)
+                specs += [one, *_reseeded(one, more, catalog)]
     unique = {str(spec.path("")): spec for spec in specs}  # a method without videos is one run, whatever the corpora
     return list(unique.values())
+
+
+def _reseeded(spec: RunSpec, seeds: Sequence[int], catalog: Catalog) -> list[RunSpec]:
+    """The same run with other seeds: resolving each anew took most of the time of a large plan."""
+    spread = catalog.method(spec.method).pretrain_seeds if seeds and spec.corpus else 1
+    return [spec.model_copy(update={"seed": seed, "pretrain_seed": seed % spread}) for seed in seeds]
 
 
 def asked_runs(catalog: Catalog, *, experiment: str | None, methods: Texts | None, tasks: Texts | None,

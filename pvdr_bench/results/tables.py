@@ -73,13 +73,14 @@ class Table:
 
 def build_table(results: Results, metric: str = "success", *, confidence: float = CONFIDENCE, statistic: str = "mean",
                 repetitions: int = REPETITIONS, bootstrap_seed: int = 0, allow_mixed: bool = False,
-                reported: pd.DataFrame | None = None) -> Table:
+                reported: pd.DataFrame | None = None, overall: bool = True) -> Table:
     """Compute the table of final evaluations.
 
     Args:
         metric: a key of :data:`~pvdr_bench.results.series.METRICS`.
         statistic: ``mean`` or ``iqm``, for the column over all tasks.
         reported: published numbers to show below, see :mod:`pvdr_bench.results.paper`.
+        overall: a column over all tasks, where there are several.
 
     Raises:
         UsageError: protocols are mixed, there is no run, or the metric is unknown.
@@ -97,13 +98,14 @@ def build_table(results: Results, metric: str = "success", *, confidence: float 
             final, interval = final_interval(row, results.points, task, metric, confidence=confidence)
             cells[row, task] = Cell(interval, final.env_steps, final.episodes) if final.values.size else None
     columns, statistics = tuple(tasks), ("mean",) * len(tasks)
-    if len(tasks) > 1:
+    overall = overall and len(tasks) > 1
+    if overall:
         columns, statistics = (*columns, ALL), (*statistics, statistic)
         for row in rows:
             cells[row, ALL] = _over_all(row, results, tasks, metric, statistic, confidence, repetitions, bootstrap_seed)
     for column in columns:
         mark_bold(cells, rows, column)
-    caption = _caption(results, metric, confidence, statistic if len(tasks) > 1 else None, cells)
+    caption = _caption(results, metric, confidence, statistic if overall else None, cells)
     notes = tuple(excluded(rows, results, tasks)) + tuple(left_out(results))
     units = ("number" if metric == "return" else "percent",) * len(columns)
     return Table(metric, columns, units, statistics, rows, cells, caption, notes,

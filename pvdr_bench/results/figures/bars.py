@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,30 +50,31 @@ class _Bars:
 
 def plot_bars(results: Results, metric: str = "success", *, confidence: float = CONFIDENCE,
               repetitions: int = REPETITIONS, bootstrap_seed: int = 0, allow_mixed: bool = False,
-              width: Width = "auto", reported: pd.DataFrame | None = None) -> Plot:
+              width: Width = "auto", reported: pd.DataFrame | None = None, tasks: Sequence[str] = ()) -> Plot:
     """Draw the final evaluations, the numbers of the table; tasks stand on as many lines as bars need room.
 
     Args:
         reported: published numbers, hatched and grey, at the right of their task's group.
+        tasks: the groups in their order, and none over all tasks; empty: all by name, and one over all.
 
     Raises:
         UsageError: protocols are mixed, or no run has an evaluation.
     """
     require(results, metric, allow_mixed)
-    tasks, rows = tasks_of(results), rows_of(results)
-    groups = tasks + ([ALL] if len(tasks) > 1 else [])
+    every, rows = tasks_of(results), rows_of(results)
+    groups = list(tasks) or every + ([ALL] if len(every) > 1 else [])
     printed = printed_numbers(reported, groups)
     slots = len(rows) + max(map(len, printed.values()))
     size, a_line = _room(width, slots, len(groups))
     lines = [groups[k:k + a_line] for k in range(0, len(groups), a_line)]
-    bars = _Bars(results, tasks, metric, looks_of(rows, results.names), (confidence, repetitions, bootstrap_seed))
+    bars = _Bars(results, every, metric, looks_of(rows, results.names), (confidence, repetitions, bootstrap_seed))
     with style():
         sheet = Sheet([""] * len(lines), width, columns=1, size=size)
         for ax, part in zip(sheet.panels, lines, strict=True):
             _panel(ax, bars, rows, part, slots, printed)
             _axis(ax, sheet, part, a_line, metric)
         sheet.finish()
-    return Plot(sheet.figure, _caption(results, metric, confidence, len(tasks) > 1, reported))
+    return Plot(sheet.figure, _caption(results, metric, confidence, ALL in groups, reported))
 
 
 def _room(width: Width, slots: int, groups: int) -> tuple[Size, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -74,6 +74,7 @@ class _Drawing:
     rows: list[Row]
     looks: dict[Row, Look]
     options: CurveOptions
+    levels: tuple[Row, ...] = ()  # drawn by the mean of their final evaluations alone
     curves: dict[tuple[Row, str], _Drawn | None] = field(default_factory=dict)
     last: float = 0.0  # the largest x
     pale: bool = False  # a line goes on where seeds are missing
@@ -93,7 +94,8 @@ class _Drawn:
 def plot_curves(results: Results, metric: str = "success", *, axis: Literal["env_steps", "time", "gpu"] = "env_steps",
                 confidence: float = CONFIDENCE, repetitions: int = REPETITIONS, bootstrap_seed: int = 0,
                 allow_mixed: bool = False, individual: bool = False, width: Width = "auto",
-                highlight: Sequence[str] = (), reported: pd.DataFrame | None = None) -> Plot:
+                highlight: Sequence[str] = (), reported: pd.DataFrame | None = None, tasks: Sequence[str] = (),
+                levels: Sequence[str] = (), looks: Mapping[str, Look] | None = None) -> Plot:
     """Draw one panel per task, and one over all tasks where there are several; of many rows, see
     :func:`~pvdr_bench.results.figures.facets.facets_of`.
 
@@ -104,6 +106,9 @@ def plot_curves(results: Results, metric: str = "success", *, axis: Literal["env
         individual: draw each seed as a thin line too.
         highlight: rows to draw before the others, which turn grey.
         reported: published numbers, drawn dashed, grey and labelled: curves where there are, else levels.
+        tasks: a panel for each in this order, and none over all of them; empty: all by name, and one over all.
+        levels: variants that are a dashed level, the mean of their final evaluations, and no curve.
+        looks: of some variants, in the order in which they are drawn and named, in place of their own.
 
     Raises:
         UsageError: protocols are mixed, no run has an evaluation, no run recorded the times that are asked for, or a
@@ -112,27 +117,32 @@ def plot_curves(results: Results, metric: str = "success", *, axis: Literal["env
     require(results, metric, allow_mixed)
     if axis not in AXES:
         raise UsageError(f"there is no axis {axis!r}", hint=f"there is: {', '.join(AXES)}")
-    tasks, rows = tasks_of(results), rows_of(results)
-    learned = [row for row in rows if not row.reference]
-    drawing = _Drawing(results, tasks, rows, looks_of(rows, results.names),
-                       CurveOptions(metric, axis, confidence, repetitions, bootstrap_seed, individual))
-    facets, notes = facets_of(tasks + ([ALL] if len(tasks) > 1 else []), learned,
+    every, rows = tasks_of(results), rows_of(results)
+    shown, panels = (list(tasks), list(tasks)) if tasks else (every, every + ([ALL] if len(every) > 1 else []))
+    dashed = tuple(row for row in rows if row.variant in levels)
+    given = looks or {}
+    learned = sorted((row for row in rows if not row.reference and row not in dashed),
+                     key=lambda row: list(given).index(row.variant) if row.variant in given else len(given))
+    seen = {row: given.get(row.variant, look) for row, look in looks_of(rows, results.names).items()}
+    drawing = _Drawing(results, shown, rows, seen,
+                       CurveOptions(metric, axis, confidence, repetitions, bootstrap_seed, individual), dashed)
+    facets, notes = facets_of(panels, learned,
                               {row: label_of(row, results) for row in learned}, rows_called(results, highlight),
-                              final_score(results, tasks, metric), f"mean final {METRICS[metric]} over the tasks shown")
+                              final_score(results, shown, metric), f"mean final {METRICS[metric]} over the tasks shown")
     with style():
-        sheet = Sheet([facet.title for facet in facets], width, free=metric == "return" and len(tasks) > 1)
+        sheet = Sheet([facet.title for facet in facets], width, free=metric == "return" and len(shown) > 1)
         for facet, ax in zip(facets, sheet.panels, strict=True):
             _panel(ax, facet, drawing)
             if reported is not None and facet.task != ALL:
                 curves = printed_curves(reported, facet.task) if axis == "env_steps" else {}
-                draw_printed(ax, printed_numbers(reported, tasks)[facet.task], curves, sheet.size.height)
+                draw_printed(ax, printed_numbers(reported, shown)[facet.task], curves, sheet.size.height)
                 drawing.last = max([drawing.last, *(float(x[-1]) for x, _ in curves.values())])
         if axis != "env_steps" and not drawing.last:
             raise UsageError(f"no run shown recorded {AXES[axis]}", where=str(results.root),
                              hint="older runs have none, and runs on a CPU no GPU-hours; "
                                   "give --axis env_steps")
         _finish(sheet, drawing)
-        named = width == "auto" and reported is None and len(facets) == 1 and sheet.label_ends(
+        named = width == "auto" and reported is None and len(facets) == 1 and not dashed and sheet.label_ends(
             _ends(sheet.panels[0], facets[0], drawing))
         sheet.finish({} if named else None)
     return Plot(sheet.figure, _caption(drawing, notes, reported))
@@ -170,6 +180,10 @@ def _panel(ax: Axes, facet: Facet[Row], drawing: _Drawing) -> None:
     for row in drawing.rows:
         if row.reference and (level := _level(row, facet.task, drawing)) is not None:
             ax.axhline(level, **reference_look(row), label=row.label, zorder=1.5, clip_on=False)
+    for row in drawing.levels:
+        if (level := _level(row, facet.task, drawing)) is not None:
+            ax.axhline(level, color=drawing.looks[row].color, linestyle=(0, (4, 2)), linewidth=1.2, zorder=3,
+                       label=f"{label_of(row, drawing.results)}, at the end", clip_on=False)
     for row in facet.behind:
         if (drawn := _drawn(row, facet.task, drawing)) is not None:
             ax.plot(drawn.x, drawn.curve.y, color=BACKGROUND, linewidth=0.7, zorder=1.2, label=BACKGROUND_LABEL)
@@ -262,7 +276,10 @@ def _caption(drawing: _Drawing, notes: list[str], reported: pd.DataFrame | None)
                "gpu": f"GPU-hours of training {timed}, one GPU a run)"}
     sentences = [f"{METRICS[options.metric].capitalize()} against {against[options.axis]}. Lines: mean over seeds; "
                  f"bands: {level} Student t interval over seeds{clipped}. Not smoothed.", *notes]
-    if len(drawing.tasks) > 1:
+    if drawing.levels:
+        sentences.append("Dashed: the mean of the final evaluations of "
+                         f"{', '.join(row.label for row in drawing.levels)}, whose curve is not drawn.")
+    if any(panel == ALL for _, panel in drawing.curves):
         sentences.append(f"All tasks: mean of the tasks' means, with a {level} stratified bootstrap band (whole runs "
                          "resampled within tasks), as far as every seed of every task has come.")
     if options.individual:

@@ -110,18 +110,20 @@ def is_numeric(values: Iterable[Any]) -> bool:
 
 
 def plot_sweep(results: Results, key: str, metric: str = "success", *, confidence: float = CONFIDENCE,
-               allow_mixed: bool = False, width: Width = "auto", highlight: Sequence[str] = ()) -> Plot:
+               allow_mixed: bool = False, width: Width = "auto", highlight: Sequence[str] = (),
+               tasks: Sequence[str] = ()) -> Plot:
     """Draw one panel per task: final score against the value of ``key``, a line per method and corpus.
 
     Args:
         highlight: rows whose lines are drawn before the others, which turn grey.
+        tasks: the panels in their order; empty: all by name.
 
     Raises:
         UsageError: protocols are mixed, no method was run with two values of ``key``, or a name in ``highlight`` is no
             row's.
     """
     require(results, metric, allow_mixed)
-    rows, tasks = swept(results, key), tasks_of(results)
+    rows, tasks = swept(results, key), list(tasks) or tasks_of(results)
     lines = lines_of(rows)
     order = None if is_numeric(rows.values()) else sorted(set(map(str, rows.values())))
     looks = _looks(lines, results)

@@ -1,0 +1,248 @@
+"""``pvdr-bench reproduce``: an experiment planned, run or submitted, and drawn as its publication has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pvdr_bench.cli.options import (
+    Device,
+    Fresh,
+    Json,
+    Methods,
+    Overrides,
+    ProtocolOption,
+    Results,
+    ScaleOption,
+    Seeds,
+    Tasks,
+    choose_device,
+    choose_scale,
+)
+from pvdr_bench.cli.output import console as make_console
+from pvdr_bench.cli.run import JobsOrCores, work
+from pvdr_bench.cli.submit import PretrainProfile, hand_in, profiles_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pvdr_bench.catalog.catalog import Catalog
+    from pvdr_bench.catalog.profile import Profile
+    from pvdr_bench.launch.plan import RunPlan
+    from pvdr_bench.launch.rates import Place
+    from pvdr_bench.launch.reproduction import Group, Reproduction
+    from pvdr_bench.results.reproduce import Drawn
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A figure or table, such as fig5 or table4; paper: "
+                                                                   "all of the paper's. See: list experiments.")],
+    tasks: Tasks = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    scale: ScaleOption = None,
+    protocol: ProtocolOption = None,
+    override: Overrides = None,
+    results: Results = None,
+    profile: Annotated[str | None, typer.Option("--profile", metavar="P", help="Submit what is missing to this "
+                                                "cluster; default: run it here.")] = None,
+    pretrain_profile: PretrainProfile = None,
+    jobs: JobsOrCores = None,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    draw_only: Annotated[bool, typer.Option("--draw-only", help="Draw what there is, and run nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show runs, shared artefacts, hours and disk; do "
+                                                            "nothing.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of figures and tables; default: "
+                                                                          "RESULTS/reproduce.")] = None,
+    json_: Json = False,
+) -> None:
+    """Plan an experiment, run or submit what is missing, and draw it as the paper has it, beside the published numbers.
+
+    --tasks, --methods and --seeds choose a part of it. The same command continues; half done, it draws what there is
+    and says what is missing. Runs that several experiments share are made once.
+    """
+    from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.launch.local import at_a_time, exit_code_of
+    from pvdr_bench.launch.rates import Place, Rates, reference_folders
+    from pvdr_bench.launch.reproduction import reproduction
+    from pvdr_bench.results.paper import paper_folder
+    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.provenance import cores
+    from pvdr_bench.training.checks import warnings
+
+    console, root, catalog = make_console(stderr=json_), results_root(results), load_catalog()
+    site = profiles_of(catalog, profile, pretrain_profile) if profile else None
+    chosen = choose_device(device).value if site is None else site[0].device
+    size = choose_scale(scale, chosen).value if site is None or scale is not None else site[0].scale
+    groups = _groups(catalog, name, root, tasks=tasks, methods=methods, seeds=seeds, scale=scale, default_scale=size,
+                     protocol=protocol, overrides=override or [])
+    place = Place(chosen.partition(":")[0], (site[0].gpu.type or "") if site else "")
+    plan = reproduction(groups, catalog, root, Rates(catalog, root, place, reference_folders(), paper_folder()))
+    count = jobs or (at_a_time(len(plan.todo), cores()) if chosen == "cpu" else 1)
+    facts = facts_of(plan, place, site[0] if site else None, count) | {"experiment": name, "results": str(root)}
+    if not json_:
+        show(plan, facts, root, site[0] if site else None)
+    if dry_run:
+        if json_:
+            typer.echo(json.dumps(facts))
+        return
+    if not plan.plans and not draw_only:
+        raise next(group.obstacle for group in groups if group.obstacle is not None)
+    code = 0
+    for warning in () if json_ or draw_only else warnings([plan.spec for plan in plan.todo]):
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+    if plan.todo and not draw_only:
+        if site is not None:
+            facts["submitted"] = hand_in([one.spec for one in plan.todo], root, *site, False, json_)
+        else:
+            code = exit_code_of(work(console, plan.plans, root, chosen, count, fresh=fresh))
+    drawn = draw_all(groups, root, out or root / "reproduce", console)
+    if json_:
+        typer.echo(json.dumps(facts | {"drawn": drawn}))
+    raise typer.Exit(code)
+
+
+def _groups(catalog: Catalog, name: str, root: Path, *, tasks: Tasks, methods: Methods, seeds: Seeds,
+            overrides: Sequence[str], **asked: Any) -> list[Group]:
+    """The experiments of a name with the runs that are asked for, those without any left out.
+
+    Raises:
+        UsageError: none of them has such a task or method.
+    """
+    from pvdr_bench.catalog.seeds import split_names
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.launch.plan import experiment_runs, members, plan_runs
+    from pvdr_bench.launch.reproduction import Group, obstacle
+
+    wanted = {"--tasks": [catalog.task_name(task) for task in split_names(tasks)], "--methods": split_names(methods)}
+    experiments = members(catalog, name)
+    known = {"--tasks": {catalog.task_name(task) for one in experiments for part in one.grid for task in part.tasks},
+             "--methods": {method for one in experiments for part in one.grid for method in part.methods}}
+    for option, names in wanted.items():
+        if absent := [one for one in names if one not in known[option]]:
+            raise UsageError(f"{name} has no {', '.join(absent)}", where=option,
+                             hint=f"there is: {', '.join(sorted(known[option]))}")
+    groups = []
+    for experiment in experiments:
+        specs = experiment_runs(catalog, experiment, methods=wanted["--methods"], tasks=wanted["--tasks"],
+                                seeds=seeds, overrides=overrides, **asked)
+        todo = [plan.spec for plan in plan_runs(specs, root) if plan.state != "done"]
+        if specs:
+            groups.append(Group(experiment, tuple(specs), obstacle(todo, catalog) if todo else None))
+    if not groups:
+        raise UsageError(f"no experiment of {name} has these methods in these tasks", where="--methods")
+    return groups
+
+
+def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int) -> dict[str, Any]:
+    """A plan as JSON types; hours and bytes are of what is known, and what is not is named beside them."""
+    from pvdr_bench.launch.reproduction import budgets
+
+    share = (site.gpus / site.runs_per_job) if site else (1.0 / jobs if place.device == "cuda" else 0.0)
+    hours = sum(kind.hours for kind in plan.kinds if kind.hours is not None)
+    stages = sum(one.hours * one.gpus for one in plan.artefacts if one.hours is not None and not one.there)
+    sizes = [(kind.runs, kind.size) for kind in plan.kinds]
+    states = {state: sum(one.state == state for one in plan.plans) for state in ("new", "continue", "extend", "done")}
+    return {
+        "scale": plan.groups[0].specs[0].scale, "device": place.device, "profile": site.name if site else None,
+        "at_a_time": site.array_parallelism * site.runs_per_job if site else jobs,
+        "experiments": [{"name": group.experiment.name, "runs": len(group.specs),
+                         "obstacle": group.obstacle.message if group.obstacle else None,
+                         "hint": group.obstacle.hint if group.obstacle else None,
+                         "budgets": {str(steps): names for steps, names in budgets(group.specs).items()}}
+                        for group in plan.groups],
+        "runs": len(plan.plans), "asked": plan.asked, "shared": plan.asked - len(plan.plans), "states": states,
+        "artefacts": [asdict(one) for one in plan.artefacts],
+        "kinds": [{"variant": kind.variant, "runs": kind.runs, "hours": kind.hours,
+                   "rate": None if kind.known is None else {"of": kind.known.of, "source": kind.known.source},
+                   "disk": None if kind.size is None else asdict(kind.size)} for kind in plan.kinds],
+        "hours": hours, "gpu_hours": hours * share, "artefact_gpu_hours": stages,
+        "hours_unknown": {kind.variant: kind.runs for kind in plan.kinds if kind.hours is None},
+        "disk_bytes": sum(runs * size.bytes for runs, size in sizes if size),
+        "disk_least": any(size is None or size.least for _, size in sizes),
+        "disk_unknown": {kind.variant: kind.runs for kind in plan.kinds if kind.size is None},
+    }
+
+
+def show(plan: Reproduction, facts: dict[str, Any], root: Path, site: Profile | None) -> None:
+    """The plan for people."""
+    from pvdr_bench.words import counted
+
+    where = f"profile {site.name} ({site.device})" if site else f"device {facts['device']}"
+    typer.echo(f"{facts['experiment']}: scale {facts['scale']}, {where}, results in {root}")
+    width = max(len(one["name"]) for one in facts["experiments"])
+    for one in facts["experiments"]:
+        typer.echo(f"  {one['name'].ljust(width)}  {counted(one['runs'], 'run')}"
+                   + (f", not possible here: {one['obstacle']}" if one["obstacle"] else ""))
+        if one["hint"] and one["obstacle"]:
+            typer.echo(f"  {' ' * width}  -> {one['hint']}")
+        if len(one["budgets"]) > 1:
+            told = "; ".join(f"{int(steps):,} ({', '.join(names)})" for steps, names in one["budgets"].items())
+            typer.echo(f"  {' ' * width}  budgets differ, and it is drawn up to the common one: {told} env_steps. "
+                       f"-o protocol.env_steps={max(map(int, one['budgets']))} gives all the same")
+    states = ", ".join(f"{count} {state}" for state, count in facts["states"].items() if count)
+    shared = f"; {facts['shared']} more are shared and made once" if facts["shared"] else ""
+    typer.echo(f"{counted(facts['runs'], 'run')}: {states or 'none'}{shared}")
+    if plan.todo:
+        _show_artefacts(plan)
+        _show_cost(plan, facts)
+
+
+def _show_artefacts(plan: Reproduction) -> None:
+    from pvdr_bench.words import counted
+
+    if plan.artefacts:
+        typer.echo("made once:")
+    for one in plan.artefacts:
+        state = "here" if one.there else "to be made, time not known" if one.hours is None else (
+            f"to be made, {one.hours:g} h on {counted(one.gpus, 'GPU')} ({one.source})")
+        typer.echo(f"  {one.label}: {counted(one.runs, 'run')} stand{'s' * (one.runs == 1)} on it; {state}")
+
+
+def _show_cost(plan: Reproduction, facts: dict[str, Any]) -> None:
+    from pvdr_bench.words import counted
+
+    typer.echo("hours of what is missing, one run after the other:")
+    for kind in plan.kinds:
+        told = "unknown: none was measured at this scale on such a device" if kind.known is None else (
+            f"{kind.hours:,.1f} h, " + (f"as {kind.known.of}, " if kind.known.of != kind.variant else "")
+            + kind.known.source)
+        typer.echo(f"  {kind.variant}: {counted(kind.runs, 'run')}, {told}")
+    unknown, disk = facts["hours_unknown"], facts["disk_unknown"]
+    gpu = f", {facts['gpu_hours']:,.0f} GPU-hours" if facts["gpu_hours"] else ""
+    stages = f", and {facts['artefact_gpu_hours']:,.0f} for artefacts" if facts["artefact_gpu_hours"] else ""
+    known = len(plan.todo) - sum(unknown.values())
+    typer.echo(f"together: {facts['hours']:,.1f} h{gpu}{stages} for {known} of {counted(len(plan.todo), 'run')}, "
+               f"{facts['at_a_time']} at a time: {facts['hours'] / max(1, min(facts['at_a_time'], known)):,.1f} h"
+               + (" at best" if known else ""))
+    if unknown:
+        typer.echo(f"  without {', '.join(unknown)}: the first finished run of each in the results folder tells, "
+                   "measured on the device itself")
+    least = "at least " if facts["disk_least"] else ""
+    typer.echo(f"disk: {least}{facts['disk_bytes'] / 2**30:,.1f} GiB"
+               + (f", nothing known of {', '.join(disk)}" if disk else ""))
+
+
+def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console) -> list[dict[str, Any]]:
+    """Draw every experiment from what there is now, and say what is missing; returns the same as JSON types."""
+    from pvdr_bench.launch.plan import plan_runs
+    from pvdr_bench.launch.reproduction import missing_lines
+    from pvdr_bench.results.collect import collect
+    from pvdr_bench.results.reproduce import Drawn, draw, summary
+
+    plans: dict[str, list[RunPlan]] = {one.experiment.name: plan_runs(one.specs, root) for one in groups}
+    missing = {name: missing_lines(found) for name, found in plans.items()}
+    if not root.is_dir():
+        drawn: list[Drawn] = [Drawn(name, problem="there is no run yet") for name in plans]
+    else:
+        found = collect(root)
+        drawn = [draw(one.experiment, one.specs, found, folder, missing[one.experiment.name]) for one in groups]
+    console.print(summary(drawn, missing), highlight=False, soft_wrap=True, markup=False)
+    return [{**asdict(one), "files": [str(path) for path in one.files], "missing": missing[one.experiment]}
+            for one in drawn]

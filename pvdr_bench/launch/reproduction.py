@@ -1,0 +1,225 @@
+"""What `reproduce` would do: the runs of experiments, those that they share once, and what is in the way.
+
+Imports torch only to look for artefacts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pvdr_bench.catalog.catalog import Catalog
+from pvdr_bench.catalog.experiment import Experiment
+from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.catalog.stage_graph import StageNode, stage_graph
+from pvdr_bench.catalog.suites import suite_of
+from pvdr_bench.errors import BenchError, SetupError
+from pvdr_bench.launch.needs import stage_needs
+from pvdr_bench.launch.plan import RunPlan, merged, plan_runs
+from pvdr_bench.launch.rates import Known, Rates, Size, published_hours, size_of
+from pvdr_bench.results.problems import REFERENCES
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.paths import data_root
+from pvdr_bench.training.checks import check_corpora, check_runs
+from pvdr_bench.videos.requirements import find_store, wanted_frames
+from pvdr_bench.words import counted
+
+
+@dataclass(frozen=True)
+class Group:
+    """One experiment with the runs that were asked for; ``obstacle``: why they cannot be made here."""
+
+    experiment: Experiment
+    specs: tuple[RunSpec, ...]
+    obstacle: BenchError | None = None
+
+
+@dataclass(frozen=True)
+class SharedArtefact:
+    """What is made once, and how many of the planned runs stand on it.
+
+    Attributes:
+        hours: that a publication reports for it on ``gpus`` GPUs; None: not known.
+    """
+
+    label: str
+    runs: int
+    there: bool
+    hours: float | None = None
+    gpus: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The runs of one method at one scale that are still to be made, and what they cost.
+
+    Attributes:
+        hours: of all of them, one after the other; None: not known.
+    """
+
+    variant: str
+    runs: int
+    known: Known | None
+    hours: float | None
+    size: Size | None
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The plan of a command.
+
+    Attributes:
+        plans: every run that can be made, once. asked: the same, counted in each experiment that has it.
+    """
+
+    groups: tuple[Group, ...]
+    plans: tuple[RunPlan, ...]
+    asked: int
+    artefacts: tuple[SharedArtefact, ...]
+    kinds: tuple[Kind, ...]
+
+    @property
+    def todo(self) -> list[RunPlan]:
+        """What is not done."""
+        return [plan for plan in self.plans if plan.state != "done"]
+
+
+def obstacle(specs: Sequence[RunSpec], catalog: Catalog) -> BenchError | None:
+    """Why runs cannot be made on this machine: a simulator or videos that are not here, settings that do not fit."""
+    alike = [group[0] for group in _alike(specs)]
+    try:
+        check_runs(specs, catalog)
+        for suite in dict.fromkeys(spec.task.suite for spec in specs):
+            if problems := suite_of(suite).problems():
+                more = f", and {counted(len(problems) - 1, 'thing')} more" if len(problems) > 1 else ""
+                raise SetupError(f"the suite {suite} is not ready: {problems[0].message}{more}",
+                                 hint="pvdr-bench doctor tells all that it lacks, and what mends it")
+        _check_videos(alike, catalog)
+        check_corpora(alike, catalog)
+    except BenchError as error:
+        return error
+    return None
+
+
+def _check_videos(specs: Sequence[RunSpec], catalog: Catalog) -> None:
+    """Refuse runs on videos that have to be fetched or imported first; all of them in one error."""
+    missing: dict[str, BenchError] = {}
+    for node in {node.key: node for spec in specs for node in stage_graph(spec, catalog)}.values():
+        for share in node.shares:
+            try:
+                find_store(share.corpus, node.image_size, data_root())
+                if share.size:
+                    wanted_frames(share.size, node.image_size, data_root())
+            except BenchError as error:
+                missing.setdefault(share.corpus, error)
+    if missing:
+        first = next(iter(missing.values()))
+        likewise = f"; likewise {', '.join(list(missing)[1:])}" if len(missing) > 1 else ""
+        raise type(first)(f"no videos of {', '.join(missing)} are here in the size that is asked for",
+                          where=first.where, hint=f"{first.hint}{likewise}")
+
+
+def _alike(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
+    """Runs that stand on the same artefacts, together."""
+    found: dict[tuple[object, ...], list[RunSpec]] = {}
+    for spec in specs:
+        key = (spec.variant, spec.corpus, spec.scale_label, spec.task.suite, spec.task.set, spec.pretrain_seed)
+        found.setdefault(key, []).append(spec)
+    return list(found.values())
+
+
+def reproduction(groups: Sequence[Group], catalog: Catalog, results: Path, rates: Rates) -> Reproduction:
+    """What is to be done for these experiments, and what is known of its cost.
+
+    Raises:
+        ChangedError: a run was made with another recipe.
+    """
+    possible = [group for group in groups if group.obstacle is None]
+    plans = plan_runs(merged(group.specs for group in possible), results)
+    todo = [plan for plan in plans if plan.state != "done"]
+    return Reproduction(tuple(groups), tuple(plans), sum(len(group.specs) for group in possible),
+                        tuple(_artefacts([plan.spec for plan in todo], catalog, rates)),
+                        tuple(_kinds(todo, catalog, results, rates)))
+
+
+def _artefacts(specs: Sequence[RunSpec], catalog: Catalog, rates: Rates) -> list[SharedArtefact]:
+    users: dict[str, int] = {}
+    nodes: dict[str, StageNode] = {}
+    alike = _alike(specs)
+    for group in alike:
+        for node in stage_graph(group[0], catalog):
+            users[node.key] = users.get(node.key, 0) + len(group)
+            nodes[node.key] = node
+    missing = stage_needs([group[0] for group in alike], catalog)
+    found = []
+    for key, node in nodes.items():
+        row = next((row for row in published_hours(rates.paper) if row["method"] == node.method and row["scale"] ==
+                    node.scale and row["stage"] == node.stage.name and rates.on(row)), None)
+        found.append(SharedArtefact(node.label, users[key], key not in missing, *(
+            (float(row["hours"]), int(row["gpus"]), str(row["source"])) if row else ())))
+    return found
+
+
+def _kinds(todo: Sequence[RunPlan], catalog: Catalog, results: Path, rates: Rates) -> list[Kind]:
+    kinds: dict[tuple[str, str, str], list[RunPlan]] = {}
+    for plan in todo:
+        kinds.setdefault((plan.spec.variant, plan.spec.scale_label, plan.spec.task.suite), []).append(plan)
+    found = []
+    for plans in kinds.values():
+        spec = plans[0].spec
+        known = rates.of(spec)
+        seconds = [known.seconds(plan.env_steps, plan.spec.protocol.env_steps) for plan in plans] if known else []
+        found.append(Kind(spec.variant, len(plans), known, sum(seconds) / 3600.0 if known else None,
+                          size_of(spec, catalog, results)))
+    return found
+
+
+def budgets(specs: Iterable[RunSpec]) -> dict[int, list[str]]:
+    """Budget in env_steps -> the methods that learn which have it."""
+    found: dict[int, list[str]] = {}
+    for spec in specs:
+        if spec.algorithm not in REFERENCES and spec.variant not in found.setdefault(spec.protocol.env_steps, []):
+            found[spec.protocol.env_steps].append(spec.variant)
+    return dict(sorted((steps, names) for steps, names in found.items() if names))
+
+
+# What is missing --------------------------------------------------------------------------------------------------
+
+
+def missing_lines(plans: Sequence[RunPlan]) -> list[str]:
+    """What is not done yet, a line for each method and corpus."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for (name, task), members in _by(plans).items():
+        text = "; ".join(f"{_seeds(seeds)} {state}" for state, seeds in _by_state(members).items())
+        if text:
+            groups.setdefault(name, {}).setdefault(text, []).append(task)
+    return [f"{name}: " + "; ".join(f"{', '.join(tasks)}: {text}" for text, tasks in texts.items())
+            for name, texts in groups.items()]
+
+
+def _by(plans: Sequence[RunPlan]) -> dict[tuple[str, str], list[RunPlan]]:
+    found: dict[tuple[str, str], list[RunPlan]] = {}
+    for plan in plans:
+        corpus = f" ({plan.spec.corpus})" if plan.spec.corpus else ""
+        found.setdefault((f"{plan.spec.variant}{corpus}", plan.spec.task.name), []).append(plan)
+    return found
+
+
+def _by_state(plans: Sequence[RunPlan]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for plan in plans:
+        if plan.state == "done":
+            continue
+        state = f"at {plan.reached:,} of {plan.spec.protocol.env_steps:,} env_steps" if plan.reached else "not begun"
+        if RunDir(plan.path).failed() is not None:
+            state += ", failed"
+        found.setdefault(state, []).append(plan.spec.seed)
+    return found
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return ("seed " if len(seeds) == 1 else "seeds ") + (
+        f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds)))
