@@ -159,7 +159,7 @@ def size_of(spec: RunSpec, catalog: Catalog, results: Path) -> Size | None:
 def _kept(spec: RunSpec) -> int:
     """Entries of a finished run's replay that are drawn from: its decisions, at most the config's ``capacity``."""
     limits = [value for name, value in leaves(spec.config) if name.rpartition(".")[2] == "capacity"]
-    return min([spec.protocol.env_steps // spec.protocol.action_repeat, *limits])
+    return int(min([spec.protocol.env_steps // spec.protocol.action_repeat, *limits]))
 
 
 def _runs(count: int) -> str:
