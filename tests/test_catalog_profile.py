@@ -260,6 +260,8 @@ def test_list_and_describe_show_them(capsys: pytest.CaptureFixture[str]) -> None
     code, out, _ = cli(capsys, "describe", "a100", "--json")
     keys = {row["key"]: row for row in json.loads(out)["keys"]}
     assert code == 0 and keys["time_min"]["value"] == 1440 and "minutes" in keys["time_min"]["meaning"]
-    assert set(keys) == set(Profile.model_fields)
+    assert {key.partition(".")[0] for key in keys} == set(Profile.model_fields)
+    assert keys["gpu.type"]["value"] == "a100"
     code, out, _ = cli(capsys, "describe", "fig4")
     assert code == 0 and "seeds" in out and "pvdr" in out
+    assert 'figure.kind = "curves"' in out and "table.published = null" in out and "as results/paper/" in out

@@ -17,7 +17,10 @@ from pvdr_bench.launch.worker import StopFlag
 from pvdr_bench.results.paper import paper_folder
 from pvdr_bench.runs.directory import RunDir
 from tests.results_runs import finish
+from tests.slurm_fakes import FakeSlurm, slurm
 from tests.test_cli_run import cli
+
+__all__ = ["slurm"]
 
 ONE = """title: One
 source: a paper, Fig. 1
@@ -162,6 +165,26 @@ def test_what_is_not_here_is_told_and_the_rest_goes_on(capsys: pytest.CaptureFix
     for name, code in (("table5-real", 5), ("fig7", 4)):
         ended, _, err = cli(capsys, "reproduce", name, "--results", str(folder / "results"), "--device", "cpu")
         assert ended == code and ("bair" if code == 5 else "rlbench") in err
+
+
+def test_with_a_profile_what_is_missing_is_submitted_and_what_there_is_drawn(
+        capsys: pytest.CaptureFixture[str], slurm: FakeSlurm, folder: Path) -> None:
+    (folder / "mine" / "experiments" / "floor.yaml").write_text(
+        "protocol: apv\nscale: smoke\nseeds: 3\nfigure: {kind: curves}\ngrid:\n"
+        "  - {methods: [random], tasks: [reach]}\n")
+    spec = load_catalog().resolve("random", "reach", 1, "smoke", "apv")
+    run_dir = RunDir(spec.path(folder / "results"))
+    with run_dir.lock():
+        run_dir.open(spec)
+        finish(run_dir, spec.protocol.env_steps, wall_seconds=64.0)
+    command = ("reproduce", "floor", "--profile", "cpu", "--results", str(folder / "results"))
+    code, out, err = cli(capsys, *command)
+    assert code == 0, err
+    assert "3 runs: 2 new, 1 done" in out and "2 runs submitted with profile cpu" in out
+    assert "missing: random: reach: seeds 0, 2 not begun" in out and len(slurm.rows()) == 2
+    assert (folder / "results" / "reproduce" / "floor.png").exists()
+    code, out, _ = cli(capsys, *command)
+    assert code == 0 and "skipped: 2 queued" in out and len(slurm.rows()) == 2
 
 
 def test_interrupted_and_continued_at_smoke_scale(capsys: pytest.CaptureFixture[str], folder: Path,

@@ -88,7 +88,18 @@ def explain(catalog: Catalog, kind: str, name: str, scale: str, task: str | None
     data = spec.model_dump(mode="json")
     keys = [{"key": key, "value": data[key], "meaning": info.description, "source": "", "set_in": None}
             for key, info in type(spec).model_fields.items()]
+    keys = [one for row in keys for one in (row, *_inner(type(spec), row["key"], row["value"]))]
     return {"kind": kind, "name": name, "facts": {}, "keys": keys}
+
+
+def _inner(schema: type[BaseModel], key: str, value: Any) -> list[dict[str, Any]]:
+    """The keys of a group of keys, with its values where it is given."""
+    from pvdr_bench.catalog.keys import model_at
+
+    inner = model_at(schema, (key,))
+    return [] if inner is None else [
+        {"key": f"{key}.{name}", "value": (value or {}).get(name), "meaning": info.description, "source": "",
+         "set_in": None} for name, info in inner.model_fields.items()]
 
 
 def _method(catalog: Catalog, name: str, scale: str, task: str | None, overrides: list[str]) -> dict[str, Any]:

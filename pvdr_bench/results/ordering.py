@@ -40,7 +40,7 @@ def _verdict(one: Agreement) -> tuple[str, str]:
         return "has no interval, from a single seed,", f"{shown}, {rows}"
     shown += f" [{one.tau.low:.2f}, {one.tau.high:.2f}], {rows}"
     if one.missing:
-        shown += f"; not run: {', '.join(one.missing)}"
+        shown += f" of {len(one.common) + len(one.missing)} that are published"
     if one.tau.low > 0.0:
         return "is found again" if one.tau.value == 1.0 else "agrees in part", shown
     return ("is reversed" if one.tau.high < 0.0 else "is left open by our seeds"), shown

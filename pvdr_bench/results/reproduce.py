@@ -59,8 +59,10 @@ def draw(experiment: Experiment, specs: Sequence[RunSpec], results: Results, fol
     evaluated = set(results.points["path"]) if len(results.points) else set()
     if not there & evaluated:
         return Drawn(name, problem="no run of it has an evaluation yet, so there is nothing to draw")
+    chosen = results.select(path=sorted(there))
+    chosen.problems = [one for one in chosen.problems if one.run in there]  # rows of other experiments are theirs
     try:
-        found, remark = at_common_budget(results.select(path=sorted(there)), specs)
+        found, remark = at_common_budget(chosen, specs)
         drawing = _Drawing(experiment, tuple(specs), found, folder, tuple(missing), tuple(filter(None, (remark,))))
         return drawing.draw()
     except BenchError as error:

@@ -100,7 +100,7 @@ def _panel(ax: Axes, bars: _Bars, rows: list[Row], groups: list[str], slots: int
             if _bar(ax, g + _GROUP * ((i + 0.5) / slots - 0.5), width, row, task, bars, label):
                 label = None  # named once
     for g, task in enumerate(groups):
-        for k, (name, level) in enumerate(printed[task]):
+        for k, (name, level) in enumerate(sorted(printed[task], key=lambda pair: int(pair[0]))):
             _reported_bar(ax, g + _GROUP * ((len(rows) + k + 0.5) / slots - 0.5), width, name, level)
 
 
