@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pvdr_bench.inspection.numbers import measured
-from pvdr_bench.inspection.plots import draw_cloud, draw_curves, told
+from pvdr_bench.inspection.plots import draw_cloud, draw_curves, stretched, told
 from pvdr_bench.inspection.strips import CELL, cell_size, compose, places
 from pvdr_bench.rl.views import Cloud, Curves, Line, Panel, Row, Strips, difference, psnr, spread_out
 
@@ -70,8 +70,16 @@ def test_a_cloud_has_a_panel_for_each_and_its_points_have_the_colours_of_their_a
 
 
 def test_the_two_numbers_are_written_under_a_panel() -> None:
-    words = told({"rank_correlation": 0.256, "probe_r2": -0.1, "probe_r2_permuted": None})
-    assert words == "rank correlation 0.26   probe R² \N{MINUS SIGN}0.10 (permuted none)"
+    words = told({"rank_correlation": 0.256, "probe_r2": -0.1, "probe_r2_permuted": None, "action_spread": 0.0123})
+    assert words.splitlines() == ["rank correlation 0.26   spread of actions 0.012",
+                                  "probe R² \N{MINUS SIGN}0.10   with permuted actions none"]
+    assert "0.00" in told({"rank_correlation": -0.001, "probe_r2": 1, "probe_r2_permuted": 0, "action_spread": 0.0})
+
+
+def test_what_is_stretched_reaches_from_edge_to_edge() -> None:
+    action = np.stack([np.linspace(0.1, 0.3, 101), np.full(101, 0.7)], 1)
+    found = stretched(action)
+    assert found[0].tolist() == [-1, 0] and found[100].tolist() == [1, 0] and found[50, 0] == pytest.approx(0)
 
 
 def test_curves_of_one_label_share_their_axes() -> None:
