@@ -100,16 +100,19 @@ class StateToGoReward(RolloutReward):
         predicted = self.predicted(embedding, rollout.state[NUMBER], ended)
         opinion, progress = self.model.reward_terms(embedding, after, predicted)
         self.running.add(opinion)
-        unit = self._unit()
-        told = opinion / unit if unit >= LEAST_UNIT else torch.zeros_like(opinion)
-        intrinsic = config.beta * told + config.nu * progress
+        intrinsic = config.beta * self.told(opinion) + config.nu * progress
         metrics = {"intrinsic_mean": intrinsic.mean(), "intrinsic_std": intrinsic.std(correction=0),
                    "opinion_mean": opinion.mean(), "opinion_std": opinion.std(correction=0),
                    "progress_mean": progress.mean(), "stg_step": (after - embedding).square().mean(),
                    "stg_error": (after - predicted).square().mean(),
                    "embedding_std": embedding.flatten(0, 1).std(0, correction=0).mean()}
         return config.task_weight * rollout.reward + intrinsic, {
-            **{name: float(x) for name, x in metrics.items()}, "intrinsic_unit": unit}
+            **{name: float(x) for name, x in metrics.items()}, "intrinsic_unit": self._unit()}
+
+    def told(self, opinion: Tensor) -> Tensor:
+        """The critic's differences [...] in the unit of its reward, as it is now."""
+        unit = self._unit()
+        return opinion / unit if unit >= LEAST_UNIT else torch.zeros_like(opinion)
 
     def _unit(self) -> float:
         if self.config.unit == "none":
