@@ -69,6 +69,7 @@ def test_every_run_shows_an_episode_as_strip_and_film_and_stays_whole(run_path: 
     assert sorted(path.name for path in folder.iterdir()) == ["episode-1.mp4", "episode-1.png", "inspect.json"]
     entry = read(InspectedFile, folder / "inspect.json")["pictures"]["episode-1"]
     assert told["pictures"] == {"episode-1": entry} and entry["files"] == ["episode-1.png", "episode-1.mp4"]
+    assert entry["about"].startswith("The observation") and "As a film" in entry["about"]
     assert entry["numbers"]["decisions"] == 10 and entry["numbers"]["env_steps"] == 80
     assert entry["drawn"] == {"seed": 0, "cases": 3, "samples": 2000, "episode": 1}
     assert all(path.read_bytes() == content for path, content in before.items())

@@ -113,4 +113,4 @@ def episode_exhibits(seen: Episode, episode: int, env_steps: int) -> Iterator[tu
     about = f"The observation{plans}{goal}, at five moments of evaluation episode {episode}, from above to below."
     stem = f"episode-{episode}"
     yield stem, Picture("An episode", about, numbers, film_strip(pictures))
-    yield stem, Film("An episode", f"The same, whole, at {Film.fps:g} decisions a second.", numbers, pictures)
+    yield stem, Film("An episode", f"As a film: all of it, at {Film.fps:g} decisions a second.", numbers, pictures)

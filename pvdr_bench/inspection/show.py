@@ -95,8 +95,10 @@ def inspect(target: Target, what: Sequence[str], folder: Path, settings: Setting
     made: dict[str, PictureEntry] = {}
     for word, stem, exhibit in target.exhibits(names, settings):
         files, found = _write(exhibit, folder / stem, settings.amounts.seed)
-        earlier = made[stem]["files"] if stem in made else []
-        made[stem] = {"what": word, "title": exhibit.title, "about": exhibit.about, "files": [*earlier, *files],
+        earlier = made.get(stem)  # the same as a picture, of what is now a film
+        told_before = [earlier["about"]] if earlier is not None else []
+        made[stem] = {"what": word, "title": exhibit.title, "about": " ".join([*told_before, exhibit.about]),
+                      "files": [*(earlier["files"] if earlier is not None else []), *files],
                       "drawn": {**asdict(settings.amounts), "episode": settings.episode},
                       "numbers": plain({**exhibit.numbers, **found})}
         told(stem)
