@@ -31,7 +31,7 @@ def as_frames(planes: Tensor) -> Frames:
 def draw(model: VideoModel, states: Tensor) -> Frames:
     """Latent states [..., C, g, g] as uint8 pictures [..., w, w, 3]."""
     flat = torch.sigmoid(model.frame_decoder(states.flatten(0, -4)))
-    return as_frames(flat.unflatten(0, states.shape[:-3]))
+    return as_frames(flat.view(*states.shape[:-3], *flat.shape[1:]))
 
 
 @torch.no_grad()

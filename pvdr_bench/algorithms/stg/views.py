@@ -31,7 +31,7 @@ def rewards(played: Played) -> Exhibits:
     opinion, progress = paid.model.reward_terms(embedding[:-1], embedding[1:], guess)
     told, seen = ((factor * x).cpu().double().numpy() for factor, x in (
         (config.beta, paid.told(opinion)), (config.nu, progress)))
-    decision = np.arange(count)
+    decision = np.arange(count, dtype=np.float64)
     task = config.task_weight * played.rewards.astype(np.float64)
     first = np.flatnonzero(played.success)
     numbers = {"decisions": count, "task_mean": float(task.mean()), "opinion_mean": float(told.mean()),
