@@ -144,6 +144,9 @@ def test_alignment_is_the_share_of_the_actions_variance_that_the_mean_for_what_c
     guess, action = np.array(guesses), np.array(actions)
     wanted = 1 - ((guess - action) ** 2).sum() / ((action - action.mean(0)) ** 2).sum()
     assert found["aligned_r2"] == pytest.approx(wanted, abs=1e-4)
+    mean = action.mean(0)
+    cosines = [float(mean @ a / np.linalg.norm(mean) / np.linalg.norm(a)) for a in action]
+    assert found["constant_cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
 
 
 def test_a_run_shows_z_of_two_moments_of_both_learners() -> None:

@@ -46,7 +46,8 @@ def alignment(learner: PVDRLearner, played: Played) -> dict[str, float]:
 
     Returns:
         aligned_r2: share of the variance of the actions that L_act is given which the action module's mean explains, 1
-        at best; below 0 where it is worse than one constant action. aligned_cosine: mean cosine of the two.
+        at best; below 0 where it is worse than one constant action. aligned_cosine: mean cosine of the two;
+        constant_cosine: that of the episode's mean action, which knows nothing of z.
     """
     now, clips = windows(played, learner.model)
     ahead = learner.config.lact_decisions
@@ -59,9 +60,14 @@ def alignment(learner: PVDRLearner, played: Played) -> dict[str, float]:
         said.append(learner.policy(part[:, :m], z, part[:, m:]).mean.clamp(-1, 1))
     guess = torch.cat(said).cpu().numpy().astype(np.float64)
     error, variance = np.square(guess - action).sum(), np.square(action - action.mean(0)).sum()
-    length = np.linalg.norm(guess, axis=1) * np.linalg.norm(action, axis=1)
-    return {"aligned_r2": float(1 - error / max(variance, 1e-12)),
-            "aligned_cosine": float(((guess * action).sum(1) / np.maximum(length, 1e-12)).mean())}
+    return {"aligned_r2": float(1 - error / max(variance, 1e-12)), "aligned_cosine": _cosine(guess, action),
+            "constant_cosine": _cosine(np.broadcast_to(action.mean(0), action.shape), action)}
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Mean cosine of the rows of two arrays [B, A]."""
+    length = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(1) / np.maximum(length, 1e-12)).mean())
 
 
 def latents(played: Played) -> Exhibits:
