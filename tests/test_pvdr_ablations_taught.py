@@ -8,9 +8,17 @@ import pytest
 import torch
 
 from pvdr_bench.algorithms.pvdr.guide import trend
-from tests.pvdr_ablations import Led, learner_of, led, small
+from tests.pvdr_ablations import Led, learner_of, led, size, small
 from tests.pvdr_story import ENVS
-from tests.test_pvdr_ablations import CATALOG, lineage, with_a_horizon, without_pre_training
+from tests.test_pvdr_ablations import (
+    CATALOG,
+    kl_step,
+    lineage,
+    prior_step,
+    with_a_horizon,
+    without_pre_training,
+    without_the_goal_term,
+)
 
 
 def asked(way: Led) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,10 +69,22 @@ def with_a_random_z(name: str, parent: str) -> None:
     torch.testing.assert_close(said, guide.config.guide_gain * trend(each, extras["distances"]), rtol=1e-3, atol=1e-4)
 
 
+def with_a_goal_term_that_is_felt(name: str, parent: str) -> None:
+    """The goal term's part of the prior's step is a hundred times the parent's, and so is the rate."""
+    rates, parts = [CATALOG.config(each, "cpu").value.online.finetune_lr for each in (name, parent)], []
+    assert rates[0] == pytest.approx(100 * rates[1])
+    for each in (name, parent):
+        way = led(learner_of(small(each)))
+        parts.append(size([step - kl for step, kl in zip(prior_step(way), kl_step(way), strict=True)]))
+    assert parts[0] == pytest.approx(100 * parts[1], rel=0.05) and parts[1] > 1e-3
+
+
 CHECKS: dict[str, tuple[Callable[[str, str], None], str]] = {
     "pvdr-taught-scratch": (without_pre_training, "pvdr-taught"),
     "pvdr-taught-no-ppo": (without_ppo, "pvdr-taught"),
     "pvdr-taught-no-lact": (without_l_act, "pvdr-taught"),
+    "pvdr-taught-adapted": (with_a_goal_term_that_is_felt, "pvdr-taught"),
+    "pvdr-taught-no-goal": (without_the_goal_term, "pvdr-taught-adapted"),
     "pvdr-taught-random-z": (with_a_random_z, "pvdr-taught"),
     "pvdr-taught-h1-1": (with_a_horizon(1, 1), "pvdr-taught"),
     "pvdr-taught-h2-2": (with_a_horizon(2, 2), "pvdr-taught"),
