@@ -105,9 +105,11 @@ def steps_of(stage: str, device: torch.device) -> tuple[list[dict[str, float]], 
     vqgan = config_of("tokenizer")
     tokenizer = VQGANLearner(vqgan, 0, CPU, IMAGE)
     inputs = {"tokenize": load_tokenizer(tokenizer.export(), vqgan, device)}
+    codes = inputs["tokenize"].encode(frames(4, 4).to(device)).cpu()
     kind, config, batch = {
         "tokenizer": (VQGANLearner, vqgan, frames(8)),
-        "pvdr": (PVDRPretrainer, config_of("pvdr"), inputs["tokenize"].encode(frames(4, 4).to(device)).cpu()),
+        "pvdr": (PVDRPretrainer, config_of("pvdr"), codes),
+        "pvdr-context": (PVDRPretrainer, config_of("pvdr-context"), codes),
         "stg": (STGPretrainer, config_of("stg"), frames(2, 7)),
         "apv": (VideoPretrainer, config_of("apv"), frames(2, 6))}[stage]
     found = []
@@ -120,7 +122,7 @@ def steps_of(stage: str, device: torch.device) -> tuple[list[dict[str, float]], 
     return [*found, learner.validate(batch)], learner.export()
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "pvdr", "apv", "stg"])
+@pytest.mark.parametrize("stage", ["tokenizer", "pvdr", "pvdr-context", "apv", "stg"])
 def test_a_stage_learns_as_on_the_cpu(stage: str, device: torch.device) -> None:
     found, weights = steps_of(stage, device)
     assert all(type(value) is torch.Tensor and value.device == CPU for value in weights.values())
@@ -170,7 +172,7 @@ def runs_here(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunDi
     return cache(lambda method: do_run(method, CPU, tmp_path_factory.mktemp(method), 2 * SYNC))
 
 
-@pytest.mark.parametrize("method", ["ppo", "stg", "pvdr", "dreamerv2", "apv", "dreamerv3"])
+@pytest.mark.parametrize("method", ["ppo", "stg", "pvdr", "pvdr-context", "dreamerv2", "apv", "dreamerv3"])
 def test_a_run_learns_and_goes_on_from_its_checkpoint(
         method: str, device: torch.device, runs_here: Callable[[str], RunDir], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:

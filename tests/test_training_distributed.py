@@ -23,6 +23,7 @@ from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.efficientzero.pretrain import FICCPretrainer
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
+from pvdr_bench.algorithms.pvdr.config_context import PVDRContextConfig
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from pvdr_bench.algorithms.stg.config import STGConfig
 from pvdr_bench.algorithms.stg.pretrain import STGPretrainer
@@ -38,6 +39,7 @@ from pvdr_bench.training.offline import MixedClips, run_offline
 from pvdr_bench.videos.windows import Drawn
 from tests import processes
 from tests.test_ficc import config as ficc_config
+from tests.test_pvdr_context import Paint
 from tests.test_training_stages import resolve, write_corpora
 from tests.test_vqgan_learner import config as vqgan_config
 
@@ -136,11 +138,19 @@ def tokenizer(**changes: dict[str, Any]) -> Callable[[], OfflineLearner]:
     return lambda: VQGANLearner(vqgan_config(**changes), 1, CPU, 16)
 
 
+PVDR = {"model": {"context_frames": 2, "future_frames": 2, "d_model": 16, "ff": 16, "heads": 2, "token_dim": 8,
+                  "encoder_depth": 1, "prior_depth": 1, "decoder_depth": 1, "window": 2, "z_grid": 2, "z_dim": 4},
+        "pretrain": {"steps": STEPS, "micro_batch": 3, "lr": 1e-3, "max_grad_norm": 1.0}}
+
+
 def pvdr() -> OfflineLearner:
-    model = {"context_frames": 2, "future_frames": 2, "d_model": 16, "ff": 16, "heads": 2, "token_dim": 8,
-             "encoder_depth": 1, "prior_depth": 1, "decoder_depth": 1, "window": 2, "z_grid": 2, "z_dim": 4}
-    stage = {"steps": STEPS, "micro_batch": 3, "lr": 1e-3, "max_grad_norm": 1.0}
-    return PVDRPretrainer(PVDRConfig.model_validate({"model": model, "pretrain": stage}), 1, CPU, 16, 4)
+    return PVDRPretrainer(PVDRConfig.model_validate(PVDR), 1, CPU, 16, 4)
+
+
+def pvdr_context() -> OfflineLearner:
+    """The context's frames, masks and dropout."""
+    own = {"context": {"depth": 4, "blocks": 1, "heads": 2, "dropout": 0.2}}
+    return PVDRPretrainer(PVDRContextConfig.model_validate(PVDR | own), 1, CPU, 16, 4, Paint(codes=16))
 
 
 def dreamer() -> OfflineLearner:
@@ -185,6 +195,7 @@ CASES: dict[str, Callable[[], OfflineLearner]] = {
     # micro-batches of 3, 3, 2 and parts of 4 and 4
     "tokenizer-pieces": tokenizer(net={"dropout": 0.2}, train={"micro_batch": 3}),
     "pvdr": pvdr,
+    "pvdr-context": pvdr_context,
     "dreamer": dreamer,
     "contextwm": dreamer_with({"context": {"frame": "random", "heads": 2}}),
     # latent actions are lent from clips of the other process
@@ -192,7 +203,7 @@ CASES: dict[str, Callable[[], OfflineLearner]] = {
     "stg": stg,
     "ficc": ficc,
 }
-LENGTHS = {"pvdr": 4, "dreamer": 5, "contextwm": 5, "prelar": 5, "stg": 5, "ficc": 3}
+LENGTHS = {"pvdr": 4, "pvdr-context": 4, "dreamer": 5, "contextwm": 5, "prelar": 5, "stg": 5, "ficc": 3}
 RESUMED = ("tokenizer", "pvdr", "dreamer", "contextwm", "prelar", "stg", "ficc")
 
 
@@ -202,8 +213,8 @@ def train(name: str, folder: Path, stop: Callable[[], bool] = lambda: False) -> 
     schedule = Schedule(STEPS, BATCH, LENGTHS.get(name, 1), 1, 5, 4)
     own = folder if group.leads else folder.with_name(f"{folder.name}-rank-{group.rank}")
     own.mkdir(parents=True, exist_ok=True)
-    return run_offline(CASES[name](), MixedClips([Frames(0, name == "pvdr"), Frames(1, name == "pvdr")]), schedule, own,
-                       3, stop)
+    return run_offline(CASES[name](), MixedClips([Frames(k, name.startswith("pvdr")) for k in range(2)]), schedule,
+                       own, 3, stop)
 
 
 def signalled(rank: int, at: int) -> Callable[[], bool]:
@@ -279,7 +290,8 @@ def break_batch_norm() -> None:
 
 
 BROKEN = {"noise": (break_noise, "pvdr"), "noise-dreamer": (break_noise, "dreamer"),
-          "noise-contextwm": (break_noise, "contextwm"), "batch-norm-prelar": (break_batch_norm, "prelar"),
+          "noise-contextwm": (break_noise, "contextwm"), "noise-pvdr-context": (break_noise, "pvdr-context"),
+          "batch-norm-prelar": (break_batch_norm, "prelar"),
           "statistics": (break_statistics, "tokenizer"), "dropout": (break_dropout, "tokenizer-pieces"),
           "batch-norm": (break_batch_norm, "tokenizer-batch-norm")}
 
@@ -351,6 +363,7 @@ def distance(a: Path, b: Path) -> tuple[float, float]:
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_learn_what_one_learns(trained: Path, name: str) -> None:
     metric, weight = distance(trained / "two" / name, trained / "one" / name)
+    print(f"{name}: numbers {metric:.1e}, weights {weight:.1e}")
     assert metric < METRIC and weight < WEIGHT, (metric, weight)
 
 
@@ -358,6 +371,7 @@ def test_two_processes_learn_what_one_learns(trained: Path, name: str) -> None:
 @pytest.mark.parametrize("name", RESUMED)
 def test_another_number_of_processes_goes_on(trained: Path, name: str, way: str) -> None:
     metric, weight = distance(trained / way / name, trained / "one" / name)
+    print(f"{name}, {way}: numbers {metric:.1e}, weights {weight:.1e}")
     assert metric < METRIC and weight < WEIGHT, (metric, weight)
 
 
