@@ -96,6 +96,8 @@ def test_a_plan_counts_as_one_counts_by_hand(capsys: pytest.CaptureFixture[str],
         spec = catalog.resolve(method, task, seed, "smoke", videos=corpus)
         wanted.update(node.label for node in stage_graph(spec, catalog))
     assert users == dict(wanted)
+    assert {one["label"]: one["variants"] for one in facts["artefacts"]}["tokenize tokenizer · smoke"] == [
+        "pvdr", "ppo", "random", "stg"]
     assert not any(one["there"] for one in facts["artefacts"])
     # a rate of 0.1 s an env_step for random, 0.2 for ppo, whose runs are 4 x 320 or 640 env_steps, but for 320 made
     hours = {kind["variant"]: kind["hours"] for kind in facts["kinds"]}

@@ -202,18 +202,26 @@ def _show_artefacts(plan: Reproduction) -> None:
     for one in plan.artefacts:
         state = "here" if one.there else "to be made, time not known" if one.hours is None else (
             f"to be made, {one.hours:g} h on {counted(one.gpus, 'GPU')} ({one.source})")
-        typer.echo(f"  {one.label}: {counted(one.runs, 'run')} stand{'s' * (one.runs == 1)} on it; {state}")
+        typer.echo(f"  {one.label}, for {counted(one.runs, 'run')} of {_some(one.variants)}: {state}")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _show_cost(plan: Reproduction, facts: dict[str, Any]) -> None:
     from pvdr_bench.words import counted
 
     typer.echo("hours of what is missing, one run after the other:")
+    groups: dict[tuple[str, str], list[Any]] = {}
     for kind in plan.kinds:
-        told = "unknown: none was measured at this scale on such a device" if kind.known is None else (
-            f"{kind.hours:,.1f} h, " + (f"as {kind.known.of}, " if kind.known.of != kind.variant else "")
-            + kind.known.source)
-        typer.echo(f"  {kind.variant}: {counted(kind.runs, 'run')}, {told}")
+        groups.setdefault((kind.known.of, kind.known.source) if kind.known else ("", ""), []).append(kind)
+    for (of, source), kinds in groups.items():
+        runs, names = sum(kind.runs for kind in kinds), dict.fromkeys(kind.variant for kind in kinds)
+        told = f"{sum(kind.hours for kind in kinds):,.1f} h, as {of}: {source}" if of else (
+            "unknown, since none was measured at this scale on such a device")
+        typer.echo(f"  {', '.join(names)}: {counted(runs, 'run')}, {told}")
     unknown, disk = facts["hours_unknown"], facts["disk_unknown"]
     gpu = f", {facts['gpu_hours']:,.0f} GPU-hours" if facts["gpu_hours"] else ""
     stages = f", and {facts['artefact_gpu_hours']:,.0f} for artefacts" if facts["artefact_gpu_hours"] else ""

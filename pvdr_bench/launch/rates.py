@@ -78,7 +78,7 @@ class Rates:
         """The rate of a kind of run; None where none was ever measured on such a device."""
         key = spec.variant, spec.scale_label, spec.task.suite
         if key not in self._known:
-            found = (self._found(name, label, spec) for name in names_of(spec, self.catalog)
+            found = (self._found(name, label, spec) for name in names_of(spec.variant, self.catalog)
                      for label in dict.fromkeys((spec.scale_label, spec.scale_label.partition("@")[0])))
             self._known[key] = next((known for known in found if known is not None), None)
         return self._known[key]
@@ -119,9 +119,9 @@ class Rates:
         return self.place.device == "cuda" and str(row["gpu"]).lower() == self.place.gpu.lower()
 
 
-def names_of(spec: RunSpec, catalog: Catalog) -> list[str]:
+def names_of(variant: str, catalog: Catalog) -> list[str]:
     """The variant, its method, and those that this extends, the nearest first."""
-    names = [spec.variant, split_variant(spec.variant)[0]]
+    names = [variant, split_variant(variant)[0]]
     while parent := catalog.method(names[-1]).extends:
         names.append(parent)
     return list(dict.fromkeys(names))
@@ -143,7 +143,7 @@ def size_of(spec: RunSpec, catalog: Catalog, results: Path) -> Size | None:
         sizes = [sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders]
         return Size(sum(sizes) / len(sizes), f"{_runs(len(folders))} in the results folder")
     known = _records((paper_folder() or Path()).parent / "reference" / SIZES)
-    rows = [row for name in names_of(spec, catalog) for row in known
+    rows = [row for name in names_of(spec.variant, catalog) for row in known
             if (row["method"], row["scale"]) == (name, spec.scale)]
     protocol = spec.protocol
     frames = 0 if spec.info.on_policy else _kept(spec) * 3 * protocol.image_size**2

@@ -17,7 +17,7 @@ from pvdr_bench.catalog.suites import suite_of
 from pvdr_bench.errors import BenchError, SetupError
 from pvdr_bench.launch.needs import stage_needs
 from pvdr_bench.launch.plan import RunPlan, merged, plan_runs
-from pvdr_bench.launch.rates import Known, Rates, Size, published_hours, size_of
+from pvdr_bench.launch.rates import Known, Rates, Size, names_of, published_hours, size_of
 from pvdr_bench.results.problems import REFERENCES
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.paths import data_root
@@ -40,10 +40,12 @@ class SharedArtefact:
     """What is made once, and how many of the planned runs stand on it.
 
     Attributes:
+        variants: whose runs they are.
         hours: that a publication reports for it on ``gpus`` GPUs; None: not known.
     """
 
     label: str
+    variants: tuple[str, ...]
     runs: int
     there: bool
     hours: float | None = None
@@ -145,19 +147,21 @@ def reproduction(groups: Sequence[Group], catalog: Catalog, results: Path, rates
 
 
 def _artefacts(specs: Sequence[RunSpec], catalog: Catalog, rates: Rates) -> list[SharedArtefact]:
-    users: dict[str, int] = {}
+    users: dict[str, list[RunSpec]] = {}
     nodes: dict[str, StageNode] = {}
     alike = _alike(specs)
     for group in alike:
         for node in stage_graph(group[0], catalog):
-            users[node.key] = users.get(node.key, 0) + len(group)
+            users.setdefault(node.key, []).extend(group)
             nodes[node.key] = node
     missing = stage_needs([group[0] for group in alike], catalog)
     found = []
     for key, node in nodes.items():
-        row = next((row for row in published_hours(rates.paper) if row["method"] == node.method and row["scale"] ==
+        names = names_of(node.method, catalog)
+        row = next((row for row in published_hours(rates.paper) if row["method"] in names and row["scale"] ==
                     node.scale and row["stage"] == node.stage.name and rates.on(row)), None)
-        found.append(SharedArtefact(node.label, users[key], key not in missing, *(
+        variants = tuple(dict.fromkeys(spec.variant for spec in users[key]))
+        found.append(SharedArtefact(node.label, variants, len(users[key]), key not in missing, *(
             (float(row["hours"]), int(row["gpus"]), str(row["source"])) if row else ())))
     return found
 
