@@ -169,8 +169,8 @@ def test_updates_of_the_other_world_models_are_eager(method: str, monkeypatch: p
     assert found["update"]["seconds"] > 0 and found["update"]["parameters"]["world_model"] > 1000
 
 
-@pytest.mark.parametrize("method", ["ficc", "stg"])
-def test_steps_of_pre_training_from_frames(method: str) -> None:
+@pytest.mark.parametrize("method", ["ficc", "stg", "efficientzero"])
+def test_steps_of_pre_training_and_updates_with_searches(method: str) -> None:
     last = done(method)[-1]
     assert last["seconds"] > 0 and last["first_seconds"] > 0 and last["peak_device_bytes"] is None
     assert last["metrics"] and all(np.isfinite(value) for value in last["metrics"].values())

@@ -25,8 +25,8 @@ from pvdr_bench.progress import told
 from pvdr_bench.runs.files import write_json
 
 LIMITS = {"machine": 30, "tests": 65, "tokenizer": 35, "pretrain": 30, "online": 45, "plan": 25, "dreamerv2": 55,
-          "apv": 55, "contextwm": 25, "prelar": 25, "dreamerv3": 20, "ficc": 20, "stg": 15, "ppo": 30,
-          "pvdr": 40}  # seconds, in this order; 515 together
+          "apv": 55, "contextwm": 25, "prelar": 20, "dreamerv3": 20, "efficientzero": 20, "ficc": 15, "stg": 15,
+          "ppo": 25, "pvdr": 35}  # seconds, in this order; 515 together
 PARTS = tuple(LIMITS)
 NEED_SIMULATOR = ("ppo", "pvdr")
 CHILD = (sys.executable, "-m", "pvdr_bench.bench.gpu_parts")
@@ -58,9 +58,9 @@ def measure(device: str = "cuda", scale: str = "paper", run_scale: str = "gpu", 
         parts: which. machine: what the device is, its matrix-product peak. tests: those of the suite marked ``gpu``.
             tokenizer, pretrain, online: :mod:`~pvdr_bench.bench.onestep` with operations counted. plan: 16 candidates
             of :mod:`~pvdr_bench.bench.plan`. dreamerv2, apv, contextwm, prelar, dreamerv3: an update, see
-            :mod:`~pvdr_bench.bench.dreamer`. ficc, stg: steps of pre-training on random pictures. ppo, pvdr: the
-            beginning of a run and what it says of the whole, with untrained weights where the scale's artefacts are
-            not there.
+            :mod:`~pvdr_bench.bench.dreamer`. efficientzero: updates with their searches. ficc, stg: steps of
+            pre-training. All of them on random pictures. ppo, pvdr: the beginning of a run and what it says of the
+            whole, with untrained weights where the scale's artefacts are not there.
         compiled: what the updates of dreamerv2 and apv are measured with, compiled, beside eager ones; () for nothing.
         minutes: for all of it.
         out: the file that is written after every finding; "": none.

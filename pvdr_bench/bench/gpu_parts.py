@@ -32,7 +32,6 @@ CANDIDATES = 16  # N of the paper
 COMPILED = ("dreamerv2", "apv")  # whose updates are measured compiled, too; the others' scans are the same
 UPDATE_SECONDS = 2.0  # at least, of measuring updates and scans, six times in a part whose compiling takes most of it
 RUN_SHARE = 0.6  # of a run's time that is measured; the rest is its start and an update that lasts
-STEPS = 4  # of a pre-training; the first warms up
 FRAMES = 32  # decisions whose pictures the untrained tokenizer's codes are drawn from
 
 
@@ -131,31 +130,18 @@ def update(order: Order) -> Found:
                                    seed=order.seed)[order.scale]}
 
 
+def searching(order: Order) -> Found:
+    """Updates of EfficientZero with their searches."""
+    from pvdr_bench.bench.replayed import measure
+
+    return measure(order.part, order.scale, order.device, order.seed)
+
+
 def clips(order: Order) -> Found:
-    """Steps of a pre-training that learns from frames, on random ones: seconds and memory."""
-    import torch
+    """Steps of a pre-training that learns from frames."""
+    from pvdr_bench.bench.clips import measure
 
-    from pvdr_bench.algorithms import registry
-    from pvdr_bench.bench.memory import device_peak_bytes, reset_peaks
-    from pvdr_bench.catalog import load_catalog
-    from pvdr_bench.rl.contract import StageContext
-
-    catalog, device = load_catalog(), torch.device(order.device)
-    found, size = catalog.config(order.part, order.scale), catalog.protocol(scale=order.scale).image_size
-    stage = registry.algorithms()[found.method.algorithm or ""].stage("pretrain")
-    schedule = found.value.schedule("pretrain")
-    learner = registry.load_object(stage.learner).for_stage(StageContext(found.value, order.seed, device, size))
-    generator = torch.Generator().manual_seed(order.seed)
-    batch = torch.randint(256, (schedule.batch, schedule.frames, size, size, 3), dtype=torch.uint8, generator=generator)
-    reset_peaks(device)
-    seconds: list[float] = []
-    while len(seconds) < STEPS:
-        started = time.perf_counter()
-        metrics = learner.update(batch)
-        _wait(order.device)
-        seconds.append(time.perf_counter() - started)
-        yield {"first_seconds": seconds[0], "seconds": min(seconds[1:], default=None), "batch": schedule.batch,
-               "frames": schedule.frames, "metrics": metrics, "peak_device_bytes": device_peak_bytes(device)}
+    return measure(order.part, order.scale, order.device, order.seed)
 
 
 # The beginning of a run -------------------------------------------------------------------------------------------
@@ -254,8 +240,8 @@ def _untrained(spec: RunSpec, device: Any, frames: Any) -> Pieces:
 
 PARTS: dict[str, Callable[[Order], Found]] = {
     "machine": machine, "tests": tests, "tokenizer": step, "pretrain": step, "online": step, "plan": plan,
-    "dreamerv2": update, "apv": update, "contextwm": update, "prelar": update, "dreamerv3": update, "ficc": clips,
-    "stg": clips, "ppo": run, "pvdr": run}
+    "dreamerv2": update, "apv": update, "contextwm": update, "prelar": update, "dreamerv3": update,
+    "efficientzero": searching, "ficc": clips, "stg": clips, "ppo": run, "pvdr": run}
 
 
 def _watch() -> None:
