@@ -100,6 +100,11 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.flop = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: what is counted is not compiled, and asking the compiler to look away imports it, for four seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (),
                            kwargs: dict[str, Any] | None = None) -> Any:
         """Do the operation and count it; one that is made of others comes again as those."""
