@@ -157,10 +157,11 @@ def test_unlike_budgets_are_cut_to_the_common_one_and_that_is_said(catalog: Cata
 
 def test_a_sweep_has_a_line_for_each_value_and_the_final_scores(catalog: Catalog, tmp_path: Path) -> None:
     values = {"pvdr": 0.4, "pvdr@lambda1=0.5": 0.9, "pvdr@lambda1=1e-5": 0.1}
-    one = experiment(figure={"kind": "sweep", "key": "lambda1"}, grid=[
+    one = experiment(source="after a paper, Fig. 1", figure={"kind": "sweep", "key": "lambda1"}, grid=[
         {"methods": list(values), "tasks": ["reach"], "videos": ["metaworld"]}])
     found = drawn(catalog, one, tmp_path, lambda spec: values.get(spec.variant, 0.9 if "0.5" in spec.variant else 0.1))
     assert not found.problem and {path.name for path in found.files} >= {"mine.png", "mine-final.png", "mine-final.svg"}
+    assert (tmp_path / "out" / "mine.txt").read_text().startswith("Mine (after a paper, Fig. 1).")
     svg = (tmp_path / "out" / "mine.svg").read_text()
     default = catalog.resolve("pvdr", "reach", 0, "smoke").config["pretrain"]["lambda1"]
     places = [svg.index(f">lambda1 = {value} (metaworld), n = 3<") for value in sorted([1e-5, default, 0.5])]

@@ -143,15 +143,18 @@ def _groups(catalog: Catalog, name: str, root: Path, *, tasks: Tasks, methods: M
 def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int) -> dict[str, Any]:
     """A plan as JSON types; hours and bytes are of what is known, and what is not is named beside them."""
     from pvdr_bench.launch.reproduction import budgets
+    from pvdr_bench.runs.provenance import cores
 
-    share = (site.gpus / site.runs_per_job) if site else (1.0 / jobs if place.device == "cuda" else 0.0)
+    share = (site.gpus / site.runs_per_job) if site else float(place.device == "cuda")
+    together = site.array_parallelism * site.runs_per_job if site else 1 if place.device == "cuda" else min(
+        jobs, cores())  # rates are those of a run with a core or a GPU to itself
     hours = sum(kind.hours for kind in plan.kinds if kind.hours is not None)
     stages = sum(one.hours * one.gpus for one in plan.artefacts if one.hours is not None and not one.there)
     sizes = [(kind.runs, kind.size) for kind in plan.kinds]
     states = {state: sum(one.state == state for one in plan.plans) for state in ("new", "continue", "extend", "done")}
     return {
         "scale": plan.groups[0].specs[0].scale, "device": place.device, "profile": site.name if site else None,
-        "at_a_time": site.array_parallelism * site.runs_per_job if site else jobs,
+        "at_a_time": together,
         "experiments": [{"name": group.experiment.name, "runs": len(group.specs),
                          "obstacle": group.obstacle.message if group.obstacle else None,
                          "hint": group.obstacle.hint if group.obstacle else None,
@@ -227,14 +230,14 @@ def _show_cost(plan: Reproduction, facts: dict[str, Any]) -> None:
     stages = f", and {facts['artefact_gpu_hours']:,.0f} for artefacts" if facts["artefact_gpu_hours"] else ""
     known = len(plan.todo) - sum(unknown.values())
     typer.echo(f"together: {facts['hours']:,.1f} h{gpu}{stages} for {known} of {counted(len(plan.todo), 'run')}, "
-               f"{facts['at_a_time']} at a time: {facts['hours'] / max(1, min(facts['at_a_time'], known)):,.1f} h"
-               + (" at best" if known else ""))
+               f"at most {facts['at_a_time']} at a time: "
+               f"{facts['hours'] / max(1, min(facts['at_a_time'], known)):,.1f} h at best")
     if unknown:
         typer.echo(f"  without {', '.join(unknown)}: the first finished run of each in the results folder tells, "
                    "measured on the device itself")
     least = "at least " if facts["disk_least"] else ""
-    typer.echo(f"disk: {least}{facts['disk_bytes'] / 2**30:,.1f} GiB"
-               + (f", nothing known of {', '.join(disk)}" if disk else ""))
+    size = f"{least}{facts['disk_bytes'] / 2**30:,.1f} GiB" if facts["disk_bytes"] else "unknown"
+    typer.echo(f"disk: {size}" + (f", nothing is known of {', '.join(disk)}" if disk else ""))
 
 
 def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console) -> list[dict[str, Any]]:

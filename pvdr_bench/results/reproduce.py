@@ -155,7 +155,8 @@ class _Drawing:
 
     def _save(self, plot: Plot, suffix: str, ordering: str) -> list[Path]:
         """A picture in its formats, with what has to be said of it in its caption."""
-        head = f"{self.experiment.title} (after {self.experiment.source})." if self.experiment.source else ""
+        source = self.experiment.source.removeprefix("after ")
+        head = f"{self.experiment.title} (after {source})." if source else ""
         missing = f"Missing: {'; '.join(self.missing)}." if self.missing else ""
         caption = " ".join(filter(None, (head, plot.caption, *self.remarks, ordering, missing)))
         return list(save(replace(plot, caption=caption), self.folder / f"{self.experiment.name}{suffix}").values())
