@@ -64,6 +64,9 @@ def test_a_cloud_has_a_panel_for_each_and_its_points_have_the_colours_of_their_a
     def share(part: np.ndarray, color: tuple[int, int, int]) -> int:
         return int((np.abs(part.astype(int) - color).max(-1) < 8).sum())
 
+    alone = pixels(draw_cloud(Cloud("t", "a", {}, panels[:1], 1), "sampled", plane[:1], found[:1]))
+    black = (alone[-30:] < 40).all(-1).any(0)  # the last word of the legend, K = a4
+    assert black[len(black) * 3 // 4:-4].any() and not black[-4:].any()
     left, right = picture[:height, :width], picture[:height, width:]
     assert share(left, (255, 0, 0)) > 100 > share(left, (0, 255, 255)) and share(right, (0, 255, 255)) > 100
     assert share(picture[height:, :width], (255, 0, 0)) > 100

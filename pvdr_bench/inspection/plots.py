@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDE, WORDS = 2.35, 0.6  # inches of a panel, and of what is written above and below it
+NARROWEST = 3.1  # inches of a figure, for its legend
 STRETCHED = (1.0, 99.0)  # percentiles
 INKS = (("C", "#00a0dd"), ("M", "#d6007f"), ("Y", "#c7b000"), ("K", "#000000"))
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#7f3c8d")
@@ -48,7 +49,7 @@ def draw_cloud(cloud: Cloud, way: str, plane: Sequence[Doubles], numbers: Sequen
     columns, ways = min(cloud.columns, len(cloud.panels)), list(cloud.panels[0].actions)
     rows = -(-len(cloud.panels) // columns)
     with style():
-        figure = Figure(figsize=(columns * SIDE + 0.2, rows * (SIDE + WORDS) + 0.24))
+        figure = Figure(figsize=(max(NARROWEST, columns * SIDE + 0.2), rows * (SIDE + WORDS) + 0.24))
         height, width = figure.get_figheight(), figure.get_figwidth()
         for place, (panel, points, found) in enumerate(zip(cloud.panels, plane, numbers, strict=True)):
             row, column = divmod(place, columns)
