@@ -142,7 +142,7 @@ def test_every_field_of_a_batch_is_that_of_its_entries_and_goes_back_to_them(tmp
     weights = [1.0 + 0.5 * numbers for numbers in every]
     for stream, numbers in enumerate(every):
         replay.write(positions_of(stream, numbers), PRIORITY, torch.from_numpy(weights[stream]))
-    batch, draw = stubbed(replay).batch(torch.Generator().manual_seed(0))
+    batch, draw = stubbed(replay).batch(torch.Generator().manual_seed(0), CONFIG.train.reanalyse)
     drawn = list(zip(draw.positions.stream.tolist(), draw.positions.index.tolist(), strict=True))
     kinds = {truth[i][e].kind for i, e in drawn}
     assert len(set(drawn)) > 15 and kinds == {"terminal", "cut", "open"}
@@ -186,7 +186,7 @@ def test_priorities_go_back_to_the_entries_that_were_drawn(tmp_path: Path) -> No
     truth = [entries(i) for i in range(2)]
     replay = filled(tmp_path, truth)
     reanalysis = stubbed(replay)
-    _, draw = reanalysis.batch(torch.Generator().manual_seed(1))
+    _, draw = reanalysis.batch(torch.Generator().manual_seed(1), CONFIG.train.reanalyse)
     errors = (draw.positions.stream * 100 + draw.positions.index).float() / 10
     before = [stored.copy() for stored in replay.weights.all]
     reanalysis.write_priorities(draw, errors)

@@ -102,6 +102,24 @@ def test_what_was_never_searched_teaches_no_policy(tmp_path: Path) -> None:
     assert all((p.grad == 0).all() for p in player.learner.net.policy.parameters())
 
 
+def test_before_the_first_search_boxes_are_drawn_evenly_and_no_policy_is_learned(tmp_path: Path) -> None:
+    train = {**QUICK, "reanalyse": 1.0, "search_after": 3}
+    player = Player(EfficientZeroLearner(context(config(train=train), tmp_path)))
+    learner, found = player.learner, []
+    run_until(player, 16)
+    while learner.updates < 5:
+        found.append(learner.update())
+        kept = [stream.values("policy", np.arange(stream.length)) for stream in learner.replay.streams]
+        assert np.concatenate(kept).any() == (learner.updates > 3)
+    assert [row["policy_loss"] > 0 for row in found] == [False, False, False, True, True]
+    image, first = Grid(4).images(), torch.ones(4, dtype=torch.bool)
+    learner.decisions = 20
+    for updates, mode, searches in ((2, "train", False), (2, "eval", True), (3, "train", True)):
+        learner.updates = updates
+        extras = learner.act(image, first, learner.initial(4), mode, torch.Generator().manual_seed(0))[2]
+        assert bool((extras["policy"].sum(1) > 0).all()) == searches
+
+
 def test_noise_is_of_training_alone_and_evaluation_draws_only_from_its_generator(tmp_path: Path) -> None:
     noisy = config(search={"simulations": 8, "noise_fraction": 1.0, "noise_alpha": 0.05})
     learner = EfficientZeroLearner(context(noisy, tmp_path))

@@ -147,6 +147,10 @@ class TrainConfig(Section):
         "zero", "what the value head says of all states at the first update; mean_reward: what the prefill's mean "
         "reward m is worth for ever, m / (1 - discount)", f"{EZ}: zero; departure: where all rewards are negative, "
         "values fall for a whole run, and a tree takes each level for worse than the one above")
+    search_after: int = key(
+        0, "updates before the first search: until then boxes are drawn evenly and no search is a policy's target",
+        f"{EZ}: 0; departure: rewards that are not learned yet make a tree follow its first branch, and the policy it "
+        "teaches makes the next tree do so", ge=0)
     target_every: int = key(200, "updates between copies of the network into the target network", EZ, ge=1)
     capacity: int = key(100_000, "entries of replay that are drawn from, the newest", EZ, ge=1)
     priority_exponent: float = key(0.6, "alpha of prioritised replay; a priority is a value's error", EZ, ge=0)

@@ -91,7 +91,8 @@ class EfficientZeroLearner(Learner):
     @torch.no_grad()
     def act(self, image: Tensor, is_first: Tensor, carry: Carry, mode: Mode,
             generator: torch.Generator) -> tuple[Tensor, Carry, dict[str, Tensor]]:
-        """Search from the newest frames; evenly drawn boxes until the replay is filled for the first time.
+        """Search from the newest frames; evenly drawn boxes until the replay is filled for the first time, and then
+        until ``train.search_after`` updates.
 
         The extras have the search's shares of visits [N, K]; zeros where there was no search.
         """
@@ -100,7 +101,7 @@ class EfficientZeroLearner(Learner):
         kept = self._newest(planes, is_first, carry.get("frames"))
         actions = self.boxes.draw(count, generator)
         rng = numpy_generator(generator)
-        if train and self.decisions < self.config.train.prefill:
+        if train and not (self.decisions >= self.config.train.prefill and self._searched()):
             policy = torch.zeros(count, self.boxes.count)
             chosen = torch.from_numpy(rng.integers(self.boxes.count, size=count))
         else:
@@ -126,6 +127,10 @@ class EfficientZeroLearner(Learner):
             self.quick.refresh()
             self.stale = False
         return self.quick.net
+
+    def _searched(self) -> bool:
+        """Whether searches are worth something: they decide in training, and are what the policy learns."""
+        return self.updates >= self.config.train.search_after
 
     def _temperature(self) -> float:
         done = self.decisions / self.budget
@@ -194,7 +199,7 @@ class EfficientZeroLearner(Learner):
         if not self.updates and train.value_start == "mean_reward":
             self._start_values(self.reward_sum / self.decisions)
         with self.stopwatch("reanalyse"):
-            batch, draw = self.reanalysis.batch(self.cpu_generator)
+            batch, draw = self.reanalysis.batch(self.cpu_generator, train.reanalyse if self._searched() else 0.0)
         count, steps = batch.observation.shape[:2]
         noise = pictures.noise((count * steps,), train.shift, train.intensity, self.generator)
         observation = pictures.augment(batch.observation.flatten(0, 1), noise)

@@ -47,8 +47,10 @@ class Reanalysis:
         self.budget, self.search, self.reward = budget, LatentSearch(config), reward
 
     @torch.no_grad()
-    def batch(self, generator: torch.Generator) -> tuple[Batch, Draw]:
-        """Draw positions and make their targets; policies that were searched again go back into the replay."""
+    def batch(self, generator: torch.Generator, share: float) -> tuple[Batch, Draw]:
+        """Draw positions and make their targets; policies of a share of them are searched again, and go back into the
+        replay.
+        """
         train, model = self.config.train, self.config.model
         unroll, stack = train.unroll, model.stack
         draw = self.replay.draw(generator, train.batch, 1, "padded", prioritised=True)
@@ -65,7 +67,7 @@ class Reanalysis:
                                       self.config.search.discount)
         decided = (inside & ~here["is_last"])[:, first]
         policy = self._policies(draw.positions, observation[:, first], data[POLICY][:, stack - 1:][:, first], decided,
-                                generator)
+                                generator, share)
         weight = draw.weights(self._beta())
         return Batch(*(x.to(self.device) for x in (
             observation[:, first], data["action"][:, stack - 1:][:, :unroll], policy, value,
@@ -89,9 +91,9 @@ class Reanalysis:
         return net.scalars.mean(logits).cpu().view(bootstrap.shape)
 
     def _policies(self, positions: Positions, observation: Tensor, stored: Tensor, decided: Tensor,
-                  generator: torch.Generator) -> Tensor:
+                  generator: torch.Generator, share: float) -> Tensor:
         """Policy targets [B, U + 1, K]: those of the last search, but for a share that is searched again here."""
-        train, count = self.config.train, math.ceil(self.config.train.reanalyse * len(stored))
+        train, count = self.config.train, math.ceil(share * len(stored))
         if not count:
             return stored
         live = decided[:count]
