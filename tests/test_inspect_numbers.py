@@ -87,6 +87,42 @@ def test_the_probe_is_ridge_regression_whose_penalty_leaves_one_out(n: int, d: i
     assert probe.r2 == pytest.approx(wanted, abs=1e-9)
 
 
+def test_clips_of_one_episode_are_not_fitted_to_and_judged_on() -> None:
+    episode = np.repeat(np.arange(40), 10)  # what z knows of an action is only which episode it is of
+    z, action = (draw(40, 60, seed=1)[episode] + 0.1 * draw(400, 60), draw(40, 3, seed=2)[episode])
+    leaking, apart = numbers.linear_probe(z, action), numbers.linear_probe(z, action, group=episode)
+    assert leaking.r2 is not None and leaking.r2 > 0.9
+    assert apart.r2 is not None and apart.r2 < 0.2
+    few = numbers.linear_probe(z[:90], action[:90], group=episode[:90])
+    assert few.r2 is None and few.permuted is None and few.penalty is None
+    found = numbers.linear_probe(z, z[:, :3], group=100 - 2 * episode)  # names do not matter
+    assert found.r2 is not None and found.r2 > 0.99
+
+
+def test_the_penalty_leaves_out_whole_groups() -> None:
+    group = np.repeat(np.arange(12), 5)
+    z = draw(12, 30, seed=1)[group] + draw(60, 30)
+    action = z[:, :2] + draw(12, 2, seed=2)[group]
+    probe = numbers.linear_probe(z, action, seed=5, permutations=1, group=group)
+    held = np.random.default_rng(5).permutation(12)[10:]
+    fit, test = np.flatnonzero(~np.isin(group, held)), np.flatnonzero(np.isin(group, held))
+    x = (z - z[fit].mean(0)) / z[fit].std(0)
+
+    def guess(rows: np.ndarray, at: np.ndarray, penalty: float) -> np.ndarray:
+        a, mean = x[rows] - x[rows].mean(0), action[rows].mean(0)
+        weights = np.linalg.solve(a.T @ a + penalty * len(fit) * np.eye(30), a.T @ (action[rows] - mean))
+        out: np.ndarray = (x[at] - x[rows].mean(0)) @ weights + mean
+        return out
+
+    def left_out(penalty: float) -> float:
+        ways = [(fit[group[fit] != one], fit[group[fit] == one]) for one in np.unique(group[fit])]
+        return sum(float(((guess(rest, out, penalty) - action[out]) ** 2).sum()) for rest, out in ways)
+
+    assert probe.penalty == pytest.approx(min(numbers.PENALTIES, key=left_out))
+    error = ((guess(fit, test, probe.penalty) - action[test]) ** 2).sum()
+    assert probe.r2 == pytest.approx(1 - error / ((action[test] - action[test].mean(0)) ** 2).sum(), abs=1e-9)
+
+
 def test_the_same_seed_gives_the_same_numbers_and_the_same_plane() -> None:
     pytest.importorskip("sklearn")
     z = np.concatenate([draw(30, 6), draw(30, 6, seed=1) + 20])

@@ -18,10 +18,9 @@ from pvdr_bench.algorithms.stg.networks import STGModel
 from pvdr_bench.algorithms.stg.reward import StateToGoReward
 from pvdr_bench.algorithms.stg.views import rewards
 from pvdr_bench.catalog.catalog import load_catalog
-from pvdr_bench.errors import UsageError
 from pvdr_bench.nets.conv import preprocess
 from pvdr_bench.nets.rssm import RSSM
-from pvdr_bench.rl.views import Amounts, Clips, Curves, Played, Strips, Trained, psnr
+from pvdr_bench.rl.views import Amounts, Clips, Curves, NothingToShow, Played, Strips, Trained, psnr
 from tests import stg_small
 from tests.dreamerv3_small import SIZE, config, stirred
 from tests.test_ficc import config as ficc_config
@@ -42,7 +41,8 @@ def played(learner: object, decisions: int = 24, success: int | None = None, siz
 
 def trained(cfg: object, weights: dict[str, torch.Tensor], clips: np.ndarray, cases: int) -> Trained:
     return Trained(cfg, weights, CPU, clips.shape[2], {},
-                   lambda count, frames, stride: Clips(clips[:count, :frames], None), Amounts(cases, 10, 0))
+                   lambda count, frames, stride: Clips(clips[:count, :frames], None, np.arange(count)),
+                   Amounts(cases, 10, 0))
 
 
 def dreaming() -> DreamerLearner:
@@ -88,7 +88,7 @@ def test_a_runs_rollouts_stand_beside_the_frames_of_the_episode() -> None:
     assert any(np.array_equal(first, frame) for frame in seen.images)  # type: ignore[arg-type]
     again, = dreamer.run_rollouts(seen)
     assert again[1].numbers == shown.numbers
-    with pytest.raises(UsageError, match="too short"):
+    with pytest.raises(NothingToShow, match="too short"):
         list(dreamer.run_rollouts(played(dreaming(), 4)))
 
 
@@ -125,6 +125,7 @@ def test_every_form_of_a_dreamer_shows_both(method: str) -> None:
     (_, shown), = dreamer.ARTEFACT["futures"](of)
     assert isinstance(shown, Strips)
     assert ("without actions" in [row.label for row in shown.rows]) == (method == "prelar")
+    assert ("read off the true frames" in shown.about) == (method == "prelar")
     model = WorldModel(cfg, 4, two_hot=False, discount=False).eval()
     drawn = dreamer.rolled_out(model, torch.from_numpy(images(2, 6, size=size)), torch.zeros(2, 6, 4), 3,
                                torch.Generator().manual_seed(0))

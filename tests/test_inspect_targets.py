@@ -13,7 +13,7 @@ from pvdr_bench.errors import BenchError, DataError, UsageError
 from pvdr_bench.inspection import show
 from pvdr_bench.inspection.artefact import ArtefactTarget, Settings, held_out
 from pvdr_bench.inspection.run import RunTarget
-from pvdr_bench.rl.views import Amounts, Cloud, Exhibit, Panel
+from pvdr_bench.rl.views import Amounts, Cloud, Exhibit, Exhibits, NothingToShow, Panel
 from pvdr_bench.runs.inspected import InspectedFile
 from pvdr_bench.runs.schema import read
 from pvdr_bench.training.execute import execute
@@ -103,6 +103,7 @@ def test_a_pretrained_model_shows_futures_and_z(here: Path, tmp_path: Path) -> N
     panel, = made.pictures["latents"]["numbers"]["panels"].values()
     assert set(panel["true"]) == {"rank_correlation", "probe_r2", "probe_r2_permuted", "probe_r2_permuted_highest",
                                   "action_spread"}
+    assert panel["true"]["probe_r2"] is None  # clips of so few episodes judge no probe
 
 
 def test_held_out_clips_are_of_all_corpora_in_turn_with_the_actions_between_their_frames(tmp_path: Path) -> None:
@@ -111,10 +112,13 @@ def test_held_out_clips_are_of_all_corpora_in_turn_with_the_actions_between_thei
     assert clips.frames.shape == (7, 3, 16, 16, 3) and clips.action is not None
     assert [int(clip[0, 0, 0, 0]) for clip in clips.frames[:4]] in ([80, 120] * 2, [120, 80] * 2)
     assert clips.action.shape == (7, 2, 4)
+    assert len(set(clips.episode[::2]) & set(clips.episode[1::2])) == 0  # those of two corpora are not the same
     step = clips.action[:, 1, 0] - clips.action[:, 0, 0]
     assert step == pytest.approx(0.02)  # two decisions apart
+    # The square of episode e is in column 2 e; it has moved t rows, and is out of sight at last.
     first = np.round(clips.action[:, 0, 0] * 100 - 0.5).astype(int)  # mean of t and t + 1
-    for clip, t in zip(clips.frames, first, strict=True):  # the square has moved t rows, and is out of sight at last
+    for clip, t, episode in zip(clips.frames, first, clips.episode, strict=True):
+        assert np.flatnonzero((clip[0] == 200).any((0, 2)))[:1].tolist() == [2 * (episode % 8)] * int(t < 6)
         assert np.flatnonzero((clip[0] == 200).any((1, 2)))[:1].tolist() == [10 + t] * int(t < 6)
 
 
@@ -127,6 +131,8 @@ def refused(error: type[BenchError], words: str, name: str | Path, *what: str, r
 def test_what_cannot_be_shown_is_refused_in_one_line(here: Path, run_path: Path, tmp_path: Path) -> None:
     refused(UsageError, "neither a run nor an artefact", tmp_path)
     refused(UsageError, "neither a run nor an artefact", "no-such-thing", results=tmp_path)
+    refused(UsageError, r"did you mean 'pvdr-metaworld-cpu-4ea91ef1d21b'(.|\n)*an artefact is NAME-HASH",
+            PRETRAINED.name[:-1])
     refused(UsageError, r"random · point · seed 0 cannot show 'latents'(.|\n)*it can: episode", run_path, "latents")
     refused(UsageError, r"cannot show 'future'(.|\n)*did you mean 'futures'", PRETRAINED, "future")
     copy = tmp_path / "run"
@@ -164,6 +170,26 @@ def test_a_run_also_takes_the_words_of_its_artefacts(here: Path) -> None:
     assert show.choices(target) == (*target.own, "reconstructions")
     assert show.chosen(target, []) == list(target.own) and show.chosen(target, ["latents", "latents"]) == ["latents"]
     assert target.artefacts["reconstructions"].artefact.path == TOKENIZER
+
+
+def test_a_word_with_nothing_to_show_is_told_of_and_refused_where_it_was_asked_for(here: Path, tmp_path: Path,
+                                                                                   monkeypatch: pytest.MonkeyPatch,
+                                                                                   capsys: pytest.CaptureFixture[str],
+                                                                                   ) -> None:
+    def empty(of: object) -> Exhibits:
+        raise NothingToShow("there are no actions", hint="other videos")
+        yield
+
+    target = show.find_target(TOKENIZER)
+    assert isinstance(target, ArtefactTarget)
+    views = {"reconstructions": target.views["reconstructions"], "empty": empty}
+    monkeypatch.setattr(ArtefactTarget, "views", property(lambda self: views))
+    made = show.inspect(target, [], tmp_path, Settings(Amounts(cases=1)))
+    assert set(made.pictures) == {"reconstructions"} and made.nothing == {"empty": "there are no actions"}
+    with pytest.raises(NothingToShow, match=r"no actions\n.*other videos"):
+        show.inspect(target, ["empty"], tmp_path, Settings(Amounts(cases=1)))
+    assert call(capsys, "inspect", str(TOKENIZER), "--out", str(tmp_path))[1].endswith("empty: there are no actions\n")
+    assert call(capsys, "inspect", str(TOKENIZER), "empty", "--out", str(tmp_path))[0] == 2
 
 
 def test_too_few_samples_are_refused(tmp_path: Path) -> None:

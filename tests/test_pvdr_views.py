@@ -15,7 +15,7 @@ from pvdr_bench.algorithms.pvdr.latents import alignment, artefact_latents, late
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.views import ARTEFACT, RUN, alignment_reward, plans_before_and_after
 from pvdr_bench.errors import DataError
-from pvdr_bench.rl.views import Amounts, Clips, Cloud, Played, Strips, Trained, psnr
+from pvdr_bench.rl.views import Amounts, Clips, Cloud, NothingToShow, Played, Strips, Trained, psnr
 from tests.pvdr_story import build, config, weights
 from tests.test_ppo_learner import GRID, IdentityTokenizer
 
@@ -54,6 +54,14 @@ def test_windows_are_the_frames_around_a_decision_the_first_one_standing_in_for_
     for t in (0, 1, 5, 8):
         assert np.array_equal(clips[t], seen.images[[max(0, t - 2), t, t + 2, t + 4]])
     assert steps_of(model) == ["-2", "now", "+2", "+4"]
+
+
+def test_an_episode_shorter_than_a_future_has_nothing_to_show() -> None:
+    seen = played()
+    short = dataclasses.replace(seen, images=seen.images[:4], actions=seen.actions[:3], extras=seen.extras[:3])
+    for view in RUN.values():
+        with pytest.raises(NothingToShow, match="an episode of 3 decisions shows no whole future, which has 4"):
+            list(view(short))
 
 
 def test_futures_are_rollouts_of_the_encoders_mean_and_of_samples_of_the_prior() -> None:
@@ -108,11 +116,11 @@ def test_plans_are_those_of_both_learners_in_the_same_moments() -> None:
 
 def test_the_reward_of_alignment_is_that_of_the_log() -> None:
     curves = alignment_reward(played())
-    assert curves is not None
     reward, error = curves.lines
     assert reward.x.tolist() == [0, 10, 20] and error.y.tolist() == [0.5] * 3
     assert reward.y == pytest.approx([-1 - k - 0.7 * 0.5 for k in range(3)])  # lambda3 is 0.7
-    assert alignment_reward(dataclasses.replace(played(), train=[{"env_steps": 5, "reward_mean": 1.0}])) is None
+    with pytest.raises(NothingToShow, match="no update yet"):
+        alignment_reward(dataclasses.replace(played(), train=[{"env_steps": 5, "reward_mean": 1.0}]))
 
 
 def test_actions_are_read_of_samples_of_the_prior_one_by_one() -> None:
@@ -167,7 +175,7 @@ def trained(action: bool = True) -> Trained:
     actions = np.random.default_rng(1).uniform(-1, 1, (80, 3, 2)) if action else None
     return Trained(cfg, weights(cfg, 2), torch.device("cpu"), GRID, {"tokenize": Dots()},
                    lambda count, frames, stride: Clips(images[:count, :frames], None if actions is None else
-                                                        actions[:count]), Amounts(2, 50, 0))
+                                                        actions[:count], np.arange(count) // 4), Amounts(2, 50, 0))
 
 
 def test_an_artefact_shows_futures_and_z_of_the_encoder_beside_the_true_actions() -> None:
@@ -184,7 +192,10 @@ def test_an_artefact_shows_futures_and_z_of_the_encoder_beside_the_true_actions(
         mean = made.encoder(torch.from_numpy(clips.frames[..., 0].astype(np.int64))).mean.flatten(1)
     assert np.allclose(cloud.panels[0].z, mean.numpy(), atol=1e-5)
     assert np.array_equal(cloud.panels[0].actions["true"], clips.action[:, 1])  # from the last context frame on
-    assert list(artefact_latents(trained(action=False))) == []
+    assert np.array_equal(cloud.panels[0].group, clips.episode)  # type: ignore[arg-type]
+    assert cloud.numbers == {"samples": 50, "episodes": 13}
+    with pytest.raises(NothingToShow, match="nobody knows the actions"):
+        list(artefact_latents(trained(action=False)))
 
 
 def test_weights_of_other_networks_are_refused() -> None:

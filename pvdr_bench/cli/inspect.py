@@ -43,10 +43,11 @@ def inspect(
         return
     settings = Settings(Amounts(cases, samples, seed), episode, choose_device(device).value,
                         tuple(split_names(videos)))
-    told = (lambda name: None) if json_ else (lambda name: typer.echo(f"made {name}", err=True))
+    told = (lambda line: None) if json_ else (lambda line: typer.echo(line, err=True))
     made = make(found, what or [], out or default_folder(found, results), settings, told)
     if json_:
-        typer.echo(json.dumps({"folder": str(made.folder), "target": made.target, "pictures": made.pictures}))
+        typer.echo(json.dumps({"folder": str(made.folder), "target": made.target, "pictures": made.pictures,
+                               "nothing": made.nothing}))
         return
     for entry in made.pictures.values():
         typer.echo(f"{entry['title']}: {entry['about']}")
@@ -54,6 +55,8 @@ def inspect(
             typer.echo(f"  {line}")
         for name in entry["files"]:
             typer.echo(f"  {made.folder / name}")
+    for word, why in made.nothing.items():
+        typer.echo(f"{word}: {why}")
 
 
 def _list(name: str, words: tuple[str, ...], json_: bool) -> None:

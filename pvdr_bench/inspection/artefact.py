@@ -5,7 +5,7 @@ Shapes: B clips, T frames, H = W image size, A action dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,13 @@ import numpy as np
 
 from pvdr_bench.algorithms.registry import AlgorithmInfo, Stage, algorithms, load_object
 from pvdr_bench.errors import DataError, UsageError
-from pvdr_bench.rl.views import Amounts, Clips, Exhibit, Trained, Views
+from pvdr_bench.rl.views import Amounts, Clips, Exhibit, Exhibits, NothingToShow, Played, Trained, Views
 from pvdr_bench.runs.artefacts import MANIFEST, RECIPE, Artefact, ArtefactStore, read_artefact
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.videos.layout import HELDOUT
 from pvdr_bench.videos.requirements import find_store
 from pvdr_bench.videos.store import ClipStore
-from pvdr_bench.videos.windows import sample_indices
+from pvdr_bench.videos.windows import episodes_of, sample_indices
 
 if TYPE_CHECKING:
     import torch
@@ -43,14 +43,39 @@ def find_artefact(name: str | Path) -> Artefact | None:
     Raises:
         DataError: it is there and damaged.
     """
-    store, text = ArtefactStore(), str(name).strip("/")
+    text = str(name).strip("/")
     given = [Path(str(name)).expanduser()]
-    below = [path for root in (*store.shipped, store.root) for path in (root / text, *sorted(root.glob(f"*/{text}")))
+    below = [path for root in _roots() for path in (root / text, *sorted(root.glob(f"*/{text}")))
              ] if text and ".." not in text else []
     for path in (*given, *below):
         if (path / MANIFEST).is_file() and (path / RECIPE).is_file():
             return read_artefact(path)
     return None
+
+
+def artefact_names() -> list[str]:
+    """``NAME-HASH`` of all that are shipped or made here."""
+    return [path.parent.name for root in _roots() for path in sorted(root.glob(f"*/*/{MANIFEST}"))]
+
+
+def _roots() -> tuple[Path, ...]:
+    store = ArtefactStore()
+    return (*store.shipped, store.root)
+
+
+@dataclass(frozen=True)
+class Nothing(Exhibit):
+    """In place of an exhibit, why there is none."""
+
+    reason: NothingToShow
+
+
+def shown(view: Callable[[Any], Exhibits], of: Trained | Played) -> Exhibits:
+    """What a view shows, and at its end why not more, where that is no fault of the target."""
+    try:
+        yield from view(of)
+    except NothingToShow as reason:
+        yield "", Nothing("", reason.message, {}, reason)
 
 
 @dataclass(frozen=True)
@@ -92,7 +117,7 @@ class ArtefactTarget:
         """The word, the file's name without ending, and what is in it."""
         trained = self.opened(settings)
         for name in names:
-            for stem, exhibit in self.views[name](trained):
+            for stem, exhibit in shown(self.views[name], trained):
                 yield name, stem, exhibit
 
     def opened(self, settings: Settings) -> Trained:
@@ -128,9 +153,8 @@ class ArtefactTarget:
     def _input(self, need: str, device: torch.device) -> Any:
         """What a needed stage made, found by the checksum of its weights."""
         wanted = {value for value in self.artefact.recipe.values() if isinstance(value, str)}
-        store = ArtefactStore()
         beside = self.artefact.path.parent.parent
-        for root in dict.fromkeys((beside, *store.shipped, store.root)):
+        for root in dict.fromkeys((beside, *_roots())):
             for path in sorted((root / need).glob(f"*/{MANIFEST}")):
                 found = read_artefact(path.parent)
                 if found.weights_sha256 in wanted:
@@ -186,13 +210,15 @@ def held_out(stores: Sequence[ClipStore], count: int, frames: int, stride: int, 
         share = count // len(stores) + (number < count % len(stores))
         if share:
             index = sample_indices(rng, store.windows(HELDOUT, frames, stride), share, frames, stride)
-            parts.append((store.take(index), actions_between(store, index[:, :-1], stride)))
-    order = np.argsort(np.concatenate([(np.arange(len(pictures)) + 0.5) / len(pictures) for pictures, _ in parts]),
-                       kind="stable")
-    actions = [action for _, action in parts if action is not None]
+            before = sum(len(earlier.episodes) for earlier in stores[:number])
+            parts.append((store.take(index), actions_between(store, index[:, :-1], stride),
+                          before + episodes_of(store.episodes, index[:, 0])))
+    pictures, told, episodes = zip(*parts, strict=True)
+    order = np.argsort(np.concatenate([(np.arange(len(each)) + 0.5) / len(each) for each in pictures]), kind="stable")
+    actions = [action for action in told if action is not None]
     known = len(actions) == len(parts) and len({action.shape[-1] for action in actions}) == 1
-    return Clips(np.concatenate([pictures for pictures, _ in parts])[order],
-                 np.concatenate(actions)[order] if known else None)
+    return Clips(np.concatenate(pictures)[order], np.concatenate(actions)[order] if known else None,
+                 np.concatenate(episodes)[order])
 
 
 def actions_between(store: ClipStore, index: Any, stride: int) -> Any:

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
+Groups = NDArray[np.int64]
 
 PERMUTATIONS = 20
 TEST_SHARE = 0.2
 PENALTIES = 10.0 ** np.arange(-4, 5)  # of ridge regression, times n
 PERPLEXITY = 30.0  # of t-SNE, the library's own and van der Maaten and Hinton's suggestion (5 to 50)
 FEWEST = 20  # samples that any of this makes sense with
+FEWEST_GROUPS = 10  # of which a probe is judged on two
 
 
 def cmyk_to_rgb(action: Values) -> Doubles:
@@ -51,32 +53,42 @@ class Probe:
     """A linear probe: R² on samples that it was not fitted to.
 
     Attributes:
-        r2: 1 at best, 0 for the mean action, below 0 for worse; None where the actions do not vary.
+        r2: 1 at best, 0 for the mean action, below 0 for worse; None where the actions do not vary, or there are fewer
+            than :data:`FEWEST_GROUPS` groups.
         permuted, permuted_highest: mean and highest of the same with the actions of the samples that it is fitted to in
             random order: what is found where there is nothing to find.
-        penalty: of ridge regression, chosen by leaving one out among the samples that it is fitted to.
+        penalty: of ridge regression, chosen by leaving one group out among the samples that it is fitted to.
     """
 
     r2: float | None
     permuted: float | None
     permuted_highest: float | None
-    penalty: float
+    penalty: float | None
 
 
-def linear_probe(z: Values, action: Values, seed: int = 0, permutations: int = PERMUTATIONS) -> Probe:
+def linear_probe(z: Values, action: Values, seed: int = 0, permutations: int = PERMUTATIONS,
+                 group: Groups | None = None) -> Probe:
     """Ridge regression from z [n, d] to actions [n, A], fitted to four fifths, judged on the rest.
 
     R² is 1 - sum of squared errors / sum of squares about the mean of the judged actions, over all dimensions together.
+
+    Args:
+        group: [n]; four fifths of the groups are fitted to, and the samples of the others are judged. None: each sample
+            is a group of its own.
     """
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(z))
-    cut = len(z) - max(1, round(TEST_SHARE * len(z)))
+    names = np.arange(len(z)) if group is None else np.unique(group, return_inverse=True)[1]
+    count = int(names.max()) + 1
+    if count < FEWEST_GROUPS:
+        return Probe(None, None, None, None)
+    place = rng.permutation(count).argsort()[names]  # of each sample's group, in an order drawn at random
+    order, cut = place.argsort(kind="stable"), count - round(TEST_SHARE * count)
     x, y = np.asarray(z, np.float64), np.asarray(action, np.float64)
-    fit, test = order[:cut], order[cut:]
+    fit, test = order[place[order] < cut], order[place[order] >= cut]
     mean, scale = x[fit].mean(0), x[fit].std(0)
     x = (x - mean) / np.where(scale > 1e-12, scale, 1.0)
     about = float(np.square(y[test] - y[test].mean(0)).sum())
-    ridge = _Ridge(x[fit])
+    ridge = _Ridge(x[fit], None if group is None else names[fit])
     weights, penalty = ridge.fit(y[fit])
     if about <= 1e-12:
         return Probe(None, None, None, penalty)
@@ -86,7 +98,7 @@ def linear_probe(z: Values, action: Values, seed: int = 0, permutations: int = P
 
     found = []
     for _ in range(permutations):
-        shuffled = y[fit][rng.permutation(cut)]
+        shuffled = y[fit][rng.permutation(len(fit))]
         found.append(r2(ridge.fit(shuffled)[0], shuffled.mean(0)))
     return Probe(r2(weights, y[fit].mean(0)), float(np.mean(found)), float(np.max(found)), penalty)
 
@@ -94,18 +106,18 @@ def linear_probe(z: Values, action: Values, seed: int = 0, permutations: int = P
 class _Ridge:
     """Ridge regression on one set of centred inputs [n, d], for many targets [n, A]."""
 
-    def __init__(self, x: Doubles) -> None:
+    def __init__(self, x: Doubles, group: Groups | None) -> None:
         self.u, self.s, self.v = np.linalg.svd(x, full_matrices=False)
+        self.groups = None if group is None else [np.flatnonzero(group == one) for one in np.unique(group)]
 
     def fit(self, y: Doubles) -> tuple[Doubles, float]:
-        """Weights [d, A] for targets less their mean, and the penalty with the smallest leave-one-out error."""
+        """Weights [d, A] for targets less their mean, and the penalty with the smallest error in groups left out."""
         n, about = len(y), y - y.mean(0)
         inner = self.u.T @ about
         best: tuple[float, float] | None = None
         for penalty in PENALTIES * n:
             shrink = self.s**2 / (self.s**2 + penalty)
-            leverage = (self.u**2 * shrink).sum(1) + 1 / n  # the mean is fitted too
-            rest = (about - self.u @ (shrink[:, None] * inner)) / np.maximum(1 - leverage, 1e-9)[:, None]
+            rest = self._left_out(shrink, about - self.u @ (shrink[:, None] * inner))
             error = float(np.square(rest).sum())
             if best is None or error < best[0]:
                 best = error, float(penalty)
@@ -113,10 +125,23 @@ class _Ridge:
         weights: Doubles = self.v.T @ ((self.s / (self.s**2 + best[1]))[:, None] * inner)
         return weights, best[1] / n
 
+    def _left_out(self, shrink: Doubles, rest: Doubles) -> Doubles:
+        """Residuals [n, A] of each group when it is left out, of those when it is not: (1 - H of the group)^-1 rest."""
+        n = len(rest)
+        if self.groups is None:
+            leverage = (self.u**2 * shrink).sum(1) + 1 / n  # the mean is fitted too
+            out: Doubles = rest / np.maximum(1 - leverage, 1e-9)[:, None]
+            return out
+        out = np.empty_like(rest)
+        for rows in self.groups:
+            u = self.u[rows]
+            out[rows] = np.linalg.solve(np.eye(len(rows)) - (u * shrink) @ u.T - 1 / n, rest[rows])
+        return out
 
-def measured(z: Values, action: Values, seed: int = 0) -> dict[str, Any]:
+
+def measured(z: Values, action: Values, seed: int = 0, group: Groups | None = None) -> dict[str, Any]:
     """Both numbers of one picture, with the probe's baseline and the spread of actions (mean standard deviation)."""
-    probe = linear_probe(z, action, seed)
+    probe = linear_probe(z, action, seed, group=group)
     return {"rank_correlation": rank_correlation(z, action), "probe_r2": probe.r2, "probe_r2_permuted": probe.permuted,
             "probe_r2_permuted_highest": probe.permuted_highest,
             "action_spread": float(np.asarray(action, np.float64).std(0).mean())}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pvdr_bench.algorithms.registry import load_object
 from pvdr_bench.api import Episode, Run, Session
 from pvdr_bench.errors import DataError
-from pvdr_bench.inspection.artefact import ArtefactTarget, Settings
+from pvdr_bench.inspection.artefact import ArtefactTarget, Settings, shown
 from pvdr_bench.playing.film import ask_for_plans, episode_pictures, film_strip
 from pvdr_bench.rl.views import Exhibit, Film, Picture, Played, Views
 from pvdr_bench.runs.artefacts import ArtefactStore, read_artefact
@@ -84,7 +84,7 @@ class RunTarget:
                 for stem, exhibit in episode_exhibits(seen, settings.episode, session.env_steps):
                     yield name, stem, exhibit
             else:
-                for stem, exhibit in self._views[name](self._played(session, seen, settings)):
+                for stem, exhibit in shown(self._views[name], self._played(session, seen, settings)):
                     yield name, stem, replace(exhibit, numbers={"env_steps": session.env_steps, **exhibit.numbers})
 
     def _played(self, session: Session, seen: Episode, settings: Settings) -> Played:

@@ -10,7 +10,7 @@ from typing import Any
 from pvdr_bench.api import load_run
 from pvdr_bench.errors import UsageError
 from pvdr_bench.inspection import numbers
-from pvdr_bench.inspection.artefact import ArtefactTarget, Settings, find_artefact
+from pvdr_bench.inspection.artefact import ArtefactTarget, Nothing, Settings, artefact_names, find_artefact
 from pvdr_bench.inspection.plots import draw_cloud, draw_curves
 from pvdr_bench.inspection.run import RunTarget
 from pvdr_bench.inspection.strips import compose
@@ -27,11 +27,16 @@ Target = RunTarget | ArtefactTarget
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was written: the folder, and the entries of ``inspect.json`` made now, by file stem."""
+    """What was written: the folder, and the entries of ``inspect.json`` made now, by file stem.
+
+    Attributes:
+        nothing: by word that was not asked for by name, why it has nothing to show, or no more.
+    """
 
     folder: Path
     target: dict[str, Any]
     pictures: dict[str, PictureEntry]
+    nothing: dict[str, str]
 
 
 def find_target(name: str | Path, results: str | Path | None = None) -> Target:
@@ -46,8 +51,9 @@ def find_target(name: str | Path, results: str | Path | None = None) -> Target:
     try:
         return RunTarget(load_run(name, results))
     except UsageError as error:
+        meant = did_you_mean(nearest(Path(name).name, artefact_names()))
         raise UsageError(f"this is neither a run nor an artefact: {error.message}", where=error.where,
-                         hint=error.hint) from error
+                         hint=f"{meant}{error.hint or ''}; an artefact is NAME-HASH, or its folder") from error
 
 
 def choices(target: Target) -> tuple[str, ...]:
@@ -83,7 +89,7 @@ def inspect(target: Target, what: Sequence[str], folder: Path, settings: Setting
     """Make what is asked for; what the folder holds of the same target stays, and is replaced where it is made again.
 
     Args:
-        told: called with the name of each picture that is made.
+        told: called with a line on each picture that is made.
 
     Raises:
         UsageError, DataError, SetupError: it cannot be shown; what was made before stands.
@@ -93,7 +99,13 @@ def inspect(target: Target, what: Sequence[str], folder: Path, settings: Setting
     before = read_if_any(InspectedFile, folder / INSPECTED)
     kept = dict(before["pictures"]) if before is not None and before["target"] == plain(facts) else {}
     made: dict[str, PictureEntry] = {}
+    nothing: dict[str, str] = {}
     for word, stem, exhibit in target.exhibits(names, settings):
+        if isinstance(exhibit, Nothing):
+            if word in what:
+                raise exhibit.reason
+            nothing[word] = exhibit.about
+            continue
         files, found = _write(exhibit, folder / stem, settings.amounts.seed)
         earlier = made.get(stem)  # the same as a picture, of what is now a film
         told_before = [earlier["about"]] if earlier is not None else []
@@ -101,9 +113,9 @@ def inspect(target: Target, what: Sequence[str], folder: Path, settings: Setting
                       "files": [*(earlier["files"] if earlier is not None else []), *files],
                       "drawn": {**asdict(settings.amounts), "episode": settings.episode},
                       "numbers": plain({**exhibit.numbers, **found})}
-        told(stem)
+        told(f"made {stem}")
         write_json(folder / INSPECTED, {"format": 1, "target": plain(facts), "pictures": kept | made})
-    return Inspection(folder, facts, made)
+    return Inspection(folder, facts, made, nothing)
 
 
 def _write(exhibit: Exhibit, stem: Path, seed: int) -> tuple[list[str], Mapping[str, Any]]:
@@ -128,7 +140,8 @@ def _cloud(cloud: Cloud, stem: Path, seed: int) -> tuple[list[str], dict[str, An
             raise UsageError(f"{len(panel.z)} samples are too few for t-SNE and a probe", where="--samples",
                              hint=f"at least {numbers.FEWEST}; the paper has 2000")
     ways = list(cloud.panels[0].actions)
-    measured = {way: [numbers.measured(panel.z, panel.actions[way], seed) for panel in cloud.panels] for way in ways}
+    measured = {way: [numbers.measured(panel.z, panel.actions[way], seed, panel.group) for panel in cloud.panels]
+                for way in ways}
     plane = [numbers.in_the_plane(panel.z, seed) for panel in cloud.panels]
     files = [_save(draw_cloud(cloud, way, plane, measured[way]),
                    stem.with_name(f"{stem.name}.png" if way == ways[0] else f"{stem.name}-{way}.png")) for way in ways]

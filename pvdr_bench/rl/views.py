@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.errors import DataError
+from pvdr_bench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,10 @@ Frame = NDArray[np.uint8]  # [H, W, 3]
 Frames = NDArray[np.uint8]  # [..., H, W, 3]
 Values = NDArray[np.floating[Any]]
 LEVELS = 255.0
+
+
+class NothingToShow(UsageError):
+    """A view has nothing to show of this target, for the reason told; the others may have."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,15 @@ class Panel:
     Attributes:
         actions: by the way in which they were read; each way gives a picture. The first one is the paper's.
         frame: the observation, or None where there is not one for all.
+        group: [n], of samples that resemble one another, such as clips of one episode: a probe is never judged on one
+            of a group that it was fitted to. None where they were drawn one by one.
     """
 
     label: str
     z: Values
     actions: Mapping[str, Values]
     frame: Frame | None = None
+    group: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,11 +128,12 @@ class Film(Exhibit):
 
 @dataclass(frozen=True)
 class Clips:
-    """Held-out clips: frames uint8 [B, T, H, W, 3], and the mean action [B, T - 1, A] between each frame and the next,
-    which only the corpus' maker knows; None where nobody does."""
+    """Held-out clips: frames uint8 [B, T, H, W, 3], the mean action [B, T - 1, A] between each frame and the next,
+    which only the corpus' maker knows (None where nobody does), and the number [B] of the episode that each is of."""
 
     frames: Frames
     action: Values | None
+    episode: NDArray[np.int64]
 
 
 @dataclass(frozen=True)

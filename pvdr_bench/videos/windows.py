@@ -85,5 +85,12 @@ def train_frames(episodes: Sequence[Episode]) -> int:
 def within_episodes(episodes: Sequence[Episode], frames: NDArray[np.int64]) -> NDArray[np.int64]:
     """Numbers within their episodes of frames [...] of a store; ``episodes`` in the order of the store."""
     begins = np.fromiter((episode.start for episode in episodes), np.int64, len(episodes))
-    numbers: NDArray[np.int64] = frames - begins[np.searchsorted(begins, frames, side="right") - 1]
+    numbers: NDArray[np.int64] = frames - begins[episodes_of(episodes, frames)]
+    return numbers
+
+
+def episodes_of(episodes: Sequence[Episode], frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of ``episodes``, in the order of the store, frames [...] are in."""
+    begins = np.fromiter((episode.start for episode in episodes), np.int64, len(episodes))
+    numbers: NDArray[np.int64] = np.searchsorted(begins, frames, side="right") - 1
     return numbers

@@ -14,12 +14,12 @@ from torch import Tensor
 from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.algorithms.dreamer.video_model import VideoModel
 from pvdr_bench.algorithms.dreamer.world_model import WorldModel
-from pvdr_bench.errors import UsageError
 from pvdr_bench.nets.conv import preprocess
 from pvdr_bench.nets.rssm import RSSM, State
 from pvdr_bench.rl.views import (
     Exhibits,
     Frames,
+    NothingToShow,
     Played,
     Row,
     Strips,
@@ -75,8 +75,10 @@ def _drawn(model: WorldModel | VideoModel, feature: Tensor, seen: Tensor, genera
     return model.draw(feature, seen, noise).view(*feature.shape[:2], *seen.shape[2:])
 
 
-def strips_of(true: Frames, ways: dict[str, Frames], seen: int, cases: int, where: str) -> Strips:
+def strips_of(true: Frames, ways: dict[str, Frames], seen: int, cases: int, where: str, under: str = "") -> Strips:
     """Rows of true frames [B, T, S, S, 3], of each way of drawing them, and of the first way's differences.
+
+    ``where`` and ``under`` are words for the caption: of what, and under which actions it is imagined.
 
     Numbers: PSNR in dB of the frames that were seen, of those that were not, by step, and of copying the last seen one.
     """
@@ -95,7 +97,7 @@ def strips_of(true: Frames, ways: dict[str, Frames], seen: int, cases: int, wher
         away = difference(ways[first][case, places], true[case, places], GAIN)
         rows.append(Row(f"difference x {GAIN:g}", tuple(away)))
     about = (f"What the world model draws {where}: up to now from states that saw the frames, after it from states "
-             "that were imagined without seeing any. Columns are steps from now.")
+             f"that were imagined without seeing any{under}. Columns are steps from now.")
     columns = tuple("now" if place == seen - 1 else f"{place - seen + 1:+d}" for place in places)
     return Strips("Open-loop roll-outs", about, numbers, columns, tuple(rows))
 
@@ -104,12 +106,13 @@ def run_rollouts(played: Played) -> Exhibits:
     """Roll-outs along an evaluation episode, imagined under the actions that were taken.
 
     Raises:
-        UsageError: the episode is too short to see anything and then imagine.
+        NothingToShow: the episode is too short to see anything and then imagine.
     """
     learner, decisions = played.learner, len(played.actions)
     assert isinstance(learner, DreamerLearner)
     if decisions <= SEEN:
-        raise UsageError(f"an episode of {decisions} decisions is too short: {SEEN} frames are seen before others")
+        raise NothingToShow(f"an episode of {decisions} decisions is too short: {SEEN} frames are seen before others",
+                            hint="a run of longer episodes shows roll-outs")
     length = min(SEEN + AHEAD, decisions + 1)
     starts = spread_out(decisions + 2 - length, MEASURED)
     first = [starts[place] for place in spread_out(len(starts), played.amounts.cases)]
@@ -145,7 +148,10 @@ def artefact_futures(trained: Trained) -> Exhibits:
     ways = {"open loop": action} | ({"without actions": torch.zeros_like(action)} if action.shape[-1] else {})
     drawn = {name: as_frames(_imagined(model, post, image[:, :seen], given, uniform, generator))
              for name, given in ways.items()}
-    yield "futures", strips_of(as_frames(image), drawn, seen, trained.amounts.cases, "on held-out clips of its corpus")
+    under = (", under latent actions that were read off the true frames, or under none (without actions)"
+             if normal is not None else "")
+    yield "futures", strips_of(as_frames(image), drawn, seen, trained.amounts.cases, "on held-out clips of its corpus",
+                               under)
 
 
 def _imagined(model: VideoModel, post: State, seen: Tensor, action: Tensor, uniform: Tensor,

@@ -15,7 +15,7 @@ from torch import Tensor
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel, dynamics_model
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import rollout_accuracy
-from pvdr_bench.rl.views import Exhibits, Frames, Played, Row, Strips, Trained, fill, psnr, spread_out
+from pvdr_bench.rl.views import Exhibits, Frames, NothingToShow, Played, Row, Strips, Trained, fill, psnr, spread_out
 from pvdr_bench.tokenizer.frozen import Tokenizer
 
 PIECE = 128  # clips or candidates at a time
@@ -34,6 +34,7 @@ def steps_of(model: DynamicsModel) -> list[str]:
     config, total = model.config, model.config.context_frames + model.config.future_frames
     places = [config.frame_stride * (k - config.context_frames + 1) for k in range(total)]
     return ["now" if place == 0 else f"{place:+d}" for place in places]
+
 
 @torch.no_grad()
 def predicted(model: DynamicsModel, clips: Tensor, seed: int) -> dict[str, Tensor]:
@@ -101,8 +102,15 @@ def model_of(trained: Trained) -> DynamicsModel:
 
 
 def windows(played: Played, model: DynamicsModel) -> tuple[NDArray[np.int64], Frames]:
-    """The decisions [B] whose whole clip the episode shows, and the clips uint8 [B, m + l, H, W, 3]."""
+    """The decisions [B] whose whole clip the episode shows, and the clips uint8 [B, m + l, H, W, 3].
+
+    Raises:
+        NothingToShow: the episode is shorter than a predicted future.
+    """
     m, length, stride = model.config.context_frames, model.config.future_frames, model.config.frame_stride
+    if len(played.actions) < length * stride:
+        raise NothingToShow(f"an episode of {len(played.actions)} decisions shows no whole future, which has "
+                            f"{length * stride}", hint="a run of longer episodes shows one")
     now = np.arange(len(played.actions) - length * stride + 1)
     place = now[:, None] + stride * np.arange(1 - m, length + 1)
     return now, played.images[place.clip(0)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from pvdr_bench.algorithms.pvdr.futures import PIECE, learner_of, model_of, windows
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.planner import Planner
-from pvdr_bench.rl.views import Cloud, Exhibits, Panel, Played, Trained, spread_out
+from pvdr_bench.rl.views import Cloud, Exhibits, NothingToShow, Panel, Played, Trained, spread_out
 
 
 @torch.no_grad()
@@ -101,17 +101,22 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
 def artefact_latents(trained: Trained) -> Exhibits:
     """z of held-out clips (means of the encoder), coloured by the true actions between their frames.
 
-    No action was ever learned from; where the corpus tells none, all that can be shown are the futures.
+    No action was ever learned from.
+
+    Raises:
+        NothingToShow: the corpus does not tell its actions.
     """
     model, tokenizer, config = model_of(trained), trained.inputs["tokenize"], trained.config.model
     clips = trained.clips(trained.amounts.samples, config.context_frames + config.future_frames, config.frame_stride)
     if clips.action is None:
-        return
+        raise NothingToShow("nobody knows the actions in these videos, or those of two corpora are unlike, so z has "
+                            "nothing to be coloured by", hint="--videos metaworld, whose actions are kept beside it")
     parts = [model.encoder(tokenizer.encode(torch.from_numpy(part))).mean.flatten(1)
              for part in np.array_split(clips.frames, max(1, len(clips.frames) // PIECE))]
     action = clips.action[:, config.context_frames - 1]
     about = (f"z of {len(clips.frames):,} held-out clips (means of the encoder), mapped to the plane by t-SNE; the "
              "colour is the mean true action from the last context frame to the next, which the model never saw.")
-    panel = Panel("held-out clips of its corpus", torch.cat(parts).cpu().numpy(), {"true": action})
+    panel = Panel("held-out clips of its corpus", torch.cat(parts).cpu().numpy(), {"true": action},
+                  group=clips.episode)
     yield "latents", Cloud("Representations of videos and the actions in them", about,
-                           {"samples": len(clips.frames)}, (panel,), 1)
+                           {"samples": len(clips.frames), "episodes": len(np.unique(clips.episode))}, (panel,), 1)

@@ -196,9 +196,10 @@ class PVDRLearner(Learner):
         future, valid = self.futures(rollout)
         if self.phase == "e1":
             self.phase = "e2"
-            with self.stopwatch("finetune"):
+            clips = int(valid.sum())  # the first E1 may be longer than the others
+            with self.stopwatch("finetune", clips):
                 metrics |= self.finetuner.learn(torch.cat([rollout.state["tokens"].long(), future], 2)[valid])
-            with self.stopwatch("align"):
+            with self.stopwatch("align", clips):
                 metrics |= self.aligner.learn(self.aligner.labels(rollout, future, valid))
             with self.stopwatch("teach"):
                 return metrics | self.taught(rollout)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pvdr_bench.algorithms.pvdr.following import plan_metrics
 from pvdr_bench.algorithms.pvdr.futures import (
     MEASURED,
     PIECE,
@@ -23,15 +24,14 @@ from pvdr_bench.algorithms.pvdr.futures import (
 )
 from pvdr_bench.algorithms.pvdr.latents import artefact_latents, latents
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
-from pvdr_bench.rl.views import Curves, Exhibits, Line, Played, Row, Strips, Views, spread_out
+from pvdr_bench.rl.views import Curves, Exhibits, Line, NothingToShow, Played, Row, Strips, Views, spread_out
 
 
 def adaptation(played: Played) -> Exhibits:
     """Plans of the model before and after online learning, chosen in the same moments (Fig. 18 a), and the reward of
     alignment (Fig. 18 b)."""
     yield "adaptation", plans_before_and_after(played)
-    if (curves := alignment_reward(played)) is not None:
-        yield "alignment-reward", curves
+    yield "alignment-reward", alignment_reward(played)
 
 
 def plans_before_and_after(played: Played) -> Strips:
@@ -51,7 +51,8 @@ def plans_before_and_after(played: Played) -> Strips:
         found = [one.planner.plan(part, torch.Generator().manual_seed(played.amounts.seed))
                  for part in torch.split(contexts, PIECE)]
         plans[name] = pictures(learner.tokenizer, torch.cat([plan.codes for plan in found])[shown])
-        numbers[f"plan_distance_{name}"] = float(torch.cat([plan.distance.min(1).values for plan in found]).mean())
+        distance = torch.cat([plan_metrics(plan)["plan_distance"] for plan in found])
+        numbers[f"plan_distance_{name}"] = float(distance.mean())
         chosen = clips[spread_out(len(now), MEASURED)]
         numbers[f"psnr_prior_{name}"] = futures_of(one.model, learner.tokenizer, chosen, 0, played.amounts.seed,
                                                    "").numbers["psnr_prior"]
@@ -67,12 +68,17 @@ def plans_before_and_after(played: Played) -> Strips:
                   tuple(rows))
 
 
-def alignment_reward(played: Played) -> Curves | None:
-    """The mean of Eq. 6 in each buffer E2 and its two parts, from the run's training log; None where it has none."""
+def alignment_reward(played: Played) -> Curves:
+    """The mean of Eq. 6 in each buffer E2 and its two parts, from the run's training log.
+
+    Raises:
+        NothingToShow: there is no such buffer in it yet.
+    """
     weight = learner_of(played).config.online.lambda3
     rows = [row for row in played.train if "plan_error" in row and "reward_mean" in row]
     if not rows:
-        return None
+        raise NothingToShow("the policy has had no update yet, so there is no reward of alignment to draw",
+                            hint="give the run more env_steps")
     steps, reward, error = (np.array([float(row[name]) for row in rows])
                             for name in ("env_steps", "reward_mean", "plan_error"))
     total = reward - weight * error
