@@ -97,8 +97,13 @@ def test_the_picture_of_futures_holds_the_true_frames_and_the_predicted_ones() -
     assert shown.numbers["tokens_right_prior"] == pytest.approx(right)
 
 
-def test_plans_are_those_of_both_learners_in_the_same_moments() -> None:
-    seen = played()
+@pytest.mark.parametrize("selection", ["best", "first"])
+def test_plans_are_those_of_both_learners_in_the_same_moments(selection: str) -> None:
+    def choosing(one: PVDRLearner) -> PVDRLearner:
+        one.planner.config = one.planner.config.model_copy(update={"selection": selection})
+        return one
+
+    seen = dataclasses.replace(played(), learner=choosing(learner()), start=lambda: choosing(learner(7)))
     shown = plans_before_and_after(seen)
     assert [row.label for row in shown.rows] == ["before", "after"] * 2
     assert shown.columns == ("observation", "+2", "+4", "goal")
@@ -106,7 +111,8 @@ def test_plans_are_those_of_both_learners_in_the_same_moments() -> None:
     for name, one in (("before", seen.start()), ("after", seen.learner)):
         assert isinstance(one, PVDRLearner)
         plans = one.planner.plan(contexts, torch.Generator().manual_seed(3))
-        assert shown.numbers[f"plan_distance_{name}"] == pytest.approx(float(plans.distance.min(1).values.mean()))
+        assert shown.numbers[f"plan_distance_{name}"] == pytest.approx(float(
+            (plans.distance.min(1).values if selection == "best" else plans.distance[:, 0]).mean()))
         row = shown.rows[name == "after"]
         assert all(np.array_equal(cell[..., 0], plan) for cell, plan in zip(  # type: ignore[index]
             row.cells[1:-1], plans.codes[3].numpy(), strict=True))  # of two moments of twelve, the first is the fourth
