@@ -72,7 +72,8 @@ class Rates:
     reference: Sequence[Path] = ()
     paper: Path | None = None
     _known: dict[tuple[str, str, str], Known | None] = field(default_factory=dict, init=False, repr=False)
-    _measured: dict[tuple[str, str], list[tuple[float, int, str]]] | None = field(default=None, init=False, repr=False)
+    _measured: dict[tuple[str, str, str], list[tuple[float, int, str]]] | None = field(default=None, init=False,
+                                                                                       repr=False)
 
     def of(self, spec: RunSpec) -> Known | None:
         """The rate of a kind of run; None where none was ever measured on such a device."""
@@ -85,25 +86,32 @@ class Rates:
 
     def _found(self, name: str, label: str, spec: RunSpec) -> Known | None:
         own = [(seconds, steps) for run, done, device in finished(self.results, name, label)
-               if device == self.place.device
+               if device == self.place.device and self._suite(run.path.parents[2].name) == spec.task.suite
                for seconds, steps in [(done.get("wall_seconds", 0.0), done["env_steps"])] if seconds and steps]
         if own:
             return Known(name, f"{_runs(len(own))} in the results folder",
                          sum(seconds for seconds, _ in own) / sum(steps for _, steps in own))
-        packed = self._packed().get((name, label), [])
+        packed = self._packed().get((name, label, spec.task.suite), [])
         if packed:
             places = ", ".join(dict.fromkeys(where for _, _, where in packed))
             return Known(name, f"{_runs(len(packed))} in {places}",
                          sum(seconds for seconds, _, _ in packed) / sum(steps for _, steps, _ in packed))
         return self._published(name, spec)
 
-    def _packed(self) -> dict[tuple[str, str], list[tuple[float, int, str]]]:
-        """Seconds, env_steps and place of the packed runs on such a device, by variant and scale."""
+    def _suite(self, task: str) -> str:
+        """The suite of a run's task; empty for one that the catalog does not have (any more)."""
+        with suppress(BenchError):
+            return self.catalog.task(task).suite
+        return ""
+
+    def _packed(self) -> dict[tuple[str, str, str], list[tuple[float, int, str]]]:
+        """Seconds, env_steps and place of the packed runs on such a device, by variant, scale and suite."""
         if self._measured is None:
             self._measured = {}
             for folder in self.reference:
-                for variant, label, seconds, steps, where in _archived(folder / ARCHIVE, self.place.device):
-                    self._measured.setdefault((variant, label), []).append((seconds, steps, where))
+                for (variant, task, label), seconds, steps in _archived(folder / ARCHIVE, self.place.device):
+                    key = variant, label, self._suite(task)
+                    self._measured.setdefault(key, []).append((seconds, steps, folder.name))
         return self._measured
 
     def _published(self, name: str, spec: RunSpec) -> Known | None:
@@ -142,7 +150,8 @@ def size_of(spec: RunSpec, catalog: Catalog, results: Path) -> Size | None:
     if folders:
         sizes = [sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders]
         return Size(sum(sizes) / len(sizes), f"{_runs(len(folders))} in the results folder")
-    known = _records((paper_folder() or Path()).parent / "reference" / SIZES)
+    paper = paper_folder()
+    known = _records(paper.parent / "reference" / SIZES) if paper else []
     rows = [row for name in names_of(spec.variant, catalog) for row in known
             if (row["method"], row["scale"]) == (name, spec.scale)]
     protocol = spec.protocol
@@ -194,8 +203,8 @@ def _plain(text: str) -> str:
     return glob.escape(text)
 
 
-def _archived(path: Path, device: str) -> Iterator[tuple[str, str, float, int, str]]:
-    """Variant, scale, seconds, env_steps and folder's name of the packed runs that were on such a device."""
+def _archived(path: Path, device: str) -> Iterator[tuple[tuple[str, str, str], float, int]]:
+    """Variant, task and scale, seconds, and env_steps of the packed runs that were on such a device."""
     if not path.is_file():
         return
     names = set(open_archive(path).members)
@@ -206,7 +215,7 @@ def _archived(path: Path, device: str) -> Iterator[tuple[str, str, float, int, s
             lines = archive.read(timing).splitlines() if timing in names else []
             where = json.loads(lines[-1]).get("device", "cpu") if lines else "cpu"  # older runs were all on a processor
             if len(parts) == 6 and where == device and done.get("wall_seconds") and done.get("env_steps"):
-                yield parts[0], parts[3], done["wall_seconds"], done["env_steps"], path.parent.name
+                yield (parts[0], parts[1], parts[3]), done["wall_seconds"], done["env_steps"]
 
 
 def reference_folders() -> list[Path]:

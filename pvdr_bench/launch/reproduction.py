@@ -5,9 +5,10 @@ Imports torch only to look for artefacts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.experiment import Experiment
@@ -162,8 +163,13 @@ def _artefacts(specs: Sequence[RunSpec], catalog: Catalog, rates: Rates) -> list
                     node.scale and row["stage"] == node.stage.name and rates.on(row)), None)
         variants = tuple(dict.fromkeys(spec.variant for spec in users[key]))
         found.append(SharedArtefact(node.label, variants, len(users[key]), key not in missing, *(
-            (float(row["hours"]), int(row["gpus"]), str(row["source"])) if row else ())))
+            (float(row["hours"]), int(row["gpus"]), _reported(row, node.method)) if row else ())))
     return found
+
+
+def _reported(row: Mapping[str, Any], method: str) -> str:
+    """Where reported hours are from, and of which method where it is another one."""
+    return ("" if row["method"] == method else f"as {row['method']}: ") + str(row["source"])
 
 
 def _kinds(todo: Sequence[RunPlan], catalog: Catalog, results: Path, rates: Rates) -> list[Kind]:
