@@ -116,7 +116,31 @@ def test_a_part_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], f
     code, _, err = cli(capsys, "reproduce", "ones", "--dry-run")
     assert code == 3 and "did you mean 'one'" in err
     code, out, _ = cli(capsys, "reproduce", "two", "--methods", "ppo", "--results", str(folder / "no"), "--draw-only")
-    assert code == 0 and "nothing to draw" in out or "there is no run yet" in out
+    assert code == 0 and "two: there is no run yet" in out
+
+
+@pytest.mark.parametrize(("words", "option"), [
+    (("--pretrain-profile", "cpu"), "--pretrain-profile: there is no cluster"),
+    (("--profile", "cpu", "--fresh"), "--fresh: the runs go to cpu"),
+    (("--profile", "cpu", "--jobs", "2"), "--jobs: the runs go to cpu"),
+    (("--profile", "cpu", "--device", "cuda"), "--device: the runs go to cpu")])
+def test_an_option_that_would_do_nothing_is_refused(capsys: pytest.CaptureFixture[str], folder: Path,
+                                                    words: tuple[str, ...], option: str) -> None:
+    code, _, err = cli(capsys, "reproduce", "one", "--dry-run", *words)
+    assert code == 2 and option in err and "->" in err
+
+
+@pytest.mark.parametrize(("drawn", "line", "words"), [
+    ("figure: {kind: sweep, key: gama}", 1, "unknown key 'gama' of method ppo"),
+    ("table: {published: Table 9}", 1, "unknown published table 'Table 9'"),
+    ("experiments: [wrong]", 1, "experiment wrong is made of itself: wrong -> wrong")])
+def test_what_cannot_be_drawn_is_refused_before_anything_is_run(
+        capsys: pytest.CaptureFixture[str], folder: Path, drawn: str, line: int, words: str) -> None:
+    grid = "" if "experiments" in drawn else "\ngrid:\n  - {methods: [ppo], tasks: [reach]}"
+    (folder / "mine" / "experiments" / "wrong.yaml").write_text(f"{drawn}{grid}\n")
+    code, _, err = cli(capsys, "reproduce", "wrong", "--scale", "smoke", "--results", str(folder / "results"))
+    assert code == 3 and f"wrong.yaml:{line}: {words}" in err and "->" in err
+    assert not (folder / "results").exists()
 
 
 def test_budgets_that_differ_are_told_before_anything_is_run(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
@@ -132,6 +156,13 @@ def test_where_a_rate_is_from(folder: Path) -> None:
     assert known is not None and known.per_step == 2.0 and known.source == "1 finished run in the results folder"
     variant = cpu.of(catalog.resolve("ppo@gamma=0.9", "reach", 0, "smoke"))
     assert variant is not None and (variant.of, variant.per_step) == ("ppo", 2.0)
+    (folder / "mine" / "tasks").mkdir()
+    (folder / "mine" / "tasks" / "dot.yaml").write_text("suite: dummy\nenv_id: point\n")
+    done(folder, "random", "dot", 0, 1.0)
+    catalog = load_catalog()
+    rates = Rates(catalog, results, Place("cpu"))
+    assert rates.of(catalog.resolve("random", "reach", 0, "smoke")) is None  # another suite's run tells nothing
+    assert rates.of(catalog.resolve("random", "dot", 1, "smoke")) is not None
     packed = cpu.of(catalog.resolve("pvdr-taught", "reach", 0, "cpu"))  # extends pvdr, whose runs are packed
     assert packed is not None and packed.of == "pvdr" and "reach-cpu" in packed.source
     assert packed.per_step == pytest.approx(0.03, abs=0.02)

@@ -76,6 +76,8 @@ def reproduce(
     from pvdr_bench.runs.provenance import cores
     from pvdr_bench.training.checks import warnings
 
+    _check_options(profile, {"--pretrain-profile": pretrain_profile is not None},
+                   {"--jobs": jobs is not None, "--device": device != "auto", "--fresh": fresh})
     console, root, catalog = make_console(stderr=json_), results_root(results), load_catalog()
     site = profiles_of(catalog, profile, pretrain_profile) if profile else None
     chosen = choose_device(device).value if site is None else site[0].device
@@ -108,20 +110,40 @@ def reproduce(
     raise typer.Exit(code)
 
 
+def _check_options(profile: str | None, of_clusters: dict[str, bool], of_this_machine: dict[str, bool]) -> None:
+    """Refuse options that would do nothing here.
+
+    Raises:
+        UsageError: one that is given belongs to a cluster and there is none, or to this machine and there is one.
+    """
+    from pvdr_bench.errors import UsageError
+
+    for option in (name for name, given in of_clusters.items() if given and profile is None):
+        raise UsageError("there is no cluster", where=option, hint="name it with --profile, or leave this out")
+    for option in (name for name, given in of_this_machine.items() if given and profile is not None):
+        raise UsageError(f"the runs go to {profile}, and this is of runs on this machine", where=option,
+                         hint="leave it out, or leave --profile out")
+
+
 def _groups(catalog: Catalog, name: str, root: Path, *, tasks: Tasks, methods: Methods, seeds: Seeds,
             overrides: Sequence[str], **asked: Any) -> list[Group]:
     """The experiments of a name with the runs that are asked for, those without any left out.
 
     Raises:
         UsageError: none of them has such a task or method.
+        SettingsError: a figure or table names what does not exist.
     """
+    from pvdr_bench.catalog.problems import SettingsError
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
     from pvdr_bench.launch.plan import experiment_runs, members, plan_runs
     from pvdr_bench.launch.reproduction import Group, obstacle
+    from pvdr_bench.launch.validate import drawn_problems
 
     wanted = {"--tasks": [catalog.task_name(task) for task in split_names(tasks)], "--methods": split_names(methods)}
     experiments = members(catalog, name)
+    if wrong := [problem for one in experiments for problem in drawn_problems(catalog, one)]:
+        raise SettingsError(wrong)  # and not once all has run
     known = {"--tasks": {catalog.task_name(task) for one in experiments for part in one.grid for task in part.tasks},
              "--methods": {method for one in experiments for part in one.grid for method in part.methods}}
     for option, names in wanted.items():
@@ -136,7 +158,8 @@ def _groups(catalog: Catalog, name: str, root: Path, *, tasks: Tasks, methods: M
         if specs:
             groups.append(Group(experiment, tuple(specs), obstacle(todo, catalog) if todo else None))
     if not groups:
-        raise UsageError(f"no experiment of {name} has these methods in these tasks", where="--methods")
+        raise UsageError(f"no experiment of {name} has these methods in these tasks", where="--methods",
+                         hint=f"leave --methods or --tasks out; see: pvdr-bench describe {name}")
     return groups
 
 
@@ -229,9 +252,10 @@ def _show_cost(plan: Reproduction, facts: dict[str, Any]) -> None:
     gpu = f", {facts['gpu_hours']:,.0f} GPU-hours" if facts["gpu_hours"] else ""
     stages = f", and {facts['artefact_gpu_hours']:,.0f} for artefacts" if facts["artefact_gpu_hours"] else ""
     known = len(plan.todo) - sum(unknown.values())
-    typer.echo(f"together: {facts['hours']:,.1f} h{gpu}{stages} for {known} of {counted(len(plan.todo), 'run')}, "
-               f"at most {facts['at_a_time']} at a time: "
-               f"{facts['hours'] / max(1, min(facts['at_a_time'], known)):,.1f} h at best")
+    if known:
+        typer.echo(f"together: {facts['hours']:,.1f} h{gpu}{stages} for {known} of {counted(len(plan.todo), 'run')}, "
+                   f"at most {facts['at_a_time']} at a time: "
+                   f"{facts['hours'] / max(1, min(facts['at_a_time'], known)):,.1f} h at best")
     if unknown:
         typer.echo(f"  without {', '.join(unknown)}: the first finished run of each in the results folder tells, "
                    "measured on the device itself")

@@ -81,7 +81,8 @@ def members(catalog: Catalog, name: str) -> list[Experiment]:
         for index, inner in enumerate(experiment.experiments):
             place = catalog.place("experiments", name, ("experiments", str(index)))
             if inner in (*way, name):
-                raise CatalogError(f"experiment {inner} is made of itself", where=place)
+                raise CatalogError(f"experiment {inner} is made of itself: {' -> '.join([*way, name, inner])}",
+                                   where=place, hint=f"leave {inner} out of the experiments here")
             if inner not in catalog.experiments():
                 raise unknown("experiment", inner, catalog.experiments(), place)
             visit(inner, (*way, name))

@@ -172,7 +172,7 @@ def _profile(catalog: Catalog, name: str) -> Iterator[Problem]:
 def _experiment(catalog: Catalog, name: str) -> Iterator[Problem]:
     found = catalog.experiment(name)
     members(catalog, name)
-    yield from _drawn(catalog, found)
+    yield from drawn_problems(catalog, found)
     here = catalog.place("experiments", name, ("protocol",))
     if found.protocol not in (None, *catalog.protocols()):
         yield Problem.of(unknown("protocol", str(found.protocol), catalog.protocols(), here))
@@ -189,14 +189,14 @@ def _experiment(catalog: Catalog, name: str) -> Iterator[Problem]:
                 yield from _at(catalog.place("experiments", name, ("grid", str(number))), error)
 
 
-def _drawn(catalog: Catalog, experiment: Experiment) -> Iterator[Problem]:
+def drawn_problems(catalog: Catalog, experiment: Experiment) -> Iterator[Problem]:
     """What a sweep or a table names that does not exist."""
     if experiment.figure is not None and (key := experiment.figure.key) is not None:
         method = experiment.grid[0].methods[0]
         try:
             find_key(key, type(catalog.config(method, "cpu").value), f"method {method}")
         except BenchError as error:
-            yield from _at(catalog.place("experiments", experiment.name, ("figure", "key")), error)
+            yield Problem(catalog.place("experiments", experiment.name, ("figure", "key")), error.message, error.hint)
     if (table := experiment.table) is None:
         return
     from pvdr_bench.results.paper import published  # half a second of pandas
