@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pvdr_bench.errors import UsageError
 from pvdr_bench.launch.plan import experiment_runs, plan_runs
 from pvdr_bench.launch.reproduction import missing_lines
 from pvdr_bench.results.collect import collect
-from pvdr_bench.results.ordering import highest_row, table_ordering
+from pvdr_bench.results.ordering import highest_row, sensitivity, table_ordering
 from pvdr_bench.results.reproduce import Drawn, at_common_budget, draw
 from pvdr_bench.runs.directory import RunDir
 from tests.results_runs import write_episodes
@@ -80,10 +81,11 @@ def test_a_table_stands_in_the_papers_layout_beside_the_published_numbers(catalo
     assert [line.split("|")[2:4] for line in lines[2:8]] == [
         [f" {name} ", f" {where} "] for method in TABLE5 for name, where in
         ((catalog.method(method).title, "here"), ("", "*published*"))]
-    assert "| *65.4 ± 5.9* | *45.0 ± 1.3* |" in lines[3] and "**90.0** [" in lines[2] and "(n = 3)" in lines[2]
+    assert "| *65.4 ± 5.9* | *45.0 ± 1.3* |" in lines[3] and lines[2].count("**") == 4 and "(n = 3)" in lines[2]
     text = "\n".join(lines)
     for words in ("under another protocol (Meta-World; 128x128", "not comparable, in no statistic",
-                  "fetch-push stands for bair", "Protocol pvdr, scale smoke", found.ordering):
+                  "fetch-push stands for bair", "Bold compares methods on the same corpus.",
+                  "Protocol pvdr, scale smoke", found.ordering):
         assert words in text
     assert "All tasks" not in text and "Missing" not in text
     tex, csv = ((tmp_path / "out" / f"mine.{kind}").read_text() for kind in ("tex", "csv"))
@@ -130,7 +132,7 @@ def test_half_done_it_draws_what_there_is_and_says_what_is_missing(catalog: Cata
     assert f"Missing: {'; '.join(missing)}." in caption and "not compared: PPO" in caption
     svg = (tmp_path / "out" / "mine.svg").read_text()
     assert svg.index(">window-open<") < svg.index(">reach<") and ">all tasks<" not in svg
-    assert ">PVDR (metaworld), at the end, n = 3<" in svg or ">PVDR (metaworld), n = 3, at the end<" in svg
+    assert ">PVDR (metaworld), n = 3, at the end<" in svg
 
 
 def test_unlike_budgets_are_cut_to_the_common_one_and_that_is_said(catalog: Catalog, tmp_path: Path) -> None:
@@ -151,8 +153,11 @@ def test_unlike_budgets_are_cut_to_the_common_one_and_that_is_said(catalog: Cata
     every = specs[0].protocol.eval_every
     short = [spec.model_copy(update={"protocol": spec.protocol.model_copy(update={"env_steps": every // 2})})
              if spec.method == "ppo" else spec for spec in specs]
-    with pytest.raises(UsageError, match="the smallest ends before the first common evaluation"):
-        at_common_budget(results, short)
+    apart = [spec.model_copy(update={"protocol": spec.protocol.model_copy(update={"eval_every": 96})})
+             if spec.method == "ppo" else spec for spec in specs]  # and 160: both are at 480 for the first time
+    for unlike in (short, apart):
+        with pytest.raises(UsageError, match="the smallest ends before the first common evaluation"):
+            at_common_budget(results, unlike)
 
 
 def test_a_sweep_has_a_line_for_each_value_and_the_final_scores(catalog: Catalog, tmp_path: Path) -> None:
@@ -167,3 +172,36 @@ def test_a_sweep_has_a_line_for_each_value_and_the_final_scores(catalog: Catalog
     places = [svg.index(f">lambda1 = {value} (metaworld), n = 3<") for value in sorted([1e-5, default, 0.5])]
     assert places == sorted(places)  # the legend is in the order of the values
     assert "reach: 80 points, from lambda1 = 1e-05 (metaworld) to lambda1 = 0.5 (metaworld)" in found.ordering
+
+
+def test_a_sweep_of_a_single_value_until_now_has_its_curves(catalog: Catalog, tmp_path: Path) -> None:
+    one = experiment(figure={"kind": "sweep", "key": "lambda1"}, grid=[
+        {"methods": ["pvdr", "pvdr@lambda1=0.5"], "tasks": ["reach"], "videos": ["metaworld"]}])
+    found = drawn(catalog, one, tmp_path, lambda spec: 0.4 if spec.variant == "pvdr" else None)
+    assert "no method was run with two values of lambda1" in found.problem
+    assert "mine.png" in {path.name for path in found.files} and "no task has two of them yet" in found.ordering
+
+
+def test_a_range_is_of_the_keys_rows_at_one_number_of_env_steps(catalog: Catalog, tmp_path: Path) -> None:
+    one = experiment(grid=[{"methods": ["ppo", "ppo@gamma=0.5", "pvdr-scratch"], "tasks": ["reach"]}])
+    rates = {"ppo": 0.2, "ppo@gamma=0.5": 0.4, "pvdr-scratch": 0.9}
+    for spec in runs_of(catalog, one):
+        fabricate(spec, tmp_path, rates[spec.variant])
+    found, both = collect(tmp_path), ("ppo", "ppo@gamma=0.5")
+    assert "reach: 20 points, from PPO to " in sensitivity(found, "gamma", both, ["reach"])
+    later = found.points["env_steps"].where(found.points["variant"].ne("ppo"), found.points["env_steps"] + 100)
+    apart = replace(found, points=found.points.assign(env_steps=later))
+    assert "reach: not compared, as rows end after 320 to 420 env_steps" in sensitivity(apart, "gamma", both, ["reach"])
+    told = highest_row(apart, "ppo", ["reach"], "Fig. 4")
+    assert told.startswith("Whether PPO is above all other rows (Fig. 4) cannot be said") and "0 of 0" not in told
+
+
+def test_a_run_that_cannot_be_read_is_told(catalog: Catalog, tmp_path: Path) -> None:
+    one = experiment(figure={"kind": "curves"}, grid=[{"methods": ["ppo"], "tasks": ["reach"]}])
+    specs = runs_of(catalog, one)
+    for spec in specs:
+        fabricate(spec, tmp_path, 0.5)
+    (specs[1].path(tmp_path) / "run.yaml").write_text("]")
+    found = draw(one, specs, collect(tmp_path), tmp_path / "out")
+    assert [remark.partition(", ")[0] for remark in found.remarks] == [f"{specs[1].path('')}: broken"]
+    assert found.remarks[0] in (tmp_path / "out" / "mine.txt").read_text()

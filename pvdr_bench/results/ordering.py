@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pvdr_bench.results.agreement import Agreement, agree
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.differences import stratified_t
-from pvdr_bench.results.series import Row, bounds_of, final_values, rows_of
+from pvdr_bench.results.series import Row, bounds_of, final_values, rows_of, spread_of
 from pvdr_bench.results.stats import CONFIDENCE, Interval
 from pvdr_bench.words import counted
 
@@ -80,6 +80,9 @@ def _gap(row: Row, other: Row, results: Results, tasks: Sequence[str], metric: s
 
 
 def _told(row: Row, gaps: Mapping[Row, Interval], missing: Sequence[Row], where: str, confidence: float) -> str:
+    if not gaps:
+        return (f"Whether {row.label} is above all other rows{where} cannot be said: none has a final evaluation at "
+                f"its env_steps in every task; not compared: {', '.join(other.label for other in missing)}.")
     level = f"{100.0 * confidence:g} %"
     above = [other.label for other, gap in gaps.items() if gap.value > 0.0]
     clear = [other.label for other, gap in gaps.items() if gap.low is not None and gap.low > 0.0]
@@ -91,13 +94,22 @@ def _told(row: Row, gaps: Mapping[Row, Interval], missing: Sequence[Row], where:
     return text + (f"; not compared: {', '.join(other.label for other in missing)}." if missing else ".")
 
 
-def sensitivity(results: Results, key: str, tasks: Sequence[str], metric: str = "success") -> str:
-    """How far apart the values of a key are: the range over rows of the final means, task by task."""
-    texts = []
+def sensitivity(results: Results, key: str, variants: Collection[str], tasks: Sequence[str],
+                metric: str = "success") -> str:
+    """How far apart the values of a key are: the range over rows of the final means, task by task.
+
+    Args:
+        variants: those that have the key; no other row is in the range.
+    """
+    rows, texts = [row for row in rows_of(results) if row.variant in variants], []
     for task in tasks:
-        means = {row.label: float(final.values.mean()) for row in rows_of(results) if not row.reference
-                 for final in [final_values(row, results.points, task, metric)] if final.values.size}
-        if len(means) > 1:
+        finals = {row.label: final for row in rows
+                  if (final := final_values(row, results.points, task, metric)).values.size}
+        means = {label: float(final.values.mean()) for label, final in finals.items()}
+        budgets = sorted({final.env_steps for final in finals.values()})
+        if len(budgets) > 1:
+            texts.append(f"{task}: not compared, as rows end after {spread_of(budgets)} env_steps")
+        elif len(means) > 1:
             best, worst = max(means, key=lambda name: means[name]), min(means, key=lambda name: means[name])
             texts.append(f"{task}: {100.0 * (means[best] - means[worst]):.0f} points, from {worst} to {best}")
     told = "; ".join(texts) or "no task has two of them yet"

@@ -7,7 +7,7 @@ statistic.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.plain_text import markdown_cell, one_line
 from pvdr_bench.results.paper import published
 from pvdr_bench.results.series import Row
-from pvdr_bench.results.tables import Cell, Table, escape_latex
+from pvdr_bench.results.tables import Cell, Table, escape_latex, mark_bold
 
 HERE, THERE = "here", "published"
 
@@ -29,7 +29,7 @@ class PaperTable:
         heads: names of the columns that name a line. columns: titles of the others.
         lines: what names a line, our cells and the published numbers, None where there is none.
         caption: of our numbers, of the published ones, and how the protocols differ.
-        notes: what is missing.
+        notes: what is missing, and what is not wholly in it.
     """
 
     heads: tuple[str, ...]
@@ -54,8 +54,10 @@ def lay_out(built: Table, numbers: pd.DataFrame, specs: Sequence[RunSpec], colum
     """Arrange a table's cells and the published numbers as the publication does.
 
     Args:
-        columns: ``methods`` or ``corpora``. extra: sentences for the caption. notes: what is missing.
+        columns: ``methods`` or ``corpora``. extra: sentences for the caption. notes: what is missing; the table's own
+            stand behind it.
     """
+    built = _bold_by_corpus(built)
     by_method = columns == "methods"
     corpora = list(dict.fromkeys(spec.corpus or "none" for spec in specs))
     named: dict[str, RunSpec] = {}
@@ -77,8 +79,22 @@ def lay_out(built: Table, numbers: pd.DataFrame, specs: Sequence[RunSpec], colum
                 lines.append(((task, label) if shown else (task,), ours, printed))
     heads = ("task", "method" if not by_method else "corpus") if shown else ("task",)
     titles = [_column(named[name], numbers) for name in across] if by_method else list(across)
+    bold = ["Bold compares methods on the same corpus."] if len(corpora) > 1 else []
     return PaperTable(heads, tuple(titles), tuple(lines),
-                      " ".join([built.caption, _difference(numbers, stand_ins, specs), *extra]), tuple(notes))
+                      " ".join([built.caption, *bold, _difference(numbers, stand_ins, specs), *extra]),
+                      (*notes, *built.notes))
+
+
+def _bold_by_corpus(built: Table) -> Table:
+    """The table with bold among the rows on each corpus, where there are several: a method is compared with methods."""
+    corpora = dict.fromkeys(row.corpus for row in built.rows if row.corpus != "none")
+    if len(corpora) < 2:
+        return built
+    cells = {place: None if cell is None else replace(cell, bold=False) for place, cell in built.cells.items()}
+    for corpus in corpora:
+        for column in built.columns:
+            mark_bold(cells, [row for row in built.rows if row.corpus == corpus], column)
+    return replace(built, cells=cells)
 
 
 def _cell(built: Table, row: Row | None, task: str) -> Cell | None:
@@ -139,7 +155,7 @@ def to_markdown(table: PaperTable) -> str:
             lines.append("| " + " | ".join([*[""] * len(names), f"*{THERE}*", *printed]) + " |")
     lines += ["", one_line(table.caption)]
     if table.notes:
-        lines += ["", "Missing:", "", *(f"- {one_line(note)}" for note in table.notes)]
+        lines += ["", "Missing, or not wholly shown:", "", *(f"- {one_line(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -162,4 +178,4 @@ def to_latex(table: PaperTable) -> str:
             lines.append(" & ".join([*[""] * len(names), rf"\textit{{{THERE}}}",
                                      *(r"--" if text == "-" else rf"\textit{{{text}}}" for text in printed)]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join([*lines, *(f"% missing: {one_line(note)}" for note in table.notes)]) + "\n"
+    return "\n".join([*lines, *(f"% missing, or not wholly shown: {one_line(note)}" for note in table.notes)]) + "\n"

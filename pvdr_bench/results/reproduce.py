@@ -6,6 +6,7 @@ env_steps at which all of them are evaluated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from pvdr_bench.results.problems import REFERENCES
 from pvdr_bench.results.tables import build_table, to_csv
 from pvdr_bench.runs.files import atomic_write
 
+_SPOILT = ("broken", "twice", "incomplete")  # kinds of problems that no line on what is missing tells of
 _RAMP = ("#2d1160", "#51127c", "#7a1d81", "#a3307e", "#cb4149", "#e8602d", "#f3903f", "#e8b54a")  # dark to light
 
 
@@ -55,15 +57,18 @@ def draw(experiment: Experiment, specs: Sequence[RunSpec], results: Results, fol
         specs: its runs, done or not. results: the folder that they are in. missing: lines on those that are not done.
     """
     name = experiment.name
-    there = {str(spec.path("")) for spec in specs} & set(results.runs["path"])
+    mine = {str(spec.path("")) for spec in specs}
+    there = mine & set(results.runs["path"])
     evaluated = set(results.points["path"]) if len(results.points) else set()
     if not there & evaluated:
         return Drawn(name, problem="no run of it has an evaluation yet, so there is nothing to draw")
     chosen = results.select(path=sorted(there))
-    chosen.problems = [one for one in chosen.problems if one.run in there]  # rows of other experiments are theirs
+    chosen.problems = [one for one in results.problems if one.run in mine]  # rows of other experiments are theirs
+    spoilt = [f"{one.run}: {one.kind}, {one.detail}." for one in chosen.problems if one.kind in _SPOILT]
     try:
         found, remark = at_common_budget(chosen, specs)
-        drawing = _Drawing(experiment, tuple(specs), found, folder, tuple(missing), tuple(filter(None, (remark,))))
+        drawing = _Drawing(experiment, tuple(specs), found, folder, tuple(missing),
+                           tuple(filter(None, (remark, *spoilt))))
         return drawing.draw()
     except BenchError as error:
         return Drawn(name, problem=str(error))
@@ -82,7 +87,7 @@ def at_common_budget(results: Results, specs: Sequence[RunSpec]) -> tuple[Result
     budgets = {spec.protocol.env_steps for spec in learned}
     if len(budgets) < 2:
         return results, ""
-    every, least = max(spec.protocol.eval_every for spec in learned), min(budgets)
+    every, least = math.lcm(*(spec.protocol.eval_every for spec in learned)), min(budgets)
     common = least // every * every
     names = {steps: ", ".join(dict.fromkeys(spec.variant for spec in learned if spec.protocol.env_steps == steps))
              for steps in sorted(budgets)}
@@ -119,24 +124,27 @@ class _Drawing:
 
     def draw(self) -> Drawn:
         """All of it."""
-        experiment, files, ordering = self.experiment, list[Path](), ""
+        experiment, files, ordering, problem = self.experiment, list[Path](), "", ""
         if experiment.highest is not None:
             ordering = highest_row(self.results, experiment.highest, self.tasks, experiment.source)
         if experiment.figure is not None:
             found, key = self.results, experiment.figure.key
             if key is not None:
                 found = with_values(found, self.specs, key)
-                ordering = sensitivity(found, key, self.tasks)
+                ordering = sensitivity(found, key, values_of(self.specs, key), self.tasks)
             looks = None if key is None else looks_by_value(self.specs, key)
             files += self._save(plot_curves(found, tasks=self.tasks, levels=experiment.figure.levels, looks=looks), "",
                                 ordering)
             if key is not None:
-                files += self._save(plot_sweep(self.results, key, tasks=self.tasks), "-final", ordering)
+                try:
+                    files += self._save(plot_sweep(self.results, key, tasks=self.tasks), "-final", ordering)
+                except BenchError as error:  # a single value until now: its curves are there all the same
+                    problem = str(error)
         if experiment.table is not None:
             ordering = table_ordering(self.results, experiment.table.published, self.tasks,
                                       experiment.table.stand_ins)
             files += self._table(experiment.table, ordering)
-        return Drawn(experiment.name, tuple(files), ordering, self.remarks)
+        return Drawn(experiment.name, tuple(files), ordering, self.remarks, problem)
 
     def _table(self, table: PaperTable, ordering: str) -> list[Path]:
         """The table as Markdown, LaTeX and CSV, and bars of the same numbers."""
