@@ -102,7 +102,6 @@ def with_a_random_z(name: str, parent: str) -> None:
 
 def with_a_horizon(context: int, future: int) -> Callable[[str, str], None]:
     """As many frames are read, planned, compared and pre-trained on, and the pre-trained model is another one."""
-
     def check(name: str, parent: str) -> None:
         way, whole = led(learner_of(small(name))), led(learner_of(small(parent)))
         assert way.extras[0]["tokens"].shape == (ENVS, context, GRID, GRID)
@@ -208,8 +207,7 @@ CHECKS: dict[str, tuple[Callable[[str, str], None], str]] = {  # and what the me
 
 def lineage(name: str) -> list[str]:
     """A method and those that it extends."""
-    parent = own(name).get("extends")
-    return [name, *(lineage(parent) if parent else [])]
+    return [name, *(lineage(parent) if (parent := own(name).get("extends")) else [])]
 
 
 def ablations() -> list[str]:
