@@ -30,7 +30,7 @@ class Deaf(torch.nn.Module):
         return torch.distributions.Normal(torch.tensor([[0.3, -0.1, 0.2]]).expand(len(state["extra"]), 3), 1.0)
 
 
-def signs(context: Tensor, z: Tensor) -> tuple[Tensor, None]:
+def signs(context: Tensor, z: Tensor, shown: object = None) -> tuple[Tensor, None]:
     """Plans [B, 3, 4, 4] that differ: the upper half of every frame shows which numbers of z are above zero."""
     cells = torch.cat([(z.flatten(1) > 0).long(), torch.zeros(len(z), 8, dtype=torch.long)], 1)
     return cells.view(len(z), 1, 4, 4).expand(-1, 3, 4, 4), None

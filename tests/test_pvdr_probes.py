@@ -62,7 +62,7 @@ class LineWorld(DynamicsModel):
         step = (codes[:, -1:] - codes[:, :1]).float().view(-1, 1, 1, 1) / 3
         return Gaussian(step, torch.full_like(step, self.logvar))
 
-    def move(self, context: Tensor, z: Tensor, cached: bool = True) -> tuple[Tensor, Tensor]:
+    def move(self, context: Tensor, z: Tensor, cached: bool = True, shown: object = None) -> tuple[Tensor, Tensor]:
         step = (3 * z.flatten()).round().long()
         codes = (context[:, -1, 0, 0] + step).clamp(0, 15)[:, None, None, None]
         return codes, torch.zeros(0)
@@ -178,7 +178,7 @@ def test_nearest_frame_by_brute_force_and_validity_of_broken_plans() -> None:
     windows = Windows(clips, nowhere, nowhere, clips[:, 0], nowhere)
     real = torch.arange(16).view(-1, 1, 1)
     assert set(plan_validity(world, windows, real).values()) == {0.0}
-    world.decoder.rollout = lambda context, z, cached=True: (context + 100, z)  # type: ignore[method-assign,assignment]
+    world.decoder.rollout = lambda context, z, **how: (context + 100, z)  # type: ignore[method-assign,assignment]
     broken = plan_validity(world, windows, real)
     assert broken["true"] == 0 and broken["prior"] == broken["posterior"] == broken["normal"] == 1
 

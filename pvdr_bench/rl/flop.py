@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
+import torch
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
@@ -132,5 +133,11 @@ def _formula(func: Any) -> Callable[..., int] | None:
 
 @cache
 def _composite(func: Any) -> bool:
-    """Whether an operation may be made of others: those that inference mode does not take apart itself."""
-    return isinstance(func, OpOverload) and func._can_decompose()
+    """Whether an operation is made of others, and inference mode has not taken it apart already.
+
+    One that also has a kernel of its own is done by that kernel: taken apart it would round otherwise.
+    """
+    if not isinstance(func, OpOverload) or not func._can_decompose():
+        return False
+    name: str = func.name()  # type: ignore[no-untyped-call]
+    return not any(torch._C._dispatch_has_kernel_for_dispatch_key(name, device) for device in ("CPU", "CUDA"))
