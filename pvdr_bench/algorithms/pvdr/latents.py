@@ -110,7 +110,7 @@ def artefact_latents(trained: Trained) -> Exhibits:
     clips = trained.clips(trained.amounts.samples, config.context_frames + config.future_frames, config.frame_stride)
     if clips.action is None:
         raise NothingToShow("nobody knows the actions in these videos, or those of two corpora are unlike, so z has "
-                            "nothing to be coloured by", hint="--videos metaworld, whose actions are kept beside it")
+                            "nothing to be coloured by", hint="--videos of a corpus generated here keeps its actions")
     parts = [model.encoder(tokenizer.encode(torch.from_numpy(part))).mean.flatten(1)
              for part in np.array_split(clips.frames, max(1, len(clips.frames) // PIECE))]
     action = clips.action[:, config.context_frames - 1]
