@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +19,8 @@ from pvdr_bench.rl.ppo import Auxiliary, PPOUpdater
 from pvdr_bench.rl.rollout import Batch, Rollout
 from pvdr_bench.yaml_documents import read_document
 from tests import pvdr_story
-from tests.pvdr_story import E1, E2, ENVS, picture, story, weights
-from tests.test_ppo_learner import IdentityTokenizer, context
+from tests.pvdr_story import E1, E2, ENVS, build, picture, story
+from tests.test_ppo_learner import IdentityTokenizer
 
 BASE = {"model": {"future_frames": 3, "frame_stride": 1},
         "online": {"finetune_batch": 1000, "lambda2": 0.8, "log_std_init": -1.0}}
@@ -56,16 +55,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def learner_of(cfg: PVDRConfig, tokenizer: IdentityTokenizer | None = None) -> PVDRLearner:
     """On weights whose plans differ; action module and prior take plain gradient steps of rate 1, which show their
     gradients, and encoder and decoder none."""
-    tokenizer = tokenizer or IdentityTokenizer()
-    given = dataclasses.replace(context(cfg, ENVS), artefacts={"pretrain": weights(cfg, tokenizer.codebook_size)})
-    learner = PVDRLearner(given, tokenizer)  # type: ignore[arg-type]
-    sgd = torch.optim.SGD
-    learner.ppo.actor_optimizer = sgd(learner.ppo.actor.parameters(), lr=1.0)  # type: ignore[assignment]
+    learner, sgd = build(cfg, tokenizer=tokenizer), torch.optim.SGD
     learner.finetuner.prior_optimizer = sgd(learner.model.prior.parameters(), lr=1.0)  # type: ignore[assignment]
     learner.finetuner.dynamics_optimizer = sgd(learner.model.decoder.parameters(), lr=0.0)  # type: ignore[assignment]
-    with torch.no_grad():  # initial mean actions are all near zero
-        for p in learner.ppo.actor.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2))
     return learner
 
 

@@ -47,10 +47,11 @@ def weights(cfg: PVDRConfig, codes: int, painter: Painter | None = None) -> dict
                 for name, x in dynamics_model(cfg, codes, GRID, painter).state_dict().items()}
 
 
-def build(cfg: PVDRConfig, n: int = ENVS) -> PVDRLearner:
+def build(cfg: PVDRConfig, n: int = ENVS, tokenizer: IdentityTokenizer | None = None) -> PVDRLearner:
     """A learner with plain gradient steps of rate 1 for the actor: they show its gradient."""
-    given = dataclasses.replace(context(cfg, n), artefacts={"pretrain": weights(cfg, IdentityTokenizer.codebook_size)})
-    learner = PVDRLearner(given, IdentityTokenizer())  # type: ignore[arg-type]
+    tokenizer = tokenizer or IdentityTokenizer()
+    given = dataclasses.replace(context(cfg, n), artefacts={"pretrain": weights(cfg, tokenizer.codebook_size)})
+    learner = PVDRLearner(given, tokenizer)  # type: ignore[arg-type]
     learner.ppo.actor_optimizer = torch.optim.SGD(learner.ppo.actor.parameters(), lr=1.0)  # type: ignore[assignment]
     with torch.no_grad():  # initial mean actions are all near zero
         for p in learner.ppo.actor.parameters():

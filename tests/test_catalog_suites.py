@@ -110,8 +110,8 @@ def test_options_are_checked(installed: None, options: dict[str, object], words:
 
 
 def test_a_package_does_not_take_the_name_of_a_suite() -> None:
-    check(lamps("metaworld"), "there is a suite metaworld already")
-    registry._check(lamps("mine"), {"metaworld": METAWORLD})
+    assert "there is a suite metaworld already" in refusal(lamps("metaworld"))
+    assert refusal(lamps("mine")) == ""
 
 
 def test_a_package_does_not_take_the_name_of_a_task() -> None:
@@ -119,7 +119,8 @@ def test_a_package_does_not_take_the_name_of_a_task() -> None:
         def tasks(self) -> tuple[SuiteTask, ...]:
             return (SuiteTask("reach", "a", "Reach"),)
 
-    check(with_class(Reach), "task reach of suite lamps is one of suite metaworld already(.|\n)*lamps/reach")
+    told = refusal(with_class(Reach))
+    assert "task reach of suite lamps is one of suite metaworld already" in told and "lamps/reach" in told
 
 
 def test_a_suite_that_fails_when_asked_is_only_its_own_problem() -> None:
@@ -130,7 +131,7 @@ def test_a_suite_that_fails_when_asked_is_only_its_own_problem() -> None:
         def tasks(self) -> tuple[SuiteTask, ...]:
             return (SuiteTask("ill", self.env_ids()[0], "Ill"),)
 
-    check(with_class(Ill), "the suite lamps cannot tell what it is: RuntimeError: no licence")
+    assert "the suite lamps cannot tell what it is: RuntimeError: no licence" in refusal(with_class(Ill))
 
 
 def with_class(kind: type[SuiteInfo]) -> SuiteInfo:
@@ -138,9 +139,13 @@ def with_class(kind: type[SuiteInfo]) -> SuiteInfo:
     return kind(**{key.name: getattr(plain, key.name) for key in dataclasses.fields(plain)})
 
 
-def check(info: SuiteInfo, words: str) -> None:
-    with pytest.raises(SetupError, match=words):
+def refusal(info: SuiteInfo) -> str:
+    """What is said of a package's suite beside Meta-World; empty if it is taken."""
+    try:
         registry._check(info, {"metaworld": METAWORLD})
+    except SetupError as error:
+        return str(error)
+    return ""
 
 
 def test_what_is_missing_is_told_with_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:

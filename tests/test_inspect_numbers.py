@@ -56,71 +56,44 @@ def test_what_is_not_linear_is_not_found() -> None:
     assert nothing.r2 is None and nothing.permuted is None
 
 
-@pytest.mark.parametrize(("n", "d"), [(50, 7), (30, 200)])
-def test_the_probe_is_ridge_regression_whose_penalty_leaves_one_out(n: int, d: int) -> None:
-    z, action = draw(n, d), draw(n, 3, seed=4)
-    action += z[:, :3]
-    probe = numbers.linear_probe(z, action, seed=5, permutations=1)
-    order = np.random.default_rng(5).permutation(n)
-    cut = n - round(0.2 * n)
-    fit, test = order[:cut], order[cut:]
-    x = (z - z[fit].mean(0)) / z[fit].std(0)
+@pytest.mark.parametrize(("n", "d", "each"), [(50, 7, 1), (30, 60, 1), (60, 30, 5)])
+def test_a_fifth_is_predicted_by_ridge_regression_on_the_others_whose_penalty_leaves_groups_out(
+        n: int, d: int, each: int) -> None:
+    group = np.repeat(np.arange(n // each), each)
+    z = draw(n // each, d, seed=1)[group] + draw(n, d)
+    action = z[:, :3] + draw(n // each, 3, seed=4)[group]
+    probe = numbers.linear_probe(z, action, seed=5, permutations=1, group=None if each == 1 else group)
+    fold = (np.random.default_rng(5).permutation(n // each) % 5)[group]
+    error = 0.0
+    for one in range(5):
+        fit, test = np.flatnonzero(fold != one), np.flatnonzero(fold == one)
+        x = (z - z[fit].mean(0)) / z[fit].std(0)
 
-    def ridge(rows: np.ndarray, penalty: float, centre: np.ndarray) -> np.ndarray:
-        a = x[rows] - centre
-        return np.linalg.solve(a.T @ a + penalty * np.eye(d), a.T @ (action[rows] - action[rows].mean(0)))
+        def guess(rows: np.ndarray, at: np.ndarray, penalty: float, x: np.ndarray = x,
+                  count: int = len(fit)) -> np.ndarray:
+            a, mean = x[rows] - x[rows].mean(0), action[rows].mean(0)
+            weights = np.linalg.solve(a.T @ a + penalty * count * np.eye(d), a.T @ (action[rows] - mean))
+            out: np.ndarray = (x[at] - x[rows].mean(0)) @ weights + mean
+            return out
 
-    def left_out(penalty: float) -> float:
-        errors = []
-        for one in range(cut):
-            rest = np.delete(fit, one)
-            weights = ridge(rest, penalty, x[rest].mean(0))
-            guess = (x[fit[one]] - x[rest].mean(0)) @ weights + action[rest].mean(0)
-            errors.append(((guess - action[fit[one]]) ** 2).sum())
-        return float(np.sum(errors))
-
-    penalties = 10.0 ** np.arange(-4, 5) * cut
-    if n > d:  # the shortcut is exact; by hand it takes long where d is large
-        assert probe.penalty == pytest.approx(penalties[int(np.argmin([left_out(p) for p in penalties]))] / cut)
-    guess = x[test] @ ridge(fit, probe.penalty * cut, np.zeros(d)) + action[fit].mean(0)
-    wanted = 1 - ((guess - action[test]) ** 2).sum() / ((action[test] - action[test].mean(0)) ** 2).sum()
-    assert probe.r2 == pytest.approx(wanted, abs=1e-9)
+        parts = [(fit[group[fit] != name], fit[group[fit] == name]) for name in np.unique(group[fit])]
+        left_out = {penalty: sum(float(((guess(rest, out, penalty) - action[out]) ** 2).sum()) for rest, out in parts)
+                    for penalty in 10.0 ** np.arange(-4, 5)}
+        best = min(left_out, key=left_out.__getitem__)
+        error += float(((guess(fit, test, best) - action[test]) ** 2).sum())
+    assert probe.r2 == pytest.approx(1 - error / ((action - action.mean(0)) ** 2).sum(), abs=1e-9)
 
 
 def test_clips_of_one_episode_are_not_fitted_to_and_judged_on() -> None:
     episode = np.repeat(np.arange(40), 10)  # what z knows of an action is only which episode it is of
     z, action = (draw(40, 60, seed=1)[episode] + 0.1 * draw(400, 60), draw(40, 3, seed=2)[episode])
-    leaking, apart = numbers.linear_probe(z, action), numbers.linear_probe(z, action, group=episode)
+    leaking, apart = (numbers.linear_probe(z, action, 0, 2, each) for each in (None, episode))
     assert leaking.r2 is not None and leaking.r2 > 0.9
     assert apart.r2 is not None and apart.r2 < 0.2
     few = numbers.linear_probe(z[:90], action[:90], group=episode[:90])
-    assert few.r2 is None and few.permuted is None and few.penalty is None
-    found = numbers.linear_probe(z, z[:, :3], group=100 - 2 * episode)  # names do not matter
+    assert few.r2 is None and few.permuted is None
+    found = numbers.linear_probe(z, z[:, :3], 0, 2, 100 - 2 * episode)  # names do not matter
     assert found.r2 is not None and found.r2 > 0.99
-
-
-def test_the_penalty_leaves_out_whole_groups() -> None:
-    group = np.repeat(np.arange(12), 5)
-    z = draw(12, 30, seed=1)[group] + draw(60, 30)
-    action = z[:, :2] + draw(12, 2, seed=2)[group]
-    probe = numbers.linear_probe(z, action, seed=5, permutations=1, group=group)
-    held = np.random.default_rng(5).permutation(12)[10:]
-    fit, test = np.flatnonzero(~np.isin(group, held)), np.flatnonzero(np.isin(group, held))
-    x = (z - z[fit].mean(0)) / z[fit].std(0)
-
-    def guess(rows: np.ndarray, at: np.ndarray, penalty: float) -> np.ndarray:
-        a, mean = x[rows] - x[rows].mean(0), action[rows].mean(0)
-        weights = np.linalg.solve(a.T @ a + penalty * len(fit) * np.eye(30), a.T @ (action[rows] - mean))
-        out: np.ndarray = (x[at] - x[rows].mean(0)) @ weights + mean
-        return out
-
-    def left_out(penalty: float) -> float:
-        ways = [(fit[group[fit] != one], fit[group[fit] == one]) for one in np.unique(group[fit])]
-        return sum(float(((guess(rest, out, penalty) - action[out]) ** 2).sum()) for rest, out in ways)
-
-    assert probe.penalty == pytest.approx(min(numbers.PENALTIES, key=left_out))
-    error = ((guess(fit, test, probe.penalty) - action[test]) ** 2).sum()
-    assert probe.r2 == pytest.approx(1 - error / ((action[test] - action[test].mean(0)) ** 2).sum(), abs=1e-9)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_the_same_plane() -> None:

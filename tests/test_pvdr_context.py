@@ -22,7 +22,7 @@ from pvdr_bench.bench.plan import compare
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.nets.context import erase
 from tests.learning import above, below, learns
-from tests.test_pvdr_model import CODES, TINY, TableTokenizer, clips
+from tests.test_pvdr_model import CODES, TINY, TableTokenizer, check_same_gradients, clips
 
 GRID, CELL, M, L, COLOURS = 4, 4, 2, 3, 4
 
@@ -240,11 +240,7 @@ def pretrainer(seed: int = 0, config: PVDRContextConfig | None = None) -> PVDRPr
 
 def test_micro_batches_give_the_gradient_of_the_whole() -> None:
     whole, parts = (pretrainer(config=settings(size, dropout=0.3)) for size in ({}, {"micro_batch": 4}))
-    batch = clips(10)
-    a, b = whole.update(batch), parts.update(batch)
-    assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
-    for (name, p), q in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5, msg=name)
+    check_same_gradients(whole, parts, clips(10))
 
 
 def test_exact_resume_of_pre_training() -> None:

@@ -223,12 +223,16 @@ def pretrainer(seed: int = 0, **changes: object) -> PVDRPretrainer:
     return PVDRPretrainer(config, seed, torch.device("cpu"), CODES, 4)
 
 
-def test_micro_batches_give_the_gradient_of_the_whole() -> None:
-    whole, parts, batch = pretrainer(), pretrainer(micro_batch=4), clips(10)
+def check_same_gradients(whole: PVDRPretrainer, parts: PVDRPretrainer, batch: torch.Tensor) -> None:
+    """One update of both on the same clips."""
     a, b = whole.update(batch), parts.update(batch)
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
     for (name, p), q in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole() -> None:
+    check_same_gradients(pretrainer(), pretrainer(micro_batch=4), clips(10))
 
 
 def test_same_seed_same_weights_and_exact_resume() -> None:

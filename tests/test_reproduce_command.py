@@ -61,8 +61,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def plan(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> dict[str, Any]:
+    here = () if "--profile" in words else ("--device", "cpu")
     code, out, err = cli(capsys, "reproduce", *words, "--results", str(folder / "results"), "--dry-run", "--json",
-                         "--device", "cpu")
+                         *here)
     assert code == 0, err
     facts: dict[str, Any] = json.loads(out)
     return facts
@@ -195,6 +196,9 @@ def test_what_is_not_here_is_told_and_the_rest_goes_on(capsys: pytest.CaptureFix
     assert "no videos of bair, jaco-play, cable-routing are here" in real["obstacle"] and "fetch bair" in real["hint"]
     assert "the suite rlbench is not ready" in fig7["obstacle"] and "doctor" in fig7["hint"]
     assert one["obstacle"] is None and facts["runs"] == one["runs"] == 2 * 2 + 1
+    real, fig7, one = plan(capsys, folder, "all", "--scale", "paper", "--seeds", "1", "--methods", "pvdr,ppo",
+                           "--profile", "a100")["experiments"]
+    assert fig7["obstacle"] is None and real["obstacle"] is not None, "a cluster's nodes have simulators of their own"
     for name, code in (("table5-real", 5), ("fig7", 4)):
         ended, _, err = cli(capsys, "reproduce", name, "--results", str(folder / "results"), "--device", "cpu")
         assert ended == code and ("bair" if code == 5 else "rlbench") in err

@@ -82,8 +82,8 @@ def reproduce(
     site = profiles_of(catalog, profile, pretrain_profile) if profile else None
     chosen = choose_device(device).value if site is None else site[0].device
     size = choose_scale(scale, chosen).value if site is None or scale is not None else site[0].scale
-    groups = _groups(catalog, name, root, tasks=tasks, methods=methods, seeds=seeds, scale=scale, default_scale=size,
-                     protocol=protocol, overrides=override or [])
+    groups = _groups(catalog, name, root, site is not None, tasks=tasks, methods=methods, seeds=seeds, scale=scale,
+                     default_scale=size, protocol=protocol, overrides=override or [])
     place = Place(chosen.partition(":")[0], (site[0].gpu.type or "") if site else "")
     plan = reproduction(groups, catalog, root, Rates(catalog, root, place, reference_folders(), paper_folder()))
     count = jobs or (at_a_time(len(plan.todo), cores()) if chosen == "cpu" else 1)
@@ -125,7 +125,7 @@ def _check_options(profile: str | None, of_clusters: dict[str, bool], of_this_ma
                          hint="leave it out, or leave --profile out")
 
 
-def _groups(catalog: Catalog, name: str, root: Path, *, tasks: Tasks, methods: Methods, seeds: Seeds,
+def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: Tasks, methods: Methods, seeds: Seeds,
             overrides: Sequence[str], **asked: Any) -> list[Group]:
     """The experiments of a name with the runs that are asked for, those without any left out.
 
@@ -156,7 +156,7 @@ def _groups(catalog: Catalog, name: str, root: Path, *, tasks: Tasks, methods: M
                                 seeds=seeds, overrides=overrides, **asked)
         todo = [plan.spec for plan in plan_runs(specs, root) if plan.state != "done"]
         if specs:
-            groups.append(Group(experiment, tuple(specs), obstacle(todo, catalog) if todo else None))
+            groups.append(Group(experiment, tuple(specs), obstacle(todo, catalog, submitted) if todo else None))
     if not groups:
         raise UsageError(f"no experiment of {name} has these methods in these tasks", where="--methods",
                          hint=f"leave --methods or --tasks out; see: pvdr-bench describe {name}")

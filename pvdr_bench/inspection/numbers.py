@@ -16,11 +16,11 @@ Doubles = NDArray[np.float64]
 Groups = NDArray[np.int64]
 
 PERMUTATIONS = 20
-TEST_SHARE = 0.2
+FOLDS = 5  # of a probe
 PENALTIES = 10.0 ** np.arange(-4, 5)  # of ridge regression, times n
 PERPLEXITY = 30.0  # of t-SNE, the library's own and van der Maaten and Hinton's suggestion (5 to 50)
 FEWEST = 20  # samples that any of this makes sense with
-FEWEST_GROUPS = 10  # of which a probe is judged on two
+FEWEST_GROUPS = 2 * FOLDS
 
 
 def cmyk_to_rgb(action: Values) -> Doubles:
@@ -55,63 +55,68 @@ class Probe:
     Attributes:
         r2: 1 at best, 0 for the mean action, below 0 for worse; None where the actions do not vary, or there are fewer
             than :data:`FEWEST_GROUPS` groups.
-        permuted, permuted_highest: mean and highest of the same with the actions of the samples that it is fitted to in
-            random order: what is found where there is nothing to find.
-        penalty: of ridge regression, chosen by leaving one group out among the samples that it is fitted to.
+        permuted, permuted_highest: mean and highest of the same with the actions in random order: what is found where
+            there is nothing to find.
     """
 
     r2: float | None
     permuted: float | None
     permuted_highest: float | None
-    penalty: float | None
 
 
 def linear_probe(z: Values, action: Values, seed: int = 0, permutations: int = PERMUTATIONS,
                  group: Groups | None = None) -> Probe:
-    """Ridge regression from z [n, d] to actions [n, A], fitted to four fifths, judged on the rest.
+    """Ridge regression from z [n, d] to actions [n, A]: every fifth of the groups is predicted by what was fitted to
+    others, with the penalty that is best when each group of theirs is left out.
 
-    R² is 1 - sum of squared errors / sum of squares about the mean of the judged actions, over all dimensions together.
+    R² is 1 - sum of squared errors / sum of squares about the mean action, over all samples and dimensions together.
 
     Args:
-        group: [n]; four fifths of the groups are fitted to, and the samples of the others are judged. None: each sample
-            is a group of its own.
+        group: [n]. None: each sample is a group of its own.
     """
     rng = np.random.default_rng(seed)
     names = np.arange(len(z)) if group is None else np.unique(group, return_inverse=True)[1]
     count = int(names.max()) + 1
-    if count < FEWEST_GROUPS:
-        return Probe(None, None, None, None)
-    place = rng.permutation(count).argsort()[names]  # of each sample's group, in an order drawn at random
-    order, cut = place.argsort(kind="stable"), count - round(TEST_SHARE * count)
     x, y = np.asarray(z, np.float64), np.asarray(action, np.float64)
-    fit, test = order[place[order] < cut], order[place[order] >= cut]
-    mean, scale = x[fit].mean(0), x[fit].std(0)
-    x = (x - mean) / np.where(scale > 1e-12, scale, 1.0)
-    about = float(np.square(y[test] - y[test].mean(0)).sum())
-    ridge = _Ridge(x[fit], None if group is None else names[fit])
-    weights, penalty = ridge.fit(y[fit])
-    if about <= 1e-12:
-        return Probe(None, None, None, penalty)
+    about = float(np.square(y - y.mean(0)).sum())
+    if count < FEWEST_GROUPS or about <= 1e-12:
+        return Probe(None, None, None)
+    fold = (rng.permutation(count) % FOLDS)[names]
+    probes = [_Fold(x, np.flatnonzero(fold != one), np.flatnonzero(fold == one), None if group is None else names)
+              for one in range(FOLDS)]
 
-    def r2(weights: Doubles, mean: Doubles) -> float:
-        return 1 - float(np.square(x[test] @ weights + mean - y[test]).sum()) / about
+    def r2(y: Doubles) -> float:
+        return 1 - sum(probe.error(y) for probe in probes) / about
 
-    found = []
-    for _ in range(permutations):
-        shuffled = y[fit][rng.permutation(len(fit))]
-        found.append(r2(ridge.fit(shuffled)[0], shuffled.mean(0)))
-    return Probe(r2(weights, y[fit].mean(0)), float(np.mean(found)), float(np.max(found)), penalty)
+    found = [r2(y[rng.permutation(len(y))]) for _ in range(permutations)]
+    return Probe(r2(y), float(np.mean(found)), float(np.max(found)))
+
+
+class _Fold:
+    """Samples [n, d] that a probe is fitted to, and those that it is judged on."""
+
+    def __init__(self, x: Doubles, fit: Groups, test: Groups, names: Groups | None) -> None:
+        mean, scale = x[fit].mean(0), x[fit].std(0)
+        x = (x - mean) / np.where(scale > 1e-12, scale, 1.0)
+        self.fit, self.test, self.judged = fit, test, x[test]
+        self.ridge = _Ridge(x[fit], None if names is None else names[fit])
+
+    def error(self, y: Doubles) -> float:
+        """The sum of squared errors of the actions [n, A] that are judged."""
+        guess = self.judged @ self.ridge.fit(y[self.fit]) + y[self.fit].mean(0)
+        return float(np.square(guess - y[self.test]).sum())
 
 
 class _Ridge:
-    """Ridge regression on one set of centred inputs [n, d], for many targets [n, A]."""
+    """Ridge regression on one set of centred inputs [n, d], for many targets [n, A]: of one decomposition, which a
+    library makes anew for each of a hundred orders of the actions."""
 
     def __init__(self, x: Doubles, group: Groups | None) -> None:
         self.u, self.s, self.v = np.linalg.svd(x, full_matrices=False)
         self.groups = None if group is None else [np.flatnonzero(group == one) for one in np.unique(group)]
 
-    def fit(self, y: Doubles) -> tuple[Doubles, float]:
-        """Weights [d, A] for targets less their mean, and the penalty with the smallest error in groups left out."""
+    def fit(self, y: Doubles) -> Doubles:
+        """Weights [d, A] for targets less their mean, of the penalty with the smallest error in groups left out."""
         n, about = len(y), y - y.mean(0)
         inner = self.u.T @ about
         best: tuple[float, float] | None = None
@@ -123,7 +128,7 @@ class _Ridge:
                 best = error, float(penalty)
         assert best is not None
         weights: Doubles = self.v.T @ ((self.s / (self.s**2 + best[1]))[:, None] * inner)
-        return weights, best[1] / n
+        return weights
 
     def _left_out(self, shrink: Doubles, rest: Doubles) -> Doubles:
         """Residuals [n, A] of each group when it is left out, of those when it is not: (1 - H of the group)^-1 rest."""

@@ -89,12 +89,16 @@ class Reproduction:
         return [plan for plan in self.plans if plan.state != "done"]
 
 
-def obstacle(specs: Sequence[RunSpec], catalog: Catalog) -> BenchError | None:
-    """Why runs cannot be made on this machine: a simulator or videos that are not here, settings that do not fit."""
+def obstacle(specs: Sequence[RunSpec], catalog: Catalog, submitted: bool = False) -> BenchError | None:
+    """Why runs cannot be made: a simulator or videos that are not here, settings that do not fit.
+
+    Args:
+        submitted: they go to a cluster, whose nodes need the simulator, and not this machine.
+    """
     alike = [group[0] for group in _alike(specs)]
     try:
         check_runs(specs, catalog)
-        for suite in dict.fromkeys(spec.task.suite for spec in specs):
+        for suite in () if submitted else dict.fromkeys(spec.task.suite for spec in specs):
             if problems := suite_of(suite).problems():
                 more = f", and {counted(len(problems) - 1, 'thing')} more" if len(problems) > 1 else ""
                 raise SetupError(f"the suite {suite} is not ready: {problems[0].message}{more}",
