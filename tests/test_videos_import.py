@@ -22,7 +22,8 @@ from pvdr_bench.errors import ChangedError, DataError, Interrupted, UsageError
 from pvdr_bench.runs.faults import CRASH_CODE
 from pvdr_bench.suites.resize import area_resize, fitted
 from pvdr_bench.videos.fetching import downloads_path
-from pvdr_bench.videos.importing import ImportOptions, import_videos, pieces
+from pvdr_bench.videos.importing import ImportOptions, _make_part, import_videos, pieces
+from pvdr_bench.videos.joining import ImportPart
 from pvdr_bench.videos.layout import HELDOUT, TRAIN, split_of
 from pvdr_bench.videos.readers.base import ReadOptions
 from pvdr_bench.videos.readers.detect import open_source
@@ -83,6 +84,25 @@ def test_killed_at_any_write_it_goes_on_to_the_same_bytes(bair: Path, tmp_path: 
     whole = import_videos("bair", bair, 32, tmp_path / "whole", ImportOptions(cut=3))
     assert contents(tmp_path / "data" / "videos" / "bair" / "32") == contents(whole.path)
     assert [episode.length for episode in whole.episodes] == [3, 1] * 7
+
+
+def test_a_part_may_be_joined_and_deleted_as_soon_as_it_has_its_name(bair: Path, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = open_source(bair, ReadOptions(), "")
+    taken: list[Path] = []
+    rename = Path.replace
+
+    def rename_and_take(self: Path, target: str | Path) -> Path:
+        named = rename(self, target)
+        if named.is_dir():  # the joiner, another process, is faster than the next line of the worker
+            taken.append(named)
+            shutil.rmtree(named)
+        return named
+
+    monkeypatch.setattr(Path, "replace", rename_and_take)
+    _make_part(ImportPart(str(tmp_path / "part-00000"), str(reader.root), "bair", reader.options, 32, "crop", 0,
+                          reader.units()[0]))
+    assert taken == [tmp_path / "part-00000"]
 
 
 def test_parts_that_a_power_cut_took_bytes_from_are_made_again(bair: Path, tmp_path: Path,

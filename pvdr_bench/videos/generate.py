@@ -169,7 +169,7 @@ def _make_part(part: _Part) -> None:
         made.close()
         writer.close()
     writer = ClipWriter(folder, part.image_size, recipe, fps=kind.fps, truth_columns=kind.truth_columns)
-    writer.publish()
+    writer.finish()
 
 
 def check_frames(frames: np.ndarray[Any, np.dtype[np.uint8]], where: str) -> None:

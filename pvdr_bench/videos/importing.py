@@ -188,7 +188,7 @@ def _make_part(part: ImportPart) -> None:
             skip = written[episode.name]
             if not skip or episode.name == last:
                 _append(writer, episode, part, skip)
-        writer.publish()
+        writer.finish()
     finally:
         writer.close()
 

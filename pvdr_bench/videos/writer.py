@@ -201,7 +201,14 @@ class ClipWriter:
             file.close()
 
     def publish(self, made_with: Mapping[str, str] | None = None, about: Mapping[str, str] | None = None) -> ClipStore:
-        """Write index and manifest and rename the folder to its final name; returns the published store.
+        """`finish`, and open the published store."""
+        self.finish(made_with, about)
+        return ClipStore(self.path)
+
+    def finish(self, made_with: Mapping[str, str] | None = None, about: Mapping[str, str] | None = None) -> None:
+        """Write index and manifest and rename the folder to its final name.
+
+        It is not opened then: a part may be joined and deleted by another process as soon as it has its name.
 
         Args:
             made_with: versions of packages. about: source, licence and citation, for those who use the videos.
@@ -215,10 +222,9 @@ class ClipWriter:
         if self.path.exists():
             raise ChangedError("a published store is there already", where=str(self.path))
         with storage_errors(self.partial):
-            self._publish(dict(made_with or {}), dict(about or {}))
-        return ClipStore(self.path)
+            self._finish(dict(made_with or {}), dict(about or {}))
 
-    def _publish(self, made_with: dict[str, str], about: dict[str, str]) -> None:
+    def _finish(self, made_with: dict[str, str], about: dict[str, str]) -> None:
         if self.durable:
             self.sync()
         self.close()
