@@ -19,8 +19,9 @@ from pvdr_bench.rl.config import Schedule
 from pvdr_bench.rl.contract import OfflineLearner, StageContext, Transition
 from pvdr_bench.rl.facts import GoalFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
+from pvdr_bench.runs.artefacts import read_stage_rows
 from pvdr_bench.suites.base import VectorStep
-from pvdr_bench.training.offline import MixedClips, run_offline
+from pvdr_bench.training.offline import MixedClips, StageClock, run_offline
 from pvdr_bench.training.reward import GoalReward, spearman
 from pvdr_bench.videos.windows import Drawn
 from tests.dummies import make_protocol
@@ -287,7 +288,27 @@ def test_offline_stage_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: py
         assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
     rows = [json.loads(line) for line in (tmp_path / "straight" / "train.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "val_error" in row] == [10, 20, 25]
+    times = read_stage_rows(tmp_path / "resumed" / "timing.jsonl")
+    assert [row["step"] for row in times] == [10, 13, 18, 20, 25] and times[-1]["device"] == "cpu"
+    assert 0 < times[0]["wall_seconds"] <= times[2]["wall_seconds"] < times[3]["wall_seconds"]
     assert shown[-1] == (25, 25)
+
+
+def test_time_of_an_offline_stage_is_that_of_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pvdr_bench.training.offline.time.monotonic", lambda: now[0])
+    path = tmp_path / "timing.jsonl"
+    clock = StageClock(path, 0, "cpu")
+    for step, seconds in ((10, 5.0), (20, 7.0)):
+        now[0] += seconds
+        clock.tell(step)
+    now[0] += 1000  # killed before the checkpoint of step 20 was whole, and not noticed for long
+    clock = StageClock(path, 10, "cuda")
+    now[0] += 2.0
+    clock.tell(20)
+    assert [tuple(row.values()) for row in read_stage_rows(path)] == [(10, 5.0, "cpu"), (20, 7.0, "cuda")]
+    StageClock(path, 15, "cpu").tell(16)  # a checkpoint without a row: what it took is not known
+    assert read_stage_rows(path) == []
 
 
 def test_offline_stage_refuses_nan(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pvdr_bench.progress import told
 from pvdr_bench.results.collect import Results, collect, write_frame
 from pvdr_bench.runs.files import content_hash, encode, plain, write_json
 from pvdr_bench.runs.known import SETTLED_SECONDS
-from pvdr_bench.runs.schema import FORMAT
+from pvdr_bench.runs.run_file import FORMAT
 from pvdr_bench.runs.seal import make_seal
 from pvdr_bench.suites.registry import suite
 

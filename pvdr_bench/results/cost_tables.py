@@ -69,11 +69,12 @@ def build_cost_table(results: Results, metric: str = "success", *, confidence: f
     if metric not in METRICS:
         raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
     costs = costs_of(results, allow_mixed)
-    values = {**_hours(costs), **_FLOP}
+    values = {**_hours(costs), "artefact hours": lambda cost: cost.artefacts, **_FLOP}
     caption = ("What a run took beside what it came to, at the end of its budget: methods were given the same "
-               "env_steps, not the same compute. FLOP are those of matrix products, convolutions and attention, "
-               "per decision of training and of the whole run, evaluations included; an update is all that one round "
-               f"learns. {_caption(results, costs, confidence)}")
+               "env_steps, not the same compute. Artefact hours: training the models that a run stands on "
+               "(pre-trained, tokenizers), each counted whole, though runs share them. FLOP are those of matrix "
+               "products, convolutions and attention, per decision of training and of the whole run, evaluations "
+               f"included; an update is all that one round learns. {_caption(results, costs, confidence)}")
     table = _table("cost", results, costs, values, ("digits",) * len(values), confidence, caption)
     tasks, name = sorted(map(str, results.runs["task"].unique())), METRICS[metric]
     for row in table.rows:
@@ -146,5 +147,5 @@ def _caption(results: Results, costs: Mapping[Row, list[RunCost]], confidence: f
     runs = counted(sum(len(runs) for runs in costs.values()), "run")
     return (f"Means over a row's runs, {runs} of {tasks} in all, with a final evaluation [{100 * confidence:g} % "
             "Student t interval over runs]. Hours are wall time on whatever stood there, other work beside it "
-            "included; pre-trained models and tokenizers, which runs share, are not in them. "
+            "included; what runs stand on and share is not in them. "
             f"{UNKNOWN}: not recorded by these runs.")

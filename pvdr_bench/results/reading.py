@@ -25,7 +25,8 @@ from pvdr_bench.runs.episodes import LARGEST, MEASURED, EpisodeRow, plain_type
 from pvdr_bench.runs.files import content_hash, plain
 from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
 from pvdr_bench.runs.logs import read_jsonl
-from pvdr_bench.runs.schema import POINTS, RunFile, SpecFacts, checked, read_run_file
+from pvdr_bench.runs.run_file import RunFile, read_run_file
+from pvdr_bench.runs.schema import POINTS, SpecFacts, checked
 
 FILES = ("run.yaml", "episodes.jsonl", "timing.jsonl")
 UNKNOWN = "unknown"  # the device of an evaluation that no line of timing.jsonl tells of

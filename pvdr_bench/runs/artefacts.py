@@ -1,9 +1,9 @@
 """Artefacts: what a stage made, found by the hash of its recipe, made once and shared.
 
 ``ROOT/STAGE/NAME-HASH/`` holds ``model.safetensors``, ``recipe.json``, ``metrics.json``, ``provenance.json``,
-``train.jsonl`` and ``manifest.json`` (sha256 of each). ROOT is a folder shipped with the code, searched first, or
-``DATA/artefacts``. One process builds while the others wait; a killed build goes on where it was. NAME is for people:
-what has the same recipe is the same artefact, whatever scale it was first made at.
+``train.jsonl``, ``timing.jsonl`` and ``manifest.json`` (sha256 of each). ROOT is a folder shipped with the code,
+searched first, or ``DATA/artefacts``. One process builds while the others wait; a killed build goes on where it was.
+NAME is for people: what has the same recipe is the same artefact, whatever scale it was first made at.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from pvdr_bench.runs.files import (
 )
 from pvdr_bench.runs.holders import describe
 from pvdr_bench.runs.locks import STALE_MINUTES, FileLock
+from pvdr_bench.runs.logs import read_jsonl
 from pvdr_bench.runs.paths import data_root, shipped_artefacts
-from pvdr_bench.runs.schema import ManifestFile, read, read_if_any
+from pvdr_bench.runs.schema import ManifestFile, ReferenceFile, StageRow, checked, read, read_if_any
 from pvdr_bench.runs.users import User, digest_of, register
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODEL, RECIPE, METRICS, PROVENANCE, MANIFEST = (
-    "model.safetensors", "recipe.json", "metrics.json", "provenance.json", "manifest.json")
-_FILES = (MODEL, RECIPE, METRICS, PROVENANCE, "train.jsonl")
+MODEL, RECIPE, METRICS, PROVENANCE, MANIFEST, TIMING = (
+    "model.safetensors", "recipe.json", "metrics.json", "provenance.json", "manifest.json", "timing.jsonl")
+_FILES = (MODEL, RECIPE, METRICS, PROVENANCE, TIMING, "train.jsonl")
 _BUILDING = ".building"
 
 
@@ -78,9 +79,20 @@ class Artefact:
         return read_json(self.path / PROVENANCE)
 
     @property
-    def reference(self) -> dict[str, str]:
-        """What a run records of the artefacts it stands on."""
+    def reference(self) -> ReferenceFile:
+        """What names an artefact and its weights."""
         return {"stage": self.stage, "name": self.name, "hash": self.hash, "weights_sha256": self.weights_sha256}
+
+    def with_cost(self) -> ReferenceFile:
+        """What a run records of the artefacts it stands on: the reference, and what its training took.
+
+        Raises:
+            DataError: its ``timing.jsonl`` is broken.
+        """
+        rows = read_stage_rows(self.path / TIMING)  # those of before have none
+        if not rows:
+            return self.reference
+        return {**self.reference, "wall_seconds": rows[-1]["wall_seconds"], "device": rows[-1]["device"]}
 
 
 class ArtefactStore:
@@ -235,6 +247,15 @@ def read_artefact(path: Path) -> Artefact:
     if content_hash(recipe) != manifest.get("hash"):
         raise DataError("the recipe does not have the manifest's hash", where=str(path / RECIPE), hint=hint)
     return Artefact(path, manifest["stage"], manifest["name"], manifest["hash"], recipe, files[MODEL])
+
+
+def read_stage_rows(path: Path) -> list[StageRow]:
+    """The rows of an artefact's ``timing.jsonl``, made or in the making; [] where there is none.
+
+    Raises:
+        DataError: it is broken.
+    """
+    return [checked(StageRow, row, str(path)) for row in read_jsonl(path)]
 
 
 def _made_fresh(path: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.runs.logs import JsonlLog, read_jsonl
+from pvdr_bench.runs.run_file import read_run_file
 from pvdr_bench.runs.schema import (
     DoneFile,
     FailedFile,
@@ -19,7 +20,6 @@ from pvdr_bench.runs.schema import (
     TrainRow,
     checked,
     read_if_any,
-    read_run_file,
 )
 from pvdr_bench.runs.standing import Standing, State, judge
 

@@ -6,12 +6,12 @@ Shares are of the run's whole wall time, training and evaluation, over all its s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 from pvdr_bench.runs.contents import RunContents
-from pvdr_bench.runs.schema import PhaseRow
+from pvdr_bench.runs.schema import PhaseRow, ReferenceFile
 
 KINDS = {
     "physics": "simulating in training, as far as it is waited for",
@@ -40,6 +40,7 @@ class RunCost:
         acting, learning: FLOP per decision of training, before and in updates.
         update: FLOP of one update: all that one round learns.
         flop: of the whole run, evaluations included.
+        artefacts: hours that the training of the models took that the run stands on, each counted whole; 0 without.
     """
 
     device: str | None = None
@@ -51,6 +52,7 @@ class RunCost:
     learning: float | None = None
     update: float | None = None
     flop: float | None = None
+    artefacts: float | None = None
 
 
 def read_cost(run: RunContents, action_repeat: int, until: int | None = None) -> RunCost:
@@ -63,14 +65,22 @@ def read_cost(run: RunContents, action_repeat: int, until: int | None = None) ->
     Raises:
         DataError: a file is broken.
     """
+    artefacts = _hours_of(run.read_artefacts())
     phases = [row for row in run.read_phases() if until is None or row["env_steps"] <= until]
     if phases:
-        return cost_of(phases, action_repeat)
+        return replace(cost_of(phases, action_repeat), artefacts=artefacts)
     done = run.done()
     devices = {row["device"] for row in run.read_timing()}
     whole = done is not None and (until is None or done["env_steps"] <= until)
     return RunCost(devices.pop() if len(devices) == 1 else None,
-                   done["wall_seconds"] / 3600 if done is not None and whole and "wall_seconds" in done else None)
+                   done["wall_seconds"] / 3600 if done is not None and whole and "wall_seconds" in done else None,
+                   artefacts=artefacts)
+
+
+def _hours_of(artefacts: Mapping[str, ReferenceFile] | None) -> float | None:
+    if artefacts is None or any("wall_seconds" not in each for each in artefacts.values()):
+        return None
+    return sum(each["wall_seconds"] for each in artefacts.values()) / 3600
 
 
 def cost_of(phases: Sequence[PhaseRow], action_repeat: int) -> RunCost:

@@ -43,7 +43,8 @@ from pvdr_bench.runs.files import (
 )
 from pvdr_bench.runs.holders import place
 from pvdr_bench.runs.locks import STALE_MINUTES, FileLock
-from pvdr_bench.runs.schema import FORMAT, DoneFile, HeartbeatFile, ProvenanceFile, read_if_any
+from pvdr_bench.runs.run_file import FORMAT
+from pvdr_bench.runs.schema import DoneFile, HeartbeatFile, ProvenanceFile, read_if_any
 from pvdr_bench.runs.seal import check_facts, make_seal, resealed
 from pvdr_bench.runs.standing import REPAIR
 

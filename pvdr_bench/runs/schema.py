@@ -14,11 +14,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from pvdr_bench.errors import DataError
-from pvdr_bench.runs.files import content_hash, read_json
-from pvdr_bench.runs.intake import check_depth, read_text
-from pvdr_bench.yaml_documents import read_written
+from pvdr_bench.runs.files import read_json
 
-FORMAT = 1  # of run.yaml
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Positive = Annotated[int, Field(ge=1, le=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -112,6 +109,19 @@ class ReferenceFile(TypedDict):
     name: Word
     hash: Word
     weights_sha256: Word
+    wall_seconds: NotRequired[Seconds]  # that its training took, on this kind of device
+    device: NotRequired[str]
+
+
+class StageRow(TypedDict):
+    """A row of an artefact's ``timing.jsonl``, at a checkpoint: seconds of training up to it, validations included.
+
+    Of all its starts; what one did after its last checkpoint is not in them.
+    """
+
+    step: Count
+    wall_seconds: Seconds
+    device: str
 
 
 class ManifestFile(TypedDict):
@@ -151,15 +161,6 @@ class LockFile(TypedDict):
     restarts: NotRequired[Count]
     command: NotRequired[str]
     since: NotRequired[str]
-
-
-class RunFile(TypedDict):
-    """``run.yaml``."""
-
-    format: Literal[1]
-    recipe_hash: str
-    recipe: dict[str, Any]
-    spec: dict[str, Any]
 
 
 class Named(TypedDict):
@@ -281,46 +282,3 @@ def read_if_any(kind: type[T], path: Path) -> T | None:
         return read(kind, path)
     except FileNotFoundError:
         return None
-
-
-def read_run_file(path: Path) -> RunFile | None:
-    """``run.yaml``; None where there is none.
-
-    Raises:
-        DataError: it is broken, of a later format, or its recipe is not the one that its hash was made of.
-    """
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        return None
-    try:
-        value = read_written(text, str(path))
-        check_depth(value)
-    except (ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise DataError(f"not a YAML file of ours: {error}", where=str(path)) from error
-    if not isinstance(value, dict) or "recipe" not in value:
-        raise DataError("not a run's description: the key `recipe` is missing", where=str(path))
-    if value.get("format") != FORMAT:
-        raise DataError(f"format {str(value.get('format'))[:60]} is not known", where=f"{path}: format",
-                        hint=f"this version reads format {FORMAT}")
-    found = checked(RunFile, value, str(path))
-    if content_hash(found["recipe"]) != found["recipe_hash"]:
-        raise DataError(f"the recipe was changed: its hash is {content_hash(found['recipe'])}, and recipe_hash says "
-                        f"{found['recipe_hash'][:60]}", where=str(path))
-    if key := _contradiction(found):
-        raise DataError(f"{key} was changed: recipe and spec contradict each other", where=f"{path}: spec.{key}")
-    return found
-
-
-def _contradiction(run: RunFile) -> str | None:
-    """The first key of the spec that is not what the recipe, which has a hash, says; None if all fit."""
-    recipe, spec = run["recipe"], run["spec"]
-    for key, value in recipe.items():
-        name = "variant" if key == "method" else key
-        if isinstance(value, dict) and isinstance(told := spec.get(name), dict):  # the spec says more of it
-            inner = next((each for each in value if each not in told or told[each] != value[each]), None)
-            if inner is not None:
-                return f"{name}.{inner}"
-        elif name in spec and spec[name] != value:
-            return name
-    return None

@@ -20,7 +20,8 @@ from pvdr_bench.runs.episodes import MEASURED, EpisodeRow
 from pvdr_bench.runs.files import canonical_json, encode, sha256
 from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
 from pvdr_bench.runs.logs import parse_rows
-from pvdr_bench.runs.schema import DoneFile, SealedFile, SealFile, checked, read_run_file
+from pvdr_bench.runs.run_file import read_run_file
+from pvdr_bench.runs.schema import DoneFile, SealedFile, SealFile, checked
 
 SEALED = ("run.yaml", "provenance.json", "artefacts.json", "train.jsonl", "episodes.jsonl", "timing.jsonl")
 _MARKS, _DIGITS = 128, 8  # checksums within a log, at most, and the hex digits of each: they tell where it changed

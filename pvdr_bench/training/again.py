@@ -9,6 +9,7 @@ from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import UsageError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.episodes import EpisodeResult
+from pvdr_bench.runs.schema import ReferenceFile
 from pvdr_bench.runs.users import ARTEFACTS
 from pvdr_bench.training.evaluation import Evaluator
 from pvdr_bench.training.execute import check_artefacts, make_deterministic
@@ -16,7 +17,7 @@ from pvdr_bench.training.online import Pieces, learner_context, task_facts
 from pvdr_bench.training.policies import load_for_play
 from pvdr_bench.training.reward import GoalReward
 
-PiecesAndReferences = tuple[Pieces, dict[str, dict[str, str]]]
+PiecesAndReferences = tuple[Pieces, dict[str, ReferenceFile]]
 MEAN_POLICY = "mean_policy_in_eval"  # the key of methods that offer one
 
 

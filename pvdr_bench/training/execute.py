@@ -12,6 +12,7 @@ from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import BenchError, ChangedError, LockedError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import write_json
+from pvdr_bench.runs.schema import ReferenceFile
 from pvdr_bench.runs.users import ARTEFACTS
 from pvdr_bench.training.checks import check_protocol
 from pvdr_bench.training.online import Pieces, run_online
@@ -30,7 +31,7 @@ def make_deterministic(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-def check_artefacts(run_dir: RunDir, references: dict[str, dict[str, str]]) -> None:
+def check_artefacts(run_dir: RunDir, references: dict[str, ReferenceFile]) -> None:
     """Write down which weights a run stands on, or check that they are still those.
 
     Raises:
@@ -51,7 +52,7 @@ def check_artefacts(run_dir: RunDir, references: dict[str, dict[str, str]]) -> N
                 where=str(path), hint="choose another --results folder, or remove the run")
 
 
-def execute(spec: RunSpec, results: Path, make_pieces: Callable[[], tuple[Pieces, dict[str, dict[str, str]]]],
+def execute(spec: RunSpec, results: Path, make_pieces: Callable[[], tuple[Pieces, dict[str, ReferenceFile]]],
             stop: Callable[[], bool], device: str | torch.device = "cpu") -> bool:
     """Do or continue a run; True when it is done, False when ``stop`` said so first.
 

@@ -2,12 +2,13 @@
 
 Batches are drawn by a generator made of (seed, step), so a killed build goes on with the batches it would have had.
 Several processes share a batch (see :mod:`pvdr_bench.rl.process_group`); rank 0 alone writes and validates.
-Work folder: ``train.jsonl``, ``checkpoints/`` and at the end ``model.safetensors``.
+Work folder: ``train.jsonl``, ``timing.jsonl``, ``checkpoints/`` and at the end ``model.safetensors``.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,9 +23,9 @@ from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.rl.config import Schedule
 from pvdr_bench.rl.contract import OfflineLearner
 from pvdr_bench.rl.process_group import ProcessGroup, current_group
-from pvdr_bench.runs.artefacts import MODEL
+from pvdr_bench.runs.artefacts import MODEL, TIMING, read_stage_rows
 from pvdr_bench.runs.checkpoints import Checkpoint, CheckpointStore
-from pvdr_bench.runs.files import atomic_write
+from pvdr_bench.runs.files import atomic_write, to_json
 from pvdr_bench.runs.logs import JsonlLog
 from pvdr_bench.videos.layout import HELDOUT, TRAIN
 from pvdr_bench.videos.windows import Drawn
@@ -80,13 +81,14 @@ def as_tensor(batch: NDArray[Any]) -> Tensor:
 
 def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, folder: Path, seed: int,
                 stop: Callable[[], bool] = lambda: False, progress: OfflineProgress | None = None,
-                group: ProcessGroup | None = None) -> dict[str, Any]:
+                group: ProcessGroup | None = None, device: str = "cpu") -> dict[str, Any]:
     """Train, validate and leave ``model.safetensors`` in ``folder``; returns the last validation's metrics.
 
     Args:
         group: the processes that train together, each of which makes this call; default: those of the process group
             around it. Rank 0 writes, validates and tells of progress. A stop on one rank stops all at the same step,
             and another number of processes may go on.
+        device: ``cpu`` or ``cuda``, written down beside the time that it took.
 
     Raises:
         Interrupted: ``stop`` said so; the same call goes on from the last checkpoint.
@@ -106,6 +108,7 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
         step = found["step"]
     if group.leads:
         log.truncate(extra.get("offset", 0))
+        clock = StageClock(folder / TIMING, step, device)
         # Learners of single frames are validated on pairs of neighbours, which show what flickers.
         held_out = data.draw(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
                              max(2, schedule.frames), schedule.stride, HELDOUT)
@@ -116,6 +119,7 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
         return learner.validate(as_tensor(held_out.frames), torch.from_numpy(held_out.start))
 
     def save_now() -> int:
+        clock.tell(step)  # before the checkpoint: a step that can be gone on from has its time
         checkpoints.save(step, learner.state_dict(),
                          {"offset": log.sync(), "validation": last, "interval": interval.state()})
         return step
@@ -148,6 +152,32 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
     if group.leads:
         atomic_write(folder / MODEL, save({name: value.contiguous() for name, value in learner.export().items()}))
     return {"steps": schedule.steps, **last}
+
+
+class StageClock:
+    """Seconds of training over all starts, a row of ``timing.jsonl`` at each checkpoint.
+
+    Args:
+        step: where this start begins; rows of what was done in vain after it are dropped. Where that checkpoint has no
+            row, as those of earlier versions, the whole is not known, and nothing is written.
+    """
+
+    def __init__(self, path: Path, step: int, device: str) -> None:
+        rows = [row for row in read_stage_rows(path) if row["step"] <= step]
+        self._path, self._device, self._started = path, device, time.monotonic()
+        self._known = step == (rows[-1]["step"] if rows else 0)
+        self._before = rows[-1]["wall_seconds"] if rows else 0.0
+        if path.exists():
+            atomic_write(path, "".join(to_json(row) + "\n" for row in rows if self._known).encode())
+
+    def tell(self, step: int) -> None:
+        """Write down the time of a checkpoint that is about to be made."""
+        if not self._known:
+            return
+        log = JsonlLog(self._path)
+        log.append({"step": step, "wall_seconds": round(self._before + time.monotonic() - self._started, 3),
+                    "device": self._device})
+        log.close()
 
 
 def _state_of(checkpoint: Checkpoint | None) -> dict[str, Any] | None:

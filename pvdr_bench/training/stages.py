@@ -29,6 +29,7 @@ from pvdr_bench.rl.process_group import current_group, wait_for
 from pvdr_bench.runs.artefacts import Artefact, ArtefactStore, read_artefact
 from pvdr_bench.runs.files import content_hash
 from pvdr_bench.runs.paths import data_root
+from pvdr_bench.runs.schema import ReferenceFile
 from pvdr_bench.runs.users import User
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
@@ -224,7 +225,7 @@ class Stages:
         weights = [share.weight or 1.0 for share in node.shares] if node.shares[0].weight is not None else None
         data = clips[0] if len(clips) == 1 and not stage.own_videos else MixedClips(clips, weights)
         metrics = run_offline(learner, data, node.config.schedule(stage.name), folder, node.seed, self.stop,
-                              lambda step, steps, _: self.report(stage.name, step, steps))
+                              lambda step, steps, _: self.report(stage.name, step, steps), device=self.device.type)
         return {**metrics, "corpora": {name: store.hash for name, store in stores.items()}, **self._sizes(node, stores)}
 
     def _share(self, share: Share, node: StageNode) -> ClipStore:
@@ -274,7 +275,7 @@ class Stages:
 
     # The online stage ---------------------------------------------------------------------------------------------
 
-    def pieces(self) -> tuple[Pieces, dict[str, dict[str, str]]]:
+    def pieces(self) -> tuple[Pieces, dict[str, ReferenceFile]]:
         """What the online loop needs, and the references of the artefacts in it."""
         artefacts, info = self.build(), self.spec.info
         assert info.learner is not None
@@ -286,7 +287,7 @@ class Stages:
             artefacts={stage: artefact.weights() for stage, artefact in artefacts.items()},
             artefact_config={node.stage.name: node.config for node in self.graph},
             needs_expert=info.needs_expert, on_policy=info.on_policy)
-        return pieces, {stage: artefact.reference for stage, artefact in artefacts.items()}
+        return pieces, {stage: artefact.with_cost() for stage, artefact in artefacts.items()}
 
     def _make_envs(self, config: EnvConfig, n: int) -> VectorEnv:
         return VectorEnv(config, n, min(n, self.env_workers))
