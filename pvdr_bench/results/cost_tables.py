@@ -69,7 +69,7 @@ def build_cost_table(results: Results, metric: str = "success", *, confidence: f
     if metric not in METRICS:
         raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
     costs = costs_of(results, allow_mixed)
-    values = {**_hours(costs), "artefact hours": lambda cost: cost.artefacts, **_FLOP}
+    values = {**_hours(costs), "artefact hours": lambda cost: cost.artefact_hours, **_FLOP}
     caption = ("What a run took beside what it came to, at the end of its budget: methods were given the same "
                "env_steps, not the same compute. Artefact hours: training the models that a run stands on "
                "(pre-trained, tokenizers), each counted whole, though runs share them. FLOP are those of matrix "

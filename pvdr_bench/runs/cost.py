@@ -40,7 +40,7 @@ class RunCost:
         acting, learning: FLOP per decision of training, before and in updates.
         update: FLOP of one update: all that one round learns.
         flop: of the whole run, evaluations included.
-        artefacts: hours that the training of the models took that the run stands on, each counted whole; 0 without.
+        artefact_hours: of training the models that the run stands on, each counted whole; 0 without any.
     """
 
     device: str | None = None
@@ -52,7 +52,7 @@ class RunCost:
     learning: float | None = None
     update: float | None = None
     flop: float | None = None
-    artefacts: float | None = None
+    artefact_hours: float | None = None
 
 
 def read_cost(run: RunContents, action_repeat: int, until: int | None = None) -> RunCost:
@@ -65,16 +65,16 @@ def read_cost(run: RunContents, action_repeat: int, until: int | None = None) ->
     Raises:
         DataError: a file is broken.
     """
-    artefacts = _hours_of(run.read_artefacts())
+    artefact_hours = _hours_of(run.read_artefacts())
     phases = [row for row in run.read_phases() if until is None or row["env_steps"] <= until]
     if phases:
-        return replace(cost_of(phases, action_repeat), artefacts=artefacts)
+        return replace(cost_of(phases, action_repeat), artefact_hours=artefact_hours)
     done = run.done()
     devices = {row["device"] for row in run.read_timing()}
     whole = done is not None and (until is None or done["env_steps"] <= until)
     return RunCost(devices.pop() if len(devices) == 1 else None,
                    done["wall_seconds"] / 3600 if done is not None and whole and "wall_seconds" in done else None,
-                   artefacts=artefacts)
+                   artefact_hours=artefact_hours)
 
 
 def _hours_of(artefacts: Mapping[str, ReferenceFile] | None) -> float | None:

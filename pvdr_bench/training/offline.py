@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,59 +99,76 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
 
     group = current_group() if group is None else group
     part, learner.group = group.part(schedule.batch), group
-    log, checkpoints = JsonlLog(folder / "train.jsonl"), CheckpointStore(folder / "checkpoints", keep=1)
+    checkpoints = CheckpointStore(folder / "checkpoints", keep=1)
     found = group.led(lambda: _state_of(checkpoints.latest()))
-    extra = found["extra"] if found else {}
-    step, last = 0, dict(extra.get("validation", {}))
-    if found is not None:
+    step = found["step"] if found else 0
+    if found:
         learner.load_state_dict(found["state"])
-        step = found["step"]
-    if group.leads:
-        log.truncate(extra.get("offset", 0))
-        clock = StageClock(folder / TIMING, step, device)
-        # Learners of single frames are validated on pairs of neighbours, which show what flickers.
-        held_out = data.draw(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
-                             max(2, schedule.frames), schedule.stride, HELDOUT)
-    log_every, interval = max(1, schedule.steps // LOG_ROWS), Averages(extra.get("interval"))
-    saved = step
-
-    def validated() -> dict[str, float]:
-        return learner.validate(as_tensor(held_out.frames), torch.from_numpy(held_out.start))
-
-    def save_now() -> int:
-        clock.tell(step)  # before the checkpoint: a step that can be gone on from has its time
-        checkpoints.save(step, learner.state_dict(),
-                         {"offset": log.sync(), "validation": last, "interval": interval.state()})
-        return step
-
+    record = _Record(learner, data, schedule, seed, folder, checkpoints, found or {}, device) if group.leads else None
     try:
         while step < schedule.steps:
             if group.agreed(stop()):
-                if group.leads and step > saved:
-                    save_now()
+                if record:
+                    record.save(step)
                 group.barrier()  # nobody leaves before the checkpoint is there
                 raise Interrupted(f"stopped at step {step} of {schedule.steps}", hint="the same command continues")
             rng = np.random.default_rng([seed, step])
             batch = data.draw(rng, schedule.batch, schedule.frames, schedule.stride, part=part)
-            interval.add(learner.update(as_tensor(batch.frames), torch.from_numpy(batch.start)), step)
+            metrics = finite(learner.update(as_tensor(batch.frames), torch.from_numpy(batch.start)), step)
             step += 1
-            if not group.leads:
-                continue
-            due = step % schedule.validate_every == 0 or step == schedule.steps
-            if due:
-                last = {f"val_{name}": value for name, value in finite(validated(), step).items()}
-            if due or step % log_every == 0:
-                row = {"step": step, **interval.take(), **(last if due else {})}
-                log.append(row)
-                if progress is not None:
-                    progress(step, schedule.steps, row)
-            if due:
-                saved = save_now()
+            row = record.take(step, metrics) if record else None
+            if row and progress is not None:
+                progress(step, schedule.steps, row)
     finally:
-        log.close()
-    if group.leads:
+        if record:
+            record.log.close()
+    if record:
         atomic_write(folder / MODEL, save({name: value.contiguous() for name, value in learner.export().items()}))
-    return {"steps": schedule.steps, **last}
+    return {"steps": schedule.steps, **(record.validation if record else {})}
+
+
+class _Record:
+    """What rank 0 alone does: rows, validations, checkpoints, time.
+
+    Attributes:
+        validation: the last one's metrics.
+    """
+
+    def __init__(self, learner: OfflineLearner, data: ClipSource, schedule: Schedule, seed: int, folder: Path,
+                 checkpoints: CheckpointStore, found: Mapping[str, Any], device: str) -> None:
+        self._learner, self._schedule, self._checkpoints = learner, schedule, checkpoints
+        self._saved, extra = found.get("step", 0), found.get("extra", {})
+        self._clock = StageClock(folder / TIMING, self._saved, device)
+        self.log = JsonlLog(folder / "train.jsonl")
+        self.log.truncate(extra.get("offset", 0))
+        self.validation: dict[str, float] = dict(extra.get("validation", {}))
+        self._interval = Averages(extra.get("interval"))
+        # Learners of single frames are validated on pairs of neighbours, which show what flickers.
+        self._held_out = data.draw(np.random.default_rng([seed, 2**32 - 1]), schedule.validation_clips,
+                                   max(2, schedule.frames), schedule.stride, HELDOUT)
+
+    def take(self, step: int, metrics: dict[str, float]) -> dict[str, float] | None:
+        """Metrics of the step that led to ``step``; validates and saves where that is due. A row, if one is."""
+        self._interval.add(metrics)
+        due = step % self._schedule.validate_every == 0 or step == self._schedule.steps
+        if not due and step % max(1, self._schedule.steps // LOG_ROWS):
+            return None
+        if due:
+            found = self._learner.validate(as_tensor(self._held_out.frames), torch.from_numpy(self._held_out.start))
+            self.validation = {f"val_{name}": value for name, value in finite(found, step).items()}
+        row = {"step": step, **self._interval.take(), **(self.validation if due else {})}
+        self.log.append(row)
+        if due:
+            self.save(step)
+        return row
+
+    def save(self, step: int) -> None:
+        """A checkpoint, if this step has none yet."""
+        if step > self._saved:
+            self._clock.tell(step)  # before the checkpoint: a step that can be gone on from has its time
+            self._checkpoints.save(step, self._learner.state_dict(), {
+                "offset": self.log.sync(), "validation": self.validation, "interval": self._interval.state()})
+            self._saved = step
 
 
 class StageClock:
@@ -198,9 +215,9 @@ class Averages:
         """What a checkpoint keeps, so that the row after a resume is the one of a run never stopped."""
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
-    def add(self, metrics: dict[str, float], step: int) -> None:
-        """Take one step's metrics; raises TrainingError where one is not finite."""
-        for name, value in finite(metrics, step).items():
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Take one step's metrics."""
+        for name, value in metrics.items():
             self._sums[name] += value
             self._counts[name] += 1
 
