@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pvdr_bench.errors import DataError, SetupError, SimulatorError, TrainingErr
 from pvdr_bench.launch.sbatch import script
 from pvdr_bench.suites import make_env
 from pvdr_bench.suites.base import Env, EnvConfig
+from pvdr_bench.suites.info import _version_here
 from pvdr_bench.suites.rlbench import health
 from pvdr_bench.suites.rlbench.env import SAME, RLBenchEnv, difference
 from pvdr_bench.suites.rlbench.goals import Goal, goal_file, keep_goal
@@ -45,6 +47,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([site, root, os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("COPPELIASIM_ROOT", str(tmp_path / "coppelia"))
     monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.delenv("QT_QPA_PLATFORM", raising=False)
     monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("FAKE_RLBENCH_COUNT", str(tmp_path / "deaths"))
     yield tmp_path
@@ -210,10 +213,28 @@ def test_a_goal_is_of_the_instance_that_is_played(fake: Path, monkeypatch: pytes
     assert not list((fake / "never").rglob("*.npz"))
 
 
+def test_a_demonstration_may_begin_in_a_scene_that_has_settled(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins a step of simulation after a reset's picture; of another draw that would not be told from its place."""
+    config = dataclasses.replace(CONFIG, env_id="reach_target", frozen_instance=False, options={"render_size": 256})
+
+    def goal() -> np.ndarray:
+        env = make_env(config)
+        env.reset(4)
+        return env.goal_image()
+
+    right = goal()
+    monkeypatch.setenv("FAKE_RLBENCH_SETTLES", "0.006")
+    assert pixels(goal(), right) < 0.5, "not at another place"
+    monkeypatch.setattr("pvdr_bench.suites.rlbench.env.SETTLED", SAME)
+    with pytest.raises(TrainingError, match="no demonstration of this instance"):
+        goal()
+
+
 def test_a_goal_of_a_task_that_does_not_hold_still_is_refused(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = make_env(dataclasses.replace(CONFIG, env_id="reach_target", frozen_instance=False))
     env.reset(4)
     monkeypatch.setenv("FAKE_RLBENCH_WANDERS", "0.2")
+    monkeypatch.setattr("pvdr_bench.suites.rlbench.env.PLANS", 3)
     with pytest.raises(TrainingError, match="no demonstration of this instance of reach_target"):
         env.goal_image()
 
@@ -230,12 +251,40 @@ def test_a_demonstration_tells_what_went_wrong(fake: Path, monkeypatch: pytest.M
         simulator.demonstrate(0)
 
 
-def test_an_action_of_a_wrong_shape_is_no_failed_action(fake: Path) -> None:
-    simulator = Simulator("lamp_on", "joint_position", 64, "opengl3", 0, True)
-    seen = simulator.reset(0)
-    with pytest.raises(TrainingError, match="refuses an action of lamp_on: Expected the action shape") as caught:
-        simulator.step(np.zeros(4), seen)
-    assert not isinstance(caught.value, SimulatorError)
+def test_actions_of_another_size_are_refused_at_the_start(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLBench tells a wrong size by the class by which it tells a pose out of reach: later, all steps would fail."""
+    monkeypatch.setenv("FAKE_RLBENCH_LARGER", "1")
+    with pytest.raises(SetupError, match=r"takes actions of shape \(9,\) .* and not \(8,\)"):
+        Simulator("lamp_on", "joint_position", 64, "opengl3", 0, True)
+
+
+@pytest.mark.parametrize("how", ["jacobian", "path", "ik", "configuration", "configurations"])
+def test_whatever_a_bad_action_raises_is_a_failed_step(fake: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setenv("FAKE_RLBENCH_REFUSES", how)
+    env = make_env(CONFIG)
+    env.reset(0)
+    for _ in range(5):
+        step = env.step(UP)
+    assert step.truth["invalid_actions"] == 2 and step.env_steps == 2 and not step.success
+    assert env.step(DOWN).truth["invalid_actions"] == 0
+
+
+def test_after_a_demonstration_that_was_not_found_the_simulator_is_another(
+        fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed one leaves the arm controlled as the planner wants it: actions of the next episode would do nothing."""
+    with envs() as playing:
+        first = playing.reset([0])
+        playing.step(DOWN[None])
+        moved = playing.step(DOWN[None]).image
+        playing.reset([0])
+        monkeypatch.setenv("FAKE_RLBENCH_NO_DEMO", "1")
+        playing._workers[0].kill()  # its environment is of its start: the next one has the variable
+        with pytest.raises(TrainingError, match="no demonstration of lamp_on"):
+            playing.goal_image()
+        np.testing.assert_array_equal(playing.reset([0]), first)
+        playing.step(DOWN[None])
+        np.testing.assert_array_equal(playing.step(DOWN[None]).image, moved)
+        assert "a demonstration failed in it" in playing.incidents[-1]["error"]
 
 
 @pytest.mark.parametrize(("variable", "words"), [
@@ -339,6 +388,30 @@ def test_a_dead_simulator_is_started_again_and_written_down(
         assert ("died with exit code 139" if how == "exit" else "V-REP side") in playing.incidents[0]["error"]
 
 
+@pytest.mark.parametrize("how", ["exit", "raise"])
+def test_one_that_dies_at_its_first_start_is_started_again(
+        fake: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setenv("FAKE_RLBENCH_DIES", f"launch:0:{how}")
+    monkeypatch.setenv("FAKE_RLBENCH_DEATHS", "2")
+    with VectorEnv(CONFIG, 2) as playing:
+        assert playing.action_dim == 4 and playing.reset([0, 0]).std() > 5
+        assert not playing.step(np.stack([DOWN, DOWN])).truncated.any()
+        assert len(playing.incidents) == 2
+        assert ("died with exit code 139" if how == "exit" else "cannot be started") in playing.incidents[0]["error"]
+    monkeypatch.setenv("FAKE_RLBENCH_DEATHS", "100")
+    with pytest.raises(SimulatorError, match="died with exit code 139" if how == "exit" else "cannot be started"):
+        envs()
+    assert len(list(fake.glob("deaths-*"))) == 2 + 1 + RLBENCH.restarts
+
+
+def test_one_that_hangs_at_its_first_start_is_started_again(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvdr_bench.suites.vector.START_TIMEOUT", 10.0)
+    monkeypatch.setenv("FAKE_RLBENCH_DIES", "launch:0:hang")
+    with envs() as playing:
+        assert playing.reset([0]).std() > 5
+        assert "gave no answer in 10 s" in playing.incidents[0]["error"]
+
+
 def test_one_that_dies_again_and_again_ends_the_run(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_RLBENCH_DIES", "reset:0:exit")
     monkeypatch.setenv("FAKE_RLBENCH_DEATHS", "100")
@@ -403,10 +476,6 @@ def _no_root(fake: Path, patch: pytest.MonkeyPatch) -> None:
     patch.delenv("COPPELIASIM_ROOT")
 
 
-def _no_library(fake: Path, patch: pytest.MonkeyPatch) -> None:
-    (fake / "coppelia" / "libcoppeliaSim.so").unlink()
-
-
 def _no_plugin(fake: Path, patch: pytest.MonkeyPatch) -> None:
     (fake / "coppelia" / "platforms" / "libqxcb.so").unlink()
 
@@ -416,18 +485,19 @@ def _no_display(fake: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_rlbench(fake: Path, patch: pytest.MonkeyPatch) -> None:
-    (fake / "site" / "rlbench-1.2.0.dist-info" / "METADATA").unlink()
-    (fake / "site" / "rlbench-1.2.0.dist-info").rmdir()
+    shutil.rmtree(fake / "site" / "rlbench")
+    shutil.rmtree(fake / "site" / "rlbench-1.2.0.dist-info")
 
 
 def _pypis_pyrep(fake: Path, patch: pytest.MonkeyPatch) -> None:
-    for file in (fake / "site" / "pyrep" / "backend").iterdir():
-        file.unlink()
-    (fake / "site" / "pyrep" / "backend").rmdir()
+    shutil.rmtree(fake / "site" / "pyrep" / "backend")
+    (fake / "site" / "pyrep" / "__init__.py").write_text("def replace(): ...\n")
 
 
-def _binding(text: str) -> object:
+def _binding(text: str, library: bool = True) -> object:
     def change(fake: Path, patch: pytest.MonkeyPatch) -> None:
+        if not library:
+            (fake / "coppelia" / "libcoppeliaSim.so").unlink()
         (fake / "site" / "pyrep" / "backend" / "_sim_cffi.py").write_text(f"raise ImportError({text!r})\n")
 
     return change
@@ -435,28 +505,63 @@ def _binding(text: str) -> object:
 
 @pytest.mark.parametrize(("change", "words", "mends"), [
     (_no_root, "COPPELIASIM_ROOT is not set", "export COPPELIASIM_ROOT="),
-    (_no_library, "library path", "export COPPELIASIM_ROOT="),
     (_no_plugin, "Qt plugin path", "unpack"),
     (_no_display, "no display", "xvfb-run -a"),
     (_no_rlbench, "licence (.*) has to be accepted", "pip install 'rlbench @ git+https"),
     (_pypis_pyrep, "another project of that name, PyPI's", "pip uninstall -y pyrep && pip install"),
     (_binding("/x/_sim_cffi.so: undefined symbol: simGetJointMode"), "built against another version", "builds it anew"),
-    (_binding("libcoppeliaSim.so.1: cannot open shared object file"), "library path: PyRep", "builds it anew"),
+    (_binding("libcoppeliaSim.so.1: cannot open shared object file"), "library path: PyRep", "LD_LIBRARY_PATH=$COPP"),
+    (_binding("libcoppeliaSim.so.1: cannot open shared object file", library=False), "holds no libcoppeliaSim.so",
+     "export COPPELIASIM_ROOT="),
+    (_binding("anything else"), "PyRep cannot be loaded: ImportError: anything else", "builds it anew"),
 ])
 def test_each_thing_that_is_missing_is_told_with_the_command_that_mends_it(
         fake: Path, monkeypatch: pytest.MonkeyPatch, change: object, words: str, mends: str) -> None:
     import re
 
     change(fake, monkeypatch)  # type: ignore[operator]
-    health._load.cache_clear()
     found = RLBENCH.problems()
-    health._load.cache_clear()
     assert len(found) == 1, found
     assert re.search(words, found[0].message) and mends in (found[0].hint or "")
-    monkeypatch.setattr(health, "_load", None)  # where a simulator is started no second process is
+    monkeypatch.setattr(health, "_load_apart", None)  # where a simulator is started no second process is
     with pytest.raises(SetupError, match=words) as caught:
         make_env(CONFIG)
     assert caught.value.hint == found[0].hint
+
+
+def test_checkouts_on_the_path_will_do(fake: Path) -> None:
+    installed = RLBENCH.version()
+    for info in (fake / "site").glob("*.dist-info"):
+        shutil.rmtree(info)
+    _version_here.cache_clear()
+    assert RLBENCH.problems() == []
+    assert RLBENCH.version() == installed == "rlbench 1.2.0", "part of the protocol's hash"
+    assert make_env(CONFIG).reset(0).std() > 5
+
+
+def test_packages_that_are_no_files_will_do(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in that a process made itself has no place that could be looked up."""
+    import pyrep
+
+    monkeypatch.delattr(pyrep, "__spec__")
+    assert health.problems_here() == [] == RLBENCH.problems()
+
+
+def test_a_library_that_lies_elsewhere_needs_neither_files_nor_a_display(
+        fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyRep loads: what it is linked with is its own business."""
+    shutil.rmtree(fake / "coppelia" / "platforms")
+    (fake / "coppelia" / "libcoppeliaSim.so").unlink()
+    monkeypatch.delenv("DISPLAY")
+    assert RLBENCH.problems() == []
+    assert make_env(CONFIG).reset(0).std() > 5
+
+
+def test_who_tells_qt_where_to_draw_needs_no_display(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY")
+    assert [problem.message[:10] for problem in RLBENCH.problems()] == ["no display"]
+    monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+    assert RLBENCH.problems() == []
 
 
 def test_a_cluster_job_has_a_display() -> None:

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.errors import SetupError
-from pvdr_bench.needed import need
+from pvdr_bench.needed import checkout_version, need
 from pvdr_bench.suites.cameras import Camera
 from pvdr_bench.suites.corpora import CorpusSource
 from pvdr_bench.suites.spaces import BoxSpace
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Package:
-    """A distribution that a suite needs, and the command that installs it."""
+    """A package that a suite needs, and the command that installs it. It is imported by its name."""
 
     name: str
     install: str
 
     @property
     def installed(self) -> str | None:
-        """Its version here; None where it is missing."""
-        try:
-            return version(self.name)
-        except PackageNotFoundError:
-            return None
+        """Its version here, installed or a checkout on the path; None where it is missing."""
+        return _version_here(self.name, tuple(sys.path))
 
 
 @lru_cache(maxsize=64)
-def _version_here(name: str, path: tuple[str, ...]) -> str:
+def _version_here(name: str, path: tuple[str, ...]) -> str | None:
     """A package's version on ``sys.path``, read once: each run that is resolved asks three times, a plan thousands."""
-    return version(name)
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return checkout_version(name)
 
 
 @dataclass(frozen=True)
@@ -147,10 +147,7 @@ class SuiteInfo:
         if self.revision is not None:
             return f"{self.name} {self.revision}"
         first = self.packages[0]
-        try:
-            return f"{first.name} {_version_here(first.name, tuple(sys.path))}"
-        except PackageNotFoundError:
-            return f"{first.name} (not installed)"
+        return f"{first.name} {first.installed or '(not installed)'}"
 
     def version_of(self, options: Mapping[str, Any]) -> str:
         """The version with the options that a task changes: another action mode or crop gives other numbers."""

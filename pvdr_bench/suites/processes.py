@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +49,11 @@ class Worker:
             self.connection.send(message)
         except (BrokenPipeError, ConnectionError, OSError) as error:
             raise self.death() from error
+
+    def ask(self, message: tuple[Any, ...], timeout: float) -> Any:
+        """Send, and :meth:`receive`."""
+        self.send(message)
+        return self.receive(timeout)
 
     def receive(self, timeout: float) -> Any:
         """The worker's answer.
@@ -130,3 +136,14 @@ def spawn(index: int, part: slice, memory: int, extra: Mapping[str, str]) -> Wor
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return Worker(index, process, Connection(ours.detach()), part)
+
+
+def memory_file(size: int) -> int:
+    """Descriptor of an unnamed file of ``size`` bytes, in memory where the system can."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("pvdr-bench-frames")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor

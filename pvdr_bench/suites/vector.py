@@ -13,8 +13,7 @@ import math
 import mmap
 import os
 import subprocess
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from pvdr_bench.errors import SimulatorError, TrainingError, UsageError
 from pvdr_bench.suites.base import EnvConfig, EnvStep, Image, VectorStep
 from pvdr_bench.suites.group import EnvGroup, next_seed
-from pvdr_bench.suites.processes import Worker, spawn
+from pvdr_bench.suites.processes import Worker, memory_file, spawn
 from pvdr_bench.suites.registry import suite
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 
@@ -66,7 +65,7 @@ class VectorEnv:
             self._group = EnvGroup(config, num_envs, self._frames)
             self.action_space = self._group.action_space
             return
-        self._descriptor = _memory_file(int(np.prod(shape)))
+        self._descriptor = memory_file(int(np.prod(shape)))
         try:
             self._memory = mmap.mmap(self._descriptor, int(np.prod(shape)))
             self._frames = np.frombuffer(self._memory, np.uint8).reshape(shape)
@@ -81,9 +80,13 @@ class VectorEnv:
         for index in range(count):
             part = slice(int(bounds[index]), int(bounds[index + 1]))
             self._workers.append(spawn(index, part, self._descriptor, extra))
-        for worker in self._workers:
-            worker.send(("open", self.config, self.num_envs, worker.part))
-        self.action_space = [worker.receive(START_TIMEOUT) for worker in self._workers][0]
+        opened = self._exchange([self._opening(worker) for worker in self._workers], START_TIMEOUT,
+                                lambda index, error: self._revive(index, error))
+        self.action_space = opened[0]
+
+    def _opening(self, worker: Worker) -> tuple[Any, ...]:
+        """The first message to a worker; its answer is the action space."""
+        return "open", self.config, self.num_envs, worker.part
 
     @property
     def action_dim(self) -> int:
@@ -196,6 +199,14 @@ class VectorEnv:
         Raises:
             SimulatorError: a simulator died once too often.
         """
+        def revive(index: int, error: SimulatorError) -> Any:
+            return self._revive(index, error, reset=True, message=messages[index] if again else None)
+
+        return self._exchange(messages, STEP_TIMEOUT, revive)
+
+    def _exchange(self, messages: Sequence[tuple[Any, ...]], timeout: float,
+                  revive: Callable[[int, SimulatorError], Any]) -> list[Any]:
+        """Answers of the first workers within ``timeout`` seconds; of one that died what ``revive`` makes of it."""
         dead: dict[int, SimulatorError] = {}
         for worker, message in zip(self._workers, messages, strict=False):
             try:
@@ -203,17 +214,24 @@ class VectorEnv:
             except SimulatorError as error:
                 dead[worker.index] = error
         answers: list[Any] = []
-        for index, message in enumerate(messages):
+        for index in range(len(messages)):
             try:
                 if index in dead:
                     raise dead[index]
-                answers.append(self._workers[index].receive(STEP_TIMEOUT))
+                answers.append(self._workers[index].receive(timeout))
             except SimulatorError as error:
-                answers.append(self._revive(index, error, message if again else None))
+                answers.append(revive(index, error))
         return answers
 
-    def _revive(self, index: int, error: SimulatorError, message: tuple[Any, ...] | None) -> Any:
-        """Start a dead worker again and ask it; the answer, or None without a message.
+    def _revive(self, index: int, error: SimulatorError, reset: bool = False,
+                message: tuple[Any, ...] | None = None) -> Any:
+        """Start a dead worker again.
+
+        Args:
+            reset: begin episodes in it, drawn by seeds of this restart. message: what it is asked then.
+
+        Returns:
+            Its answer to ``message``; without one None after a reset, else its action space.
 
         Raises:
             SimulatorError: the suite allows no further start, or it dies again and again.
@@ -228,15 +246,12 @@ class VectorEnv:
             fresh = self._workers[index] = spawn(
                 index, worker.part, self._descriptor, self._info.worker_environment())
             try:
-                fresh.send(("open", self.config, self.num_envs, fresh.part))
-                fresh.receive(START_TIMEOUT)
-                fresh.send(("reset", [next_seed(seed, _REVIVED + len(self.incidents)) for seed in
-                                      self._seeds[fresh.part]]))
-                fresh.receive(STEP_TIMEOUT)
-                if message is None:
-                    return None
-                fresh.send(message)
-                return fresh.receive(STEP_TIMEOUT)
+                answer = fresh.ask(self._opening(fresh), START_TIMEOUT)
+                if reset:
+                    number = _REVIVED + len(self.incidents)
+                    fresh.ask(("reset", [next_seed(seed, number) for seed in self._seeds[fresh.part]]), STEP_TIMEOUT)
+                    answer = None
+                return answer if message is None else fresh.ask(message, STEP_TIMEOUT)
             except SimulatorError as newer:
                 error = newer
 
@@ -271,17 +286,6 @@ def busiest(shares: Sequence[Sequence[EnvStep]]) -> dict[str, float]:
         told = [step.seconds for step in share]
         sums.append({kind: sum(seconds.get(kind, 0.0) for seconds in told) for kind in told[0]})
     return max(sums, key=lambda seconds: sum(seconds.values()))
-
-
-def _memory_file(size: int) -> int:
-    """Descriptor of an unnamed file of ``size`` bytes, in memory where the system can."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("pvdr-bench-frames")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
-    return descriptor
 
 
 def workers_needed(num_envs: int, envs_per_process: int | None) -> int:

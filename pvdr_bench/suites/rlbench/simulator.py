@@ -1,14 +1,14 @@
 """One running CoppeliaSim with one RLBench task in it: how it is started, asked, and what its errors mean.
 
-Only this module imports ``rlbench`` and ``pyrep``. A process can hold one simulator, and it must be started in the
-process that uses it. An action for which inverse kinematics finds no joints is a failed action, which RLBench tells by
-an ``InvalidActionError`` from PyRep's ``IKError``; any other error that is not RLBench's own is a simulator that cannot
-be used any longer.
+Only this module imports ``rlbench``, and it alone uses ``pyrep``. A process can hold one simulator, and it must be
+started in the process that uses it. What RLBench and PyRep raise where an action cannot be done (no joints reach the
+pose, no path leads there) is a failed action; that actions have the right size is asked once, at the start, since
+RLBench tells that by the same class. Any other error that is not RLBench's own is a simulator that cannot be used any
+longer.
 """
 
 from __future__ import annotations
 
-import importlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from pvdr_bench.errors import BenchError, SetupError, SimulatorError, TrainingError
 from pvdr_bench.needed import need
-from pvdr_bench.suites.arm_actions import HAND_STEP, JOINT_SPEED, JOINT_STEP
+from pvdr_bench.suites.arm_actions import HAND_STEP, JOINT_SPEED, JOINT_STEP, MODES
 from pvdr_bench.suites.base import Image
-from pvdr_bench.suites.rlbench.health import BINDING, binding_problem, missing
+from pvdr_bench.suites.rlbench.health import problems_here
 from pvdr_bench.suites.rlbench.names import INSTALL
 
 _NO_TURN = (0.0, 0.0, 0.0, 1.0)  # a quaternion x, y, z, w
@@ -43,6 +43,15 @@ class Seen:
     invalid: bool = False  # the action could not be done; nothing has moved
 
 
+@dataclass(frozen=True)
+class Demonstration:
+    """What is seen at its start and end, and whether RLBench found it ``at_once``, of what a reset draws as well."""
+
+    start: Seen
+    end: Seen
+    at_once: bool
+
+
 class Simulator:
     """RLBench's environment and task.
 
@@ -56,20 +65,15 @@ class Simulator:
     """
 
     def __init__(self, task: str, mode: str, size: int, render: str, variation: int, static: bool) -> None:
-        if found := missing():
+        if found := problems_here():
             raise found[0]
-        self.name, self._mode = task, mode
-        try:
-            importlib.import_module(BINDING)
-        except ImportError as error:
-            raise binding_problem(str(error)) from error
-        need("rlbench", "the suite rlbench", INSTALL)
-        from rlbench.environment import Environment
-
+        self.name, self._mode, self._spoiled = task, mode, ""
+        package = need("rlbench.environment", "the suite rlbench", INSTALL)
         with _simulating(f"{task} cannot be started"):
-            self._environment = Environment(_action_mode(mode), obs_config=_observations(size, render), headless=True,
-                                            static_positions=static)
+            self._environment = package.Environment(_action_mode(mode), obs_config=_observations(size, render),
+                                                    headless=True, static_positions=static)
             self._environment.launch()
+            self._check_actions()
             self._task = self._environment.get_task(_task_class(task))
             count = int(self._task.variation_count())
         if not 0 <= variation < count:
@@ -79,12 +83,24 @@ class Simulator:
         with _simulating(f"{task} cannot be set up"):
             self._task.set_variation(variation)
 
+    def _check_actions(self) -> None:
+        """Raises: SetupError: they have another size than ours."""
+        expected = tuple(int(size) for size in self._environment.action_shape)
+        ours = self._command(np.zeros(MODES[self._mode].dim)).shape
+        if expected != ours:
+            self.close()
+            raise SetupError(f"the installed RLBench takes actions of shape {expected} in the action mode "
+                             f"{self._mode}, and not {ours}", hint=f"install version 1.2: {INSTALL}")
+
     def reset(self, seed: int) -> Seen:
         """Start an episode; what is random in it comes from ``seed``.
 
         Raises:
-            TrainingError: the task's objects cannot be placed. SimulatorError: the simulator is of no use.
+            TrainingError: the task's objects cannot be placed. SimulatorError: the simulator is of no use, as after a
+                demonstration that was not found.
         """
+        if self._spoiled:
+            raise SimulatorError(f"CoppeliaSim: {self.name} cannot be reset: {self._spoiled}")
         with _simulating(f"{self.name} cannot be reset"), seeded(seed), self._placing():
             _, observation = self._task.reset()
         return _seen(observation)
@@ -93,26 +109,22 @@ class Simulator:
         """One step of RLBench with an action [4] or [8] in [-1, 1]; ``before`` is what was seen last.
 
         Raises:
-            TrainingError: RLBench refuses the action for another reason than that no joints reach it.
             SimulatorError: the simulator is of no use.
         """
-        from pyrep.errors import IKError
+        from pyrep.errors import ConfigurationError, ConfigurationPathError, IKError
         from rlbench.backend.exceptions import InvalidActionError
 
         with _simulating(f"{self.name} cannot be stepped"):
             try:
                 observation, reward, _ = self._task.step(self._command(action))
-            except InvalidActionError as error:
-                if not isinstance(error.__cause__, IKError):
-                    raise TrainingError(f"RLBench refuses an action of {self.name}: {error}",
-                                        hint="action_mode does not fit the installed RLBench") from error
+            except (InvalidActionError, IKError, ConfigurationError, ConfigurationPathError):
                 return Seen(before.image, before.hand, success=False, invalid=True)
             return _seen(observation, success=float(reward) >= 1.0)
 
-    def demonstrate(self, seed: int) -> tuple[Seen, Seen]:
-        """What is seen at the start and at the end of a demonstration that RLBench plans now. It resets the task.
+    def demonstrate(self, seed: int) -> Demonstration:
+        """A demonstration that RLBench plans now. It resets the task.
 
-        After a plan that fails RLBench resets the task again, with whatever is drawn next: only the picture of the
+        After a plan that fails RLBench resets the task again, with whatever is drawn next: then only the picture of the
         start tells which instance was demonstrated.
 
         Raises:
@@ -120,14 +132,18 @@ class Simulator:
             SimulatorError: the simulator is of no use.
         """
         with _simulating(f"{self.name} cannot be demonstrated"), seeded(seed), self._placing():
+            drawn = np.random.get_state()
             try:
                 demos = self._task.get_demos(1, live_demos=True)
             except RuntimeError as error:
                 if _NO_DEMO not in str(error):
                     raise
+                # RLBench then leaves the arm's joints controlled as its planner wants them, in every action mode
+                self._spoiled = "a demonstration failed in it, and left the arm as no action mode has it"
                 raise TrainingError(f"RLBench found no demonstration of {self.name}, so no goal image: {error}",
                                     hint="choose another instance_seed or variation") from error
-            return _seen(demos[0][0]), _seen(demos[0][-1], success=True)
+            demo = demos[0]
+            return Demonstration(_seen(demo[0]), _seen(demo[-1], success=True), _same_state(demo.random_seed, drawn))
 
     @contextmanager
     def _placing(self) -> Iterator[None]:
@@ -164,6 +180,11 @@ def seeded(seed: int) -> Iterator[None]:
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+
+
+def _same_state(one: Any, other: Any) -> bool:
+    """Whether two states of numpy's generator are the same."""
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @contextmanager
