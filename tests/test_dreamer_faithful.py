@@ -367,7 +367,7 @@ def test_the_pretraining_loss_by_hand(changes: dict[str, float]) -> None:
     drawn = learner.model.decoder(feature(post).flatten(0, 1)).unflatten(0, (3, 6))
     kl = kl_by_hand(post["logits"], prior, changes.get("kl_balance", 0.8), 0.0)
     expected = (0.5 * (drawn - image) ** 2).sum() / 18 + changes.get("kl_weight", 0.1) * kl
-    terms, _ = learner._terms(clips, Noise(uniform), ALONE)
+    terms, _ = learner.terms(clips, Noise(uniform), ALONE)
     torch.testing.assert_close(terms["loss"], expected, rtol=1e-5, atol=0)
     parameters = dict(learner.model.named_parameters())
     assert_gradients(expected, terms["loss"], parameters)

@@ -129,7 +129,7 @@ def test_pretraining_loss_by_hand_with_consistency(form: str, temperature: float
                          kl_weight=2.0)
     clips, noise = pictures(4), learner._noise(4, 6, torch.Generator().manual_seed(0))
     loss, states, actions = loss_by_hand(learner, clips, noise)
-    terms, _ = learner._terms(clips, noise, ALONE)
+    terms, _ = learner.terms(clips, noise, ALONE)
     n, total = len(states), 0.0
     for i, j in itertools.product(range(n), repeat=2):
         gap = actions[i] - actions[j]
@@ -150,7 +150,7 @@ def test_embeddings_predicted_by_hand() -> None:
         both = list(itertools.product(range(3), range(5)))
         guesses = [learner.consistency.transition(torch.cat([embed[b, t], action[b, t + 1]])) for b, t in both]
         errors = [((guess - embed[b, t + 1]) ** 2).sum() for guess, (b, t) in zip(guesses, both, strict=True)]
-    found = learner._terms(clips, noise, ALONE)[0]["consistency"].detach()
+    found = learner.terms(clips, noise, ALONE)[0]["consistency"].detach()
     torch.testing.assert_close(found, torch.stack(errors).mean())
 
 
@@ -173,7 +173,7 @@ ALL = {"encoder", "rssm", "implicit"}
 def test_each_loss_reaches_its_modules(form: str, moves: str, expected: set[str]) -> None:
     """The released consistency reaches nothing: its signs have no slope, and the states' side is detached."""
     learner = pretrainer(form, consistency_moves=moves)
-    terms, _ = learner._terms(pictures(4), learner._noise(4, 6, torch.Generator().manual_seed(0)), ALONE)
+    terms, _ = learner.terms(pictures(4), learner._noise(4, 6, torch.Generator().manual_seed(0)), ALONE)
     assert reached(learner, terms["consistency"]) == expected
     assert reached(learner, terms["image_loss"]) == ALL | {"decoder"}
     assert reached(learner, terms["action_kl"]) == {"implicit"}

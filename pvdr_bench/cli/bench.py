@@ -34,6 +34,7 @@ class Name(StrEnum):
     videos = "videos"
     gpu_check = "gpu-check"
     rivals = "rivals"
+    agreement = "agreement"
 
 
 HELP = {
@@ -60,6 +61,8 @@ HELP = {
                     "published sizes, and the pace of runs; exit code 1 if a part failed",
     Name.rivals: "our PPO beside stable-baselines3's with the same networks, our environments beside gymnasium's over "
                  "the stock suite (extra rivals)",
+    Name.agreement: "losses and gradients of a world model beside a public implementation, read from its checkout "
+                    "(-o method=contextwm -o checkout=PATH); exit code 1 if they differ",
 }
 
 # About a trained model, a run or the statistics; the others measure speed and memory.
@@ -87,7 +90,7 @@ def bench(
     else:
         typer.echo(f"bench {name.value}: {HELP[name]}")
         echo_result(result, "  ")
-    if name is Name.gpu_check and result["failed"]:
+    if name in (Name.gpu_check, Name.agreement) and result["failed"]:
         raise typer.Exit(1)
 
 

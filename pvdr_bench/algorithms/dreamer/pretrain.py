@@ -92,7 +92,7 @@ class VideoPretrainer(OfflineLearner):
             shuffle = torch.rand(count, generator=generator, device=self.device).argsort()
         return Noise(uniform, context, action, shuffle)
 
-    def _terms(self, batch: Tensor, noise: Noise, group: ProcessGroup) -> tuple[dict[str, Tensor], Filtered]:
+    def terms(self, batch: Tensor, noise: Noise, group: ProcessGroup) -> tuple[dict[str, Tensor], Filtered]:
         """Losses of a rank's clips, and what they were filtered to.
 
         All losses are means over the clips, so that those of equal parts average to that of the whole batch; that of
@@ -125,7 +125,7 @@ class VideoPretrainer(OfflineLearner):
         self.model.share_norms(self.group)
         with learning(self.model), torch.autocast(self.device.type, torch.bfloat16,
                                                   enabled=self.config.pretrain.dtype == "bfloat16"):
-            terms, _ = self._terms(batch, noise, self.group)
+            terms, _ = self.terms(batch, noise, self.group)
         metrics = self.group.sum_metrics({name: float(x.detach()) * share for name, x in terms.items()})
         if not math.isfinite(metrics["loss"]):
             raise TrainingError(f"the pre-training loss is {metrics['loss']}", where=f"step {self.step}",
@@ -143,7 +143,7 @@ class VideoPretrainer(OfflineLearner):
         """
         generator = torch.Generator(self.device).manual_seed(0)
         noise = self._noise(len(batch), batch.shape[1], generator)
-        terms, found = self._terms(batch, noise, ALONE)
+        terms, found = self.terms(batch, noise, ALONE)
         half = found.image.shape[1] // 2
         rest, seen = found.image[:, half:], found.image[:, :half]
         last = {name: x[:, half - 1] for name, x in found.post.items()}
