@@ -26,6 +26,7 @@ class Name(StrEnum):
     following = "following"
     closed_loop = "closed-loop"
     goals = "goals"
+    landscape = "landscape"
     stg = "stg"
     coverage = "coverage"
     aggregate = "aggregate"
@@ -49,6 +50,7 @@ HELP = {
     Name.following: "whether a PVDR run's action module follows its plans (-o run=RUN)",
     Name.closed_loop: "where the hand goes if plans are followed by L_act alone, without reinforcement learning",
     Name.goals: "whether a run's policy in reach goes to its episode's goal or to the middle of all (-o run=RUN)",
+    Name.landscape: "what the distance to the goal image says of places: is one far from the goal liked as well",
     Name.stg: "whether STG's frozen model ranks true transitions of held-out videos above false ones, and tells the "
               "direction of time",
     Name.coverage: "how often the intervals over seeds hold the truth, simulated",
@@ -66,7 +68,8 @@ HELP = {
 }
 
 # About a trained model, a run or the statistics; the others measure speed and memory.
-DIAGNOSTICS = (Name.dynamics, Name.following, Name.closed_loop, Name.goals, Name.stg, Name.coverage)
+DIAGNOSTICS = (Name.dynamics, Name.following, Name.closed_loop, Name.goals, Name.landscape, Name.stg,
+               Name.coverage)
 
 
 def bench(
