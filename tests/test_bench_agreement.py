@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ from typer.testing import CliRunner
 from pvdr_bench.algorithms.dreamer.behaviour import Behaviour
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
 from pvdr_bench.algorithms.dreamer.world_model import WorldModel
-from pvdr_bench.bench.agreement import contextwm, measure, prelar, wmlib
+from pvdr_bench.bench.agreement import contextwm, dreamerv3, measure, prelar, wmlib
 from pvdr_bench.bench.agreement.checkout import Layout, Settings, borrowed
 from pvdr_bench.bench.agreement.draws import Draws, double_precision, replayed
 from pvdr_bench.bench.agreement.report import compare_tensors, compare_values, judge
 from pvdr_bench.bench.agreement.weights import give, gradients, state, stir, translate
 from pvdr_bench.cli.main import app
 from pvdr_bench.errors import SetupError, UsageError
+from pvdr_bench.nets.layers import BlockLinear
 from pvdr_bench.nets.resnet import ResidualBlock
 
 CONFIGS = {"contextwm": (contextwm, wmlib.small("contextwm")), "prelar": (prelar, prelar._small(1.0))}
@@ -92,6 +94,22 @@ def test_every_weight_of_ours_has_a_name_of_its_own_there(method):
         ours = {name: value for name, value in state(net).items() if name != "bonus.filled"}
         found = translate(ours, module.rules(config))  # two of one name would be an error
         assert sum(x.numel() for x in found.values()) == sum(x.numel() for x in ours.values())
+
+
+def test_every_weight_of_dreamerv3_has_a_name_of_its_own_there():
+    config = dreamerv3.small()
+    model = WorldModel(config, dreamerv3.ACTIONS, two_hot=True, discount=True)
+    behaviour = Behaviour(config, model.rssm.feature_dim, dreamerv3.ACTIONS)
+    ours = {**state(model), **state(behaviour)}
+    found = translate(dreamerv3.laid_out(ours, config), dreamerv3.rules(config))
+    assert sum(x.numel() for x in found.values()) == sum(x.numel() for x in ours.values())
+
+
+def test_a_block_diagonal_layer_does_the_same_in_the_layout_there():
+    layer, x = BlockLinear(6, 4, 2), torch.arange(6.0)
+    torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
+    weight = dreamerv3.laid_out({"gates.weight": layer.weight}, dreamerv3.small())["gates.weight"]
+    torch.testing.assert_close(torch.einsum("gi,oig->go", x.view(2, 3), weight).flatten(), layer(x))
 
 
 # Draws ------------------------------------------------------------------------------------------------------------
@@ -173,9 +191,18 @@ def test_a_module_that_cannot_be_imported_is_told(tmp_path):
         pass
 
 
-def test_settings_are_read_by_key_and_by_attribute():
+def test_settings_are_read_and_set_by_key_and_by_attribute():
     found = Settings({"a": {"b": 1}})
-    assert found.a.b == 1 and {**found.a} == {"b": 1} and not hasattr(found, "c")
+    found.a.d = 2
+    assert found.a.b == 1 and {**found.a} == {"b": 1, "d": 2} and not hasattr(found, "c")
+
+
+def test_a_name_that_is_taken_is_given_back(tmp_path, monkeypatch):
+    (tmp_path / "tools.py").write_text("here = False\n")
+    monkeypatch.setitem(sys.modules, "tools", taken := ModuleType("tools"))
+    with borrowed(tmp_path, Layout("somebody/flat", "0" * 40, ("tools",))) as modules:
+        assert modules["tools"].here is False
+    assert sys.modules["tools"] is taken
 
 
 # Report -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from pvdr_bench.bench.agreement.draws import double_precision
 from pvdr_bench.bench.agreement.report import TOLERANCE, judge
 from pvdr_bench.errors import UsageError
 
-METHODS = ("contextwm", "prelar")
+METHODS = ("contextwm", "prelar", "dreamerv3")
 
 
 def measure(method: str = "contextwm", checkout: str = "", seed: int = 0) -> dict[str, Any]:

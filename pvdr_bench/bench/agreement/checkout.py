@@ -25,8 +25,8 @@ class Layout:
 
     Attributes:
         repository: OWNER/NAME on GitHub. commit: that the comparison was made with.
-        modules: dotted names in the order of import. What each holds is exported to the packages it is in, but for
-            the outermost, as their own ``__init__`` do by stars.
+        modules: dotted names in the order of import. What each holds is exported to the packages it is in, as their
+            own ``__init__`` do by stars.
         constants: of the outermost package. stubs: modules that stand empty where they are not installed.
     """
 
@@ -90,6 +90,8 @@ def borrowed(root: Path, layout: Layout) -> Iterator[dict[str, ModuleType]]:
     outermost = {name.partition(".")[0] for name in (*layout.modules, *layout.stubs)}
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in outermost}
     path = list(sys.path)
+    for name in before:  # names such as tools may be taken
+        del sys.modules[name]
     try:
         _put_stubs(layout)
         _put_packages(root, layout)
@@ -131,7 +133,7 @@ def _load(name: str, layout: Layout) -> ModuleType:
                          hint=f"{sys.executable} -m pip install {error.name or 'what it names'}; or another commit: "
                               f"this was made with {layout.commit}") from error
     parts = name.split(".")[:-1]
-    for depth in range(2, len(parts) + 1):
+    for depth in range(1, len(parts) + 1):
         package = sys.modules[".".join(parts[:depth])]
         for key, value in vars(module).items():
             if not key.startswith("_"):
@@ -140,11 +142,16 @@ def _load(name: str, layout: Layout) -> ModuleType:
 
 
 class Settings(dict[str, Any]):
-    """A mapping whose keys are attributes too, as the configs of these repositories are."""
+    """A mapping whose keys are attributes too, also of mappings in it, as the configs of these repositories are."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__({key: Settings(value) if isinstance(value, dict) else value for key, value in values.items()})
 
     def __getattr__(self, name: str) -> Any:
         try:
-            value = self[name]
+            return self[name]
         except KeyError as error:
             raise AttributeError(name) from error
-        return Settings(value) if isinstance(value, dict) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value

@@ -24,7 +24,8 @@ class Draws:
     """Queues of what is drawn, by kind.
 
     Attributes:
-        latent: uniform [N, S], for one-hot samples by inverse CDF; None where the sample plays no part.
+        latent: uniform [N, S], for one-hot samples by inverse CDF, also in place of a Gumbel softmax; None where the
+            sample plays no part.
         order: uniform [N, P], whose order says which positions are masked. frame: int [N], which frame is a context.
         dropout: bool, what dropout leaves. action: uniform [N, A], for truncated normals by inverse CDF.
         normal: standard normal numbers. shuffle: a permutation.
@@ -73,10 +74,12 @@ def replayed(draws: Draws) -> Iterator[None]:
             return uniform(*shape, **options)
         return draws.need("order", shape)
 
-    def one_hot(self: Any, sample_shape: Any = ()) -> Tensor:
-        logits = self.logits.detach()
+    def straight_through(logits: Tensor, *args: Any, **options: Any) -> Tensor:
         found = draws.take("latent", logits.shape[:-1])
         return sample_one_hot(logits, torch.full(logits.shape[:-1], 0.5) if found is None else found)
+
+    def one_hot(self: Any, sample_shape: Any = ()) -> Tensor:
+        return straight_through(self.logits.detach())
 
     def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         return x * draws.need("dropout").reshape(x.shape) / (1 - p) if training and p else x
@@ -87,7 +90,8 @@ def replayed(draws: Draws) -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, function in (
                 (torch, "rand", rand), (torch.distributions.OneHotCategorical, "sample", one_hot),
-                (torch.nn.functional, "dropout", dropout), (torch.Tensor, "uniform_", uniform_),
+                (torch.nn.functional, "dropout", dropout),
+                (torch.nn.functional, "gumbel_softmax", straight_through), (torch.Tensor, "uniform_", uniform_),
                 (torch, "randperm", lambda count, **options: draws.need("shuffle", (count,))),
                 (torch.distributions.normal, "_standard_normal",
                  lambda shape, dtype, device: draws.need("normal", shape)),
@@ -106,7 +110,7 @@ def double_precision() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with patch.object(torch.Tensor, "float", torch.Tensor.double):
+        with patch.object(torch.Tensor, "float", torch.Tensor.double), patch.object(torch, "float32", torch.float64):
             yield
     finally:
         torch.set_default_dtype(before)

@@ -5,7 +5,7 @@ Shapes: B sequences, T steps, H horizon, S latents, A action dimensions, W = H i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -36,12 +36,16 @@ IMAGE_SPACE = {"image": SimpleNamespace(shape=(SIDE, SIDE, 3))}
 
 def small(method: str, **changes: dict[str, Any]) -> DreamerConfig:
     """A method as published, but small; sections given replace the keys they name."""
-    config = recipe(method, "paper")[0].model_dump()
     fixed = {"model": MODEL, "behaviour": {"horizon": 4}, "bonus": {"projection": 6, "queue": 16, "neighbours": 4}}
-    for part in (fixed, changes):
-        for section, keys in part.items():
-            config[section] = {**config[section], **keys}
-    return DreamerConfig.model_validate(config)
+    return changed(changed(recipe(method, "paper")[0], fixed), changes)
+
+
+def changed(config: DreamerConfig, sections: Mapping[str, Mapping[str, Any]]) -> DreamerConfig:
+    """A config with other values of the keys that sections name."""
+    found = config.model_dump()
+    for section, keys in sections.items():
+        found[section] = {**found[section], **keys}
+    return type(config).model_validate(found)
 
 
 # Batches and draws ------------------------------------------------------------------------------------------------
