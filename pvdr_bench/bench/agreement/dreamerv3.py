@@ -77,7 +77,7 @@ def rules(config: Any) -> list[Rule]:
 
 def _stack_rules(ours: str, theirs: str, dense: str, norm: str, last: str, layers: int) -> list[Rule]:
     """Of dense layers, each with a norm and an activation, and an output."""
-    found = {}
+    found = dict[str, str]()
     for k in range(layers):
         found |= {rf"{ours}\.{3 * k}": f"{theirs}.{dense.format(k)}",
                   rf"{ours}\.{3 * k + 1}": f"{theirs}.{norm.format(k)}"}
@@ -92,7 +92,7 @@ def laid_out(tensors: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
         if value.dim() == 3:  # [G, I / G, O / G]
             found[name] = value.permute(2, 1, 0)
         elif name.startswith("decoder.from_stoch.3."):
-            found[name] = value.unflatten(0, (width, -1)).transpose(0, 1).flatten(0, 1)
+            found[name] = value.reshape(width, -1, *value.shape[1:]).transpose(0, 1).flatten(0, 1)
     return found
 
 
