@@ -439,6 +439,19 @@ def test_a_run_goes_on_and_has_it_in_its_folder(fake: Path, monkeypatch: pytest.
     assert (run / "done.json").exists()
 
 
+def test_a_run_whose_simulator_is_not_here_is_refused_before_anything_is_made(
+        fake: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from pvdr_bench.cli.main import main
+
+    monkeypatch.delenv("COPPELIASIM_ROOT")
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "--method", "random", "--task", "rlbench/lamp-on", "--seeds", "1", "--scale", "smoke",
+              "--results", str(fake / "results"), "--device", "cpu"])
+    assert caught.value.code == SetupError.exit_code
+    assert "the suite rlbench is not ready: COPPELIASIM_ROOT is not set" in capsys.readouterr().err
+    assert not (fake / "results").exists() and not (fake / "data").exists()
+
+
 # Words ----------------------------------------
 
 

@@ -68,7 +68,7 @@ def run(
     from pvdr_bench.launch.local import Job, at_a_time, exit_code_of
     from pvdr_bench.runs.paths import results_root
     from pvdr_bench.runs.provenance import cores
-    from pvdr_bench.training.checks import check_runs, warnings
+    from pvdr_bench.training.checks import check_runs, check_suites, warnings
 
     console, root, catalog = make_console(), results_root(results), load_catalog()
     chosen = choose_device(device)
@@ -96,6 +96,7 @@ def run(
         if plot:
             show_results(console, root, [Job(plan.spec, plan.path, "skipped") for plan in plans])
         return
+    check_suites(todo)
     done = work(console, plans, root, chosen.value, count, fresh=fresh, plot=plot)
     if plot and not exit_code_of(done):
         show_results(console, root, done)

@@ -14,17 +14,15 @@ from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.catalog.stage_graph import StageNode, stage_graph
-from pvdr_bench.catalog.suites import suite_of
-from pvdr_bench.errors import BenchError, SetupError
+from pvdr_bench.errors import BenchError
 from pvdr_bench.launch.needs import stage_needs
 from pvdr_bench.launch.plan import RunPlan, merged, plan_runs
 from pvdr_bench.launch.rates import Known, Rates, Size, names_of, published_hours, size_of
 from pvdr_bench.results.problems import REFERENCES
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.paths import data_root
-from pvdr_bench.training.checks import check_corpora, check_runs
+from pvdr_bench.training.checks import check_corpora, check_runs, check_suites
 from pvdr_bench.videos.requirements import find_store, wanted_frames
-from pvdr_bench.words import counted
 
 
 @dataclass(frozen=True)
@@ -98,11 +96,8 @@ def obstacle(specs: Sequence[RunSpec], catalog: Catalog, submitted: bool = False
     alike = [group[0] for group in _alike(specs)]
     try:
         check_runs(specs, catalog)
-        for suite in () if submitted else dict.fromkeys(spec.task.suite for spec in specs):
-            if problems := suite_of(suite).problems():
-                more = f", and {counted(len(problems) - 1, 'thing')} more" if len(problems) > 1 else ""
-                raise SetupError(f"the suite {suite} is not ready: {problems[0].message}{more}",
-                                 hint="pvdr-bench doctor tells all that it lacks, and what mends it")
+        if not submitted:
+            check_suites(specs)
         _check_videos(alike, catalog)
         check_corpora(alike, catalog)
     except BenchError as error:

@@ -8,11 +8,12 @@ from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.catalog.stage_graph import stage_graph
-from pvdr_bench.catalog.suites import check_suite
-from pvdr_bench.errors import CatalogError
+from pvdr_bench.catalog.suites import check_suite, suite_of
+from pvdr_bench.errors import CatalogError, SetupError
 from pvdr_bench.rl.config import TokenizerConfig
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.videos.requirements import check_videos, find_store, wanted_frames
+from pvdr_bench.words import counted
 
 
 def check_runs(specs: Iterable[RunSpec], catalog: Catalog) -> None:
@@ -30,6 +31,19 @@ def check_runs(specs: Iterable[RunSpec], catalog: Catalog) -> None:
         check_task(spec, catalog)
     for spec in sizes.values():
         check_sizes(spec, catalog)
+
+
+def check_suites(specs: Iterable[RunSpec]) -> None:
+    """Refuse runs whose simulator is not here, before anything is made for them.
+
+    Raises:
+        SetupError: what a suite lacks first.
+    """
+    for name in dict.fromkeys(spec.task.suite for spec in specs):
+        if problems := suite_of(name).problems():
+            more = f", and {counted(len(problems) - 1, 'thing')} more" if len(problems) > 1 else ""
+            raise SetupError(f"the suite {name} is not ready: {problems[0].message}{more}",
+                             hint="pvdr-bench doctor tells all that it lacks, and what mends it")
 
 
 def warnings(specs: Iterable[RunSpec]) -> list[str]:
