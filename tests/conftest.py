@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests import quick_disk  # noqa: F401
+from tests.rlbench_here import faked  # noqa: F401
 from tests.slurm_cluster import cluster  # noqa: F401
 
 # Files that take longest go first, so that none of them is left alone at the end of `make test`, whose workers take one

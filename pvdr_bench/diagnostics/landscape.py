@@ -10,6 +10,7 @@ Shapes: P places, N environments.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -34,17 +35,18 @@ RINGS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, np.inf)  # metres
 def measure(task: str = "reach", method: str = "ppo", scale: str = "cpu", protocol: str = "", walks: int = 240,
             near: float = 0.05, far: float = 0.15, keys: tuple[str, ...] = (), seed: int = 0, device: str = "cpu",
             ) -> dict[str, Any]:
-    """Lead the hand to ``walks`` places and note the metric at each decision on the way.
+    """Lead the hand to places and note the metric at each decision on the way.
 
     In tasks whose goal is one of a handle or an object, places beside it are no successes: it tells of pictures there.
 
     Args:
+        walks: or a few more, as all environments walk at once.
         method: whose tokenizer a metric in code space is taken with; it learns nothing.
         near, far: metres from the goal within which, and beyond which, places are compared.
         keys: ``key=value`` of the protocol, such as protocol.goal_metric=pixel_l1.
 
     Returns:
-        places: their number; see :func:`summary` for the others.
+        walks, places: their numbers; see :func:`summary` for the others.
 
     Raises:
         UsageError: no walk, near beyond far, a reward that is no distance to a goal image, or a task that does not tell
@@ -61,12 +63,18 @@ def measure(task: str = "reach", method: str = "ppo", scale: str = "cpu", protoc
         raise UsageError(f"protocol {spec.protocol.name} rewards no distance to a goal image")
     pieces, _ = Stages(spec, device=device).pieces()
     hands, distance, goal = explore(spec, pieces, walks)
-    return {"task": task, "scale": scale, "goal_metric": spec.protocol.goal_metric, "walks": walks,
-            "places": len(hands), **summary(hands, distance, goal, near, far)}
+    return {"task": task, "scale": scale, "goal_metric": spec.protocol.goal_metric,
+            "walks": rounds_of(spec, walks) * spec.protocol.num_envs, "places": len(hands),
+            **summary(hands, distance, goal, near, far)}
+
+
+def rounds_of(spec: RunSpec, walks: int) -> int:
+    """How often all environments walk, for ``walks`` or a few more."""
+    return math.ceil(walks / spec.protocol.num_envs)
 
 
 def explore(spec: RunSpec, pieces: Pieces, walks: int) -> tuple[Floats, Floats, Floats]:
-    """Hands [P, 3] in metres, the metric [P] there, and the goal [3]; an episode a walk."""
+    """Hands [P, 3] in metres, the metric [P] there, and the goal [3]; an episode a walk, ``walks`` of them or more."""
     n, rng = spec.protocol.num_envs, np.random.default_rng(spec.seed)
     envs = pieces.make_envs(dataclasses.replace(spec.env_config(), terminate_on_success=False), n)
     hands: list[Floats] = []
@@ -79,7 +87,7 @@ def explore(spec: RunSpec, pieces: Pieces, walks: int) -> tuple[Floats, Floats, 
         reward = GoalReward(spec.protocol, facts.goal, pieces.tokenizer, pieces.device)
         still = envs.step(np.zeros((n, envs.action_space.dim), np.float32))
         start, goal = positions(still.truth, spec.task.name)
-        for number in told(range(-(-walks // n)), "rounds of walks"):
+        for number in told(range(rounds_of(spec, walks)), "rounds of walks"):
             begin(number + 1)
             places = _places(rng, start, goal, n)
             for hand, distance in _walk(envs, reward, places, rng, np.repeat(start[None], n, 0), spec):

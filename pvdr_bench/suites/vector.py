@@ -80,8 +80,7 @@ class VectorEnv:
         for index in range(count):
             part = slice(int(bounds[index]), int(bounds[index + 1]))
             self._workers.append(spawn(index, part, self._descriptor, extra))
-        opened = self._exchange([self._opening(worker) for worker in self._workers], START_TIMEOUT,
-                                lambda index, error: self._revive(index, error))
+        opened = self._exchange([self._opening(worker) for worker in self._workers], START_TIMEOUT, self._revive)
         self.action_space = opened[0]
 
     def _opening(self, worker: Worker) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from pvdr_bench.algorithms.dreamer.pretrain import Noise, VideoPretrainer
 from pvdr_bench.algorithms.dreamer.video_model import learning
 from pvdr_bench.algorithms.dreamer.world_model import WorldModel
 from pvdr_bench.bench.agreement import wmlib
-from pvdr_bench.bench.agreement.checkout import Layout, Settings, borrowed
+from pvdr_bench.bench.agreement.checkout import Layout, Settings
 from pvdr_bench.bench.agreement.draws import Draws, replayed
 from pvdr_bench.bench.agreement.report import compare_values
 from pvdr_bench.bench.agreement.weights import Rule, state, stir
@@ -57,19 +57,8 @@ def rules(config: Any) -> list[Rule]:
         r"rssm\.cell\.norm": "rssm._cell._norm", r"rssm\.img_out\.0": "rssm._ensemble_out_layers.0.img_out_0",
         r"rssm\.img_out\.2": "rssm._ensemble_out_layers.0.img_out_head_0", r"rssm\.obs_out\.0": "rssm._obs_out.0",
         r"rssm\.obs_out\.2": "rssm._obs_out.obs_out_head"})
-    found += _head_rules(config.model.head_layers)
-    return [*found, (r"bonus\.projection", "intr_bonus.random_projection_matrix"),
-            (r"bonus\.queue", "intr_bonus.queue"), (r"bonus\.scale", "intr_bonus.intr_rewnorm.mag")]
-
-
-def _head_rules(layers: int) -> list[Rule]:
-    heads = {"reward": "heads.reward", "plain_reward": "heads.aux_reward", "critic": "critic",
-             "slow_critic": "_target_critic", r"actor\.net": "actor"}
-    found = wmlib.actor_rules(layers, ("actor._out_dist._out_nn", "actor._out_dist._std_nn"))
-    for ours, theirs in heads.items():
-        names = {rf"{ours}\.layers\.{2 * k}": f"{theirs}._mlp_nn.dense_{k}" for k in range(layers)}
-        found += wmlib.layer_rules({**names, rf"{ours}\.layers\.{2 * layers}": f"{theirs}._out_dist._out_nn"})
-    return found
+    found += wmlib.head_rules(config.model.head_layers, "._mlp_nn.dense_{}", "._out_dist._out_nn", "._out_dist._std_nn")
+    return [*found, *wmlib.BONUS_RULES]
 
 
 def settings(config: Any, embed_dim: int, online: bool) -> Settings:
@@ -95,12 +84,7 @@ def settings(config: Any, embed_dim: int, online: bool) -> Settings:
 
 def compare(root: Path, seed: int) -> Mapping[str, Any]:
     """By name of a comparison: values, gradients by module, buffers by module."""
-    generator = torch.Generator().manual_seed(seed)
-    with borrowed(root, LAYOUT) as modules:
-        found = {"pretrain": _pretrain(modules["wmlib.agents.prelar_pretrain"], generator)}
-        for name, bonus, resets in (("online", 1.0, False), ("online_without_bonus", 0.0, True)):
-            found |= _online(name, modules, bonus, resets, generator)
-    return found
+    return wmlib.compare_stages(root, LAYOUT, "wmlib.agents.prelar_pretrain", _pretrain, _online, seed)
 
 
 def _small(bonus: float) -> Any:

@@ -5,8 +5,9 @@ Shapes: B sequences, T steps, H horizon, S latents, A action dimensions, W = H i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from pvdr_bench.algorithms.dreamer.behaviour import Behaviour
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.video_model import learning
 from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
+from pvdr_bench.bench.agreement.checkout import Layout, borrowed
 from pvdr_bench.bench.agreement.draws import Draws, replayed
 from pvdr_bench.bench.agreement.report import compare_tensors, compare_values
 from pvdr_bench.bench.agreement.weights import Rule, give, gradients, state, stir, translate
@@ -106,11 +108,24 @@ def layer_rules(pairs: dict[str, str]) -> list[Rule]:
     return [(rf"{ours}\.(?P<rest>weight|bias)", rf"{theirs}.\g<rest>") for ours, theirs in pairs.items()]
 
 
-def actor_rules(layers: int, last: tuple[str, str]) -> list[Rule]:
-    """Of the actor's last layer, which is two there: means, and standard deviations before they are squashed."""
-    mean, std = last
-    return [(rf"actor\.net\.layers\.{2 * layers}\.(?P<rest>weight|bias)",
-             (rf"{mean}.\g<rest>", rf"{std}.\g<rest>"))]
+def head_rules(layers: int, dense: str, last: str, deviation: str) -> list[Rule]:
+    """Of rewards, critics and actor: how the layers, of number {}, and the last one are called there.
+
+    The actor's last layer is two there: means, and standard deviations before they are squashed.
+    """
+    heads = {"reward": "heads.reward", "plain_reward": "heads.aux_reward", "critic": "critic",
+             "slow_critic": "_target_critic", r"actor\.net": "actor"}
+    found: list[Rule] = [(rf"actor\.net\.layers\.{2 * layers}\.(?P<rest>weight|bias)",
+                          (rf"actor{last}.\g<rest>", rf"actor{deviation}.\g<rest>"))]
+    for ours, theirs in heads.items():
+        names = {rf"{ours}\.layers\.{2 * k}": theirs + dense.format(k) for k in range(layers)}
+        found += layer_rules({**names, rf"{ours}\.layers\.{2 * layers}": theirs + last})
+    return found
+
+
+BONUS_RULES: list[Rule] = [
+    (r"bonus\.projection", "intr_bonus.random_projection_matrix"), (r"bonus\.queue", "intr_bonus.queue"),
+    (r"bonus\.scale", "intr_bonus.intr_rewnorm.mag")]
 
 
 # What is compared -------------------------------------------------------------------------------------------------
@@ -130,6 +145,21 @@ class Kept:
     def step(self, loss: Tensor) -> dict[str, float]:
         """Nothing."""
         return {}
+
+
+def compare_stages(root: Path, layout: Layout, pretraining: str, pretrain: Callable[..., dict[str, Any]],
+                   online: Callable[..., dict[str, Any]], seed: int) -> Mapping[str, Any]:
+    """Pre-training, then fine-tuning with the bonus and, with resets inside sequences, without it.
+
+    Args:
+        pretraining: name of the module there that ``pretrain`` is given.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with borrowed(root, layout) as modules:
+        found = {"pretrain": pretrain(modules[pretraining], generator)}
+        for name, bonus, resets in (("online", 1.0, False), ("online_without_bonus", 0.0, True)):
+            found |= online(name, modules, bonus, resets, generator)
+    return found
 
 
 def online_settings(config: DreamerConfig) -> dict[str, Any]:

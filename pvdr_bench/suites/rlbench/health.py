@@ -46,7 +46,7 @@ def _problems(load: Callable[[], str]) -> list[SetupError]:
     if error:
         found = [_explained(error)]
     if found or (_root() / _LIBRARY).exists():
-        found += _plugin() + _display()
+        found += _drawing()
     return found
 
 
@@ -74,19 +74,19 @@ def _packages() -> list[SetupError]:
     return found
 
 
-def _plugin() -> list[SetupError]:
-    root = os.environ.get(ROOT, "")
-    if os.environ.get(QT_PLATFORM) or not (Path(root) / _LIBRARY).exists() or (Path(root) / _PLUGIN).exists():
+def _drawing() -> list[SetupError]:
+    """What CoppeliaSim needs for its pictures; who tells Qt where to draw needs none of it."""
+    if os.environ.get(QT_PLATFORM):
         return []
-    return [SetupError(f"Qt plugin path: {ROOT}={root} holds no {_PLUGIN}, without which no display is opened",
-                       hint=f"unpack {_DOWNLOAD} again, whole, and export {ROOT}=FOLDER")]
-
-
-def _display() -> list[SetupError]:
-    if os.environ.get("DISPLAY") or os.environ.get(QT_PLATFORM):
-        return []
-    return [SetupError("no display: DISPLAY is not set, and CoppeliaSim opens one also where it shows no window",
-                       hint="xvfb-run -a pvdr-bench ... (in a cluster's profile: wrapper: [xvfb-run, -a])")]
+    found, root = [], os.environ.get(ROOT, "")
+    if (Path(root) / _LIBRARY).exists() and not (Path(root) / _PLUGIN).exists():
+        found.append(SetupError(f"Qt plugin path: {ROOT}={root} holds no {_PLUGIN}, without which no display is opened",
+                                hint=f"unpack {_DOWNLOAD} again, whole, and export {ROOT}=FOLDER"))
+    if not os.environ.get("DISPLAY"):
+        found.append(SetupError(
+            "no display: DISPLAY is not set, and CoppeliaSim opens one also where it shows no window",
+            hint="xvfb-run -a pvdr-bench ... (in a cluster's profile: wrapper: [xvfb-run, -a])"))
+    return found
 
 
 def _explained(error: str) -> SetupError:

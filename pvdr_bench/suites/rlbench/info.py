@@ -60,6 +60,7 @@ RLBENCH = RLBench(
     variables=(
         Variable(ROOT, "folder of CoppeliaSim 4.1.0", required=True),
         Variable("DISPLAY", "an X display, which CoppeliaSim needs also without windows; xvfb-run -a makes one"),
+        Variable("QT_QPA_PLATFORM", "where Qt draws, if not on such a display"),
         Variable("LD_LIBRARY_PATH", f"told to worker processes from {ROOT}"),
         Variable("QT_QPA_PLATFORM_PLUGIN_PATH", f"told to worker processes from {ROOT}")),
     options=(ACTION_MODE, CROP, RENDER_SIZE, RENDER, VARIATION), envs_per_process=1, restarts=5, has_expert=False,
