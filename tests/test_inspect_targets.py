@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pvdr_bench.algorithms.registry import algorithms
+from pvdr_bench.catalog.catalog import load_catalog
+from pvdr_bench.catalog.stage_graph import stage_graph
 from pvdr_bench.errors import BenchError, DataError, UsageError
 from pvdr_bench.inspection import show
 from pvdr_bench.inspection.artefact import ArtefactTarget, Settings, held_out
 from pvdr_bench.inspection.run import RunTarget
 from pvdr_bench.rl.views import Amounts, Cloud, Exhibit, Exhibits, NothingToShow, Panel
+from pvdr_bench.runs.artefacts import Artefact
 from pvdr_bench.runs.inspected import InspectedFile
 from pvdr_bench.runs.schema import read
 from pvdr_bench.training.execute import execute
@@ -151,6 +156,27 @@ def test_what_is_damaged_is_refused_with_its_place(here: Path, run_path: Path, t
     shutil.copytree(PRETRAINED, artefact)
     (artefact / "model.safetensors").write_bytes((artefact / "model.safetensors").read_bytes()[:-1])
     refused(DataError, "checksum is wrong", artefact)
+
+
+def test_every_recipe_of_the_catalog_tells_the_config_that_its_model_is_put_together_from() -> None:
+    """What the stage does not depend on, such as whether a method is pre-trained at all, is not in the recipe."""
+    catalog, told = load_catalog(), set()
+    for method in catalog.runnable():
+        for node in stage_graph(catalog.resolve(method, "reach", 0, "cpu"), catalog):
+            recipe = json.loads(json.dumps(node.recipe(lambda name: {"corpus": name}, defaultdict(str), lambda _: 1)))
+            config = ArtefactTarget(Artefact(Path(), node.stage.name, node.name, "", recipe, "")).config
+            sections = node.stage.sections or tuple(type(config).model_fields)
+            assert [getattr(config, name) for name in sections] == [getattr(node.config, name) for name in sections]
+            told.add((node.info.name, node.stage.name))
+    assert told == {(name, stage.name) for name, info in algorithms().items() for stage in info.offline
+                    } - {("dreamerv3", "pretrain")}  # no method of the catalog pre-trains it
+
+
+@pytest.mark.parametrize("change", [{"model": {"codes": 1}}, {"model": {"no_such": 1}}, {"no_such": {}}])
+def test_a_recipe_of_keys_that_are_not_known_is_refused(change: dict[str, object]) -> None:
+    recipe = {"algorithm": "efficientzero", "config": change}
+    with pytest.raises(DataError, match="keys that this version"):
+        _ = ArtefactTarget(Artefact(Path(), "pretrain", "x", "", recipe, "")).config
 
 
 def test_videos_that_are_not_here_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

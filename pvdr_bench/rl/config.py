@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.strict import StrictModel
@@ -69,6 +70,21 @@ class AlgorithmConfig(Section):
     A hook that a config does not have says that there is nothing to refuse. A config with a key ``pretrained`` uses its
     offline stages where that is true.
     """
+
+    @classmethod
+    def of_sections(cls, told: Mapping[str, Any]) -> Self:
+        """A config of which only these sections are known, as an artefact's recipe tells them.
+
+        Each is checked; whether it agrees with the rest, which has its defaults here, is not asked.
+
+        Raises:
+            ValueError: a section that there is none of, or a key that it refuses (``pydantic.ValidationError``).
+        """
+        if unknown := told.keys() - cls.model_fields.keys():
+            raise ValueError(f"unknown sections: {', '.join(sorted(unknown))}")
+        fields = {name: cls.model_fields[name] for name in told}
+        return cls.model_construct(**{name: TypeAdapter(Annotated[field.annotation, field]).validate_python(told[name])
+                                      for name, field in fields.items()})
 
     def stages_used(self, declared: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the algorithm's own ``declared`` offline stages that runs of this config start from."""
