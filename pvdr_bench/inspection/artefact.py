@@ -141,11 +141,13 @@ class ArtefactTarget:
     @cached_property
     def config(self) -> Any:
         """The algorithm's config, as far as the recipe tells it."""
+        from pydantic import ValidationError
+
         known = load_object(self.info.config)
         try:
             told = self.artefact.recipe["config"]
             return known.of_sections(told) if self.stage.sections else known.model_validate(told)
-        except (ValueError, KeyError) as error:
+        except (ValidationError, KeyError) as error:
             raise DataError("its recipe has keys that this version of the algorithm does not know",
                             where=str(self.artefact.path / RECIPE),
                             hint="make it again: pvdr-bench pretrain --fresh") from error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, create_model
 
 from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.strict import StrictModel
@@ -78,13 +78,12 @@ class AlgorithmConfig(Section):
         Each is checked; whether it agrees with the rest, which has its defaults here, is not asked.
 
         Raises:
-            ValueError: a section that there is none of, or a key that it refuses (``pydantic.ValidationError``).
+            pydantic.ValidationError: a section that there is none of, or a key that one refuses.
         """
-        if unknown := told.keys() - cls.model_fields.keys():
-            raise ValueError(f"unknown sections: {', '.join(sorted(unknown))}")
-        fields = {name: cls.model_fields[name] for name in told}
-        return cls.model_construct(**{name: TypeAdapter(Annotated[field.annotation, field]).validate_python(told[name])
-                                      for name, field in fields.items()})
+        fields: dict[str, Any] = {name: (field.annotation, field) for name, field in cls.model_fields.items()
+                                  if name in told}
+        part = create_model(cls.__name__, __base__=Section, **fields).model_validate(told)
+        return cls.model_construct(**dict(part))
 
     def stages_used(self, declared: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the algorithm's own ``declared`` offline stages that runs of this config start from."""
