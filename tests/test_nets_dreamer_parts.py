@@ -9,9 +9,10 @@ import scipy.stats
 import torch
 from torch import nn
 
+from pvdr_bench.errors import TrainingError
 from pvdr_bench.nets.conv import MLP, ConvDecoder, ConvEncoder, preprocess
 from pvdr_bench.nets.distributions import TruncatedNormal
-from pvdr_bench.nets.optimizers import DecayedAdam
+from pvdr_bench.nets.optimizers import AdaptiveLaProp, DecayedAdam, GradientStep
 from pvdr_bench.nets.twohot import two_hot, two_hot_bins, two_hot_loss, two_hot_mean
 from tests.learning import below, learns
 
@@ -156,3 +157,28 @@ def test_decay_does_not_depend_on_the_learning_rate() -> None:
     assert float(moving) == pytest.approx(2 * 0.9 - 0.5)
     assert float(frozen) == pytest.approx(4 * 0.9)
     assert moving.grad is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["adam", "laprop"])
+def test_a_gradient_that_is_not_finite_moves_nothing(kind: str, bad: float) -> None:
+    """Neither the step nor the decay before it, and the next finite step is as if there had been none."""
+    def made() -> tuple[list[nn.Parameter], GradientStep]:
+        weights = [nn.Parameter(torch.tensor([2.0, -3.0])), nn.Parameter(torch.tensor([4.0]))]
+        groups = [{"params": [weights[0]]}, {"params": [weights[1]], "lr": 0.01}]
+        return weights, (DecayedAdam(groups, 0.5, 1e-5, decay=0.1, max_norm=1.0, clip_each=True) if kind == "adam" else
+                         AdaptiveLaProp(groups, 0.5, 1e-20, clip=0.3))
+
+    def step(weights: list[nn.Parameter], optimiser: GradientStep, scale: float) -> float:
+        return optimiser.update((weights[0] ** 2).sum() + scale * weights[1].sum())
+
+    (weights, optimiser), (others, untouched) = made(), made()
+    for own, one in ((weights, optimiser), (others, untouched)):
+        step(own, one, 3.0)
+    before = [w.detach().clone() for w in weights]
+    state = {k: v.clone() for k, v in optimiser.inner.state[weights[0]].items()}
+    with pytest.raises(TrainingError, match="gradient of a finite loss has the norm"):
+        optimiser.update((weights[0] ** 2).sum() + (weights[1] * bad).sum())
+    assert all(map(torch.equal, weights, before))
+    assert all(torch.equal(x, state[name]) for name, x in optimiser.inner.state[weights[0]].items())
+    assert step(weights, optimiser, 5.0) == step(others, untouched, 5.0) and all(map(torch.equal, weights, others))

@@ -16,6 +16,7 @@ from torch import Tensor
 from pvdr_bench.nets.cross_attention import AttentionNoise, MaskedCrossAttention
 
 Augment = Literal["none", "erasing"]
+Which = Literal["none", "random", "first", "last"]
 ERASE_PROBABILITY, ERASED_AREA, ERASED_RATIO = 0.5, (0.02, 0.33), (0.3, 3.3)  # kornia's RandomErasing, its defaults
 
 
@@ -24,7 +25,8 @@ class ContextNoise:
     """The random numbers of one drawing of sequences.
 
     Attributes:
-        frame: uniform [B], which frame is the context. erasing: uniform [B, 5], see :func:`erase`.
+        frame: uniform [B], which frame is the context, of each episode in a sequence. erasing: uniform [B, 5], see
+            :func:`erase`.
         attention: by side of the maps, of B * T images.
     """
 
@@ -58,13 +60,35 @@ class ContextNoise:
         return self.map(of)
 
 
-def choose(images: Tensor, frame: Literal["none", "random", "first", "last"], uniform: Tensor) -> Tensor:
+def choose(images: Tensor, frame: Which, uniform: Tensor) -> Tensor:
     """The context [B, ...] of images, or their codes, [B, T, ...]; of a random one uniform [B] says which."""
     count, length = images.shape[:2]
-    index = {"first": torch.zeros_like(uniform, dtype=torch.int64),
-             "last": torch.full_like(uniform, length - 1, dtype=torch.int64),
-             "random": (uniform * length).long().clamp_max(length - 1)}[frame]
+    index = _place(frame, uniform, torch.full_like(uniform, length, dtype=torch.int64))
     return images[torch.arange(count, device=images.device), index]
+
+
+def choose_within(is_first: Tensor, frame: Which, uniform: Tensor) -> Tensor:
+    """The step [B, T] whose frame is each step's context, int64, where sequences may cross episodes.
+
+    It is of the step's own episode, the same for all of an episode's steps: a frame of another one tells of another
+    goal or layout. Where a sequence is of one episode it is that of :func:`choose`.
+
+    Args:
+        is_first: bool [B, T], where an episode begins; that one begins at step 0 goes without saying.
+        uniform: [B], which frame of every episode is a random one.
+    """
+    episode = is_first[:, 1:].cumsum(1)
+    episode = torch.cat([torch.zeros_like(episode[:, :1]), episode], 1)
+    before = (episode[:, None, :] < episode[:, :, None]).sum(2)  # steps before an episode's first
+    length = (episode[:, None, :] == episode[:, :, None]).sum(2)
+    return before + _place(frame, uniform[:, None], length)
+
+
+def _place(frame: Which, uniform: Tensor, length: Tensor) -> Tensor:
+    """Which of so many frames, counted from zero."""
+    if frame == "random":
+        return torch.minimum((uniform * length).long(), length - 1)
+    return length - 1 if frame == "last" else torch.zeros_like(length)
 
 
 def erase(images: Tensor, uniform: Tensor) -> Tensor:

@@ -69,8 +69,11 @@ class GradientStep(ABC):
     """An optimiser, with what is done to gradients and weights before its step.
 
     Attributes:
-        inner: what checkpoints store. parameters: of all of its groups, in order.
+        inner: what checkpoints store. parameters: of all of its groups, in order. decay: the share of every weight that
+            is taken away before a step, whatever its learning rate.
     """
+
+    decay = 0.0
 
     def __init__(self, inner: torch.optim.Optimizer) -> None:
         self.inner = inner
@@ -97,18 +100,21 @@ class GradientStep(ABC):
             reduce([gradient for gradient in gradients if gradient is not None])
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        norm = float(self._before())
+        norm = float(self._clip())
         if not math.isfinite(norm):
             raise TrainingError(f"the gradient of a finite loss has the norm {norm}", where="an optimiser's step",
                                 hint="lower the learning rate, or use float32 (the key dtype)")
+        if self.decay:
+            with torch.no_grad():
+                torch._foreach_mul_(self.parameters, 1 - self.decay)
         self.inner.step()
         for parameter in self.parameters:
             parameter.grad = None
         return norm
 
     @abstractmethod
-    def _before(self) -> Tensor:
-        """Clip and decay; the norm of all gradients before that."""
+    def _clip(self) -> Tensor:
+        """Clip the gradients, and no weight; the norm of all of them before that."""
 
 
 class DecayedAdam(GradientStep):
@@ -127,11 +133,8 @@ class DecayedAdam(GradientStep):
         self.clipped = [group["params"] for group in self.inner.param_groups] if clip_each else [self.parameters]
         self.decay, self.max_norm = decay, max_norm
 
-    def _before(self) -> Tensor:
+    def _clip(self) -> Tensor:
         norm: Tensor = torch.stack([clip_gradients(part, self.max_norm) for part in self.clipped]).norm()
-        if self.decay:
-            with torch.no_grad():
-                torch._foreach_mul_(self.parameters, 1 - self.decay)
         return norm
 
 
@@ -142,7 +145,7 @@ class AdaptiveLaProp(GradientStep):
         super().__init__(LaProp(groups, lr, eps=eps))
         self.clip = clip
 
-    def _before(self) -> Tensor:
+    def _clip(self) -> Tensor:
         norm: Tensor = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.clip:
             clip_adaptively(self.parameters, self.clip)

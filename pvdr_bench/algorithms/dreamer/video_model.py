@@ -21,7 +21,7 @@ from pvdr_bench.algorithms.dreamer.forms import (
     residual_encoder,
 )
 from pvdr_bench.algorithms.dreamer.latent_action import ImplicitAction, LatentActions, starting_with_none
-from pvdr_bench.nets.context import Augment, ContextNoise, choose, erase
+from pvdr_bench.nets.context import Augment, ContextNoise, choose, choose_within, erase
 from pvdr_bench.nets.resnet import ResNetDecoder, ResNetEncoder
 from pvdr_bench.rl.process_group import ProcessGroup
 from pvdr_bench.tokenizer.shared import SharedBatchNorm
@@ -56,19 +56,39 @@ class Pictures(nn.Module):
         assert isinstance(self.decoder, ResNetDecoder)
         return ContextNoise.draw(self.decoder.attentions(), count, length, generator)
 
-    def draw(self, feature: Tensor, image: Tensor, noise: ContextNoise | None, augment: Augment = "none") -> Tensor:
+    def draw(self, feature: Tensor, image: Tensor, noise: ContextNoise | None, augment: Augment = "none",
+             is_first: Tensor | None = None) -> Tensor:
         """Image means [N, 3, S, S] of features [B, T, F], beside a frame of images [B, any, 3, S, S] if there is a
-        context."""
+        context.
+
+        Args:
+            is_first: bool [B, T], where images are of the T steps and may be of several episodes: a step's context is
+                then a frame of its own. None: each sequence is of one episode.
+        """
         flat = feature.flatten(0, 1)
         if self.context is None:
             plain: Tensor = self.decoder(flat)
             return plain
         assert noise is not None and isinstance(self.decoder, ResNetDecoder)
-        frame = choose(image, self.settings.context.frame, noise.frame)
-        maps = self.context.maps(erase(frame, noise.erasing) if augment == "erasing" else frame)
-        seen = {side: found for side, found in maps if side in noise.attention}
+        frame, erasing, which = self._contexts(image, noise, is_first)
+        maps = self.context.maps(erase(frame, erasing) if augment == "erasing" else frame)
+        seen = {side: found if which is None else found[which] for side, found in maps if side in noise.attention}
         out: Tensor = self.decoder(flat, seen, noise.attention)
         return out
+
+    def _contexts(self, image: Tensor, noise: ContextNoise,
+                  is_first: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Context frames [M, 3, S, S], how they are erased [M, 5], and which of them each step is shown [N].
+
+        There is one frame of each episode in each sequence; None: one of each sequence, for all of its steps.
+        """
+        rule = self.settings.context.frame
+        if is_first is None:
+            return choose(image, rule, noise.frame), noise.erasing, None
+        count, length = is_first.shape
+        place = choose_within(is_first, rule, noise.frame) + length * torch.arange(count, device=image.device)[:, None]
+        rows, which = place.flatten().unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        return image.flatten(0, 1)[rows], noise.erasing[rows // length], None if len(rows) == count else which
 
     def share_norms(self, group: ProcessGroup) -> None:
         """Batch statistics are those of a group's batch."""

@@ -136,8 +136,8 @@ class WorldModel(Pictures):
         post, prior = self.rssm.scan(embed, self.code(data.action), data.is_first, uniform[0])
         kl, metrics["kl"] = self._kl(post["logits"], prior)
         feature = RSSM.feature(post)
-        image_term = image_loss(self.draw(feature, image, noise, loss_config.context_augment), image.flatten(0, 1),
-                                loss_config.image_scale)
+        drawn = self.draw(feature, image, noise, loss_config.context_augment, data.is_first)
+        image_term = image_loss(drawn, image.flatten(0, 1), loss_config.image_scale)
         paid = feature[:, :reward.shape[1]]
         reward_term, metrics["reward_error"] = self._reward_loss(self.reward, paid, reward, known)
         total = total + (loss_config.kl_weight * kl if loss_config.kl == "balanced" else kl) + image_term + reward_term

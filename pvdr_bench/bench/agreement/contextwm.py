@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pvdr_bench.algorithms.dreamer.pretrain import Noise, VideoPretrainer
 from pvdr_bench.algorithms.dreamer.video_model import learning
@@ -17,6 +19,7 @@ from pvdr_bench.bench.agreement.checkout import Layout, Settings
 from pvdr_bench.bench.agreement.draws import Draws, replayed
 from pvdr_bench.bench.agreement.report import compare_values
 from pvdr_bench.bench.agreement.weights import Rule, state, stir
+from pvdr_bench.nets.context import Augment, ContextNoise
 from pvdr_bench.rl.process_group import ALONE
 
 LAYOUT = Layout(
@@ -104,6 +107,12 @@ def _pretrain(module: ModuleType, generator: torch.Generator) -> dict[str, Any]:
     return {"values": values, **wmlib.compare_module(learner.model, there, names)}
 
 
+def _one_context(model: WorldModel, feature: Tensor, image: Tensor, noise: ContextNoise, augment: Augment,
+                 is_first: Tensor) -> Tensor:
+    """Pictures beside one frame of each sequence, as there, where every sequence is of one episode; ours has resets."""
+    return WorldModel.draw(model, feature, image, noise, augment)
+
+
 def _online(name: str, modules: Mapping[str, ModuleType], bonus: float, resets: bool,
             generator: torch.Generator) -> dict[str, Any]:
     config = wmlib.small("contextwm", bonus={"weight": bonus}, loss={"context_augment": "none"})
@@ -117,6 +126,7 @@ def _online(name: str, modules: Mapping[str, ModuleType], bonus: float, resets: 
     wmlib.fill_bonus(model, there, names, generator)
     uniform = torch.rand(2, *data.reward.shape, config.model.stoch, generator=generator)
     noise = model.context_noise(wmlib.BATCH, wmlib.LENGTH, generator)
+    model.draw = partial(_one_context, model)  # type: ignore[method-assign]
     draws = Draws(latent=[*wmlib.latents(uniform[1]), *wmlib.latents(uniform[0])],
                   **wmlib.context_draws(noise, data.reward.shape[1]))
     found, here, states = wmlib.compare_online(model, there, names, data, draws, uniform, noise)
