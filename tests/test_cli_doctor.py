@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from pvdr_bench.algorithms.dreamer import published
 from pvdr_bench.algorithms.dreamer.published import NEEDED, published_dreamerv3
 from pvdr_bench.cli import doctor as module
 from pvdr_bench.cli.main import main
@@ -41,6 +42,18 @@ def test_how_the_authors_dreamerv3_is_made_to_run_is_told() -> None:
     assert not missing and "gym_pvdr_bench/reach-v0" in detail
     check = module.check_published_dreamerv3()
     assert check.status == "ok" and "no row here needs it" in check.detail and "git clone" in check.detail
+
+
+@pytest.mark.parametrize(("release", "another"), [
+    ("1.5.0", True), ("0.9.0", True), ("1.5.1", False), ("1.10.0", False), ("2.0.0", False)])
+def test_pypis_dreamerv3_is_told_from_the_present_one(monkeypatch: pytest.MonkeyPatch, release: str,
+                                                      another: bool) -> None:
+    monkeypatch.setattr(published, "version", lambda name: {"dreamerv3": release}[name])
+    detail, missing = published_dreamerv3(lambda module: module)
+    assert bool(missing) is another and ("is another agent" in detail) is another
+    if another:
+        (what, mend), = missing
+        assert what.startswith(f"dreamerv3 {release} of PyPI") and mend.startswith("pip uninstall dreamerv3; git clone")
 
 
 def test_doctor_fails_without_gl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from packaging.version import Version
+
+FIRST_PREPRINT = Version("1.5.0")  # the last release of PyPI
 CHECKOUT = "git clone https://github.com/danijar/dreamerv3 CHECKOUT, and its folder in PYTHONPATH"
 REQUIREMENTS = "pip install -r CHECKOUT/requirements.txt, in an environment of its own"
 NEEDED = {"dreamerv3": CHECKOUT, "embodied": CHECKOUT, "elements": REQUIREMENTS, "portal": REQUIREMENTS,
@@ -29,7 +32,7 @@ def published_dreamerv3(found: Callable[[str], object] = find_spec) -> tuple[str
         release = version("dreamerv3")
     except PackageNotFoundError:
         release = ""
-    if release and release <= "1.5.0" and len(missing) < len(NEEDED):
+    if release and Version(release) <= FIRST_PREPRINT and len(missing) < len(NEEDED):
         missing = [(f"dreamerv3 {release} of PyPI is another agent, the first preprint's",
                     f"pip uninstall dreamerv3; {CHECKOUT}"), *missing]
     if not missing:
