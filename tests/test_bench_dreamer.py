@@ -42,9 +42,18 @@ def test_replay_by_the_command() -> None:
     assert found["length"] == 5 and found["batch"] == 2 and found["entries"] == 200
     assert found["batch_bytes"] == 2 * 5 * 32 * 32 * 3
     assert found["bytes_per_second"] == pytest.approx(found["batch_bytes"] / found["sample_seconds"])
-    assert 0 < found["share_of_update"] < 1 and found["kept"] == (found["share_of_update"] <= found["largest_share"])
+    assert 0 < found["share_of_update"] < 1 and found["largest_share"] == 0.05 and isinstance(found["kept"], bool)
     assert found["prioritised_draw_seconds"] > 0 and found["write_back_seconds"] > 0
     assert found["append_seconds"] > 0 and set(found["sample_peak_bytes"]) == {"quarter", "all"}
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, True), (0.049, True), (0.05, True), (0.051, False), (0.9, False)])
+def test_the_verdict_is_of_the_promised_share(monkeypatch: pytest.MonkeyPatch, share: float, kept: bool) -> None:
+    monkeypatch.setattr(replay, "share_of_update", lambda *_: {"share_of_update": share, "update_seconds": 1.0})
+    monkeypatch.setattr(replay, "_storing", lambda *_: {"cold_sample_seconds": None})
+    monkeypatch.setattr(replay, "_prioritised", lambda *_: {})
+    found = replay.measure(scale="smoke")
+    assert found["share_of_update"] == share and found["kept"] is kept and found["largest_share"] == 0.05
 
 
 def test_the_share_is_that_of_the_sampling(tmp_path: Path) -> None:

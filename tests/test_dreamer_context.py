@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.learner import DreamerLearner
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
-from pvdr_bench.algorithms.dreamer.video_model import learning
-from pvdr_bench.algorithms.dreamer.world_model import Sequences, WorldModel
+from pvdr_bench.algorithms.dreamer.video_model import Pictures, learning
+from pvdr_bench.algorithms.dreamer.world_model import WorldModel
 from pvdr_bench.nets.context import ContextNoise, choose, erase
+from pvdr_bench.rl.process_group import ALONE
 from tests import test_dreamer_learner as grid
-from tests.test_dreamer_faithful import feature, kl_by_hand, moved
+from tests.test_dreamer_faithful import feature, kl_by_hand, moved, silence
 from tests.test_dreamer_model import SMALL, config, sequences
 from tests.test_ppo_learner import assert_equal
 
@@ -75,6 +76,18 @@ def test_erasing_by_hand() -> None:
 # The loss -----------------------------------------------------------------------------------------------------------
 
 
+def pixels_by_hand(model: Pictures, image: Tensor, features: Tensor, frames: Tensor, noise: ContextNoise) -> Tensor:
+    """The loss of pictures drawn one by one from features [3, 6, F], beside a frame of each sequence [3, ...]."""
+    assert model.context is not None
+    maps, drawn = dict(model.context.maps(frames)), []
+    for b in range(3):
+        for t in range(6):
+            own = {side: type(one)(one.order[6 * b + t][None]) for side, one in noise.attention.items()}
+            shown = {side: x[b][None] for side, x in maps.items()}
+            drawn.append(model.decoder(features[b, t][None], shown, own)[0])  # type: ignore[call-arg]
+    return torch.stack([0.5 * ((a - b) ** 2).sum() for a, b in zip(drawn, image.flatten(0, 1), strict=True)]).mean()
+
+
 def test_loss_by_hand_with_context_bonus_and_both_reward_heads() -> None:
     model, data = world_model(), sequences()
     assert model.context is not None and model.af_rssm is not None
@@ -88,14 +101,7 @@ def test_loss_by_hand_with_context_bonus_and_both_reward_heads() -> None:
     model.bonus.load_state_dict(before)
     post, prior = model.rssm.scan(feature(af), data.action, data.is_first, uniform[0])
     frames = erase(torch.stack([image[b, int(noise.frame[b] * 6)] for b in range(3)]), noise.erasing)
-    maps = dict(model.context.maps(frames))
-    drawn = []
-    for b in range(3):
-        for t in range(6):
-            own = {side: type(one)(one.order[6 * b + t][None]) for side, one in noise.attention.items()}
-            shown = {side: x[b][None] for side, x in maps.items()}
-            drawn.append(model.decoder(feature(post)[b, t][None], shown, own)[0])
-    pixels = torch.stack([0.5 * ((a - b) ** 2).sum() for a, b in zip(drawn, image.flatten(0, 1), strict=True)]).mean()
+    pixels = pixels_by_hand(model, image, feature(post), frames, noise)
     paid = data.reward[:, :4] + 2 * extra
     behaviour = (0.5 * (model.reward(feature(post))[:, :4, 0] - paid) ** 2).mean()
     plain = (0.5 * (model.plain_reward(feature(post))[..., 0] - data.reward) ** 2).mean()
@@ -117,26 +123,22 @@ def heads_of(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-def terms(model: WorldModel, data: Sequences, noise: ContextNoise) -> dict[str, Tensor]:
-    """Each term of the loss on its own: the others' weights are zero or their heads are silent."""
-    uniform, out = torch.rand(2, 3, 6, 3, generator=torch.Generator().manual_seed(1)), {}
-    image = data.image.permute(0, 1, 4, 2, 3).float() / 255 - 0.5
-    embed = model.embed(image)
-    assert model.af_rssm is not None and model.plain_reward is not None
-    af, af_prior = model.af_rssm.scan(embed, torch.zeros(3, 6, 2), data.is_first, uniform[1])
-    post, prior = model.rssm.scan(feature(af), data.action, data.is_first, uniform[0])
-    known = torch.ones(3, 6, dtype=torch.bool)
-    out["image"] = (model.draw(feature(post), image, noise).flatten(1) ** 2).sum()
-    out["kl"] = kl_by_hand(post["logits"], prior, 0.8, 0.0)
-    out["af_kl"] = kl_by_hand(af["logits"], af_prior, 0.8, 0.0)
-    out["reward"] = model._reward_loss(model.reward, feature(post), data.reward, known)[0]
-    out["plain"] = model._reward_loss(model.plain_reward, feature(post), data.reward, known)[0]
-    return out
+TERMS = {"image": "image_scale", "kl": "kl_weight", "af_kl": "af_kl_weight", "plain": "plain_reward_weight"}
+
+
+def reached_by(term: str) -> set[str]:
+    """What one term of the loss reaches: the others' weights are zero, and the behaviour's reward head is silent."""
+    model = world_model(loss={**LOSS, **dict.fromkeys(TERMS.values(), 0.0), TERMS.get(term, "image_scale"):
+                              float(term in TERMS)})
+    if term != "reward":
+        silence(model.reward)
+    loss = model.loss(sequences(), torch.rand(2, 3, 6, 3), noise_of(model))[0]
+    return {name for name in reached(model, loss) if term == "reward" or not name.startswith("reward.")}
 
 
 def test_each_loss_reaches_its_modules_and_the_context_only_the_decoder() -> None:
     model, data = world_model(), sequences()
-    found = {name: reached(model, loss) for name, loss in terms(model, data, noise_of(model)).items()}
+    found = {term: reached_by(term) for term in (*TERMS, "reward")}
     states = {"encoder", "af_rssm", "rssm"}
     assert heads_of(found["image"]) == states | {"decoder", "context"}
     assert heads_of(found["kl"]) == states
@@ -165,6 +167,24 @@ def test_the_context_frame_never_reaches_a_state_or_a_reward() -> None:
     assert all(torch.equal(post[name], other[name]) for name in post)
     assert first["image_loss"] != second["image_loss"]
     assert {name for name in first if first[name] != second[name]} == {"image_loss", "loss"}
+
+
+def test_the_pretraining_loss_by_hand_and_what_it_reaches() -> None:
+    learner = VideoPretrainer(settings(pretrain={"kl_weight": 30.0, "kl_balance": 0.3}), 0, CPU)
+    model, clips = learner.model, sequences().image
+    noise = learner._noise(3, 6, torch.Generator().manual_seed(0))
+    assert noise.context is not None and noise.action is None and noise.shuffle is None
+    image = clips.permute(0, 1, 4, 2, 3).float() / 255 - 0.5
+    embed = model.encoder(image.flatten(0, 1)).unflatten(0, (3, 6))
+    post, prior = model.rssm.scan(embed, torch.zeros(3, 6, 0), sequences().is_first, noise.uniform)
+    frames = torch.stack([image[b, int(noise.context.frame[b] * 6)] for b in range(3)])  # nothing is erased
+    pixels = pixels_by_hand(model, image, feature(post), frames, noise.context)
+    expected = pixels + 30 * kl_by_hand(post["logits"], prior, 0.3, 0.0)
+    terms, _ = learner.terms(clips, noise, ALONE)
+    torch.testing.assert_close(terms["loss"], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(terms["image_loss"], pixels, rtol=1e-5, atol=0)
+    assert heads_of(reached(model, terms["image_loss"])) == {"encoder", "rssm", "decoder", "context"}
+    assert heads_of(reached(model, terms["loss"] - terms["image_loss"])) == {"encoder", "rssm"}
 
 
 # Batch normalisation ------------------------------------------------------------------------------------------------
@@ -208,6 +228,7 @@ def test_acting_uses_running_statistics_and_only_updates_move_them(tmp_path: Pat
     learner.update()
     after = norms(learner.model)
     assert all(not torch.equal(x, before[name]) for name, x in after.items()), "imagination has nothing to normalise"
+    assert all(int(x) == int(before[name]) + 1 for name, x in after.items() if "tracked" in name), "once per update"
 
 
 def test_the_loss_normalises_by_its_batch_and_tells_it_from_acting() -> None:

@@ -17,6 +17,7 @@ from pvdr_bench.algorithms.dreamer.world_model import WorldModel
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.nets.optimizers import DecayedAdam
 from tests import test_dreamer_learner as grid
+from tests.test_dreamer_faithful import silence
 from tests.test_dreamer_latent_actions import settings
 from tests.test_dreamer_model import sequences
 from tests.test_ppo_learner import assert_equal
@@ -51,6 +52,18 @@ def test_real_actions_pass_the_encoder_wherever_the_rssm_is_given_one() -> None:
     torch.testing.assert_close(ahead["deter"], own["deter"])
     other, _ = model.rssm.scan(embed, code.index_fill(1, torch.tensor([0]), 9.0), data.is_first, uniform[0])
     torch.testing.assert_close(post["deter"], other["deter"])  # at a first there is no action, not even a code of zero
+
+
+def test_the_world_models_loss_teaches_the_encoder_of_actions() -> None:
+    """By its picture, its KL and its rewards each, the others' weights being zero or their head silent."""
+    for term in ("image_scale", "kl_weight", "plain_reward_weight"):
+        weights = {name: float(name == term) for name in ("image_scale", "kl_weight", "plain_reward_weight")}
+        model, data = world_model(loss=weights), sequences()
+        silence(model.reward)
+        assert model.action_encoder is not None
+        loss = model.loss(data, torch.rand(2, 3, 6, 3))[0]
+        assert all(float(gradient.abs().max()) > 0
+                   for gradient in torch.autograd.grad(loss, list(model.action_encoder.parameters()))), term
 
 
 def test_the_actor_learns_through_the_encoder_of_actions() -> None:

@@ -244,26 +244,40 @@ def test_nothing_passes_from_one_episode_into_the_next(monkeypatch: pytest.Monke
 
 
 def check_targets() -> None:
-    """A reward of 1 on arriving at state 2, values of 0: the returns of states 0 and 1 alone know of it."""
-    _, behaviour = small.stirred(behaviour={"horizon": 4, "gae_lambda": 0.95})
+    """A reward of 1 on arriving at state 2, and values and discounts that differ: the targets of states 0 to 3.
+
+    The last is 0.4 * 8; before it 0.8 * (0.25 * 2 + 0.75 * 3.2), 1 + 0.25 * (0.25 * 3 + 0.75 * 2.32), and
+    0.5 * (0.25 * 1 + 0.75 * 1.6225).
+    """
+    _, behaviour = small.stirred(behaviour={"horizon": 4, "gae_lambda": 0.75})
     seen: list[Tensor] = []
-    behaviour.critic.loss = lambda out, values: seen.append(values) or values  # type: ignore[assignment,func-returns-value]
-    behaviour.critic.mean = lambda out: torch.zeros(out.shape[:-1])  # type: ignore[method-assign]
+    values, discount = torch.tensor([[7.0, 1.0, 3.0, 2.0, 8.0], [9.0, 0.5, 0.25, 0.8, 0.4]])[..., None]
+    behaviour.critic.loss = lambda out, targets: seen.append(targets) or targets  # type: ignore[assignment,func-returns-value]
+    behaviour.critic.mean = lambda out: values  # type: ignore[method-assign]
     reward = torch.zeros(5, 1)
     reward[2] = 1.0
-    discount = torch.full((5, 1), 0.5)
     behaviour.losses(behaviour_module.Path(torch.randn(5, 1, 28), reward, discount, torch.ones(5, 1),
                                            torch.zeros(4, 1, 2)))
-    assert seen[0][:, 0].tolist() == pytest.approx([0.5 * 0.95, 1.0, 0.0, 0.0])
+    assert seen[0][:, 0].tolist() == pytest.approx([0.7334375, 1.6225, 2.32, 3.2])
 
 
-def test_returns_do_not_look_two_steps_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+def ahead(x: Tensor, last: Tensor) -> Tensor:
+    return torch.cat([x[1:], last[None]])
+
+
+@pytest.mark.parametrize("late", ["reward", "bootstrap", "discount"])
+def test_returns_do_not_look_two_steps_ahead(monkeypatch: pytest.MonkeyPatch, late: str) -> None:
     check_targets()
     plain = behaviour_module.lambda_returns
 
     def early(reward: Tensor, value: Tensor, discount: Tensor, bootstrap: Tensor, lambda_: Any) -> Tensor:
-        later = torch.cat([reward[1:], torch.zeros_like(reward[:1])])
-        return plain(later, value, discount, bootstrap, lambda_)
+        if late == "reward":
+            reward = ahead(reward, torch.zeros_like(reward[0]))
+        elif late == "bootstrap":
+            value = ahead(value, bootstrap)
+        else:
+            discount = ahead(discount, discount[-1])
+        return plain(reward, value, discount, bootstrap, lambda_)
 
     monkeypatch.setattr(behaviour_module, "lambda_returns", early)
     with pytest.raises(AssertionError):

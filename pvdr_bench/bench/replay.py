@@ -66,9 +66,14 @@ def measure(scale: str = "cpu", method: str = "dreamerv2", entries: int = 6000, 
         torch.set_num_threads(before)
     cold = found["cold_sample_seconds"]
     return {**found, "cold_share_of_update": None if cold is None else cold / found["update_seconds"],
-            "largest_share": LARGEST_SHARE, "kept": found["share_of_update"] <= LARGEST_SHARE, "scale": scale,
-            "method": method, "entries": entries, "batch": train.batch, "length": train.length, "image_size": size,
-            "num_envs": protocol.num_envs, "device": device, "threads": threads}
+            **promise(found["share_of_update"]), "scale": scale, "method": method, "entries": entries,
+            "batch": train.batch, "length": train.length, "image_size": size, "num_envs": protocol.num_envs,
+            "device": device, "threads": threads}
+
+
+def promise(share: float) -> dict[str, Any]:
+    """The largest share of an update that sampling may take, and whether ``share`` keeps to it."""
+    return {"largest_share": LARGEST_SHARE, "kept": share <= LARGEST_SHARE}
 
 
 def share_of_update(learner: DreamerLearner, seconds: float) -> dict[str, Any]:
