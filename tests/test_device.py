@@ -16,6 +16,7 @@ from torch import nn
 
 from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.algorithms.dreamer.pretrain import VideoPretrainer
+from pvdr_bench.algorithms.efficientzero.pretrain import FICCPretrainer
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from pvdr_bench.algorithms.registry import algorithms, load_object
 from pvdr_bench.algorithms.stg.pretrain import STGPretrainer
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
 IMAGE = 32
 EVAL = 2 * SYNC
+VIDEO_MODELS = ("apv", "contextwm", "prelar")  # which draw latents on their device, as STG draws dropout and FICC noise
 
 
 @pytest.fixture(params=["cpu", "pretended", "cuda"])
@@ -111,7 +113,8 @@ def steps_of(stage: str, device: torch.device) -> tuple[list[dict[str, float]], 
         "pvdr": (PVDRPretrainer, config_of("pvdr"), codes),
         "pvdr-context": (PVDRPretrainer, config_of("pvdr-context"), codes),
         "stg": (STGPretrainer, config_of("stg"), frames(2, 7)),
-        "apv": (VideoPretrainer, config_of("apv"), frames(2, 6))}[stage]
+        "ficc": (FICCPretrainer, config_of("ficc"), frames(2, 7)),
+        **{name: (VideoPretrainer, config_of(name), frames(2, 6)) for name in VIDEO_MODELS}}[stage]
     found = []
     for seed in (0, 1):
         learner = kind.for_stage(StageContext(config, seed, device, IMAGE, inputs))
@@ -122,11 +125,11 @@ def steps_of(stage: str, device: torch.device) -> tuple[list[dict[str, float]], 
     return [*found, learner.validate(batch)], learner.export()
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "pvdr", "pvdr-context", "apv", "stg"])
+@pytest.mark.parametrize("stage", ["tokenizer", "pvdr", "pvdr-context", *VIDEO_MODELS, "ficc", "stg"])
 def test_a_stage_learns_as_on_the_cpu(stage: str, device: torch.device) -> None:
     found, weights = steps_of(stage, device)
     assert all(type(value) is torch.Tensor and value.device == CPU for value in weights.values())
-    if stage in ("apv", "stg") and device.type == "cuda":  # a GPU draws latents and dropout of its own
+    if stage in (*VIDEO_MODELS, "ficc", "stg") and device.type == "cuda":  # a GPU draws numbers of its own
         assert all(math.isfinite(value) for row in found for value in row.values())
         return
     expected, _ = steps_of(stage, CPU)

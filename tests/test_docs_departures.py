@@ -64,7 +64,6 @@ SIZES = {
 }
 
 
-
 def changed(method: str, scale: str) -> set[str]:
     """Keys whose value at a scale is not the schema's default, the paper's."""
     value = load_catalog().config(method, scale).value
@@ -84,7 +83,16 @@ def test_the_paper_scale_is_the_papers(method: str) -> None:
     assert {key.split(".")[-1] for key in changed(method, "paper")} <= HARDWARE | TASK_SETS
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_of_no_paper_changes_at_every_scale_is_told_by_name() -> None:
+    intro = TABLE.partition("| method |")[0].partition("`pvdr-taught` and")[2]
+    told = {key.split(".")[-1] for key in re.findall(r"`([a-z_0-9.]+)`", intro)} - {"paper"}
+    own = {key.split(".")[-1] for key in changed("pvdr-taught", "paper") - changed("pvdr", "paper")}
+    assert {"pi_form", "e1_play", "lact_decay"} <= own == told
+    for scale in ("gpu", "cpu", "quick", "smoke"):
+        assert own <= {key.split(".")[-1] for key in changed("pvdr-taught", scale)}
+
+
+@pytest.mark.parametrize("method", [*METHODS, "pvdr-taught"])
 def test_what_the_cpu_scale_changes_beside_sizes_is_told(method: str) -> None:
     text = TABLE + ((DOCS / "dreamer.md").read_text() if method in DREAMERS else "")
     told = set(re.findall(r"[a-z_0-9]+", text))

@@ -104,6 +104,29 @@ def test_plans_stand_for_three_decisions_of_an_episode_in_a_buffer_and_only_thos
     assert torch.equal(went.batch.state["extra"], torch.cat([went.extras[t]["z"] for t in range(E1, E1 + E2)]))
 
 
+@pytest.mark.parametrize(("dtype", "star"), [("float32", "drawn"), ("bfloat16", "drawn"), ("bfloat16", "read_back")])
+def test_all_plans_are_made_in_the_precision_that_is_asked_for(dtype: str, star: str) -> None:
+    """Those that are acted on, and those that value what time cut off; what is read of them is float32 in any."""
+    cfg = config({"dtype": dtype})
+    learner = build(cfg.model_copy(update={"planner": cfg.planner.model_copy(update={"z_star": star})}))
+    plan, within, seen = learner.planner.plan, list[str](), dict[str, set[torch.dtype]]()
+    for module in learner.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(
+                lambda _, inputs, output: seen.setdefault(within[-1], set()).add(output.dtype) if within else None)
+
+    def heard(context: Tensor, generator: torch.Generator) -> Any:
+        within.append("bootstrap" if generator is learner.generator else "acting")
+        found = plan(context, generator)
+        within.clear()
+        return found
+
+    learner.planner.plan = heard  # type: ignore[method-assign]
+    went = played(learner, story())
+    assert seen == {"acting": {getattr(torch, dtype)}, "bootstrap": {getattr(torch, dtype)}}
+    assert went.batch is not None and went.batch.state["extra"].dtype == torch.float32
+
+
 def test_plans_stand_in_evaluation_too_whatever_buffer_is_being_filled() -> None:
     tale = story(9, [(4, 0)], [])
     learner = build(config(replan=3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from pvdr_bench.launch.plan import experiment_runs, plan_runs
 from pvdr_bench.launch.reproduction import missing_lines
 from pvdr_bench.results.collect import collect
 from pvdr_bench.results.ordering import highest_row, sensitivity, table_ordering
-from pvdr_bench.results.reproduce import Drawn, at_common_budget, draw
+from pvdr_bench.results.paper import figure_otherwise, published
+from pvdr_bench.results.reproduce import Drawn, at_common_budget, draw, summary
 from pvdr_bench.runs.directory import RunDir
 from tests.results_runs import write_episodes
 
@@ -150,14 +152,79 @@ def test_unlike_budgets_are_cut_to_the_common_one_and_that_is_said(catalog: Cata
                                                                      "random": [640]}  # it does not learn
     same = [spec for spec in specs if spec.method != "pvdr-scratch"]
     assert at_common_budget(results, same) == (results, "")
-    every = specs[0].protocol.eval_every
+    every, none = specs[0].protocol.eval_every, replace(results, runs=results.runs.iloc[:0])  # nothing was made yet
     short = [spec.model_copy(update={"protocol": spec.protocol.model_copy(update={"env_steps": every // 2})})
              if spec.method == "ppo" else spec for spec in specs]
     apart = [spec.model_copy(update={"protocol": spec.protocol.model_copy(update={"eval_every": 96})})
              if spec.method == "ppo" else spec for spec in specs]  # and 160: both are at 480 for the first time
     for unlike in (short, apart):
         with pytest.raises(UsageError, match="the smallest ends before the first common evaluation"):
-            at_common_budget(results, unlike)
+            at_common_budget(none, unlike)
+
+
+def with_budget(spec: RunSpec, env_steps: int) -> RunSpec:
+    return spec.model_copy(update={"protocol": spec.protocol.model_copy(update={"env_steps": env_steps})})
+
+
+def test_budgets_are_those_that_runs_were_made_with(catalog: Catalog, tmp_path: Path) -> None:
+    """All are asked 320 now, and another command had PPO go on to 640."""
+    one = experiment(figure={"kind": "curves"}, highest="pvdr-scratch", grid=[
+        {"methods": ["ppo", "pvdr-scratch"], "tasks": ["reach"]}])
+    specs = runs_of(catalog, one)
+    assert {spec.protocol.env_steps for spec in specs} == {320}
+    for spec in specs:
+        fabricate(with_budget(spec, 640) if spec.method == "ppo" else spec, tmp_path, 0.5)
+    found = draw(one, specs, collect(tmp_path), tmp_path / "out")
+    told = "The budgets differ (320 env_steps: pvdr-scratch; 640 env_steps: ppo), so all rows are shown up to 320"
+    assert not found.problem and found.remarks[0].startswith(told) and told in (tmp_path / "out/mine.txt").read_text()
+    assert "not compared" not in found.ordering, "both have an evaluation there"
+    cut, _ = at_common_budget(collect(tmp_path), specs)
+    assert cut.points["env_steps"].max() == 320 and set(cut.points["variant"]) == {"ppo", "pvdr-scratch"}
+    longer = [with_budget(spec, 640) for spec in specs]  # asked 640 now: pvdr-scratch was made with 320 all the same
+    assert at_common_budget(collect(tmp_path), longer)[1].startswith(told)
+
+
+@pytest.mark.parametrize("kind", ["figure", "table"])
+def test_half_done_with_unlike_budgets_it_draws_what_there_is(catalog: Catalog, tmp_path: Path, kind: str) -> None:
+    """No run that learns has come to the common budget yet."""
+    shown = {"figure": {"figure": {"kind": "curves"}, "highest": "ppo"}, "table": {"table": {"published": "Table 4"}}}
+    one = experiment(**shown[kind], grid=[
+        {"methods": ["ppo", "random"], "tasks": ["reach"], "overrides": ["protocol.env_steps=640"]},
+        {"methods": ["pvdr-scratch"], "tasks": ["reach"]}])
+    specs = runs_of(catalog, one)
+    for spec in specs:
+        if spec.method != "pvdr-scratch":
+            fabricate(spec, tmp_path, 0.5, until=None if spec.method == "random" else spec.protocol.eval_every)
+    found = draw(one, specs, collect(tmp_path), tmp_path / "out", missing_lines(plan_runs(specs, tmp_path)))
+    assert not found.problem and (tmp_path / "out" / "mine.png").stat().st_size > 5_000
+    caption = (tmp_path / "out" / "mine.txt").read_text()
+    assert "so all rows are shown up to 320 env_steps" in caption and "Missing: " in caption
+    assert "pvdr-scratch" in caption
+    if kind == "table":
+        ours = (tmp_path / "out" / "mine.md").read_text().splitlines()[2]
+        assert ours.count("| - ") == 2 and "50.0" in ours, "floor and ceiling are as they are"
+    else:
+        assert "cannot be said" in found.ordering
+
+
+def test_drawn_is_said_where_something_was_and_every_built_in_experiment_has_something(
+        catalog: Catalog, tmp_path: Path) -> None:
+    for name in catalog.experiments():
+        known = catalog.experiment(name)
+        assert known.experiments or known.figure or known.table, name
+    one = experiment(grid=[{"methods": ["ppo"], "tasks": ["reach"]}])
+    found = drawn(catalog, one, tmp_path, lambda spec: 0.5)
+    assert not found.files and not (tmp_path / "out").exists()
+    assert summary([found], {}) == "mine: its file names neither figure nor table, so nothing is drawn"
+    assert "drawn" in summary([drawn(catalog, experiment(
+        figure={"kind": "curves"}, grid=[{"methods": ["ppo"], "tasks": ["window-open"]}]), tmp_path, lambda spec: 0.5)],
+        {}).splitlines()[0]
+
+
+def test_the_tabletop_has_the_methods_of_fig7(catalog: Catalog) -> None:
+    there, here = catalog.experiment("fig7"), catalog.experiment("tabletop")
+    assert set(here.grid[0].methods) == {*there.grid[0].methods, "random", "scripted"}
+    assert (here.figure, here.highest) == (there.figure, there.highest)
 
 
 def test_a_sweep_has_a_line_for_each_value_and_the_final_scores(catalog: Catalog, tmp_path: Path) -> None:
@@ -172,6 +239,29 @@ def test_a_sweep_has_a_line_for_each_value_and_the_final_scores(catalog: Catalog
     places = [svg.index(f">lambda1 = {value} (metaworld), n = 3<") for value in sorted([1e-5, default, 0.5])]
     assert places == sorted(places)  # the legend is in the order of the values
     assert "reach: 80 points, from lambda1 = 1e-05 (metaworld) to lambda1 = 0.5 (metaworld)" in found.ordering
+
+
+@pytest.mark.parametrize(("source", "words"), [
+    ("arXiv 2411.03169, Fig. 4", "Not shown: Fig. 4 as published (Luo et al.; ECCV 2024; arXiv 2411.03169), under "
+     "another protocol (Meta-World; 128x128; action repeat 2; 500-step episodes;"),
+    ("arXiv 2411.03169, Fig. 7", "under another protocol (RLBench; 128x128; action repeat 2; 200-step episodes;"),
+    ("after arXiv 2411.03169, Fig. 5", "Not shown: Fig. 5 as published"),
+    ("another paper, Fig. 4", "")])
+def test_a_caption_tells_how_the_published_figure_was_measured(catalog: Catalog, tmp_path: Path, source: str,
+                                                               words: str) -> None:
+    one = experiment(source=source, figure={"kind": "curves"}, grid=[{"methods": ["ppo"], "tasks": ["reach"]}])
+    drawn(catalog, one, tmp_path, lambda spec: 0.5)
+    caption = (tmp_path / "out" / "mine.txt").read_text()
+    assert words in caption and caption.count("not comparable, in no statistic.") == bool(words)
+
+
+def test_every_figure_of_the_paper_has_its_protocol(catalog: Catalog) -> None:
+    for name in catalog.experiments():
+        one = catalog.experiment(name)
+        wanted = one.figure is not None and re.search(r"2411\.03169, (Fig|Table)", one.source) is not None
+        assert bool(figure_otherwise(one.source)) >= wanted, name
+    tables = published().groupby("table")["protocol"].first()
+    assert tables["Table 4"] in figure_otherwise("after arXiv 2411.03169, Table 4")
 
 
 def test_a_sweep_of_a_single_value_until_now_has_its_curves(catalog: Catalog, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from pvdr_bench.cli.main import main
+from pvdr_bench.cli.run import show_outcome
+from pvdr_bench.launch.local import Job
 from pvdr_bench.results.collect import collect
 from pvdr_bench.results.cost_tables import build_cost_table, build_time_table
 from pvdr_bench.results.report import build_report
@@ -17,7 +21,7 @@ from pvdr_bench.runs.cost import KINDS, cost_of, cost_words, read_cost
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.schema import PhaseRow
 from pvdr_bench.words import significant
-from tests.results_runs import make_run, resealed
+from tests.results_runs import make_run, make_spec, resealed
 
 GRID: dict[str, Any] = {"env_steps": 0, "phase": "grid", "wall_seconds": 20.0, "device": "cpu",
                         "seconds": {"start": 10.0, "act": 6.0, "act.plan": 4.0, "act.tokenize": 1.0, "env": 3.0,
@@ -124,6 +128,27 @@ def test_the_report_has_them_beside_each_other(folder: Path) -> None:
     cost = section[section.index('id="cost-table"'):section.index('id="time-table"')]
     assert all(word in cost for word in ("success rate", "CPU-hours", "GPU-hours", "0.0500", ">—<"))
     assert "planning" in section[section.index('id="time-table"'):] and "not of equal compute" in section
+
+
+def test_a_finished_runs_line_tells_its_outcome_and_its_cost(folder: Path) -> None:
+    specs = {name: make_spec(variant=name, corpus=corpus, algorithm=name) for name, corpus in (
+        ("pvdr", "metaworld"), ("ppo", None), ("stg", None))}
+    jobs = [Job(spec, spec.path(folder), "done" if name == "pvdr" else "skipped") for name, spec in specs.items()]
+    gone = make_spec(variant="ppo", seed=7)
+    jobs.append(Job(gone, gone.path(folder), "failed", message="out of memory"))
+    out = io.StringIO()
+    show_outcome(Console(file=out, width=20), jobs)  # nothing is wrapped
+    words = "success 50 % at any step, 25 % at the end, of 100 episodes"
+    assert out.getvalue().splitlines() == [
+        f"    done  pvdr · reach · metaworld · seed 0: {words}",
+        "          0.05 CPU-hours, 20 decisions/s: evaluating 28 %, learning 21 %, planning 14 %, rendering 6 %, "
+        "physics 5 %, tokenizing 3 %, acting 3 %, other 19 %",
+        f" skipped  ppo · reach · seed 0: {words}",
+        "          0.04 hours",
+        f" skipped  stg · reach · seed 0: {words}",
+        "          0.05 GPU-hours, 20 decisions/s: evaluating 28 %, learning 21 %, planning 14 %, rendering 6 %, "
+        "physics 5 %, tokenizing 3 %, acting 3 %, other 19 %",
+        "  failed  ppo · reach · seed 7: out of memory"]
 
 
 def test_the_command_prints_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

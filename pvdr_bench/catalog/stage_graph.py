@@ -68,10 +68,10 @@ class StageNode:
     def key(self) -> str:
         """The same for all runs that need this artefact; known before those it needs are made."""
         videos = [[share.name, share.weight] for share in self.shares]
-        return content_hash([self.stage.name, self.info.name, self.info.version, self._config(), videos, self.seed,
+        return content_hash([self.stage.name, self.info.name, self.info.version, self.own_config(), videos, self.seed,
                              self.scale, self.image_size, [need.key for need in self.needs]])
 
-    def _config(self) -> dict[str, Any]:
+    def own_config(self) -> dict[str, Any]:
         """The part of the config that the artefact depends on."""
         data = self.config.model_dump(mode="json")
         return {name: data[name] for name in self.stage.sections if name in data} if self.stage.sections else data
@@ -92,7 +92,7 @@ class StageNode:
         if mixed := {share.corpus: share.weight for share in self.shares if share.weight is not None}:
             videos["weights"] = mixed
         return {"stage": self.stage.name, "algorithm": self.info.name, "version": self.info.version,
-                "config": self._config(), "image_size": self.image_size, "seed": self.seed, **videos,
+                "config": self.own_config(), "image_size": self.image_size, "seed": self.seed, **videos,
                 **{need.stage.makes: weights[need.stage.name] for need in self.needs}}
 
 

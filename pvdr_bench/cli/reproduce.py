@@ -25,6 +25,7 @@ from pvdr_bench.cli.options import (
     choose_scale,
 )
 from pvdr_bench.cli.output import console as make_console
+from pvdr_bench.cli.reproduce_plan import facts_of, show
 from pvdr_bench.cli.run import JobsOrCores, work
 from pvdr_bench.cli.submit import PretrainProfile, hand_in, profiles_of
 
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pvdr_bench.catalog.catalog import Catalog
-    from pvdr_bench.catalog.profile import Profile
     from pvdr_bench.launch.plan import RunPlan
-    from pvdr_bench.launch.rates import Place
-    from pvdr_bench.launch.reproduction import Group, Reproduction
+    from pvdr_bench.launch.reproduction import Group
     from pvdr_bench.results.reproduce import Drawn
 
 
@@ -161,107 +160,6 @@ def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: 
         raise UsageError(f"no experiment of {name} has these methods in these tasks", where="--methods",
                          hint=f"leave --methods or --tasks out; see: pvdr-bench describe {name}")
     return groups
-
-
-def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int) -> dict[str, Any]:
-    """A plan as JSON types; hours and bytes are of what is known, and what is not is named beside them."""
-    from pvdr_bench.launch.reproduction import budgets
-    from pvdr_bench.runs.provenance import cores
-
-    share = (site.gpus / site.runs_per_job) if site else float(place.device == "cuda")
-    together = site.array_parallelism * site.runs_per_job if site else 1 if place.device == "cuda" else min(
-        jobs, cores())  # rates are those of a run with a core or a GPU to itself
-    hours = sum(kind.hours for kind in plan.kinds if kind.hours is not None)
-    stages = sum(one.hours * one.gpus for one in plan.artefacts if one.hours is not None and not one.there)
-    sizes = [(kind.runs, kind.size) for kind in plan.kinds]
-    states = {state: sum(one.state == state for one in plan.plans) for state in ("new", "continue", "extend", "done")}
-    return {
-        "scale": plan.groups[0].specs[0].scale, "device": place.device, "profile": site.name if site else None,
-        "at_a_time": together,
-        "experiments": [{"name": group.experiment.name, "runs": len(group.specs),
-                         "obstacle": group.obstacle.message if group.obstacle else None,
-                         "hint": group.obstacle.hint if group.obstacle else None,
-                         "budgets": {str(steps): names for steps, names in budgets(group.specs).items()}}
-                        for group in plan.groups],
-        "runs": len(plan.plans), "asked": plan.asked, "shared": plan.asked - len(plan.plans), "states": states,
-        "artefacts": [asdict(one) for one in plan.artefacts],
-        "kinds": [{"variant": kind.variant, "runs": kind.runs, "hours": kind.hours,
-                   "rate": None if kind.known is None else {"of": kind.known.of, "source": kind.known.source},
-                   "disk": None if kind.size is None else asdict(kind.size)} for kind in plan.kinds],
-        "hours": hours, "gpu_hours": hours * share, "artefact_gpu_hours": stages,
-        "hours_unknown": {kind.variant: kind.runs for kind in plan.kinds if kind.hours is None},
-        "disk_bytes": sum(runs * size.bytes for runs, size in sizes if size),
-        "disk_least": any(size is None or size.least for _, size in sizes),
-        "disk_unknown": {kind.variant: kind.runs for kind in plan.kinds if kind.size is None},
-    }
-
-
-def show(plan: Reproduction, facts: dict[str, Any], root: Path, site: Profile | None) -> None:
-    """The plan for people."""
-    from pvdr_bench.words import counted
-
-    where = f"profile {site.name} ({site.device})" if site else f"device {facts['device']}"
-    typer.echo(f"{facts['experiment']}: scale {facts['scale']}, {where}, results in {root}")
-    width = max(len(one["name"]) for one in facts["experiments"])
-    for one in facts["experiments"]:
-        typer.echo(f"  {one['name'].ljust(width)}  {counted(one['runs'], 'run')}"
-                   + (f", not possible here: {one['obstacle']}" if one["obstacle"] else ""))
-        if one["hint"] and one["obstacle"]:
-            typer.echo(f"  {' ' * width}  -> {one['hint']}")
-        if len(one["budgets"]) > 1:
-            told = "; ".join(f"{int(steps):,} ({', '.join(names)})" for steps, names in one["budgets"].items())
-            typer.echo(f"  {' ' * width}  budgets differ, and it is drawn up to the common one: {told} env_steps. "
-                       f"-o protocol.env_steps={max(map(int, one['budgets']))} gives all the same")
-    states = ", ".join(f"{count} {state}" for state, count in facts["states"].items() if count)
-    shared = f"; {facts['shared']} more are shared and made once" if facts["shared"] else ""
-    typer.echo(f"{counted(facts['runs'], 'run')}: {states or 'none'}{shared}")
-    if plan.todo:
-        _show_artefacts(plan)
-        _show_cost(plan, facts)
-
-
-def _show_artefacts(plan: Reproduction) -> None:
-    from pvdr_bench.words import counted
-
-    if plan.artefacts:
-        typer.echo("made once:")
-    for one in plan.artefacts:
-        state = "here" if one.there else "to be made, time not known" if one.hours is None else (
-            f"to be made, {one.hours:g} h on {counted(one.gpus, 'GPU')} ({one.source})")
-        typer.echo(f"  {one.label}, for {counted(one.runs, 'run')} of {_some(one.variants)}: {state}")
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first of many names."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _show_cost(plan: Reproduction, facts: dict[str, Any]) -> None:
-    from pvdr_bench.words import counted
-
-    typer.echo("hours of what is missing, one run after the other:")
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for kind in plan.kinds:
-        groups.setdefault((kind.known.of, kind.known.source) if kind.known else ("", ""), []).append(kind)
-    for (of, source), kinds in groups.items():
-        runs, names = sum(kind.runs for kind in kinds), dict.fromkeys(kind.variant for kind in kinds)
-        told = f"{sum(kind.hours for kind in kinds):,.1f} h, as {of}: {source}" if of else (
-            "unknown, since none was measured at this scale on such a device")
-        typer.echo(f"  {', '.join(names)}: {counted(runs, 'run')}, {told}")
-    unknown, disk = facts["hours_unknown"], facts["disk_unknown"]
-    gpu = f", {facts['gpu_hours']:,.0f} GPU-hours" if facts["gpu_hours"] else ""
-    stages = f", and {facts['artefact_gpu_hours']:,.0f} for artefacts" if facts["artefact_gpu_hours"] else ""
-    known = len(plan.todo) - sum(unknown.values())
-    if known:
-        typer.echo(f"together: {facts['hours']:,.1f} h{gpu}{stages} for {known} of {counted(len(plan.todo), 'run')}, "
-                   f"at most {facts['at_a_time']} at a time: "
-                   f"{facts['hours'] / max(1, min(facts['at_a_time'], known)):,.1f} h at best")
-    if unknown:
-        typer.echo(f"  without {', '.join(unknown)}: the first finished run of each in the results folder tells, "
-                   "measured on the device itself")
-    least = "at least " if facts["disk_least"] else ""
-    size = f"{least}{facts['disk_bytes'] / 2**30:,.1f} GiB" if facts["disk_bytes"] else "unknown"
-    typer.echo(f"disk: {size}" + (f", nothing is known of {', '.join(disk)}" if disk else ""))
 
 
 def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console) -> list[dict[str, Any]]:

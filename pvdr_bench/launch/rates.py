@@ -148,8 +148,7 @@ def size_of(spec: RunSpec, catalog: Catalog, results: Path) -> Size | None:
     """What a finished run of this kind takes up here; else what can be counted: checkpoints, and a replay's frames."""
     folders = [run.path for run, _, _ in finished(results, spec.variant, spec.scale_label)]
     if folders:
-        sizes = [sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders]
-        return Size(sum(sizes) / len(sizes), f"{_runs(len(folders))} in the results folder")
+        return Size(sum(map(bytes_of, folders)) / len(folders), f"{_runs(len(folders))} in the results folder")
     paper = paper_folder()
     known = _records(paper.parent / "reference" / SIZES) if paper else []
     rows = [row for name in names_of(spec.variant, catalog) for row in known
@@ -163,6 +162,11 @@ def size_of(spec: RunSpec, catalog: Catalog, results: Path) -> Size | None:
              f"({rows[0]['source']})"] if rows else []
     parts += ["the frames of the replay"] if frames else []
     return Size(weights + frames, f"counted: {' and '.join(parts)}", least=True)
+
+
+def bytes_of(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _kept(spec: RunSpec) -> int:

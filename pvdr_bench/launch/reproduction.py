@@ -15,6 +15,7 @@ from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.catalog.stage_graph import StageNode, stage_graph
 from pvdr_bench.errors import BenchError
+from pvdr_bench.launch.artefact_costs import Cost, made_of_kind, size_of_artefact, time_of
 from pvdr_bench.launch.needs import stage_needs
 from pvdr_bench.launch.plan import RunPlan, merged, plan_runs
 from pvdr_bench.launch.rates import Known, Rates, Size, names_of, published_hours, size_of
@@ -40,7 +41,8 @@ class SharedArtefact:
 
     Attributes:
         variants: whose runs they are.
-        hours: that a publication reports for it on ``gpus`` GPUs; None: not known.
+        hours: on ``gpus`` GPUs (none: on a processor), as measured here or else published; None: not known.
+        bytes: of its folder, as one of its kind has that is here; None: not known.
     """
 
     label: str
@@ -50,17 +52,20 @@ class SharedArtefact:
     hours: float | None = None
     gpus: int = 0
     source: str = ""
+    bytes: float | None = None
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The runs of one method at one scale that are still to be made, and what they cost.
+    """The runs of one method at one scale in one suite that are still to be made, and what they cost.
 
     Attributes:
         hours: of all of them, one after the other; None: not known.
     """
 
     variant: str
+    scale: str
+    suite: str
     runs: int
     known: Known | None
     hours: float | None
@@ -157,13 +162,21 @@ def _artefacts(specs: Sequence[RunSpec], catalog: Catalog, rates: Rates) -> list
     missing = stage_needs([group[0] for group in alike], catalog)
     found = []
     for key, node in nodes.items():
-        names = names_of(node.method, catalog)
-        row = next((row for row in published_hours(rates.paper) if row["method"] in names and row["scale"] ==
-                    node.scale and row["stage"] == node.stage.name and rates.on(row)), None)
-        variants = tuple(dict.fromkeys(spec.variant for spec in users[key]))
-        found.append(SharedArtefact(node.label, variants, len(users[key]), key not in missing, *(
-            (float(row["hours"]), int(row["gpus"]), _reported(row, node.method)) if row else ())))
+        made = made_of_kind(node, data_root() / "artefacts")
+        cost = time_of(node, made, rates.place) or _published(node, catalog, rates) or Cost()
+        found.append(SharedArtefact(node.label, tuple(dict.fromkeys(spec.variant for spec in users[key])),
+                                    len(users[key]), key not in missing, cost.hours, cost.gpus, cost.source,
+                                    size_of_artefact(made)))
     return found
+
+
+def _published(node: StageNode, catalog: Catalog, rates: Rates) -> Cost | None:
+    """What a publication reports of a stage."""
+    names = names_of(node.method, catalog)
+    for row in published_hours(rates.paper):
+        if row["method"] in names and (row["scale"], row["stage"]) == (node.scale, node.stage.name) and rates.on(row):
+            return Cost(float(row["hours"]), int(row["gpus"]), _reported(row, node.method))
+    return None
 
 
 def _reported(row: Mapping[str, Any], method: str) -> str:
@@ -180,9 +193,20 @@ def _kinds(todo: Sequence[RunPlan], catalog: Catalog, results: Path, rates: Rate
         spec = plans[0].spec
         known = rates.of(spec)
         seconds = [known.seconds(plan.env_steps, plan.spec.protocol.env_steps) for plan in plans] if known else []
-        found.append(Kind(spec.variant, len(plans), known, sum(seconds) / 3600.0 if known else None,
-                          size_of(spec, catalog, results)))
+        found.append(Kind(spec.variant, spec.scale_label, spec.task.suite, len(plans), known,
+                          sum(seconds) / 3600.0 if known else None, size_of(spec, catalog, results)))
     return found
+
+
+def titles_of(kinds: Sequence[Kind]) -> list[str]:
+    """A name for each kind: its method, and what tells it from the method's other kinds among them."""
+    def title(kind: Kind) -> str:
+        alike = [one for one in kinds if one.variant == kind.variant]
+        apart = [value for name, value in (("suite", kind.suite), ("scale", kind.scale))
+                 if len({getattr(one, name) for one in alike}) > 1]
+        return f"{kind.variant} ({', '.join(apart)})" if apart else kind.variant
+
+    return [title(kind) for kind in kinds]
 
 
 def budgets(specs: Iterable[RunSpec]) -> dict[int, list[str]]:

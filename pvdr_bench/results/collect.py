@@ -121,18 +121,18 @@ class Results:
                        protocols={key: value for key, value in self.protocols.items() if key in hashes},
                        whole=self.names)
 
-    def cut_at(self, env_steps: int) -> Results:
+    def cut_at(self, env_steps: int, *, reached: bool = True) -> Results:
         """All runs as if their budget had been ``env_steps``: rows of different budgets, compared at one.
 
         The evaluation there counts as the final one (the real one if the budget was just this, else the grid's, which
         has fewer episodes); what came later is gone. Runs that were not evaluated there have no final evaluation.
 
         Raises:
-            UsageError: no run was evaluated there; names where they were.
+            UsageError: ``reached`` is asked for, and no run was evaluated there; names where they were.
         """
         points = self.points[self.points["env_steps"] <= env_steps]
         there = points[points["env_steps"].eq(env_steps) & points["complete"].astype(bool)]
-        if there.empty:
+        if there.empty and reached:
             known = ", ".join(str(n) for n in sorted(set(self.points["env_steps"])))
             raise UsageError(f"no run was evaluated after {env_steps} env_steps", where=str(self.root),
                              hint=f"there is: {known or 'nothing'}")

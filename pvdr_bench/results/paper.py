@@ -1,11 +1,13 @@
 """Numbers as published, drawn apart from ours and never part of a statistic.
 
 ``results/paper/*.csv`` has the columns of :data:`COLUMNS`; success and its spread are in percent, as printed. A row has
-either a success rate or a return. What a source does not say is empty.
+either a success rate or a return. What a source does not say is empty. ``figures.json`` says of figures, whose numbers
+nobody printed, how they were measured.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ COLUMNS: dict[str, str] = {
     "note": "what a reader must know",
 }
 PRIMARY = "primary"
+FIGURES = "figures.json"
 _NUMBERS = {"env_steps": "Int64", "success": float, "return": float, "spread": float, "seeds": "Int64"}
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -89,6 +92,35 @@ def _read(path: Path) -> pd.DataFrame:
     if not (frame["success"].notna() ^ frame["return"].notna()).all():
         raise DataError("a row needs either a success rate or a return", where=str(path))
     return frame
+
+
+def measured_otherwise(what: str, source: str, protocol: str, detail: str = "") -> str:
+    """Half a sentence for a caption: that what is published was measured in another way.
+
+    Args:
+        what: table or figure. detail: its statistic, if its numbers are shown.
+    """
+    return (f"{what} as published ({source}){detail and ', '}{detail}, under another protocol ({protocol}): not "
+            "comparable, in no statistic.")
+
+
+def figure_otherwise(source: str, folder: Path | None = None) -> str:
+    """The same of the figure that an experiment follows, as a sentence; empty where nothing is known of it.
+
+    Args:
+        source: the experiment's, such as ``after arXiv 2411.03169, Fig. 4``.
+
+    Raises:
+        DataError: the folder is missing.
+    """
+    folder = folder or paper_folder()
+    if folder is None or not (folder / FIGURES).is_file():
+        raise DataError("there is nothing on published figures", where=str(folder or "results/paper"))
+    paper, _, figure = source.removeprefix("after ").rpartition(", ")
+    for row in json.loads((folder / FIGURES).read_text(encoding="utf-8")):
+        if row["paper"] == paper and figure in row["figures"]:
+            return f"Not shown: {measured_otherwise(figure, row['source'], row['protocol'])}"
+    return ""
 
 
 def beside(protocol: str, folder: Path | None = None) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.plain_text import markdown_cell, one_line
-from pvdr_bench.results.paper import published
+from pvdr_bench.results.paper import measured_otherwise, published
 from pvdr_bench.results.series import Row
 from pvdr_bench.results.tables import Cell, Table, escape_latex, mark_bold
 
@@ -120,8 +120,9 @@ def _difference(numbers: pd.DataFrame, stand_ins: Mapping[str, str], specs: Sequ
     used = {theirs: ours for theirs, ours in stand_ins.items() if ours in {spec.corpus for spec in specs}}
     instead = "; ".join(f"{ours} stands for {theirs}" for theirs, ours in used.items())
     kind = "a spread whose kind it leaves open" if first["spread_kind"] == "not clear" else first["spread_kind"]
-    return (f"In italics: {first['table']} as published ({first['source']}), mean ± {kind}, {first['seeds']} seeds, "
-            f"under another protocol ({first['protocol']}): not comparable, in no statistic."
+    told = measured_otherwise(first["table"], first["source"], first["protocol"],
+                              f"mean ± {kind}, {first['seeds']} seeds")
+    return (f"In italics: {told}"
             + (f" Of the corpora, {instead}." if instead else ""))
 
 

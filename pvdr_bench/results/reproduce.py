@@ -1,7 +1,7 @@
 """An experiment's figure and table in the publication's layout, from the runs that there are.
 
-Half done, it draws what there is and says what is missing. Rows of unlike budgets are shown up to the largest number of
-env_steps at which all of them are evaluated.
+Half done, it draws what there is and says what is missing. Rows that were made, or will be, with unlike budgets are
+shown up to the largest number of env_steps at which all of them are evaluated.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pvdr_bench.results.figures import Plot, plot_bars, plot_curves, plot_sweep,
 from pvdr_bench.results.figures.sweep import is_numeric, leaves
 from pvdr_bench.results.looks import MARKS, Look
 from pvdr_bench.results.ordering import highest_row, sensitivity, table_ordering
+from pvdr_bench.results.paper import figure_otherwise
 from pvdr_bench.results.problems import REFERENCES
 from pvdr_bench.results.tables import build_table, to_csv
 from pvdr_bench.runs.files import atomic_write
@@ -57,6 +58,8 @@ def draw(experiment: Experiment, specs: Sequence[RunSpec], results: Results, fol
         specs: its runs, done or not. results: the folder that they are in. missing: lines on those that are not done.
     """
     name = experiment.name
+    if experiment.figure is None and experiment.table is None:
+        return Drawn(name, problem="its file names neither figure nor table, so nothing is drawn")
     mine = {str(spec.path("")) for spec in specs}
     there = mine & set(results.runs["path"])
     evaluated = set(results.points["path"]) if len(results.points) else set()
@@ -77,32 +80,39 @@ def draw(experiment: Experiment, specs: Sequence[RunSpec], results: Results, fol
 def at_common_budget(results: Results, specs: Sequence[RunSpec]) -> tuple[Results, str]:
     """The results as they are, or cut where budgets differ: at the last evaluation that all rows that learn will have.
 
+    The budget of a run that is there is the one that it was made with, which another experiment or command may have
+    asked for; of one that is not, the one that is asked for now.
+
     Returns:
         A sentence on the cut for the caption; empty without one.
 
     Raises:
         UsageError: there is no such evaluation.
     """
-    learned = [spec for spec in specs if spec.algorithm not in REFERENCES]
-    budgets = {spec.protocol.env_steps for spec in learned}
+    made = dict(zip(results.runs["path"], results.runs["budget"], strict=True))
+    learned = [(spec, int(made.get(str(spec.path("")), spec.protocol.env_steps))) for spec in specs
+               if spec.algorithm not in REFERENCES]
+    budgets = {steps for _, steps in learned}
     if len(budgets) < 2:
         return results, ""
-    every, least = math.lcm(*(spec.protocol.eval_every for spec in learned)), min(budgets)
+    every, least = math.lcm(*(spec.protocol.eval_every for spec, _ in learned)), min(budgets)
     common = least // every * every
-    names = {steps: ", ".join(dict.fromkeys(spec.variant for spec in learned if spec.protocol.env_steps == steps))
+    names = {steps: ", ".join(dict.fromkeys(spec.variant for spec, budget in learned if budget == steps))
              for steps in sorted(budgets)}
     told = "; ".join(f"{steps:,} env_steps: {text}" for steps, text in names.items())
-    hint = f"give all one budget: -o protocol.env_steps={max(budgets)}"
     if not common:
         raise UsageError(f"the budgets differ ({told}), and the smallest ends before the first common evaluation",
-                         hint=hint)
-    still = results.runs[results.runs["algorithm"].isin(REFERENCES)]["path"]
-    moving = replace(results, points=results.points[~results.points["path"].isin(still)])
-    cut = moving.cut_at(common)
-    floor = results.points[results.points["path"].isin(still)]
-    points = pd.concat([cut.points, floor]).reset_index(drop=True) if len(floor) else cut.points
-    return replace(cut, points=points), (f"The budgets differ ({told}), so all rows are shown up to {common:,} "
-                                         f"env_steps, where all are evaluated.")
+                         hint=f"give all one budget: -o protocol.env_steps={max(budgets)}")
+    return _cut(results, common), (f"The budgets differ ({told}), so all rows are shown up to {common:,} env_steps, "
+                                   "where all are evaluated.")
+
+
+def _cut(results: Results, env_steps: int) -> Results:
+    """The rows that learn cut at ``env_steps``, which none need have reached; floor and ceiling as they are."""
+    still = results.points["algorithm"].isin(REFERENCES)
+    cut = replace(results, points=results.points[~still]).cut_at(env_steps, reached=False)
+    floor = results.points[still]
+    return replace(cut, points=pd.concat([cut.points, floor]).reset_index(drop=True)) if len(floor) else cut
 
 
 @dataclass(frozen=True)
@@ -166,7 +176,8 @@ class _Drawing:
         source = self.experiment.source.removeprefix("after ")
         head = f"{self.experiment.title} (after {source})." if source else ""
         missing = f"Missing: {'; '.join(self.missing)}." if self.missing else ""
-        caption = " ".join(filter(None, (head, plot.caption, *self.remarks, ordering, missing)))
+        otherwise = "" if self.experiment.table is not None else figure_otherwise(self.experiment.source)
+        caption = " ".join(filter(None, (head, plot.caption, otherwise, *self.remarks, ordering, missing)))
         return list(save(replace(plot, caption=caption), self.folder / f"{self.experiment.name}{suffix}").values())
 
 
@@ -206,7 +217,7 @@ def summary(drawn: Sequence[Drawn], missing: Mapping[str, Sequence[str]]) -> str
     """What was made, for people: files, the sentence on the ordering, and what is missing."""
     lines = []
     for one in drawn:
-        lines.append(f"{one.experiment}: {one.problem or one.ordering or 'drawn'}")
+        lines.append(f"{one.experiment}: {one.problem or one.ordering or ('drawn' if one.files else 'nothing drawn')}")
         lines += [f"  {remark}" for remark in one.remarks]
         lines += [f"  missing: {line}" for line in missing.get(one.experiment, ())]
         lines += [f"  {path}" for path in one.files if path.suffix in (".png", ".md")]

@@ -5,6 +5,8 @@ Shapes: N environments, m context and l future frames, h x w token grid, s x s x
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -45,11 +47,8 @@ def followed(planner: Planner, guide: Guide | None, config: PVDRConfig, context:
 def new_plans(planner: Planner, guide: Guide | None, config: PVDRConfig, context: Tensor, generator: torch.Generator,
               stopwatch: Stopwatch) -> Followed:
     """Plans made in contexts [N, m, h, w]."""
-    device = context.device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.online.dtype == "bfloat16")
-    with stopwatch("plan", len(context)), autocast:
-        plans = planner.plan(context, generator)
-    age = torch.zeros(len(context), dtype=torch.long, device=device)
+    plans = plan_in(planner, config, context, generator, stopwatch)
+    age = torch.zeros(len(context), dtype=torch.long, device=context.device)
     plan = {"z": plans.z, "plan": plans.codes.to(SMALL), "plan_age": age, **plan_metrics(plans)}
     if guide is not None:
         state = {"tokens": context, "extra": plans.z, "plan": plans.codes, "ends": plans.ends,
@@ -57,6 +56,15 @@ def new_plans(planner: Planner, guide: Guide | None, config: PVDRConfig, context
         plan["guide"] = guide.action(state)
         plan |= {name: state[name].to(kind) for name, kind in guide.kept.items()}
     return plan
+
+
+def plan_in(planner: Planner, config: PVDRConfig, context: Tensor, generator: torch.Generator,
+            stopwatch: Stopwatch) -> Plans:
+    """Eq. 2 in contexts [N, m, h, w] in the precision that planning has (``online.dtype``); z* is float32 in any."""
+    autocast = torch.autocast(context.device.type, torch.bfloat16, enabled=config.online.dtype == "bfloat16")
+    with stopwatch("plan", len(context)), autocast:
+        plans = planner.plan(context, generator)
+    return replace(plans, z=plans.z.float())
 
 
 def plan_metrics(plans: Plans) -> Followed:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pvdr_bench.algorithms.pvdr.alignment import Aligner, in_minibatches
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.finetuning import FineTuner, pieces
-from pvdr_bench.algorithms.pvdr.following import SMALL, Followed, followed, read_of
+from pvdr_bench.algorithms.pvdr.following import SMALL, Followed, followed, plan_in, read_of
 from pvdr_bench.algorithms.pvdr.metrics import planning_metrics
 from pvdr_bench.algorithms.pvdr.modules import build
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner
@@ -181,8 +181,7 @@ class PVDRLearner(Learner):
         context = self._context(push_frame(history, next_codes, none_first))
         if due.any():
             z = z.clone()
-            with self.stopwatch("plan", int(due.sum())):
-                z[due] = self.planner.plan(context[due], self.generator).z
+            z[due] = plan_in(self.planner, self.config, context[due], self.generator, self.stopwatch).z
         value: Tensor = self.ppo.critic({"tokens": context, "extra": z})
         return value
 

@@ -1,0 +1,145 @@
+"""What `reproduce` would do, as JSON types and for people: runs, shared artefacts, hours and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pvdr_bench.catalog.profile import Profile
+    from pvdr_bench.launch.rates import Place
+    from pvdr_bench.launch.reproduction import Reproduction
+
+
+def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int) -> dict[str, Any]:
+    """A plan as JSON types; hours and bytes are of what is known, and what is not is named beside them."""
+    from pvdr_bench.launch.reproduction import budgets, titles_of
+    from pvdr_bench.runs.provenance import cores
+
+    share = (site.gpus / site.runs_per_job) if site else float(place.device == "cuda")
+    together = site.array_parallelism * site.runs_per_job if site else 1 if place.device == "cuda" else min(
+        jobs, cores())  # rates are those of a run with a core or a GPU to itself
+    hours = sum(kind.hours for kind in plan.kinds if kind.hours is not None)
+    titled = dict(zip(titles_of(plan.kinds), plan.kinds, strict=True))
+    sizes = [(kind.runs, kind.size) for kind in plan.kinds]
+    states = {state: sum(one.state == state for one in plan.plans) for state in ("new", "continue", "extend", "done")}
+    return {
+        "scale": plan.groups[0].specs[0].scale, "device": place.device, "profile": site.name if site else None,
+        "at_a_time": together,
+        "experiments": [{"name": group.experiment.name, "runs": len(group.specs),
+                         "obstacle": group.obstacle.message if group.obstacle else None,
+                         "hint": group.obstacle.hint if group.obstacle else None,
+                         "budgets": {str(steps): names for steps, names in budgets(group.specs).items()}}
+                        for group in plan.groups],
+        "runs": len(plan.plans), "asked": plan.asked, "shared": plan.asked - len(plan.plans), "states": states,
+        "artefacts": [asdict(one) for one in plan.artefacts],
+        "kinds": [{"variant": kind.variant, "scale": kind.scale, "suite": kind.suite, "runs": kind.runs,
+                   "hours": kind.hours,
+                   "rate": None if kind.known is None else {"of": kind.known.of, "source": kind.known.source},
+                   "disk": None if kind.size is None else asdict(kind.size)} for kind in plan.kinds],
+        "hours": hours, "gpu_hours": hours * share, **_of_artefacts(plan),
+        "hours_unknown": {title: kind.runs for title, kind in titled.items() if kind.hours is None},
+        "disk_bytes": sum(runs * size.bytes for runs, size in sizes if size),
+        "disk_least": any(size is None or size.least for _, size in sizes),
+        "disk_unknown": {title: kind.runs for title, kind in titled.items() if kind.size is None},
+    }
+
+
+def _of_artefacts(plan: Reproduction) -> dict[str, Any]:
+    """What the artefacts that are to be made cost together; hours and bytes are of those of which they are known."""
+    made = [one for one in plan.artefacts if not one.there]
+    return {
+        "artefact_hours": sum(one.hours for one in made if one.hours is not None),
+        "artefact_gpu_hours": sum(one.hours * one.gpus for one in made if one.hours is not None),
+        "artefact_hours_unknown": sum(one.hours is None for one in made),
+        "artefact_disk_bytes": sum(one.bytes for one in made if one.bytes is not None),
+        "artefact_disk_unknown": sum(one.bytes is None for one in made),
+    }
+
+
+def show(plan: Reproduction, facts: dict[str, Any], root: Path, site: Profile | None) -> None:
+    """The plan for people."""
+    from pvdr_bench.words import counted
+
+    where = f"profile {site.name} ({site.device})" if site else f"device {facts['device']}"
+    typer.echo(f"{facts['experiment']}: scale {facts['scale']}, {where}, results in {root}")
+    width = max(len(one["name"]) for one in facts["experiments"])
+    for one in facts["experiments"]:
+        typer.echo(f"  {one['name'].ljust(width)}  {counted(one['runs'], 'run')}"
+                   + (f", not possible here: {one['obstacle']}" if one["obstacle"] else ""))
+        if one["hint"] and one["obstacle"]:
+            typer.echo(f"  {' ' * width}  -> {one['hint']}")
+        if len(one["budgets"]) > 1:
+            told = "; ".join(f"{int(steps):,} ({', '.join(names)})" for steps, names in one["budgets"].items())
+            typer.echo(f"  {' ' * width}  budgets differ, and it is drawn up to the common one: {told} env_steps. "
+                       f"-o protocol.env_steps={max(map(int, one['budgets']))} gives all the same")
+    states = ", ".join(f"{count} {state}" for state, count in facts["states"].items() if count)
+    shared = f"; {facts['shared']} more are shared and made once" if facts["shared"] else ""
+    typer.echo(f"{counted(facts['runs'], 'run')}: {states or 'none'}{shared}")
+    if plan.todo:
+        _show_artefacts(plan, facts)
+        _show_cost(plan, facts)
+
+
+def _show_artefacts(plan: Reproduction, facts: dict[str, Any]) -> None:
+    from pvdr_bench.words import counted
+
+    if plan.artefacts:
+        typer.echo("made once:")
+    for one in plan.artefacts:
+        on = f" on {counted(one.gpus, 'GPU')}" if one.gpus else ""
+        state = "here" if one.there else "to be made, time not known" if one.hours is None else (
+            f"to be made, {_hours(one.hours)}{on} ({one.source})")
+        typer.echo(f"  {one.label}, for {counted(one.runs, 'run')} of {_some(one.variants)}: {state}")
+    count = sum(not one.there for one in plan.artefacts)
+    unknown = facts["artefact_hours_unknown"]
+    if count > unknown:
+        gpu = f", {facts['artefact_gpu_hours']:,.0f} GPU-hours" if facts["artefact_gpu_hours"] else ""
+        typer.echo(f"  together {_hours(facts['artefact_hours'])}{gpu} for {count - unknown} of {count} to be made")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _show_cost(plan: Reproduction, facts: dict[str, Any]) -> None:
+    from pvdr_bench.launch.reproduction import titles_of
+    from pvdr_bench.words import counted
+
+    titles = {id(kind): title for kind, title in zip(plan.kinds, titles_of(plan.kinds), strict=True)}
+    typer.echo("hours of what is missing, one run after the other:")
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for kind in plan.kinds:
+        groups.setdefault((kind.known.of, kind.known.source) if kind.known else ("", ""), []).append(kind)
+    for (of, source), kinds in groups.items():
+        runs, names = sum(kind.runs for kind in kinds), [titles[id(kind)] for kind in kinds]
+        told = f"{sum(kind.hours for kind in kinds):,.1f} h, as {of}: {source}" if of else (
+            "unknown, since none was measured at this scale on such a device")
+        typer.echo(f"  {', '.join(names)}: {counted(runs, 'run')}, {told}")
+    unknown, disk = facts["hours_unknown"], facts["disk_unknown"]
+    gpu = f", {facts['gpu_hours']:,.0f} GPU-hours" if facts["gpu_hours"] else ""
+    known = len(plan.todo) - sum(unknown.values())
+    if known:
+        typer.echo(f"together: {facts['hours']:,.1f} h{gpu} for {known} of {counted(len(plan.todo), 'run')}, "
+                   f"at most {facts['at_a_time']} at a time: "
+                   f"{facts['hours'] / max(1, min(facts['at_a_time'], known)):,.1f} h at best")
+    if unknown:
+        typer.echo(f"  without {', '.join(unknown)}: the first finished run of each in the results folder tells, "
+                   "measured on the device itself")
+    least = "at least " if facts["disk_least"] else ""
+    size = f"{least}{facts['disk_bytes'] / 2**30:,.1f} GiB" if facts["disk_bytes"] else "unknown"
+    stages = f", and {_mib(facts['artefact_disk_bytes'])} of artefacts" if facts["artefact_disk_bytes"] else ""
+    typer.echo(f"disk: {size}{stages}" + (f", nothing is known of {', '.join(disk)}" if disk else ""))
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
