@@ -60,7 +60,7 @@ class Cost:
 
 def made_of_kind(node: StageNode, root: Path) -> list[Made]:
     """The finished artefacts below ``root`` that are of a stage's kind, the nearest first."""
-    found = []
+    found: list[Made] = []
     for path in sorted((root / node.stage.name).glob(f"*/{MANIFEST}")):
         with suppress(BenchError, FileNotFoundError):  # what is wrong with another artefact is that one's matter
             found += _read(path.parent, node)
