@@ -39,6 +39,7 @@ CPU = torch.device("cpu")
 IMAGE = 32
 EVAL = 2 * SYNC
 VIDEO_MODELS = ("apv", "contextwm", "prelar")  # which draw latents on their device, as STG draws dropout and FICC noise
+ON_REAL_DEVICES = ("contextwm", "ficc")  # the device of a generator, and tensors made by new_tensor
 
 
 @pytest.fixture(params=["cpu", "pretended", "cuda"])
@@ -127,6 +128,8 @@ def steps_of(stage: str, device: torch.device) -> tuple[list[dict[str, float]], 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "pvdr", "pvdr-context", *VIDEO_MODELS, "ficc", "stg"])
 def test_a_stage_learns_as_on_the_cpu(stage: str, device: torch.device) -> None:
+    if stage in ON_REAL_DEVICES and device.type == "cpu" and device.index:
+        pytest.skip(f"{stage} asks torch for what the pretended device does not pretend")
     found, weights = steps_of(stage, device)
     assert all(type(value) is torch.Tensor and value.device == CPU for value in weights.values())
     if stage in (*VIDEO_MODELS, "ficc", "stg") and device.type == "cuda":  # a GPU draws numbers of its own
