@@ -146,7 +146,7 @@ def test_prefill_initial_updates_and_pace(tmp_path: Path) -> None:
         player.decide()
         counts.append(learner.updates)
     assert counts == [0, 0, 0, 0, 3, 3, 4, 5, 6, 7]  # 4 decisions each; every 5 from decision 20 on
-    assert learner.due() == 3 + (40 - 20) // 5
+    assert learner.updates_due(learner.decisions) == 3 + (40 - 20) // 5
 
 
 def test_a_row_of_metrics_is_the_mean_over_all_updates_since_the_last_row(

@@ -70,7 +70,7 @@ def test_the_train_ratio_counts_replayed_steps_per_decision(tmp_path: Path) -> N
         player.decide()  # 4 decisions
         counts.append(player.learner.updates)
     assert counts == [0, 0, 0, 0, 1, 1, 2, 3, 4, 5]
-    assert player.learner.due() == 1 + (40 - 20) // 5
+    assert player.learner.updates_due(player.learner.decisions) == 1 + (40 - 20) // 5
 
 
 def test_at_paper_scale_256_steps_are_replayed_per_decision_whatever_the_action_repeat(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_at_paper_scale_256_steps_are_replayed_per_decision_whatever_the_action_
     learner = tiny(tmp_path)
     learner.config = learner.config.model_copy(update={"train": train})
     learner.decisions = train.prefill + 4000
-    assert learner.due() == 1 + 1000
+    assert learner.updates_due(learner.decisions) == 1 + 1000
 
 
 def test_rates_warm_up_from_zero(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,16 @@ import pytest
 from rich.console import Console
 
 from pvdr_bench.bench.pace import measure
+from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.launch.estimate import Rate, TimeLeft, done_share, expected, key_of, wall_time
 from pvdr_bench.launch.local import Job, Together, Watcher, run_local
 from pvdr_bench.launch.plan import RunPlan, plan_runs
 from pvdr_bench.launch.progress import PlainLines, summary
 from pvdr_bench.launch.redraw import Redraw
+from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.runs.directory import RunDir
-from tests.dummies import EPISODE, SYNC, make_pieces, make_spec
+from pvdr_bench.training.online import Pieces
+from tests.dummies import EPISODE, SYNC, OnPolicyDummy, make_pieces, make_spec
 from tests.results_runs import make_grid
 from tests.results_runs import make_spec as made_spec
 
@@ -95,6 +100,48 @@ def test_the_probe_sees_updates_and_leaves_nothing_behind(tmp_path: Path, monkey
     assert rates["onpolicy", "smoke"].whole and rates["recurrent", "smoke"].whole
     assert not rates["never", "smoke"].whole  # learning was never due: training takes longer than this
     assert not list(tmp_path.glob("pvdr-bench*"))
+
+
+class Bursting(OnPolicyDummy):
+    """300 updates of 10 ms once 8 decisions were made, and one at every decision from then on."""
+
+    FIRST = 300
+    decided = made = 0
+
+    def __init__(self, context: LearnerContext) -> None:
+        super().__init__(context)
+        self.stopwatch, self.took = context.stopwatch, list[float]()
+
+    def updates_due(self, decisions: int) -> int:
+        return self.FIRST + decisions - 8 if decisions >= 8 else 0
+
+    def observe(self, transition: Transition) -> None:
+        self.decided += len(transition.action)
+
+    def learn(self) -> dict[str, float]:
+        while self.made < self.updates_due(self.decided):
+            with self.stopwatch("update"):
+                began = time.monotonic()
+                time.sleep(0.01)
+                self.took.append(time.monotonic() - began)
+            self.made += 1
+        return {}
+
+
+@pytest.mark.parametrize(("env_steps", "whole"), [(2 * SYNC, True), (8, False)])
+def test_of_hundreds_of_updates_due_at_once_a_few_are_timed(env_steps: int, whole: bool) -> None:
+    spec = make_spec("bursting", env_steps=env_steps)
+    made: list[Bursting] = []
+
+    def pieces(spec: RunSpec) -> Pieces:
+        return replace(make_pieces(spec), make_learner=lambda context: made.append(Bursting(context)) or made[0])
+
+    rate = measure([spec], pieces, 0.3, lambda: False, pytest.fail)["bursting", "smoke"]
+    assert 2 <= made[0].made < Bursting.FIRST / 2, "the rest is not waited for"
+    updates = made[0].updates_due(env_steps // spec.protocol.action_repeat)
+    assert rate.whole and (updates > 0) == whole
+    learning = (rate.train - rate.evaluate) * env_steps
+    assert learning == pytest.approx(updates * sum(made[0].took[1:]) / max(1, len(made[0].took) - 1), rel=0.3)
 
 
 def test_what_cannot_be_measured_is_said_and_left_to_its_run() -> None:

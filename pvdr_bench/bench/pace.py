@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import torch
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.launch.estimate import Key, Rate
+from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.training.online import OnlineLoop, Pieces
 
@@ -46,14 +50,55 @@ def _measure_one(spec: RunSpec, pieces: Callable[[RunSpec], Pieces], seconds: fl
         return loop.rate(seconds, IMPORT_SECONDS + time.monotonic() - began)
 
 
+class _TimeIsUp(Exception):
+    """Updates were timed; the rest of those that are due is not waited for."""
+
+
+class _Updates(Stopwatch):
+    """Times each update. Once ``until`` is over and :data:`UPDATES` were made, it ends the work before the next one.
+
+    It counts no operations: that is done in the first calls of all, and those alone are timed here.
+    """
+
+    until = math.inf
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.each: list[float] = []  # seconds
+
+    @contextmanager
+    def __call__(self, part: str, size: int = 1) -> Iterator[None]:
+        """Time what is done within.
+
+        Raises:
+            _TimeIsUp: it would be an update more than there is time for.
+        """
+        began = time.monotonic()
+        if part == "update" and len(self.each) >= UPDATES and began > self.until:
+            raise _TimeIsUp
+        with super().__call__(part, size):
+            yield
+        if part == "update":
+            self.each.append(time.monotonic() - began)
+
+
 class Probe(OnlineLoop):
     """A run's loop that is timed and writes nothing."""
 
+    def make_stopwatch(self) -> Stopwatch:
+        """One that can end the work."""
+        self.updates = _Updates(self.pieces.device)
+        return self.updates
+
     def rate(self, seconds: float, start: float) -> Rate:
-        """Decide for ``seconds``, or until learning was due twice. ``start``: seconds until the first decision."""
-        self.stopwatch.count_no_flop()  # which is done in the first calls of all, and those alone are timed here
+        """Decide for ``seconds``, or until enough was learned. ``start``: seconds until the first decision."""
         self._begin_episodes()
         self._decide()  # the first one imports and allocates
+        due = self.learner.updates_due(self.protocol.env_steps // self.protocol.action_repeat)
+        return self._by_rounds(seconds, start) if due is None else self._by_updates(seconds, start, due)
+
+    def _by_rounds(self, seconds: float, start: float) -> Rate:
+        """Of a learner whose rounds of learning are all alike: until one was due twice."""
         first = self.env_steps
         clock = acting = 0.0
         acted = updates = 0
@@ -73,6 +118,23 @@ class Probe(OnlineLoop):
         steps = max(1, self.env_steps - first)
         train = whole[0] / whole[1] if updates else clock / steps
         return Rate(train, acting / acted if acted else train, start, bool(updates) or not self._learns())
+
+    def _by_updates(self, seconds: float, start: float, due: int) -> Rate:
+        """Of one that makes ``due`` single updates in a run, often hundreds at its first: for a few of them."""
+        first, began = self.env_steps, time.monotonic()
+        self.updates.until = began + seconds
+        try:
+            while time.monotonic() < began + seconds * (1.0 if self.updates.each else WAIT) and not self.stop():
+                if self._decide()[1]:
+                    self._begin_episodes()
+        except _TimeIsUp:
+            pass  # as it was meant to be
+        clock, each = time.monotonic() - began, self.updates.each
+        acting = (clock - sum(each)) / max(1, self.env_steps - first)
+        if len(each) < UPDATES:
+            return Rate(acting, acting, start, not due)
+        learning = sum(each[1:]) / len(each[1:]) * due / self.protocol.env_steps  # the first allocates
+        return Rate(acting + learning, acting, start)
 
     def _learns(self) -> bool:
         """Whether there is anything to learn: a policy without weights has no update that could still come."""

@@ -84,6 +84,11 @@ class Learner(ABC):
             TrainingError: a loss is not finite.
         """
 
+    def updates_due(self, decisions: int) -> int | None:
+        """Updates that are due after so many decisions, of a learner that makes them one by one, each in the part
+        ``update`` of its stopwatch; None: it learns in rounds, or nothing."""
+        return None
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimisers, counters, partial rollouts, random states: nested dicts, tensors, numbers, strings."""

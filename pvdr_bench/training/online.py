@@ -110,7 +110,7 @@ class OnlineLoop:
         self.spec, self.protocol, self.dir, self.pieces, self.stop = spec, spec.protocol, run_dir, pieces, stop
         self.n, self.env_steps, self.decisions = spec.protocol.num_envs, 0, 0
         self.wall_before, self.started, self.begin_time = 0.0, time.monotonic(), time.monotonic()
-        self.evaluation_seconds, self.stopwatch = 0.0, Stopwatch(pieces.device, count_flop=True)
+        self.evaluation_seconds, self.stopwatch = 0.0, self.make_stopwatch()
         self.dropped = 0.0  # seconds of earlier starts whose work was done again
         self.success: float | None = None  # of the last evaluation, for watchers
         self.begin_steps = 0
@@ -140,6 +140,10 @@ class OnlineLoop:
         self.generator = torch.Generator().manual_seed(stable_seed("act", spec.seed))
         self.learner = pieces.make_learner(learner_context(spec, pieces, task, self.replay, self.stopwatch))
         self.log = TrainLog(self.n)
+
+    def make_stopwatch(self) -> Stopwatch:
+        """What times the loop's parts, and those of the learner."""
+        return Stopwatch(self.pieces.device, count_flop=True)
 
     def run(self) -> bool:
         """The loop."""

@@ -110,19 +110,19 @@ class DreamerLearner(Learner):
 
     # Learning -----------------------------------------------------------------------------------------------------
 
-    def due(self) -> int:
-        """Updates that should have been made by now."""
+    def updates_due(self, decisions: int) -> int:
+        """Updates that should have been made after so many decisions."""
         train = self.config.train
-        if self.decisions < train.prefill:
+        if decisions < train.prefill:
             return 0
-        since = self.decisions - train.prefill
+        since = decisions - train.prefill
         if train.ratio:
             return train.initial_updates + int(since * train.ratio / (train.batch * train.length))
         return train.initial_updates + since // train.every
 
     def learn(self) -> dict[str, float]:
         """Make the updates that are due; metrics are means over at least :data:`LOG_EVERY` of them."""
-        while self.updates < self.due():
+        while self.updates < self.updates_due(self.decisions):
             with self.stopwatch("update"):
                 metrics = self.update()
             for name, value in metrics.items():

@@ -144,14 +144,13 @@ class EfficientZeroLearner(Learner):
 
     # Learning -----------------------------------------------------------------------------------------------------
 
-    def due(self, decisions: int | None = None) -> int:
-        """Updates that should have been made by now, or after so many decisions."""
-        decisions = self.decisions if decisions is None else decisions
+    def updates_due(self, decisions: int) -> int:
+        """Updates that should have been made after so many decisions."""
         return max(0, int((decisions - self.config.train.prefill) / self.config.train.every))
 
     def learn(self) -> dict[str, float]:
         """Make the updates that are due; metrics are means over at least :data:`LOG_EVERY` of them."""
-        while self.updates < self.due():
+        while self.updates < self.updates_due(self.decisions):
             with self.stopwatch("recount"):
                 self._count_codes()
             with self.stopwatch("update"):
@@ -184,7 +183,7 @@ class EfficientZeroLearner(Learner):
     def _rate(self) -> float:
         """The learning rate of the next update."""
         train = self.config.train
-        warm = train.warmup * max(1, self.due(self.budget))
+        warm = train.warmup * max(1, self.updates_due(self.budget))
         rate = train.lr * min(1.0, (self.updates + 1) / warm) if warm else train.lr
         return rate * (0.1 if self.updates >= train.lr_decay_at else 1.0)
 
