@@ -97,7 +97,7 @@ def test_stg_is_ppo_but_for_its_reward(catalog: Catalog) -> None:
 
 
 def test_every_key_of_every_schema_has_its_meaning_and_source(catalog: Catalog) -> None:
-    names = ("pvdr", "ppo", "stg", "vqgan", "random", "scripted")
+    names = ("pvdr", "pvdr-context", "ppo", "stg", "efficientzero", "vqgan", "random", "scripted")
     models = [registry.load_object(registry.algorithms()[name].config) for name in names]
     for model in [*models, Protocol]:
         for path, info in leaves(model):

@@ -184,6 +184,50 @@ def test_values_may_start_at_what_the_mean_reward_is_worth_for_ever(tmp_path: Pa
     torch.testing.assert_close(learner.reanalysis.target.net.value[1][-1].bias, learner.target.value[1][-1].bias)
 
 
+def test_temperatures_fall_at_half_and_three_quarters_of_the_budget(tmp_path: Path) -> None:
+    learner, found = EfficientZeroLearner(context(config(), tmp_path)), []
+    for decisions in (0, 639, 640, 959, 960, 1280):
+        learner.decisions = decisions
+        found.append(learner._temperature())
+    assert found == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_the_learning_rate_rises_and_falls_to_a_tenth(tmp_path: Path) -> None:
+    """1280 decisions are (1280 - 20) / 5 = 252 updates; it rises in a tenth of them."""
+    train = {**QUICK, "lr": 0.2, "warmup": 0.1, "lr_decay_at": 100}
+    learner, found = EfficientZeroLearner(context(config(train=train), tmp_path)), []
+    for updates in (0, 11, 24, 25, 99, 100, 251):
+        learner.updates = updates
+        found.append(learner._rate())
+    assert found == pytest.approx([0.2 / 25.2, 0.2 * 12 / 25.2, 0.2 * 25 / 25.2, 0.2, 0.2, 0.02, 0.02])
+    never = {**train, "warmup": 0.0}
+    assert EfficientZeroLearner(context(config(train=never), tmp_path / "b"))._rate() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("support", "beyond"), [(0.25, True), (4.0, False)])
+def test_targets_beyond_the_support_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, support: float,
+                                             beyond: bool) -> None:
+    """A support of 0.25 reaches 0.56: sqrt(1.56) - 1 + 0.00056; every decision is paid 2. The batch's shares."""
+    cfg = config(train=QUICK, model={"support": support})
+    player, seen = Player(EfficientZeroLearner(context(cfg, tmp_path))), []
+    learner, add = player.learner, player.learner.replay.add
+    monkeypatch.setattr(learner.replay, "add", lambda it: add(dataclasses.replace(it, reward=torch.full((4,), 2.0))))
+    run_until(player, 16)
+    make = learner.reanalysis.batch
+
+    def watched(*how: Any) -> Any:
+        seen.append(make(*how))
+        return seen[-1]
+
+    monkeypatch.setattr(learner.reanalysis, "batch", watched)
+    metrics, (batch, _) = learner.update(), seen[0]
+    for name, values, inside in (("value_beyond", batch.value, batch.inside),
+                                 ("prefix_beyond", batch.prefix, batch.inside[:, 1:])):
+        far = [abs(x) > cfg.model.reach for row, real in zip(values.tolist(), inside.tolist(), strict=True)
+               for x, here in zip(row, real, strict=True) if here]
+        assert metrics[name] == pytest.approx(np.mean(far)) and (metrics[name] > 0) is beyond
+
+
 def pretrained(cfg: EfficientZeroConfig, folder: Path, **facts: Any) -> LearnerContext:
     ctx = context(cfg, folder, **facts)
     ctx.artefacts["pretrain"] = FICCPretrainer(cfg, 3, torch.device("cpu")).export()

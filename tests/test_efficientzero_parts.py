@@ -55,6 +55,15 @@ def test_scalars_are_read_back_from_their_distributions() -> None:
     assert (scalars.mean(torch.zeros(2, len(scalars.atoms))) == 0).all()
 
 
+def test_shares_beyond_the_support_are_counted() -> None:
+    """h(x) = 4 at x = 23.78: sqrt(24.78) - 1 + 0.02378."""
+    scalars, far = Scalars(SMALL), SMALL.reach
+    assert far == pytest.approx(float(inverse_transform(torch.tensor(4.0, dtype=torch.float64))))
+    assert ((far + 1) ** 0.5 - 1) + 0.001 * far == pytest.approx(4)
+    assert scalars.beyond(torch.tensor([[far + 0.1, -far - 0.1], [far - 0.1, 0.0]])) == 0.5
+    assert scalars.beyond(torch.zeros(0)) == 0
+
+
 def by_hand(reward: list[float], value: list[float], last: int, terminal: bool, steps: int, gamma: float,
             k: int) -> float:
     """A value target in plain loops."""
@@ -244,7 +253,11 @@ def test_consistency_has_no_gradient_through_what_was_seen() -> None:
     batch = batch_of(net, 1)
     batch.observation[:, 1].requires_grad_(True)
     observation = batch.observation.clone().requires_grad_(True)
+    meant: list[torch.Tensor] = []
+    loss = net.likeness.loss
+    net.likeness.loss = lambda state, target: meant.append(target) or loss(state, target)  # type: ignore[method-assign]
     unroll(net, observation, batch, batch.action).consistency.backward()
+    assert len(meant) == 1 and not meant[0].requires_grad
     assert observation.grad is not None and observation.grad[:, 1].abs().max() == 0
     assert observation.grad[:, 0].abs().max() > 0
 

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from pvdr_bench.algorithms.stg.config import STGConfig
 from pvdr_bench.algorithms.stg.measures import auc, collapse, direction_of_time
 from pvdr_bench.algorithms.stg.networks import STGModel, TemporalDistance, symexp, symlog
-from pvdr_bench.algorithms.stg.pretrain import distance_loss, generator_loss
+from pvdr_bench.algorithms.stg.pretrain import STGPretrainer, distance_loss, generator_loss
+from pvdr_bench.catalog import load_catalog
+from pvdr_bench.catalog.scales import SCALES
 from pvdr_bench.errors import CatalogError
-from tests.stg_small import SIZE, config, pretrainer, random_clips
+from tests.stg_small import CPU, SIZE, config, pretrainer, random_clips
 
 
 def tokens(model: STGModel, embeddings: Tensor, start: Tensor) -> Tensor:
@@ -102,12 +104,15 @@ def test_the_critic_learns_to_tell_truth_from_predictions_by_embeddings_that_sta
     learner = pretrainer(critic_clip=0.0, lr=1e-2)
     before, after = torch.rand(4, 4, 16), torch.rand(4, 4, 16)
     guess = before.clone().requires_grad_()
+    others = {name: p.detach().clone() for name, p in learner.model.named_parameters() if "critic" not in name}
     for _ in range(60):
         found = learner._step_critic(before, guess.detach(), after, [])
     critic = learner.model.critic.eval()
-    assert float((critic(before, after) - critic(before, guess)).mean()) > 0.01
+    assert float((critic(before, after) - critic(before, guess)).mean().detach()) > 0.01
     assert float(found["critic"]) < 0 and guess.grad is None
-    assert all(p.grad is None for p in learner.owned)
+    assert others and all(torch.equal(p, others[name]) for name, p in learner.model.named_parameters()
+                          if name in others)
+    assert set(map(id, learner.critic_parameters)) <= set(map(id, critic.parameters()))
 
 
 def test_a_share_of_the_critics_negatives_may_be_true_frames_of_other_moments() -> None:
@@ -158,21 +163,29 @@ def test_without_its_weight_the_regressor_is_not_trained() -> None:
 # Pitfalls of the released code ------------------------------------------------------------------------------------
 
 
-def critic_moves(owner: str) -> dict[str, bool]:
+def critic_moves(owner: str, norm_first: bool) -> set[str]:
     """Which parameters of the critic a step of the generator's optimiser moves."""
-    learner = pretrainer(generator_owns=owner)
+    learner = STGPretrainer(config({"critic_norm_first": norm_first}, generator_owns=owner), 0, CPU)
     before, step, after = torch.rand(2, 4, 16), torch.rand(2, 4, 16, requires_grad=True), torch.rand(2, 4, 16)
     old = {name: p.detach().clone() for name, p in learner.model.critic.named_parameters()}
     learner._step_generator(before, step * 1, after, torch.arange(4))
-    return {name: not torch.equal(old[name], p) for name, p in learner.model.critic.named_parameters()}
+    return {name for name, p in learner.model.critic.named_parameters() if not torch.equal(old[name], p)}
 
 
-def test_the_generators_optimiser_owns_no_part_of_the_critic_unless_released() -> None:
-    assert not any(critic_moves("generator").values())
-    released = critic_moves("released")
-    assert {name for name, moved in released.items() if moved} == {
-        "layers.0.weight", "layers.0.bias", "layers.1.bias", "layers.2.bias"}
-    assert sum(released.values()) < len(released)  # the weights under a spectral norm have another name: it misses them
+@pytest.mark.parametrize(("norm_first", "first"), [(False, {"layers.0.weight"}), (True, set())])
+def test_the_generators_optimiser_owns_no_part_of_the_critic_unless_released(norm_first: bool, first: set[str]) -> None:
+    """It misses weights under a spectral norm, which have another name."""
+    assert not critic_moves("generator", norm_first)
+    assert critic_moves("released", norm_first) == {"layers.0.bias", "layers.1.bias", "layers.2.bias"} | first
+
+
+def test_the_recipe_says_at_which_scales_all_of_the_critics_weights_are_normed() -> None:
+    """What stg-released owns depends on it."""
+    catalog = load_catalog()
+    values = {scale: catalog.config("stg-released", scale).value for scale in SCALES}
+    normed = {scale for scale, value in values.items() if value.model.critic_norm_first}
+    assert normed == {"gpu", "cpu", "quick"}
+    assert "at gpu, cpu and quick all weights" in catalog.method("stg-released").description
 
 
 def test_the_released_optimiser_turns_the_critic_towards_predictions() -> None:

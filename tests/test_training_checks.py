@@ -119,6 +119,22 @@ def test_a_bonus_that_going_on_pays_is_warned_of(catalog: Catalog, method: str, 
     assert all(text.startswith(f"{specs[0].variant}: the intrinsic bonus") for text in found)
 
 
+@pytest.mark.parametrize(("method", "scale", "protocol", "overrides", "words"), [
+    ("efficientzero", "cpu", "apv", [], "values reach 23.8, so about 2.4 a decision for ever"),
+    ("ficc", "gpu", "apv", [], "values reach 279, so about 3.3 a decision for ever"),
+    ("efficientzero", "paper", "apv", [], ""),
+    ("efficientzero", "cpu", "apv", ["model.support=16"], ""),  # 27.9 a decision, at a discount of 0.9
+    ("ficc", "gpu", "apv", ["search.reward=decoded"], "search.reward decoded is a distance to the goal in the tree"),
+    ("ficc", "cpu", "pvdr", [], ""),
+    ("ficc", "cpu", "pvdr", ["search.reward=decoded"], ""),
+    ("ficc", "cpu", "pvdr", ["protocol.success_bonus=60"], "pays 60 at success, which is taken for that"),
+])
+def test_rewards_beyond_what_values_can_say_are_warned_of(catalog: Catalog, method: str, scale: str, protocol: str,
+                                                          overrides: list[str], words: str) -> None:
+    found = warnings([catalog.resolve(method, "reach", 0, scale, protocol, overrides=overrides)])
+    assert len(found) == bool(words) and all(words in text for text in found)
+
+
 def test_commands_warn_before_they_start(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["--methods", "apv,ppo", "--task", "reach", "--scale", "smoke", "--dry-run", "--results", str(tmp_path),
              "-o", ENDS]

@@ -178,6 +178,15 @@ def test_a_corpus_that_does_not_do_is_refused_before_training(tmp_path: Path) ->
     with pytest.raises(UsageError, match="moving is too short: pretrain pvdr needs clips of 5 frames, in stacks of 2, "
                                          "3 apart: 13 frames of video, and the longest training episode has 12"):
         check_videos(moving, needs(5, 3, 2), "moving", "pretrain pvdr")
+    kinds = {"metaworld": 41, "bair": 30}
+    for name, length in kinds.items():  # the first episode is longer: half of them are not
+        store = write(tmp_path, name, [made.moving(n, length + 9 * (n % 5 == 0), 32) for n in range(6)])
+        schedule = load_catalog().config("stg", "paper").value.schedule("pretrain")
+        with pytest.raises(UsageError, match=f"{name} is too short: pretrain stg needs clips of 129 frames") as error:
+            check_videos(store, schedule, name, "pretrain stg")
+        assert f"-o model.context={length - 1} fits into half of the episodes" in str(error.value.hint)
+        fits = load_catalog().config("stg", "paper", overrides=[f"model.context={length - 1}"]).value
+        check_videos(store, fits.schedule("pretrain"), name, "pretrain stg")
     still = write(tmp_path, "still", [np.repeat(made.moving(n, 1, 32), 12, 0) for n in range(6)])
     assert moving_share(moving, needs(4, 3)) == 1.0 and moving_share(still, needs(4, 3)) == 0.0
     with pytest.raises(UsageError, match="still is too still for x: something moves in 0 % of its clips"):

@@ -17,10 +17,11 @@ from pvdr_bench.bench.memory import device_peak_bytes, reset_peaks
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.rl.config import config_as
 from pvdr_bench.rl.contract import LearnerContext, Transition
-from pvdr_bench.rl.facts import RewardFacts, TaskFacts
+from pvdr_bench.rl.facts import TaskFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.suites.registry import DEFAULT_SUITE, suite
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
+from pvdr_bench.training.reward import reward_facts
 
 UPDATES = 3  # the first warms up
 EPISODE = 50
@@ -37,7 +38,7 @@ def measure(method: str, scale: str, device: str, seed: int = 0) -> Iterator[dic
         try:
             task = TaskFacts(ImageSpace(size, size), BoxSpace(actions), num_envs=protocol.num_envs,
                              budget_decisions=protocol.env_steps // protocol.action_repeat,
-                             reward=RewardFacts(protocol.success_bonus or 0.0, protocol.terminate_on_success))
+                             reward=reward_facts(protocol))
             learner = EfficientZeroLearner(LearnerContext(config=config, task=task, seed=seed, device=place,
                                                           replay=replay))
             fill(learner, replay, 2 * config.train.batch, seed)

@@ -29,6 +29,7 @@ class Schedule:
         steps: of the optimiser. batch: clips in one.
         frames: of a clip, those of the first stack included. stride: decisions between neighbouring frames of a clip.
         stack: frames that make one picture of the learner's.
+        length_key: the key whose value and ``beside`` more are ``frames``; empty: no single key says so.
     """
 
     steps: int
@@ -38,11 +39,17 @@ class Schedule:
     validate_every: int
     validation_clips: int
     stack: int = 1
+    length_key: str = ""
+    beside: int = 0
 
     @property
     def span(self) -> int:
         """Frames of video from a clip's first to its last."""
         return (self.frames - 1) * self.stride + 1
+
+    def value_for(self, length: int) -> int:
+        """The largest value of ``length_key`` whose clips fit into an episode of ``length`` frames."""
+        return (length - 1) // self.stride + 1 - self.beside
 
 
 class EpisodeRules(Protocol):
@@ -51,6 +58,11 @@ class EpisodeRules(Protocol):
     @property
     def name(self) -> str:
         """Of the protocol."""
+        ...
+
+    @property
+    def reward(self) -> str:
+        """``goal_distance``, or ``dense``: the suite's own."""
         ...
 
     @property
@@ -150,10 +162,12 @@ def config_as(kind: type[C], config: AlgorithmConfig) -> C:
     return config
 
 
-def schedule_from(section: Any, frames: int, stride: int = 1, stack: int = 1) -> Schedule:
+def schedule_from(section: Any, frames: int, stride: int = 1, stack: int = 1, length_key: str = "",
+                  beside: int = 0) -> Schedule:
     """A schedule whose steps, batch and validations stand in a section of the config."""
     return Schedule(steps=section.steps, batch=section.batch, frames=frames, stride=stride,
-                    validate_every=section.validate_every, validation_clips=section.validation_clips, stack=stack)
+                    validate_every=section.validate_every, validation_clips=section.validation_clips, stack=stack,
+                    length_key=length_key, beside=beside)
 
 
 def check_divides(key: str, value: int, grid: int) -> None:

@@ -25,6 +25,7 @@ class RewardFacts:
 
     success_bonus: float = 0.0  # paid once an episode, at its first success: rare and large; 0: none is paid
     ends_on_success: bool = False  # training episodes end there, as terminated
+    normalised: bool = False  # distances to the goal are paid in units of the one between start and goal image
 
 
 @dataclass(frozen=True, eq=False)

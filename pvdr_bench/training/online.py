@@ -23,7 +23,7 @@ import torch
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Transition
-from pvdr_bench.rl.facts import GoalFacts, RewardFacts, TaskFacts
+from pvdr_bench.rl.facts import GoalFacts, TaskFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.rl.truth import Diagnostics
@@ -41,7 +41,7 @@ from pvdr_bench.training.evaluation import (
     train_seeds,
 )
 from pvdr_bench.training.incidents import Incidents
-from pvdr_bench.training.reward import GoalReward
+from pvdr_bench.training.reward import GoalReward, reward_facts
 from pvdr_bench.training.train_log import TrainLog
 
 Stop = Callable[[], bool]
@@ -70,11 +70,9 @@ def task_facts(spec: RunSpec, envs: VectorEnvLike, first: Image) -> TaskFacts:
     """
     protocol = spec.protocol
     goal = GoalFacts(image=np.array(envs.goal_image()), start=first[0].copy()) if protocol.has_goal_image else None
-    bonus = protocol.success_bonus if protocol.reward == "goal_distance" else None
     return TaskFacts(
         observation=envs.observation_space, action=envs.action_space, num_envs=protocol.num_envs,
-        budget_decisions=protocol.env_steps // protocol.action_repeat, goal=goal,
-        reward=RewardFacts(success_bonus=bonus or 0.0, ends_on_success=protocol.terminate_on_success))
+        budget_decisions=protocol.env_steps // protocol.action_repeat, goal=goal, reward=reward_facts(protocol))
 
 
 def learner_context(spec: RunSpec, pieces: Pieces, task: TaskFacts, replay: EpisodeReplay | None = None,

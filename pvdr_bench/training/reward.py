@@ -18,10 +18,17 @@ from torch import Tensor
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import CatalogError, TrainingError
 from pvdr_bench.nets.blur import box_blur
-from pvdr_bench.rl.facts import GoalFacts
+from pvdr_bench.rl.facts import GoalFacts, RewardFacts
 from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.suites.base import Image, VectorStep
 from pvdr_bench.tokenizer.interface import FrameTokenizer
+
+
+def reward_facts(protocol: Protocol) -> RewardFacts:
+    """What a learner may know of a protocol's rewards."""
+    bonus = protocol.success_bonus if protocol.reward == "goal_distance" else None
+    return RewardFacts(success_bonus=bonus or 0.0, ends_on_success=protocol.terminate_on_success,
+                       normalised=bool(protocol.normalise_distance))
 
 
 class GoalReward:

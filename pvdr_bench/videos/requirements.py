@@ -91,11 +91,22 @@ def check_videos(store: ClipStore, needs: Schedule, corpus: str, what: str) -> N
             raise UsageError(
                 f"{corpus} {kind}: {what} needs {describe(needs)}, and the longest {words(split)} episode has "
                 f"{max(lengths)}", where=where,
-                hint="import longer videos, or keep more frames of them (--fps, --cut); or shorter clips with -o")
+                hint="import longer videos, or keep more frames of them (--fps, --cut); or "
+                     + shorter_clips(store, needs))
     if needs.span > 1 and (share := moving_share(store, needs)) < MOVING_CLIPS:
         raise UsageError(f"{corpus} is too still for {what}: something moves in {100 * share:.0f} % of its clips "
                          f"({describe(needs)})", where=where,
                          hint="look at it: pvdr-bench videos preview; keep fewer frames a second of it: import --fps 5")
+
+
+def shorter_clips(store: ClipStore, needs: Schedule) -> str:
+    """The change of a key with which clips would fit into half of the episodes of each split."""
+    lengths = [sorted(episode.length for episode in store.episodes if episode.split == split)
+               for split in (TRAIN, HELDOUT)]
+    value = needs.value_for(min((one[(len(one) - 1) // 2] for one in lengths if one), default=0))
+    if not needs.length_key or value < 2:
+        return "shorter clips with -o"
+    return f"shorter clips: -o {needs.length_key}={value} fits into half of the episodes"
 
 
 def words(split: str) -> str:

@@ -7,14 +7,24 @@ stands there as "reading" is ours; "departure" marks what other pictures, reward
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import model_validator
 
-from pvdr_bench.rl.config import AlgorithmConfig, Schedule, Section, check_pictures, key, schedule_from
+from pvdr_bench.rl.config import (
+    AlgorithmConfig,
+    EpisodeRules,
+    Schedule,
+    Section,
+    check_pictures,
+    key,
+    schedule_from,
+)
 
 EZ = "EfficientZero code"
 FICC = "FICC code"
+LARGE_REWARD = 10.0  # of a decision; no protocol bounds a suite's own rewards, and this is the order of large ones
 
 
 class ModelConfig(Section):
@@ -36,7 +46,8 @@ class ModelConfig(Section):
     prefix_units: int = key(512, "units of the value prefix's LSTM", EZ, ge=1)
     projection: int = key(512, "width of the projections whose likeness is the consistency loss", f"{EZ}, {FICC}", ge=1)
     predictor: int = key(256, "units of the layer that predicts one projection from the other", FICC, ge=1)
-    support: float = key(300.0, "largest magnitude of transformed values and value prefixes", EZ, gt=0)
+    support: float = key(300.0, "largest magnitude of transformed values and value prefixes; targets beyond it are "
+                         "taken for it, and train.jsonl has their shares, value_beyond and prefix_beyond", EZ, gt=0)
     bin_width: float = key(1.0, "between the atoms that their distributions stand on",
                            f"{EZ}: 1; departure: finer, distances to a goal differ by less than Atari's scores", gt=0)
     dynamics_input: Literal["code", "action", "box"] = key(
@@ -52,6 +63,12 @@ class ModelConfig(Section):
         for _ in range(self.downsamplings):
             size = (size + 1) // 2
         return size
+
+    @property
+    def reach(self) -> float:
+        """The largest magnitude of a value or value prefix: x of ``sqrt(x + 1) - 1 + 0.001 x = support``."""
+        root = (math.sqrt(1 + 4e-3 * (self.support + 1 + 1e-3)) - 1) / 2e-3
+        return root**2 - 1
 
     @property
     def planes(self) -> int:
@@ -72,7 +89,9 @@ class PretrainConfig(Section):
     steps: int = key(51_000, "optimiser steps", f"{FICC}: 51 stages of 1000", ge=1)
     batch: int = key(128, "clips in a batch", FICC, ge=2)
     length: int = key(6, "frames of an unroll; those before the first that fill its stack come on top", FICC, ge=2)
-    frame_stride: int = key(1, "decisions between neighbouring frames; online, a code stands for one decision",
+    frame_stride: int = key(1, "frames of video from one frame of a clip to the next; online, a code stands for one "
+                            "decision. Generated corpora have a frame every 4 simulator steps: as long as a decision "
+                            "where action_repeat is 4, and two decisions at paper scale, where it is 2",
                             "reading: 1", ge=1)
     optimiser: Literal["sgd", "adam"] = key("sgd", "SGD with momentum 0.9, or Adam",
                                             f"{FICC}: sgd; departure: adam learns in a short training")
@@ -124,7 +143,7 @@ class SearchConfig(Section):
                       "range", "PVDR A.1: 16 boxes of four dimensions; reading for other numbers", ge=1, le=8)
     reward: Literal["head", "decoded"] = key(
         "head", "reward in the tree: differences of the value prefix, or minus the decoded frame's distance to the "
-        "goal, over that of the first one (pre-trained models only)",
+        "goal, over that of the first one where the protocol has normalise_distance (pre-trained models only)",
         "reading: head; PVDR A.1 replaces the reward function by the distance during inference")
 
 
@@ -210,8 +229,9 @@ class EfficientZeroConfig(AlgorithmConfig):
         """Clips of ``pretrain.length`` observations."""
         if stage != "pretrain":
             return super().schedule(stage)
-        return schedule_from(self.pretrain, self.pretrain.length + self.model.stack - 1, self.pretrain.frame_stride,
-                             self.model.stack)
+        before = self.model.stack - 1
+        return schedule_from(self.pretrain, self.pretrain.length + before, self.pretrain.frame_stride, self.model.stack,
+                             length_key="pretrain.length", beside=before)
 
     def check_image(self, size: int) -> None:
         """Refuse pictures of a side that the networks' input would have to be blown up from.
@@ -220,3 +240,20 @@ class EfficientZeroConfig(AlgorithmConfig):
             CatalogError: smaller than ``model.input_size``.
         """
         check_pictures(size, self.model.input_size)
+
+    def warning(self, protocol: EpisodeRules) -> str | None:
+        """Tell of rewards that values cannot say, or that differ in the tree from those that are paid."""
+        reach, dense = self.model.reach, protocol.reward == "dense"
+        steady, bonus = reach * (1 - self.search.discount), protocol.success_bonus or 0.0
+        if dense and self.search.reward == "decoded":
+            return ("search.reward decoded is a distance to the goal in the tree, and protocol "
+                    f"{protocol.name} pays the suite's own rewards")
+        if dense and steady < LARGE_REWARD:
+            return (f"model.support {self.model.support:g} lets values reach {reach:.3g}, so about {steady:.2g} a "
+                    f"decision for ever, and protocol {protocol.name} pays the suite's own rewards, which may be "
+                    "larger: targets beyond are taken for that. train.jsonl has their shares, value_beyond and "
+                    "prefix_beyond; a larger model.support reaches further")
+        if bonus > reach:
+            return (f"model.support {self.model.support:g} lets values reach {reach:.3g}, and protocol {protocol.name} "
+                    f"pays {bonus:g} at success, which is taken for that; a larger model.support reaches further")
+        return None

@@ -63,7 +63,7 @@ class EfficientZeroLearner(Learner):
         self.reward = None
         if self.transferred is not None:
             self.transferred.give(self.inputs)
-            self.reward = self.transferred.reward(task.goal)
+            self.reward = self.transferred.reward(task)
         self._optimiser()
         self.budget = max(1, task.budget_decisions)
         if self.replay is not None:
@@ -220,9 +220,11 @@ class EfficientZeroLearner(Learner):
         if self.updates % train.target_every == 0:
             self.target.load_state_dict(self.net.state_dict())
             self.reanalysis.target.refresh()
+        value, prefix = batch.value[batch.inside], batch.prefix[batch.inside[:, 1:]]
         found = {"loss": loss, "policy_loss": losses.policy, "value_loss": losses.value, "prefix_loss": losses.prefix,
                  "consistency_loss": losses.consistency, "value_error": losses.value_error.mean(), "grad_norm": norm,
-                 "target_entropy": batch.entropy(), "target_value": batch.value[batch.inside].mean()}
+                 "target_entropy": batch.entropy(), "target_value": value.mean(),
+                 "value_beyond": self.net.scalars.beyond(value), "prefix_beyond": self.net.scalars.beyond(prefix)}
         return {name: float(value.detach()) for name, value in found.items()}
 
     def _start_values(self, reward: float) -> None:

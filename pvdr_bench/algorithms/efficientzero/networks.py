@@ -45,6 +45,10 @@ class Scalars(nn.Module):
         """Scalars [...] of logits [..., atoms]."""
         return inverse_transform(two_hot_mean(logits, self.atoms))
 
+    def beyond(self, target: Tensor) -> Tensor:
+        """Share of scalars [...] beyond the outermost atoms, which :meth:`loss` takes for those; 0 of none."""
+        return (transform(target).abs() > self.atoms[-1]).float().sum() / max(1, target.numel())
+
     def around(self, scalar: float) -> Tensor:
         """Logits [atoms] of a normal distribution about a scalar."""
         width = max(_WIDTH, float(self.atoms[1] - self.atoms[0]))

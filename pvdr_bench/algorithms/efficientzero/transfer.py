@@ -20,7 +20,7 @@ from pvdr_bench.algorithms.efficientzero.targets import Batch
 from pvdr_bench.algorithms.efficientzero.video_model import VideoModel, excess
 from pvdr_bench.errors import CatalogError, SetupError
 from pvdr_bench.rl.contract import LearnerContext
-from pvdr_bench.rl.facts import GoalFacts
+from pvdr_bench.rl.facts import TaskFacts
 from pvdr_bench.rl.replay.drawing import Positions
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.rl.search.boxes import ActionBoxes
@@ -93,21 +93,23 @@ class Transferred:
 
     # Decoded frames -----------------------------------------------------------------------------------------------
 
-    def reward(self, goal: GoalFacts | None) -> Reward | None:
-        """Minus the distance of decoded frames to the goal, in units of that of the task's first frame; or None.
+    def reward(self, task: TaskFacts) -> Reward | None:
+        """Minus the distance of decoded frames to the goal, in units of that of the task's first frame where the
+        protocol's are, and else a mean over pixels in [0, 1]; or None.
 
         Raises:
             CatalogError: the protocol has no goal image.
         """
         if not self.decodes:
             return None
+        goal = task.goal
         if goal is None:
             raise CatalogError("search.reward decoded reads a goal image, and the protocol has none",
                                where="key search.reward", hint="search.reward=head")
         device, model = next(self.model.parameters()).device, self.config.model
         images = torch.stack([torch.from_numpy(x.copy()) for x in (goal.image, goal.start)]).to(device)
         aim, start = pictures.frames(images, model.input_size, model.gray)
-        far = (start - aim).abs().mean().clamp_min(1e-6)
+        far = (start - aim).abs().mean().clamp_min(1e-6) if task.reward.normalised else 1.0
 
         def minus_distance(state: Tensor) -> Tensor:
             decoded: Tensor = self.model.frame_decoder(state)

@@ -216,7 +216,8 @@ class PVDRConfig(AlgorithmConfig):
         if stage != "pretrain":
             return super().schedule(stage)
         model = self.model
-        return schedule_from(self.pretrain, model.context_frames + model.future_frames, model.frame_stride)
+        return schedule_from(self.pretrain, model.context_frames + model.future_frames, model.frame_stride,
+                             length_key="model.future_frames", beside=model.context_frames)
 
     def check_grid(self, grid: int) -> None:
         """Refuse a token grid of a side that the model cannot work on; see :meth:`ModelConfig.check_grid`."""

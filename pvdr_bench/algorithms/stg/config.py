@@ -89,8 +89,9 @@ class PretrainConfig(Section):
                                  "the same clip and half of any, in place of predictions",
                                  f"{CODE}: predictions alone; departure: some", ge=0, le=1)
     generator_owns: Literal["generator", "released"] = key(
-        "generator", "what the generator's AdamW moves; released: also the first weight and all biases of the critic, "
-        "towards a high opinion of predictions", "meant: generator; STG code: released (method stg-released)")
+        "generator", "what the generator's AdamW moves; released: also all biases of the critic, and its first weight "
+        "unless model.critic_norm_first, towards a high opinion of predictions",
+        "meant: generator; STG code: released (method stg-released)")
     validate_every: int = key(5000, "steps between validations", "STG silent", ge=1)
     validation_clips: int = key(64, "held-out clips in a validation", "STG silent", ge=1)
 
@@ -123,7 +124,8 @@ class STGConfig(AlgorithmConfig):
         """Clips of ``model.context`` transitions."""
         if stage != "pretrain":
             return super().schedule(stage)
-        return schedule_from(self.pretrain, self.model.context + 1, self.pretrain.frame_stride)
+        return schedule_from(self.pretrain, self.model.context + 1, self.pretrain.frame_stride,
+                             length_key="model.context", beside=1)
 
     def check_image(self, size: int) -> None:
         """Refuse pictures of a side that the encoder's input would have to be blown up from.

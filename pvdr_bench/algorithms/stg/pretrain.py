@@ -88,7 +88,8 @@ class STGPretrainer(OfflineLearner):
         """What the generator's optimiser moves, and whether its weight decay is on.
 
         The released code collects ``weight`` of linear layers and convolutions, and every ``bias``, of the whole model.
-        It misses weights under a spectral norm, which have another name, and so owns the rest of the critic.
+        It misses weights under a spectral norm, which have another name, and so owns the critic's biases, and its first
+        weight unless ``critic_norm_first`` puts that under one too.
         """
         owned: dict[nn.Parameter, bool] = {}
         for child, module in self.model.generator_modules():
