@@ -198,7 +198,7 @@ def test_what_is_known_of_a_protocols_rewards() -> None:
     assert reward_facts(make_protocol(reward="dense")) == RewardFacts(0.0, True, False)
 
 
-def test_only_the_pretrained_need_facts_of_the_goal(tmp_path: Path) -> None:
+def test_without_decoded_rewards_no_goal_is_needed(tmp_path: Path) -> None:
     cfg = ficc()
     task = TaskFacts(ImageSpace(14, 14), BoxSpace(2), 1, 100)
     assert Transferred(pretrained(cfg, tmp_path), EfficientZeroNet(cfg.model, 4, 5)).reward(task) is None
