@@ -21,7 +21,10 @@ def video(
     results: Folder = None,
     json_: Json = False,
 ) -> None:
-    """Play one evaluation episode of a run: the observation beside the plan it followed, and the goal."""
+    """Play one evaluation episode of a run: the observation beside the plan it followed, and the goal.
+
+    It starts as in the evaluation; the noise of the policy's actions is drawn anew, so that it may end otherwise.
+    """
     from dataclasses import asdict
 
     from pvdr_bench.cli.options import choose_device
