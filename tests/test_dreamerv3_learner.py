@@ -287,12 +287,12 @@ def test_returns_do_not_look_two_steps_ahead(monkeypatch: pytest.MonkeyPatch, la
 def test_the_ratio_is_not_multiplied_by_the_batch_or_the_action_repeat(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Updates per decision in place of replayed steps per decision: what most failed reproductions had."""
-    def wrong(self: DreamerLearner) -> int:
+    def wrong(self: DreamerLearner, decisions: int) -> int:
         train = self.config.train
-        return 0 if self.decisions < train.prefill else 1 + int((self.decisions - train.prefill) * train.ratio)
+        return 0 if decisions < train.prefill else 1 + int((decisions - train.prefill) * train.ratio)
 
     test_the_train_ratio_counts_replayed_steps_per_decision(tmp_path / "right")
-    monkeypatch.setattr(DreamerLearner, "due", wrong)
+    monkeypatch.setattr(DreamerLearner, "updates_due", wrong)
     with pytest.raises(AssertionError):
         test_the_train_ratio_counts_replayed_steps_per_decision(tmp_path / "wrong")
 

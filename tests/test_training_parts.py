@@ -330,4 +330,5 @@ def test_schedules_of_both_kinds_of_config() -> None:
     assert (pretrain.frames, pretrain.stride, pretrain.steps, pretrain.batch) == (8, 1, 350_000, 128)
     tokenize = VQGANConfig().schedule("tokenize")
     assert dataclasses.asdict(tokenize) == {"steps": 400_000, "batch": 1600, "frames": 1, "stride": 1,
-                                            "validate_every": 5000, "validation_clips": 256, "stack": 1}
+                                            "validate_every": 5000, "validation_clips": 256, "stack": 1,
+                                            "length_key": "", "beside": 0}
