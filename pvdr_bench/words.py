@@ -19,6 +19,11 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
+def disk_size(size: float) -> str:
+    """Bytes as ``3.4 MiB`` or ``1,234.5 GiB``."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The most similar allowed name, or None if nothing is close."""
     import difflib  # for errors alone

@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 IMAGE = 32
 EVAL = 2 * SYNC
 VIDEO_MODELS = ("apv", "contextwm", "prelar")  # which draw latents on their device, as STG draws dropout and FICC noise
-ON_REAL_DEVICES = ("contextwm", "ficc")  # the device of a generator, and tensors made by new_tensor
+ON_REAL_DEVICES = ("contextwm", "ficc")  # they ask a generator for its device, and new_tensor for one
 
 
 @pytest.fixture(params=["cpu", "pretended", "cuda"])

@@ -103,9 +103,9 @@ def test_the_probe_sees_updates_and_leaves_nothing_behind(tmp_path: Path, monkey
 
 
 class Bursting(OnPolicyDummy):
-    """300 updates of 10 ms once 8 decisions were made, and one at every decision from then on."""
+    """300 updates of 10 ms once some decisions were made, and one at every decision from then on."""
 
-    FIRST = 300
+    FIRST, PREFILL = 300, 8
     decided = made = 0
 
     def __init__(self, context: LearnerContext) -> None:
@@ -113,7 +113,7 @@ class Bursting(OnPolicyDummy):
         self.stopwatch, self.took = context.stopwatch, list[float]()
 
     def updates_due(self, decisions: int) -> int:
-        return self.FIRST + decisions - 8 if decisions >= 8 else 0
+        return self.FIRST + decisions - self.PREFILL if decisions >= self.PREFILL else 0
 
     def observe(self, transition: Transition) -> None:
         self.decided += len(transition.action)
@@ -128,8 +128,10 @@ class Bursting(OnPolicyDummy):
         return {}
 
 
-@pytest.mark.parametrize(("env_steps", "whole"), [(2 * SYNC, True), (8, False)])
-def test_of_hundreds_of_updates_due_at_once_a_few_are_timed(env_steps: int, whole: bool) -> None:
+@pytest.mark.parametrize(("env_steps", "whole", "prefill"), [(2 * SYNC, True, 8), (8, False, 8), (2 * SYNC, True, 0)])
+def test_of_hundreds_of_updates_due_at_once_a_few_are_timed(env_steps: int, whole: bool, prefill: int,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bursting, "PREFILL", prefill)  # 0: they are due at the first decision
     spec = make_spec("bursting", env_steps=env_steps)
     made: list[Bursting] = []
 
@@ -138,6 +140,7 @@ def test_of_hundreds_of_updates_due_at_once_a_few_are_timed(env_steps: int, whol
 
     rate = measure([spec], pieces, 0.3, lambda: False, pytest.fail)["bursting", "smoke"]
     assert 2 <= made[0].made < Bursting.FIRST / 2, "the rest is not waited for"
+    assert made[0].decided > 2 and rate.evaluate > 0, "it goes on deciding"
     updates = made[0].updates_due(env_steps // spec.protocol.action_repeat)
     assert rate.whole and (updates > 0) == whole
     learning = (rate.train - rate.evaluate) * env_steps

@@ -18,7 +18,7 @@ from pvdr_bench.cli.reproduce_plan import facts_of, show
 from pvdr_bench.launch.artefact_costs import made_of_kind, size_of_artefact, time_of
 from pvdr_bench.launch.plan import RunPlan
 from pvdr_bench.launch.rates import Known, Place, Size
-from pvdr_bench.launch.reproduction import Group, Kind, Reproduction, SharedArtefact
+from pvdr_bench.launch.reproduction import Group, Kind, Reproduction, SharedArtefact, titled
 from pvdr_bench.runs.files import write_json
 from tests.test_cli_run import cli
 from tests.test_reproduce_command import done, folder, plan
@@ -38,9 +38,9 @@ def catalog() -> Catalog:
 def counted_by_hand(spec: RunSpec) -> Reproduction:
     """Six runs of three kinds, two of them PVDR's, and three artefacts, one of which is there."""
     known = Known("pvdr", "somewhere", per_step=1.0)
-    kinds = (Kind("pvdr", "paper", "metaworld", 2, known, 24.0, Size(2.0 * GIB, "measured")),
-             Kind("pvdr", "paper", "rlbench", 3, None, None, None),
-             Kind("ppo", "paper", "metaworld", 1, known, 6.0, Size(1.0 * GIB, "counted", least=True)))
+    kinds = titled([Kind("pvdr", "paper", "metaworld", 2, known, 24.0, Size(2.0 * GIB, "measured")),
+                    Kind("pvdr", "paper", "rlbench", 3, None, None, None),
+                    Kind("ppo", "paper", "metaworld", 1, known, 6.0, Size(1.0 * GIB, "counted", least=True))])
     artefacts = (SharedArtefact("tokenize a", ("pvdr", "ppo"), 6, True, 5.0, 4, "before", 7.0 * GIB),
                  SharedArtefact("pretrain b", ("pvdr",), 2, False, 10.0, 8, "a paper", 0.5 * GIB),
                  SharedArtefact("pretrain c", ("pvdr",), 3, False))

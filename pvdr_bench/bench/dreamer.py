@@ -27,10 +27,11 @@ from pvdr_bench.errors import UsageError
 from pvdr_bench.nets.rssm import RSSM, State
 from pvdr_bench.progress import tell, told
 from pvdr_bench.rl.contract import LearnerContext, Transition
-from pvdr_bench.rl.facts import RewardFacts, TaskFacts
+from pvdr_bench.rl.facts import TaskFacts
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.suites.registry import DEFAULT_SUITE, suite
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
+from pvdr_bench.training.reward import reward_facts
 
 ACTIONS = suite(DEFAULT_SUITE).action_space.dim
 TOLERANCE = 1e-4  # largest difference of states and logits that float32's order of summation may cause
@@ -108,7 +109,7 @@ def make_learner(config: Any, protocol: Protocol, replay: EpisodeReplay, device:
     """A learner with the heads that the protocol asks for."""
     task = TaskFacts(
         ImageSpace(replay.image_size, replay.image_size), BoxSpace(replay.action_dim), num_envs=len(replay.streams),
-        budget_decisions=len(replay), reward=RewardFacts(protocol.success_bonus or 0.0, protocol.terminate_on_success))
+        budget_decisions=len(replay), reward=reward_facts(protocol))
     return DreamerLearner(LearnerContext(config=config, task=task, seed=seed, device=device, replay=replay))
 
 

@@ -51,11 +51,11 @@ def _measure_one(spec: RunSpec, pieces: Callable[[RunSpec], Pieces], seconds: fl
 
 
 class _TimeIsUp(Exception):
-    """Updates were timed; the rest of those that are due is not waited for."""
+    """Enough updates were timed; the rest of those that are due is left out."""
 
 
 class _Updates(Stopwatch):
-    """Times each update. Once ``until`` is over and :data:`UPDATES` were made, it ends the work before the next one.
+    """Times each update. Once ``until`` is over and :data:`UPDATES` were made, it refuses the next one.
 
     It counts no operations: that is done in the first calls of all, and those alone are timed here.
     """
@@ -92,10 +92,19 @@ class Probe(OnlineLoop):
 
     def rate(self, seconds: float, start: float) -> Rate:
         """Decide for ``seconds``, or until enough was learned. ``start``: seconds until the first decision."""
+        due = self.learner.updates_due(self.protocol.env_steps // self.protocol.action_repeat)
+        if due is not None:
+            self.updates.until = time.monotonic() + seconds
         self._begin_episodes()
         self._decide()  # the first one imports and allocates
-        due = self.learner.updates_due(self.protocol.env_steps // self.protocol.action_repeat)
         return self._by_rounds(seconds, start) if due is None else self._by_updates(seconds, start, due)
+
+    def _learn(self) -> dict[str, float]:
+        """As a run does, as long as there is time for updates."""
+        try:
+            return super()._learn()
+        except _TimeIsUp:
+            return {}
 
     def _by_rounds(self, seconds: float, start: float) -> Rate:
         """Of a learner whose rounds of learning are all alike: until one was due twice."""
@@ -121,16 +130,12 @@ class Probe(OnlineLoop):
 
     def _by_updates(self, seconds: float, start: float, due: int) -> Rate:
         """Of one that makes ``due`` single updates in a run, often hundreds at its first: for a few of them."""
-        first, began = self.env_steps, time.monotonic()
-        self.updates.until = began + seconds
-        try:
-            while time.monotonic() < began + seconds * (1.0 if self.updates.each else WAIT) and not self.stop():
-                if self._decide()[1]:
-                    self._begin_episodes()
-        except _TimeIsUp:
-            pass  # as it was meant to be
-        clock, each = time.monotonic() - began, self.updates.each
-        acting = (clock - sum(each)) / max(1, self.env_steps - first)
+        first, began, each = self.env_steps, time.monotonic(), self.updates.each
+        learned = sum(each)
+        while time.monotonic() < began + seconds * (1.0 if each else WAIT) and not self.stop():
+            if self._decide()[1]:
+                self._begin_episodes()
+        acting = (time.monotonic() - began - (sum(each) - learned)) / max(1, self.env_steps - first)
         if len(each) < UPDATES:
             return Rate(acting, acting, start, not due)
         learning = sum(each[1:]) / len(each[1:]) * due / self.protocol.env_steps  # the first allocates

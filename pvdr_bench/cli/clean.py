@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvdr_bench.cli.options import Json, Results
-from pvdr_bench.words import counted
+from pvdr_bench.words import counted, disk_size
 
 if TYPE_CHECKING:
     from pvdr_bench.runs.artefacts import ArtefactStore
@@ -100,13 +100,13 @@ def _agreed(question: str, yes: bool) -> bool:
 
 def _show(plan: _Plan) -> None:
     for found in (*plan.runs, *plan.idle):
-        typer.echo(f"{found.path}  ({found.reason}; {_size(found.size)})")
+        typer.echo(f"{found.path}  ({found.reason}; {disk_size(found.size)})")
     for found in plan.kept:
-        typer.echo(f"stays: {found.path}  ({found.reason}; {_size(found.size)})")
+        typer.echo(f"stays: {found.path}  ({found.reason}; {disk_size(found.size)})")
     if not plan.runs and not plan.idle:
         typer.echo("nothing to remove")
     else:
-        typer.echo(f"together {_size(sum(found.size for found in (*plan.runs, *plan.idle)))}")
+        typer.echo(f"together {disk_size(sum(found.size for found in (*plan.runs, *plan.idle)))}")
 
 
 def _move(plan: _Plan, quiet: bool) -> None:
@@ -133,14 +133,10 @@ def _empty(plan: _Plan, yes: bool, dry_run: bool, json_: bool) -> None:
 
     there = {path: trash_size(path) for path in plan.trash if path.is_dir()}
     for path, size in () if json_ else there.items():
-        typer.echo(f"{path}  ({_size(size)})")
+        typer.echo(f"{path}  ({disk_size(size)})")
     if not there and not json_:
         typer.echo("the trash is empty")
-    go = bool(there) and not dry_run and _agreed(f"Delete {_size(sum(there.values()))} for good?", yes)
+    go = bool(there) and not dry_run and _agreed(f"Delete {disk_size(sum(there.values()))} for good?", yes)
     deleted = {str(path): empty(path) for path in there} if go else {}
     if json_:
         typer.echo(json.dumps({"trash": {str(path): size for path, size in there.items()}, "deleted": deleted}))
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"

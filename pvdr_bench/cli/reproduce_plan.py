@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
 def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int) -> dict[str, Any]:
     """A plan as JSON types; hours and bytes are of what is known, and what is not is named beside them."""
-    from pvdr_bench.launch.reproduction import budgets, titles_of
+    from pvdr_bench.launch.reproduction import budgets
     from pvdr_bench.runs.provenance import cores
 
     share = (site.gpus / site.runs_per_job) if site else float(place.device == "cuda")
     together = site.array_parallelism * site.runs_per_job if site else 1 if place.device == "cuda" else min(
         jobs, cores())  # rates are those of a run with a core or a GPU to itself
     hours = sum(kind.hours for kind in plan.kinds if kind.hours is not None)
-    titled = dict(zip(titles_of(plan.kinds), plan.kinds, strict=True))
     sizes = [(kind.runs, kind.size) for kind in plan.kinds]
     states = {state: sum(one.state == state for one in plan.plans) for state in ("new", "continue", "extend", "done")}
     return {
@@ -42,10 +41,10 @@ def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int) 
                    "rate": None if kind.known is None else {"of": kind.known.of, "source": kind.known.source},
                    "disk": None if kind.size is None else asdict(kind.size)} for kind in plan.kinds],
         "hours": hours, "gpu_hours": hours * share, **_of_artefacts(plan),
-        "hours_unknown": {title: kind.runs for title, kind in titled.items() if kind.hours is None},
+        "hours_unknown": {kind.title: kind.runs for kind in plan.kinds if kind.hours is None},
         "disk_bytes": sum(runs * size.bytes for runs, size in sizes if size),
         "disk_least": any(size is None or size.least for _, size in sizes),
-        "disk_unknown": {title: kind.runs for title, kind in titled.items() if kind.size is None},
+        "disk_unknown": {kind.title: kind.runs for kind in plan.kinds if kind.size is None},
     }
 
 
@@ -112,16 +111,14 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _show_cost(plan: Reproduction, facts: dict[str, Any]) -> None:
-    from pvdr_bench.launch.reproduction import titles_of
-    from pvdr_bench.words import counted
+    from pvdr_bench.words import counted, disk_size
 
-    titles = {id(kind): title for kind, title in zip(plan.kinds, titles_of(plan.kinds), strict=True)}
     typer.echo("hours of what is missing, one run after the other:")
     groups: dict[tuple[str, str], list[Any]] = {}
     for kind in plan.kinds:
         groups.setdefault((kind.known.of, kind.known.source) if kind.known else ("", ""), []).append(kind)
     for (of, source), kinds in groups.items():
-        runs, names = sum(kind.runs for kind in kinds), [titles[id(kind)] for kind in kinds]
+        runs, names = sum(kind.runs for kind in kinds), [kind.title for kind in kinds]
         told = f"{sum(kind.hours for kind in kinds):,.1f} h, as {of}: {source}" if of else (
             "unknown, since none was measured at this scale on such a device")
         typer.echo(f"  {', '.join(names)}: {counted(runs, 'run')}, {told}")
@@ -136,10 +133,6 @@ def _show_cost(plan: Reproduction, facts: dict[str, Any]) -> None:
         typer.echo(f"  without {', '.join(unknown)}: the first finished run of each in the results folder tells, "
                    "measured on the device itself")
     least = "at least " if facts["disk_least"] else ""
-    size = f"{least}{facts['disk_bytes'] / 2**30:,.1f} GiB" if facts["disk_bytes"] else "unknown"
-    stages = f", and {_mib(facts['artefact_disk_bytes'])} of artefacts" if facts["artefact_disk_bytes"] else ""
+    size = least + disk_size(facts["disk_bytes"]) if facts["disk_bytes"] else "unknown"
+    stages = f", and {disk_size(facts['artefact_disk_bytes'])} of artefacts" if facts["artefact_disk_bytes"] else ""
     typer.echo(f"disk: {size}{stages}" + (f", nothing is known of {', '.join(disk)}" if disk else ""))
-
-
-def _mib(size: float) -> str:
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

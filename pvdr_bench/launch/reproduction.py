@@ -6,7 +6,7 @@ Imports torch only to look for artefacts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Kind:
 
     Attributes:
         hours: of all of them, one after the other; None: not known.
+        title: see :func:`titled`.
     """
 
     variant: str
@@ -70,6 +71,7 @@ class Kind:
     known: Known | None
     hours: float | None
     size: Size | None
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,18 +197,18 @@ def _kinds(todo: Sequence[RunPlan], catalog: Catalog, results: Path, rates: Rate
         seconds = [known.seconds(plan.env_steps, plan.spec.protocol.env_steps) for plan in plans] if known else []
         found.append(Kind(spec.variant, spec.scale_label, spec.task.suite, len(plans), known,
                           sum(seconds) / 3600.0 if known else None, size_of(spec, catalog, results)))
-    return found
+    return titled(found)
 
 
-def titles_of(kinds: Sequence[Kind]) -> list[str]:
-    """A name for each kind: its method, and what tells it from the method's other kinds among them."""
+def titled(kinds: Sequence[Kind]) -> list[Kind]:
+    """Each with a title: its method, and what tells it from the method's other kinds among them."""
     def title(kind: Kind) -> str:
         alike = [one for one in kinds if one.variant == kind.variant]
         apart = [value for name, value in (("suite", kind.suite), ("scale", kind.scale))
                  if len({getattr(one, name) for one in alike}) > 1]
         return f"{kind.variant} ({', '.join(apart)})" if apart else kind.variant
 
-    return [title(kind) for kind in kinds]
+    return [replace(kind, title=title(kind)) for kind in kinds]
 
 
 def budgets(specs: Iterable[RunSpec]) -> dict[int, list[str]]:

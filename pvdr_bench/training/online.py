@@ -202,8 +202,12 @@ class OnlineLoop:
                 self.replay.add(transition)
             self.learner.observe(transition)
         self.image, self.is_first = images_to_tensor(step.image), torch.from_numpy(ended)
+        return self._learn(), at_sync
+
+    def _learn(self) -> dict[str, float]:
+        """Make the updates that are due now; their metrics."""
         with self.stopwatch("learn"):
-            return self.learner.learn(), at_sync
+            return self.learner.learn()
 
     def _seeds(self) -> list[int]:
         return train_seeds(self.protocol.train_seed_base, self.spec.seed, self.env_steps, self.n)
