@@ -17,6 +17,7 @@ from pvdr_bench.errors import UsageError
 from pvdr_bench.suites.base import EnvConfig, VectorStep
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 from pvdr_bench.training.online import Pieces
+from tests.dummies import make_protocol
 from tests.learning import above, learns
 from tests.test_ppo_learner import GRID, Dots, IdentityTokenizer, context, image_of
 from tests.test_pvdr_online import GUIDED, config, pretrained
@@ -97,9 +98,8 @@ def test_the_whole_measurement_plays_learns_and_follows(rounds: int) -> None:
     """Labels of every round but the held-out ones are learned from, and the environments are closed."""
     online = GUIDED | {"e1_first": 320, "e1_decisions": 320, "lact_replay": 2000, "lact_e1_epochs": 2}
     cfg, rooms, made = config(online, planner={"candidates": 2}), [], []
-    protocol = SimpleNamespace(num_envs=16, train_seed_base=0, eval_seed_base=10**6, has_goal_image=True,
-                               success_bonus=1.0, reward="goal_distance", terminate_on_success=False, env_steps=1000,
-                               action_repeat=1)
+    protocol = make_protocol(env_steps=1024, action_repeat=1, episode_steps=16, num_envs=16, sync_every=256,
+                             eval_every=256, success_bonus=1.0, terminate_on_success=False)
 
     def learner(facts: Any) -> PVDRLearner:
         made.append(PVDRLearner(facts, IdentityTokenizer()))  # type: ignore[arg-type]
