@@ -16,7 +16,6 @@ from torch import Tensor
 from pvdr_bench.algorithms.pvdr.alignment import Labels
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.guide import GuidedActor
-from pvdr_bench.algorithms.pvdr.metrics import varies
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from tests.learning import above, below, learns
@@ -279,9 +278,3 @@ def test_action_noise_is_normal_with_the_asked_correlation(phase: str, mode: Any
     for gap in (1, 2):
         correlation = float((steps[3] * steps[3 - gap]).mean())
         assert correlation == pytest.approx(rho**gap, abs=0.04)
-
-
-def test_equal_numbers_have_no_ranks_whatever_their_standard_deviation_rounds_to() -> None:
-    equal = np.full(20, 0.1, np.float32)
-    assert not varies(equal) and not varies(np.array([1.0, np.nan])) and not varies(np.zeros(0))
-    assert varies(np.array([1.0, 1.0, 1.5]))

@@ -18,11 +18,12 @@ from pvdr_bench.nets.blur import box_blur
 from pvdr_bench.rl.config import Schedule
 from pvdr_bench.rl.contract import OfflineLearner, StageContext, Transition
 from pvdr_bench.rl.facts import GoalFacts
+from pvdr_bench.rl.ranks import spearman
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.runs.artefacts import read_stage_rows
 from pvdr_bench.suites.base import VectorStep
 from pvdr_bench.training.offline import MixedClips, StageClock, run_offline
-from pvdr_bench.training.reward import GoalReward, spearman
+from pvdr_bench.training.reward import GoalReward
 from pvdr_bench.videos.windows import Drawn
 from tests.dummies import make_protocol
 
@@ -196,6 +197,9 @@ def test_spearman_against_scipy() -> None:
         a, b = rng.integers(0, 6, 30), rng.normal(size=30)
         assert spearman(a, a + b) == pytest.approx(spearmanr(a, a + b).statistic)
     assert spearman(np.ones(5), np.arange(5)) is None
+    equal = np.full(1001, 0.1, np.float32)  # their standard deviation may be a rounding error above zero
+    assert spearman(equal, np.arange(1001)) is None
+    assert spearman(np.zeros(0), np.zeros(0)) is None
     assert spearman(np.arange(2), np.arange(2)) is None
     assert spearman(np.array([1.0, np.nan, 2.0]), np.arange(3)) is None
 

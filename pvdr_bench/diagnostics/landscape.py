@@ -21,9 +21,10 @@ from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.diagnostics.positions import positions
 from pvdr_bench.errors import UsageError
 from pvdr_bench.progress import told
+from pvdr_bench.rl.ranks import spearman
 from pvdr_bench.training.evaluation import VectorEnvLike, train_seeds
 from pvdr_bench.training.online import Pieces, task_facts
-from pvdr_bench.training.reward import GoalReward, spearman
+from pvdr_bench.training.reward import GoalReward
 
 Floats = NDArray[np.float64]
 GAIN = 10.0  # an action of 1 for a place 10 cm away

@@ -8,7 +8,6 @@ Every method is trained and judged with this reward; it never sees the simulator
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 import torch
@@ -111,21 +110,3 @@ class GoalReward:
         other = copy.copy(self)
         other.begin(0)
         return other
-
-
-def ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Ranks from 1 with ties averaged."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    averaged: NDArray[np.float64] = ((last - counts + 1 + last) / 2)[inverse]
-    return averaged
-
-
-def spearman(a: NDArray[Any], b: NDArray[Any]) -> float | None:
-    """Spearman's rank correlation, or None where it is undefined (fewer than three pairs, or a constant)."""
-    if len(a) < 3 or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return None
-    ra, rb = ranks(a), ranks(b)
-    ra, rb = ra - ra.mean(), rb - rb.mean()
-    norm = float(np.sqrt((ra**2).sum() * (rb**2).sum()))
-    return float((ra * rb).sum() / norm) if norm > 0 else None

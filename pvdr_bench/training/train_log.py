@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pvdr_bench.rl.ranks import spearman
 from pvdr_bench.suites.base import VectorStep
-from pvdr_bench.training.reward import spearman
 
 RECENT_EPISODES = 20  # training episodes in the running success rate
 

@@ -1,13 +1,8 @@
-"""What PVDR's planning did in a round, and how well its metric ranks frames. Shapes: B values."""
+"""What PVDR's planning did in a round, and how well its metric ranks frames."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import spearmanr
-
+from pvdr_bench.rl.ranks import spearman
 from pvdr_bench.rl.rollout import Rollout
 
 
@@ -23,14 +18,6 @@ def planning_metrics(rollout: Rollout) -> dict[str, float]:
         follows = ~(rollout.terminated | rollout.truncated)[:-1].cpu().numpy()
         pairs["true_distance"] = (metric[1:][follows], truth[:-1][follows])
     for name, (ours, other) in pairs.items():
-        if varies(ours) and varies(other):
-            out[f"rank_metric_{name}"] = float(spearmanr(ours, other).statistic)
+        if (rho := spearman(ours, other)) is not None:
+            out[f"rank_metric_{name}"] = rho
     return out
-
-
-def varies(values: NDArray[np.floating[Any]]) -> bool:
-    """Whether values [B] have ranks: all finite and not all the same.
-
-    The standard deviation does not tell: of equal numbers it can be a rounding error above zero.
-    """
-    return bool(np.isfinite(values).all() and (values != values[:1]).any())

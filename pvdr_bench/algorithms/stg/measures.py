@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from pvdr_bench.algorithms.stg.networks import STGModel, symlog
@@ -19,6 +18,8 @@ PIECE = 16  # clips at a time
 
 def auc(positive: Tensor, negative: Tensor) -> float:
     """The probability that a value of ``positive`` [P] is above one of ``negative`` [Q], ties counted half."""
+    from scipy.stats import mannwhitneyu  # half a second to import
+
     ours, theirs = (values.flatten().double().cpu().numpy() for values in (positive, negative))
     # only the statistic is read; "auto" would work out an exact p-value, for minutes where one sample is small
     return float(mannwhitneyu(ours, theirs, method="asymptotic").statistic / (len(ours) * len(theirs)))
