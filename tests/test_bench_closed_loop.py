@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from pvdr_bench.algorithms.pvdr.alignment import Labels
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.diagnostics import closed_loop
 from pvdr_bench.diagnostics.closed_loop import Track
 from pvdr_bench.errors import UsageError
+from pvdr_bench.rl.rollout import Rollout
 from pvdr_bench.suites.base import EnvConfig, VectorStep
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 from pvdr_bench.training.online import Pieces
 from tests.dummies import make_protocol
 from tests.learning import above, learns
 from tests.test_ppo_learner import GRID, Dots, IdentityTokenizer, context, image_of
-from tests.test_pvdr_online import GUIDED, config, pretrained
+from tests.test_pvdr_online import GUIDED, build, config, pretrained
 
 
 class Room:
@@ -112,11 +114,25 @@ def test_the_whole_measurement_plays_learns_and_follows(rounds: int) -> None:
     spec = SimpleNamespace(protocol=protocol, seed=0, env_config=lambda: EnvConfig("dummy", "dot"))
     pieces = Pieces(room, learner, cfg, torch.device("cpu"), artefacts={"pretrain": pretrained()})  # type: ignore[arg-type]
     found = closed_loop.closed_loop(spec, pieces, rounds, 20, (1, 3))  # type: ignore[arg-type]
-    assert rooms[0].closed and set(found) == {"explained", "explained_other_z", "n_1", "n_3"}
+    assert rooms[0].closed and set(found) == {"explained", "explained_other_z", "learned", "held_out", "n_1", "n_3"}
+    # the last buffer's 20 decisions are an episode of 16 and 4 of another; the last two of each see no whole plan
+    assert (found["learned"], found["held_out"]) == (16 * 14, 16 * 2)
     assert "success_gain" in found["n_3"] and "success_gain" not in found["n_1"]
     kept = made[0].aligner.kept
     # of 20 decisions 16 are early, an episode; the last two of it do not see three frames more
     assert kept is not None and len(kept) == rounds * 16 * 14
+
+
+def test_no_label_s_future_is_held_out_and_too_little_play_is_refused() -> None:
+    """Of 15 decisions the first 12 are learned from, without the two whose plan's frames are of the last three."""
+    def played(decisions: int) -> tuple[Labels, Labels, Rollout]:
+        learner = build(config(GUIDED | {"e1_first": 16 * decisions, "e1_decisions": 16 * decisions}), 16)
+        return closed_loop.collect(learner, Room(16), list(range(16)))  # type: ignore[arg-type]
+
+    learned, held, _ = played(15)
+    assert (len(learned), len(held)) == (16 * 10, 16 * 1)
+    with pytest.raises(UsageError, match="10 decisions in each of 16 .* none sees all 3"):
+        played(10)
 
 
 def test_summaries_by_hand() -> None:

@@ -58,6 +58,19 @@ def test_a_look_takes_the_best_of_the_first_n_candidates_and_the_action_that_fol
     assert float(variance) == pytest.approx(np.stack(motions).var(0).mean(), rel=1e-4)
 
 
+def test_the_action_module_reads_the_z_that_the_planner_would_hand_over() -> None:
+    """With planner.z_star read_back that is the encoder's mean of context and plan, and not what was drawn."""
+    learner = build(config(planner={"z_star": "read_back", "z_source": "normal"}), 1)
+    learner.ppo.actor, learner.model.decoder.rollout = OfZ(), signs  # type: ignore[method-assign]
+    context, direction = torch.from_numpy(play(2, 1, 3)), torch.tensor([0.2, -0.5, 0.1])
+    cosine, _ = following.look(learner, context, direction, (1, 2), torch.Generator().manual_seed(8))
+    drawn = torch.randn((2, 1, *learner.model.z_shape), generator=torch.Generator().manual_seed(8))[0]
+    with torch.no_grad():
+        read = learner.model.encoder(torch.cat([context, signs(context, drawn)[0]], 1)).mean
+    motion = read.flatten()[:3]
+    assert float(cosine[0]) == pytest.approx(float(torch.cosine_similarity(motion, direction, 0)), abs=1e-5)
+
+
 def test_a_module_that_ignores_z_does_the_same_with_any_number_of_candidates() -> None:
     learner = build(config(), 1)
     learner.ppo.actor = Deaf()

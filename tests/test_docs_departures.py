@@ -92,6 +92,16 @@ def test_what_a_method_of_no_paper_changes_at_every_scale_is_told_by_name() -> N
         assert own <= {key.split(".")[-1] for key in changed("pvdr-taught", scale)}
 
 
+def test_what_else_it_has_at_the_cpu_scale_stands_beside_pvdrs_value() -> None:
+    ours, theirs = (load_catalog().config(method, "cpu").value.planner for method in ("pvdr-taught", "pvdr"))
+    others = {name for name, value in ours if value != getattr(theirs, name)}
+    others -= {key.removeprefix("planner.") for key in changed("pvdr-taught", "paper")}
+    assert {"candidates", "replan_every"} <= others
+    for name in others - {"metric"}:  # the form of its goal distance, in the row of the protocol's
+        row = next(line for line in TABLE.splitlines() if f"| `planner.{name}`" in line)
+        assert f"(`pvdr-taught`: {getattr(ours, name)})" in row
+
+
 @pytest.mark.parametrize("method", [*METHODS, "pvdr-taught"])
 def test_what_the_cpu_scale_changes_beside_sizes_is_told(method: str) -> None:
     forms = {key for key in changed(method, "cpu") if key.split(".")[-1] not in SIZES | HARDWARE}

@@ -18,6 +18,7 @@ from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.guide import GuidedActor
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
+from pvdr_bench.rl.views import NothingToShow
 from tests.learning import above, below, learns
 from tests.test_ppo_learner import GRID, IdentityTokenizer, Player, assert_equal, context
 
@@ -108,7 +109,9 @@ def test_a_guide_learns_from_kept_labels_beside_ppo(seed: int) -> dict[str, floa
 
 @pytest.mark.parametrize("reads", ["z", "plan"])
 def test_a_guides_action_stands_as_long_as_its_plan_and_ppo_gates_and_corrects_it(reads: str) -> None:
-    learner = build(config(GUIDED | {"guide_reads": reads}, planner={"candidates": 3, "replan_every": 3}), 4)
+    gain = 3.0
+    learner = build(config(GUIDED | {"guide_reads": reads, "guide_gain": gain},
+                           planner={"candidates": 3, "replan_every": 3}), 4)
     assert learner.guide is not None and isinstance(learner.ppo.actor, GuidedActor)
     with torch.no_grad():
         learner.ppo.actor.net.head.bias.copy_(torch.arange(4.0))
@@ -121,10 +124,23 @@ def test_a_guides_action_stands_as_long_as_its_plan_and_ppo_gates_and_corrects_i
     assert not torch.equal(guide[3], guide[0])
     seen = {"tokens": state["tokens"][3].long(), "extra": state["extra"][3], "plan": state["plan"][3].long()}
     with torch.no_grad():
-        torch.testing.assert_close(learner.guide.network(seen), guide[3])
+        torch.testing.assert_close(gain * learner.guide.network(seen), guide[3])
         out = learner.ppo.actor.net({"tokens": seen["tokens"], "extra": seen["extra"]})
         want = 2 * torch.sigmoid(out[:, 2:]) * guide[3] + out[:, :2]
         torch.testing.assert_close(learner.policy(seen["tokens"], seen["extra"], seen["plan"]).mean, want)
+
+
+@pytest.mark.parametrize("form", ["guided", "taught"])
+def test_a_policy_of_all_candidates_is_not_asked_about_one_plan(form: str) -> None:
+    """What was taught acts by itself, whatever its guide said of all candidates."""
+    learner = build(config(GUIDED | {"pi_form": form, "guide_action": "trend"}), 1)
+    context, plan = (torch.from_numpy(play(frames, 1, 0)) for frames in (2, 3))
+    z = torch.zeros(1, *learner.model.z_shape)
+    if form == "taught":
+        assert learner.policy(context, z, plan).mean.shape == (1, 2)
+    else:
+        with pytest.raises(NothingToShow, match="all candidates"):
+            learner.policy(context, z, plan)
 
 
 def test_the_guide_is_l_acts_alone() -> None:

@@ -59,21 +59,24 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
 
     Args:
         method: whose model, planner and action module; artefacts that are not there are made first.
-        labels: decisions of play that L_act learns from, a quarter more are held out. rounds: buffers E1 in which they
-        are played; with online.e1_play=policy those after the first follow what was learned. passes: over them.
+        labels: decisions of play for L_act, and a quarter more that is held out. Those at whose episode's end a plan's
+        frames were not seen yet give no label; ``learned`` and ``held_out`` count those that do.
+        rounds: buffers E1 in which they are played; with online.e1_play=policy those after the first follow what was
+        learned. passes: over them.
         correlation: in time, of the play's noise.
         candidates: numbers of candidates that plans are chosen from. With online.pi_form=taught the action module has
             learned from plans of ``planner.candidates``, and is followed itself.
         keys: further ``key=value`` of the method, such as planner.goal_frames=last.
 
     Returns:
-        explained: 1 - L_act / L_act of the mean action, on held-out play; explained_other_z: the same with another
-        decision's z. By N: cosine of the followed action (x, y, z) to the direction from hand to goal, at the
-        first decisions, over whole episodes and within 15 cm of the goal; cm to the goal at the nearest and at the
-        end; success at any step. With 95 % bootstrap intervals over episodes, and the differences to the first N.
+        learned, held_out: labels of the last buffer. explained: 1 - L_act / L_act of the mean action, on those held
+        out; explained_other_z: the same with another decision's z. By N: cosine of the followed action (x, y, z) to
+        the direction from hand to goal, at the first decisions, over whole episodes and within 15 cm of the goal; cm
+        to the goal at the nearest and at the end; success at any step. With 95 % bootstrap intervals over episodes,
+        and the differences to the first N.
 
     Raises:
-        UsageError: a method without plans, or a task that does not tell where hand and goal are.
+        UsageError: a method without plans, a task that does not tell where hand and goal are, or too little play.
     """
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.training.stages import Stages
@@ -107,7 +110,8 @@ def closed_loop(spec: RunSpec, pieces: Pieces, rounds: int, episodes: int,
             learner.aligner.learn(play)
             learner.taught(rollout)
         found = learner.aligner.on(held).metrics()
-        out: dict[str, Any] = {"explained": 1 - found["l_act"] / found["l_act_constant"],
+        out: dict[str, Any] = {"learned": len(play), "held_out": len(held),
+                               "explained": 1 - found["l_act"] / found["l_act_constant"],
                                "explained_other_z": 1 - found["l_act_other_z"] / found["l_act_constant"]}
         with torch.no_grad():
             learner.ppo.actor.get_parameter("log_std").fill_(SILENT)
@@ -123,7 +127,11 @@ def closed_loop(spec: RunSpec, pieces: Pieces, rounds: int, episodes: int,
 
 
 def collect(learner: PVDRLearner, envs: VectorEnvLike, seeds: list[int]) -> tuple[Labels, Labels, Rollout]:
-    """Fill a buffer E1 with play; labels to learn from, those held out, and the buffer."""
+    """Fill a buffer E1 with play; labels to learn from, those held out, and the buffer.
+
+    Raises:
+        UsageError: too few decisions for a label in each.
+    """
     generator = torch.Generator().manual_seed(seeds[0])
     n, length = learner.num_envs, learner.phase_length()
     image, first, carry = images_to_tensor(envs.reset(seeds)), torch.ones(n, dtype=torch.bool), learner.initial(n)
@@ -139,8 +147,15 @@ def collect(learner: PVDRLearner, envs: VectorEnvLike, seeds: list[int]) -> tupl
     rollout = learner.buffer.rollout()
     learner.buffer.clear()
     future, valid = learner.futures(rollout)
-    early = (torch.arange(length, device=valid.device) < round(length * (1 - HELD_OUT)))[:, None]
-    learned, held = (learner.aligner.labels(rollout, future, valid & part) for part in (early, ~early))
+    time, cut = torch.arange(length, device=valid.device)[:, None], round(length * (1 - HELD_OUT))
+    ahead = learner.config.model.frame_stride * learner.config.model.future_frames
+    learned, held = (learner.aligner.labels(rollout, future, valid & part)
+                     for part in (time + ahead <= cut, time >= cut))
+    if not (len(learned) and len(held)):
+        raise UsageError(f"{length} decisions in each of {n} environments are too few: of the last "
+                         f"{HELD_OUT:.0%}, or of those before, none sees all {ahead} decisions of a plan before its "
+                         "episode ends",
+                         where="bench closed-loop", hint="-o labels=4000, or fewer rounds")
     return learned, held, rollout
 
 

@@ -89,7 +89,7 @@ def look(learner: PVDRLearner, context: Tensor, direction: Tensor, candidates: t
     tokens = context.expand(len(z), *context.shape[1:])
     plans = learner.model.decoder.rollout(tokens, z, shown=learner.model.shown_to_plan(context, generator))[0]
     distance = learner.distance.plan(plans[None])[0]
-    motion = learner.policy(tokens, z, plans).mean[:, :len(AXES)].cpu()
+    motion = learner.policy(tokens, planner.star(tokens, z, plans), plans).mean[:, :len(AXES)].cpu()
     best = torch.stack([distance[:count].argmin() for count in candidates]).cpu()
     cosine = F.cosine_similarity(motion[best], direction.expand(len(best), -1))
     return cosine, motion.var(0, correction=0).mean()

@@ -19,6 +19,7 @@ from pvdr_bench.nets.distributions import DiagonalGaussian
 from pvdr_bench.nets.optimizers import clip_gradients, load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.rl.actor_critic import MEAN_GAIN, NetworkConfig, StateNetwork
 from pvdr_bench.rl.rollout import State
+from pvdr_bench.rl.views import NothingToShow
 
 CHANNELS, HIDDEN = (64, 16), 128
 TINY = 1e-12  # squared distances below it are equal
@@ -72,11 +73,22 @@ class Guide:
             state: ``tokens`` [B, m, h, w] and of the chosen plan ``extra`` (z*) and ``plan`` [B, l, h, w]; for
                 ``guide_action`` trend ``ends`` [B, N, h, w] and ``distances`` [B, N] of all candidates.
         """
+        if self.config.guide_action != "trend":
+            return self.of_plan(state)
+        return self.config.guide_gain * trend(self._of_all(state["tokens"], state["ends"]), state["distances"])
+
+    @torch.no_grad()
+    def of_plan(self, state: State) -> Tensor:
+        """What it says of plans, whatever the other candidates are: actions [B, A], times ``guide_gain``.
+
+        Raises:
+            NothingToShow: ``guide_action`` trend says nothing of a plan by itself.
+        """
         if self.config.guide_action == "trend":
-            action = trend(self._of_all(state["tokens"], state["ends"]), state["distances"])
-        else:
-            action = self.network(state)
-        return self.config.guide_gain * action
+            raise NothingToShow("with online.guide_action trend an action follows from all candidates of a decision, "
+                                "and from no plan by itself")
+        action: Tensor = self.config.guide_gain * self.network(state)
+        return action
 
     def _of_all(self, context: Tensor, ends: Tensor) -> Tensor:
         """Actions [B, N, A] towards each candidate's last frame."""

@@ -76,9 +76,14 @@ class PVDRLearner(Learner):
         return mean
 
     def policy(self, context: Tensor, z: Tensor, plan: Tensor) -> DiagonalGaussian:
-        """Pi(a | z*, x) for contexts [B, m, h, w] and z* [B, s, s, c] of plans [B, l, h, w] made in them."""
+        """Pi(a | z*, x), as it acts, for contexts [B, m, h, w] and z* [B, s, s, c] of plans [B, l, h, w] made in them.
+
+        Raises:
+            NothingToShow: it acts by more than one plan (``guide_action`` trend with ``pi_form`` guided).
+        """
         state = {"tokens": context, "extra": z, "plan": plan}
-        guide = {} if self.guide is None else {"guide": self._aligned(state)}
+        asked = self.guide is not None and self.config.online.pi_form == "guided"
+        guide = {"guide": self.guide.of_plan(state)} if asked and self.guide is not None else {}
         policy: DiagonalGaussian = self.ppo.actor({**state, **guide})
         return policy
 
