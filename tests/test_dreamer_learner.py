@@ -37,31 +37,33 @@ from tests.phases import LOOP, checked_parts
 from tests.test_ppo_learner import assert_equal
 from tests.test_ppo_loop import do_run, written
 
-CELLS, CELL, MARGIN = 3, 4, 1
-SIZE = CELLS * CELL + 2 * MARGIN  # 14 pixels
+SIZE = 14  # pixels
+CELL = {3: 4, 5: 2}  # pixels of a cell, by the cells of a side; a margin is left around them
+LIMIT = {3: 6, 5: 16}  # steps of an episode: random actions succeed in one of six, and in one of thirteen
 
 
 class Grid:
-    """A square walks on 3 x 3 cells by the signs of its two actions; it earns 1 at the far corner and starts again."""
+    """A square walks on 3 x 3 or 5 x 5 cells by the signs of its two actions; it earns 1 at the far corner and starts
+    again."""
 
-    limit = 6
-
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, cells: int = 3) -> None:
         self.n, self.position, self.age = n, np.zeros((n, 2), int), np.zeros(n, int)
+        self.cells, self.cell, self.limit = cells, CELL[cells], LIMIT[cells]
+        self.margin = (SIZE - cells * self.cell) // 2
 
     def images(self) -> Tensor:
         out = torch.zeros(self.n, SIZE, SIZE, 3, dtype=torch.uint8)
         for i, (row, column) in enumerate(self.position):
-            y, x = MARGIN + CELL * row, MARGIN + CELL * column
-            out[i, y:y + CELL, x:x + CELL] = 255
+            y, x = self.margin + self.cell * row, self.margin + self.cell * column
+            out[i, y:y + self.cell, x:x + self.cell] = 255
         return out
 
     def step(self, action: np.ndarray) -> tuple[Tensor, ...]:
         """(reward, success, truncated, final images)."""
         move = np.where(action > 0.33, 1, np.where(action < -0.33, -1, 0))
-        self.position = np.clip(self.position + move, 0, CELLS - 1)
+        self.position = np.clip(self.position + move, 0, self.cells - 1)
         self.age += 1
-        success = (self.position == CELLS - 1).all(1)
+        success = (self.position == self.cells - 1).all(1)
         truncated = (self.age >= self.limit) & ~success
         final = self.images()
         self.position[success | truncated], self.age[success | truncated] = 0, 0
@@ -89,8 +91,8 @@ def context(cfg: DreamerConfig, folder: Path, n: int = 4, seed: int = 0) -> Lear
 class Player:
     """A minimal loop with the replay filled as the real one does."""
 
-    def __init__(self, learner: DreamerLearner, n: int = 4, seed: int = 0) -> None:
-        self.learner, self.env = learner, Grid(n)
+    def __init__(self, learner: DreamerLearner, n: int = 4, seed: int = 0, cells: int = 3) -> None:
+        self.learner, self.env = learner, Grid(n, cells)
         self.carry, self.first = learner.initial(n), torch.ones(n, dtype=torch.bool)
         self.generator = torch.Generator().manual_seed(seed)
         self.successes: list[bool] = []
@@ -109,10 +111,11 @@ class Player:
         self.successes += success[self.first].tolist()
 
 
-def play_grid(cfg: DreamerConfig, seed: int, decisions: int) -> tuple[dict[str, float], dict[str, float]]:
+def play_grid(cfg: DreamerConfig, seed: int, decisions: int,
+              cells: int = 3) -> tuple[dict[str, float], dict[str, float]]:
     """Shares of successes, ``early`` of the prefill and ``late`` of the last forty episodes, and the last metrics."""
     with tempfile.TemporaryDirectory() as folder:
-        player = Player(DreamerLearner(context(cfg, Path(folder), seed=seed)), seed=seed)
+        player = Player(DreamerLearner(context(cfg, Path(folder), seed=seed)), seed=seed, cells=cells)
         while player.learner.decisions < cfg.train.prefill:
             player.decide()
         early = np.mean(player.successes)
