@@ -43,20 +43,23 @@ def test_prelar_solves_a_grid_of_pixels(seed: int) -> dict[str, float]:
 LEARNERS = {"dreamerv2": grid.config(), "dreamerv3": test_dreamerv3_learner.config(),
             "contextwm": like_dreamerv2(test_dreamer_context.residual()),
             "prelar": like_dreamerv2(test_dreamer_prelar.residual())}
-DECISIONS = {"dreamerv2": 280, "dreamerv3": 240, "contextwm": 100, "prelar": 100}
+# A square of 2 x 2 pixels is a quarter of the other grid's, and so is its error: beside it the KL keeps the latents of
+# the two of residual stages empty, where its picture does not weigh four times as much. DreamerV3's free nats, and
+# more updates before the actor plays, do the same for it.
+INITIAL = {"dreamerv2": 150, "dreamerv3": 350, "contextwm": 250, "prelar": 250}
+DECISIONS = {"dreamerv2": 280, "dreamerv3": 240, "contextwm": 120, "prelar": 120}
+IMAGE_SCALE = {"contextwm": 2.0, "prelar": 2.0}
+ENTROPY = {"dreamerv2": 2e-3, "contextwm": 2e-3, "prelar": 2e-3}
 
 
-def for_five_cells(cfg: DreamerConfig) -> DreamerConfig:
-    """More random episodes, as one in thirteen succeeds, and a longer view, as the shortest way has four steps.
-
-    An actor that follows the gradient of returns narrows soon, and needs more entropy to go on trying. That of
-    `reinforce` stays as wide as it can until the model sees the square, which takes DreamerV3's some 300 updates.
-    """
-    narrows = cfg.behaviour.objective == "dynamics"
-    far = {"horizon": 10, "gamma": 0.9, **({"entropy_coef": 2e-3} if narrows else {})}
+def for_five_cells(method: str) -> DreamerConfig:
+    """More random episodes, as one in thirteen succeeds, and a longer view, as the shortest way has four steps."""
+    cfg = LEARNERS[method]
     return cfg.model_copy(update={
-        "train": cfg.train.model_copy(update={"prefill": 1600, "initial_updates": 150 if narrows else 350}),
-        "behaviour": cfg.behaviour.model_copy(update=far)})
+        "train": cfg.train.model_copy(update={"prefill": 1600, "initial_updates": INITIAL[method]}),
+        "loss": cfg.loss.model_copy(update={"image_scale": IMAGE_SCALE.get(method, cfg.loss.image_scale)}),
+        "behaviour": cfg.behaviour.model_copy(update={
+            "horizon": 10, "gamma": 0.9, "entropy_coef": ENTROPY.get(method, cfg.behaviour.entropy_coef)})})
 
 
 @pytest.mark.long
@@ -64,7 +67,7 @@ def for_five_cells(cfg: DreamerConfig) -> DreamerConfig:
 @pytest.mark.parametrize("method", LEARNERS)
 def test_it_solves_five_by_five_cells(method: str, seed: int) -> None:
     """`pytest -m long -rP` prints the shares."""
-    shares, _ = grid.play_grid(for_five_cells(LEARNERS[method]), seed, DECISIONS[method], cells=5)
+    shares, _ = grid.play_grid(for_five_cells(method), seed, DECISIONS[method], cells=5)
     print(method, f"seed {seed}:", ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
     assert shares["early"] < 0.2 and shares["late"] > 0.6
 
