@@ -69,7 +69,7 @@ def test_it_solves_five_by_five_cells(method: str, seed: int) -> None:
     """`pytest -m long -rP` prints the shares."""
     shares, _ = grid.play_grid(for_five_cells(method), seed, DECISIONS[method], cells=5)
     print(method, f"seed {seed}:", ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
-    assert shares["early"] < 0.2 and shares["late"] > 0.6
+    assert shares["early"] < 0.2 and shares["late"] > 0.5
 
 
 @pytest.mark.long
