@@ -43,8 +43,8 @@ def test_prelar_solves_a_grid_of_pixels(seed: int) -> dict[str, float]:
 LEARNERS = {"dreamerv2": grid.config(), "dreamerv3": test_dreamerv3_learner.config(),
             "contextwm": like_dreamerv2(test_dreamer_context.residual()),
             "prelar": like_dreamerv2(test_dreamer_prelar.residual())}
-# A square of 2 x 2 pixels has a quarter of the other grid's, and so has its error: with pictures that weighed a quarter of
-# this and 150 initial updates, PreLAR's KL fell to 0.05, and seed 1 learned nothing. DreamerV3's model sees the square
+# A square of 2 x 2 pixels has a quarter of the other grid's, and so has its error: where pictures weighed a quarter of
+# this, after 150 initial updates, PreLAR's KL fell to 0.05 and seed 1 learned nothing. DreamerV3 sees the square
 # late too: after 150 updates the actor of seed 1 plays 200 decisions by chance, after 350 it solves the grid in 80.
 INITIAL = {"dreamerv2": 150, "dreamerv3": 350, "contextwm": 250, "prelar": 250}
 DECISIONS = {"dreamerv2": 280, "dreamerv3": 240, "contextwm": 120, "prelar": 120}
