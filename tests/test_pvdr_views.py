@@ -144,6 +144,29 @@ def test_actions_are_read_of_samples_of_the_prior_one_by_one() -> None:
     assert torch.equal(read_actions(made, context, 150, 4)[1]["sampled"], actions["sampled"])
 
 
+@pytest.mark.parametrize(("source", "star", "words"), [
+    ("prior", "drawn", "z from the prior of one observation"),
+    ("normal", "drawn", "z from N(0, I), whatever the observation"),
+    ("prior", "read_back", "z, means of the encoder for one observation and plans decoded from its prior"),
+    ("normal", "read_back", "z, means of the encoder for one observation and plans decoded from N(0, I)")])
+def test_the_caption_of_z_says_where_the_z_that_are_shown_come_from(source: str, star: str, words: str) -> None:
+    made, seen = learner(), played()
+    made.planner.config = made.planner.config.model_copy(update={"z_source": source, "z_star": star})
+    (_, cloud), = latents(dataclasses.replace(seen, learner=made))
+    assert isinstance(cloud, Cloud)
+    assert cloud.about.startswith(f"40 visual dynamics representations {words}, mapped to the plane by t-SNE; ")
+    context = seen.extras[3]["tokens"].long()
+    z = torch.randn((40, 1, 2, 2, 2), generator=torch.Generator().manual_seed(3))[:, 0]
+    with torch.no_grad():
+        if source == "prior":
+            told = made.model.prior(context)
+            z = told.mean + torch.exp(told.logvar / 2) * z
+        if star == "read_back":
+            plan = made.model.decoder.rollout(context.expand(40, -1, -1, -1), z)[0]
+            z = made.model.encoder(torch.cat([context.expand(40, -1, -1, -1), plan], 1)).mean
+    assert np.allclose(cloud.panels[0].z, z.flatten(1).numpy(), atol=1e-5)
+
+
 def test_alignment_is_the_share_of_the_actions_variance_that_the_mean_for_what_came_true_explains() -> None:
     seen, made = played(), learner()
     found = alignment(made, seen)

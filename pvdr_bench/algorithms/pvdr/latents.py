@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvdr_bench.algorithms.pvdr.config import PlannerConfig
 from pvdr_bench.algorithms.pvdr.futures import PIECE, learner_of, model_of, windows
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.planner import Planner
@@ -20,8 +21,8 @@ from pvdr_bench.rl.views import Cloud, Exhibits, NothingToShow, Panel, Played, T
 
 @torch.no_grad()
 def read_actions(learner: PVDRLearner, context: Tensor, samples: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """z [n, s * s * c] from the prior of one context [1, m, h, w], and what the action module reads them as: actions
-    [n, A] in [-1, 1], sampled (the paper's a ~ Pi) and mean."""
+    """z [n, s * s * c] of one context [1, m, h, w], drawn and read as the planner's, and what the action module reads
+    them as: actions [n, A] in [-1, 1], sampled (the paper's a ~ Pi) and mean."""
     generator = torch.Generator().manual_seed(seed)
     planner = Planner(learner.model, learner.planner.config.model_copy(update={"candidates": samples}),
                       learner.distance)
@@ -38,6 +39,15 @@ def read_actions(learner: PVDRLearner, context: Tensor, samples: int, seed: int)
         ways["sampled"].append(policy.sample(generator).clamp(-1, 1))
         ways["mean"].append(policy.mean.clamp(-1, 1))
     return torch.cat(kept), {name: torch.cat(parts) for name, parts in ways.items()}
+
+
+def words_of_z(config: PlannerConfig) -> str:
+    """What :func:`read_actions` shows, for captions."""
+    prior = config.z_source == "prior"
+    if config.z_star == "read_back":
+        source = "its prior" if prior else "N(0, I)"
+        return f"z, means of the encoder for one observation and plans decoded from {source}"
+    return "z from the prior of one observation" if prior else "z from N(0, I), whatever the observation"
 
 
 @torch.no_grad()
@@ -71,15 +81,15 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def latents(played: Played) -> Exhibits:
-    """z of the prior in two moments, coloured by the actions they are read as (Fig. 6); above, the learner as it is,
-    below it as it started."""
+    """z as the planner has them in two moments, coloured by the actions they are read as (Fig. 6); above, the learner
+    as it is, below it as it started."""
     learner, start = learner_of(played), played.start()
     assert isinstance(start, PVDRLearner)
     moments = spread_out(len(played.extras), 2)
     numbers = {"samples": played.amounts.samples, "decisions": moments,
                **alignment(learner, played),
                **{f"{name}_at_start": value for name, value in alignment(start, played).items()}}
-    about = (f"{played.amounts.samples:,} visual dynamics representations z from the prior of one observation, mapped "
+    about = (f"{played.amounts.samples:,} visual dynamics representations {words_of_z(learner.planner.config)}, mapped "
              "to the plane by t-SNE; the colour is the action that the action module reads z as.")
     panels = [*_panels(learner, played, moments, f"after {played.env_steps:,} env_steps"),
               *_panels(start, played, moments, "before online learning")]
