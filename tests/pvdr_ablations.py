@@ -160,3 +160,33 @@ def filled(loss: Tensor, params: list[nn.Parameter]) -> list[Tensor]:
 def size(tensors: list[Tensor]) -> float:
     """The norm of all of them together."""
     return float(torch.stack([x.norm() for x in tensors]).norm())
+
+
+def prior_step(way: Led) -> list[Tensor]:
+    """What fine-tuning on E1 took off the prior's weights."""
+    pairs = zip(way.began["prior"].parameters(), way.learner.model.prior.parameters(), strict=True)
+    return [before.detach() - after.detach() for before, after in pairs]
+
+
+def kl_step(way: Led) -> list[Tensor]:
+    """The gradient of Eq. 4's first term alone, by hand; the order of clips and the draws of z have no part in it."""
+    assert way.clips is not None
+    model, prior = way.learner.model, way.began["prior"]
+    told = prior(way.clips[:, :model.config.context_frames])
+    with torch.no_grad():
+        seen = model.encoder(way.clips)
+    pair = [torch.distributions.Normal(g.mean, torch.exp(g.logvar / 2)) for g in (told, seen)]
+    kl = torch.distributions.kl_divergence(pair[0], pair[1]).sum() / len(way.clips)
+    return filled(kl, list(prior.parameters()))
+
+
+class Greys(IdentityTokenizer):
+    """Three codes: black, nearly black, and white."""
+
+    codebook_size, code_dim = 3, 3
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(codes.long(), 3).float()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return torch.tensor([0, 20, 250], dtype=torch.uint8)[codes][..., None].expand(*codes.shape, 3)

@@ -106,6 +106,24 @@ def test_every_key_of_every_schema_has_its_meaning_and_source(catalog: Catalog) 
             assert isinstance(extra, dict) and extra["source"], (model, path)
 
 
+def test_a_key_that_was_added_is_in_a_recipe_only_where_it_is_set(catalog: Catalog) -> None:
+    """So that recipes of before have their hashes; those of today say no less, as the default is what they did."""
+    plain, set_ = (catalog.resolve("pvdr", "reach", 0, overrides=keys) for keys in (
+        (), ("planner.goal_term_metric=code_l1",)))
+    assert "goal_term_metric" not in plain.config["planner"] and "blur" in plain.config["planner"]
+    assert plain.config_object() == catalog.config("pvdr", "cpu", "set1").value
+    assert set_.config == {**plain.config, "planner": {**plain.config["planner"], "goal_term_metric": "code_l1"}}
+    assert set_.variant == "pvdr@goal_term_metric=code_l1"
+
+
+def test_a_goal_in_pixels_with_a_unit_of_its_own_says_what_eq_4_compares(catalog: Catalog) -> None:
+    with pytest.raises(CatalogError, match="needs planner.goal_term_metric"):
+        catalog.config("pvdr", "cpu", overrides=["planner.metric=pixel_l1"])
+    keys = ["planner.metric=pixel_l1", "planner.goal_term_metric=code_l1_blur"]
+    for scale, told in (("cpu", keys), ("paper", keys[:1])):
+        assert catalog.config("pvdr", scale, overrides=told).value == catalog.config("pvdr-goal-pixels", scale).value
+
+
 def test_each_protocol_key_is_meaning_or_means(catalog: Catalog) -> None:
     meaning, means = set(Protocol.keys("meaning")), set(Protocol.keys("means"))
     assert meaning | means == set(Protocol.model_fields)

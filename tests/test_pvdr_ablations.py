@@ -12,14 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from pvdr_bench.algorithms.pvdr.config import PVDRConfig
+from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import pretraining_loss
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.folders import builtin_root
 from pvdr_bench.catalog.resolve import split_variant
+from pvdr_bench.catalog.scales import SCALES
 from pvdr_bench.catalog.stage_graph import stage_graph
-from tests.pvdr_ablations import Led, filled, learner_of, led, own, size, small
-from tests.pvdr_story import E1, ENVS, LAMBDA3, story, weights
-from tests.test_ppo_learner import GRID, IdentityTokenizer
+from tests.pvdr_ablations import Greys, filled, kl_step, learner_of, led, own, prior_step, size, small
+from tests.pvdr_story import E1, ENVS, LAMBDA3, SCALE, story, weights
+from tests.test_ppo_learner import GRID, IdentityTokenizer, context
 
 ELSEWHERE = ("pvdr-context",)  # methods of these names and longer ones have tests of their own
 CATALOG = Catalog([builtin_root()])
@@ -27,24 +30,6 @@ CATALOG = Catalog([builtin_root()])
 
 def close(have: list[Tensor], want: list[Tensor]) -> bool:
     return all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(have, want, strict=True))
-
-
-def prior_step(way: Led) -> list[Tensor]:
-    """What fine-tuning on E1 took off the prior's weights."""
-    pairs = zip(way.began["prior"].parameters(), way.learner.model.prior.parameters(), strict=True)
-    return [before.detach() - after.detach() for before, after in pairs]
-
-
-def kl_step(way: Led) -> list[Tensor]:
-    """The gradient of Eq. 4's first term alone, by hand; the order of clips and the draws of z have no part in it."""
-    assert way.clips is not None
-    model, prior = way.learner.model, way.began["prior"]
-    told = prior(way.clips[:, :model.config.context_frames])
-    with torch.no_grad():
-        seen = model.encoder(way.clips)
-    pair = [torch.distributions.Normal(g.mean, torch.exp(g.logvar / 2)) for g in (told, seen)]
-    kl = torch.distributions.kl_divergence(pair[0], pair[1]).sum() / len(way.clips)
-    return filled(kl, list(prior.parameters()))
 
 
 def without_the_goal_term(name: str, parent: str) -> None:
@@ -131,22 +116,30 @@ def with_goal_frames_last(name: str, parent: str) -> None:
         assert soft.grad is not None and [bool(x.abs().sum() > 0) for x in soft.grad[0]] == reached
 
 
-class Greys(IdentityTokenizer):
-    """Three codes: black, nearly black, and white."""
-
-    codebook_size, code_dim = 3, 3
-
-    def embed(self, codes: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(codes.long(), 3).float()
-
-    def decode(self, codes: Tensor) -> Tensor:
-        return torch.tensor([0, 20, 250], dtype=torch.uint8)[codes][..., None].expand(*codes.shape, 3)
+def at_scale(name: str, scale: str) -> PVDRConfig:
+    """A small PVDR with a method's planner and its unit of distances as they are at a scale."""
+    config = CATALOG.config(name, scale).value
+    assert isinstance(config, PVDRConfig)
+    return small("pvdr", {"planner": config.planner.model_dump(),
+                          "online": {"normalise_distance": config.online.normalise_distance}})
 
 
 def with_a_goal_in_pixels(name: str, parent: str) -> None:
+    """Eq. 2 compares pixels, and Eq. 4 does what it does in the parent, at every scale: with its blur and unit too."""
+    forms = set()
+    for scale in SCALES:
+        pixels, codes = (learner_of(at_scale(each, scale), Greys()) for each in (name, parent))
+        forms.add((codes.config.planner.metric, codes.config.online.normalise_distance))
+        eq_2_alone_compares_pixels(pixels, codes)
+    assert forms == {("code_l1", False), ("code_l1_blur", True)}
+    ways = [led(learner_of(at_scale(each, "cpu"), Greys())) for each in (name, parent)]
+    assert torch.equal(ways[0].clips, ways[1].clips)  # type: ignore[arg-type]
+    assert close(*map(prior_step, ways)) and not close(prior_step(ways[0]), kl_step(ways[0]))
+
+
+def eq_2_alone_compares_pixels(pixels: PVDRLearner, codes: PVDRLearner) -> None:
     """Two cells of nearly the goal's colour are nearer than one that is white; as codes they are two wrong ones to one.
-    Eq. 6 measures so too, and Eq. 4 compares codes in both."""
-    pixels, codes = (learner_of(small(each), Greys()) for each in (name, parent))
+    Eq. 6 measures so too, in its own unit, and Eq. 4 compares codes in both, in the same unit."""
     goal = codes.goal_pixels[..., 0].long()
     one, two = goal.clone(), goal.clone()
     one[0, 0], two[0, :2] = 2, goal[0, :2] + 1
@@ -154,7 +147,12 @@ def with_a_goal_in_pixels(name: str, parent: str) -> None:
     both = torch.stack([one, two])[:, None].expand(2, 3, GRID, GRID)
     assert pixels.distance.plan(both).argmin() == 1 and codes.distance.plan(both).argmin() == 0
     soft = torch.rand((1, 3, GRID, GRID, 3))
-    assert torch.equal(pixels.distance.soft_plan(soft), codes.distance.soft_plan(soft))
+    soft_pixels, soft_codes = (each.distance.soft_plan(each.distance.soft_features(soft)) for each in (pixels, codes))
+    assert torch.equal(soft_pixels, soft_codes) and pixels.finetuner.scale == codes.finetuner.scale
+    start = pixels.encode(torch.as_tensor(context(pixels.config, ENVS).task.goal.start)[None])  # type: ignore[union-attr]
+    for each in (pixels, codes):
+        apart = float(each.distance.plan(start)) if each.config.online.normalise_distance else 1.0
+        assert each.scale == pytest.approx(SCALE / apart)
 
 
 def without_pre_training(name: str, parent: str) -> None:

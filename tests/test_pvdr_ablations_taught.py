@@ -8,13 +8,11 @@ import pytest
 import torch
 
 from pvdr_bench.algorithms.pvdr.guide import trend
-from tests.pvdr_ablations import Led, learner_of, led, size, small
+from tests.pvdr_ablations import Led, kl_step, learner_of, led, prior_step, size, small
 from tests.pvdr_story import ENVS
 from tests.test_pvdr_ablations import (
     CATALOG,
-    kl_step,
     lineage,
-    prior_step,
     with_a_horizon,
     without_pre_training,
     without_the_goal_term,

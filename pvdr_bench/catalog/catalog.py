@@ -225,7 +225,7 @@ class Catalog(Files):
         code_reward = (chosen.goal_metric or "").startswith("code")
         return RunSpec(
             method=config.method.name, variant=config.variant, title=config.method.title, tuning=config.method.tuning,
-            algorithm=info.name, algorithm_version=info.version, config=config.value.model_dump(mode="json"),
+            algorithm=info.name, algorithm_version=info.version, config=config.value.recipe(),
             tokenizer=tokenizer if info.needs or code_reward else None,
             tokenizer_corpora=self._tokenizer_corpora(tokenizer, shares) if info.needs and corpus else (),
             task=task_spec, corpus=corpus, pretrain_seed=seed % config.method.pretrain_seeds if corpus else 0,

@@ -73,7 +73,7 @@ class StageNode:
 
     def own_config(self) -> dict[str, Any]:
         """The part of the config that the artefact depends on."""
-        data = self.config.model_dump(mode="json")
+        data = self.config.recipe()
         return {name: data[name] for name in self.stage.sections if name in data} if self.stage.sections else data
 
     def recipe(self, corpus: Callable[[str], Mapping[str, Any]], weights: Mapping[str, str],

@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.strict import StrictModel
 
 
-def key(default: Any, description: str, source: str, **limits: Any) -> Any:
-    """A config key with its meaning, its source (paper, reading, departure, hardware) and its limits."""
-    return Field(default, description=description, json_schema_extra={"source": source}, **limits)
+def key(default: Any, description: str, source: str, added: bool = False, **limits: Any) -> Any:
+    """A config key with its meaning, its source (paper, reading, departure, hardware) and its limits.
+
+    ``added``: it came when runs had been published, and its default is what they did: a recipe has it only where it has
+    another value, so that theirs keep their hashes.
+    """
+    extra: dict[str, Any] = {"source": source, **({"added": True} if added else {})}
+    return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
 class Section(StrictModel):
@@ -97,6 +102,10 @@ class AlgorithmConfig(Section):
         part = create_model(cls.__name__, __base__=Section, **fields).model_validate(told)
         return cls.model_construct(**dict(part))
 
+    def recipe(self) -> dict[str, Any]:
+        """As recipes have it, whose hashes name runs and artefacts: plain JSON data; see ``added`` of :func:`key`."""
+        return _in_recipe(self)
+
     def stages_used(self, declared: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the algorithm's own ``declared`` offline stages that runs of this config start from."""
         return declared if getattr(self, "pretrained", True) else ()
@@ -126,6 +135,18 @@ class AlgorithmConfig(Section):
     def warning(self, protocol: EpisodeRules) -> str | None:
         """A sentence about settings that work against the protocol's; runs are made all the same."""
         return None
+
+
+def _in_recipe(section: BaseModel) -> dict[str, Any]:
+    """Its keys, but those ``added`` that have their default."""
+    data = section.model_dump(mode="json")
+    for name, info in type(section).model_fields.items():
+        value, extra = getattr(section, name), info.json_schema_extra
+        if isinstance(value, BaseModel):
+            data[name] = _in_recipe(value)
+        elif isinstance(extra, dict) and extra.get("added") and value == info.default:
+            del data[name]
+    return data
 
 
 class TokenizerConfig(AlgorithmConfig):

@@ -78,8 +78,13 @@ class PlannerConfig(Section):
 
     candidates: int = key(16, "N, candidates z ~ P per decision", "paper silent (reading 1)", ge=1)
     metric: Literal["code_l1", "code_l1_blur", "pixel_l1"] = key(
-        "code_l1", "space of the distance between plan and goal; Eq. 4 compares codes under pixel_l1 too",
+        "code_l1", "space of the distance between plan and goal in Eqs. 2 and 6; of Eq. 4: goal_term_metric",
         "paper: compressed grids (reading 6)")
+    goal_term_metric: Literal["code_l1", "code_l1_blur"] | None = key(
+        None, "space of the goal term's distance in Eq. 4, which needs a gradient and so is one of codes; "
+        "normalise_distance divides it by the start-to-goal distance in this space. None: that of metric; under "
+        "pixel_l1 code_l1, and with normalise_distance it must be told",
+        "paper: that of Eq. 2 (reading 6); departure: another", added=True)
     blur: int = key(3, "window of code_l1_blur in grid cells, odd", "departure", ge=1)
     goal_frames: Literal["all", "last"] = key("all", "frames of the plan compared with the goal",
                                               "paper: the sum over frames (reading 5)")
@@ -94,6 +99,11 @@ class PlannerConfig(Section):
         1, "decisions of an episode for which z* and its plan stand; a buffer begins with new ones. Each of them bears "
         "the error of Eq. 6 of that plan, against the future of the decision at which it was made",
         "paper Algorithm 1: planned at every decision; departure if more", ge=1)
+
+    @property
+    def codes_of_goal_term(self) -> Literal["code_l1", "code_l1_blur"]:
+        """The space of Eq. 4's distance."""
+        return self.goal_term_metric or ("code_l1" if self.metric == "pixel_l1" else self.metric)
 
 
 class OnlineConfig(Section):
@@ -112,7 +122,7 @@ class OnlineConfig(Section):
     lact_weight: float = key(1.0, "weight of L_act (Eq. 5) beside the PPO loss", "paper: jointly (reading 22)", ge=0)
     rl_weight: float = key(1.0, "weight of the PPO loss; 0: the ablation without it", "paper ablation", ge=0)
     distance_scale: float = key(1.0, "constant c on mean distances of Eq. 4 and Eq. 6", "reading 10", gt=0)
-    normalise_distance: bool = key(False, "divide the distances of Eq. 4 and Eq. 6 by the start-to-goal distance",
+    normalise_distance: bool = key(False, "divide the distances of Eq. 4 and Eq. 6, each by its own from start to goal",
                                    "paper silent; goes with the protocol's normalise_distance")
     lact_target: Literal["action", "stride_mean", "plan_mean"] = key(
         "action", "what L_act predicts: the executed action, or the mean action on the way to the first plan frame "
@@ -201,6 +211,9 @@ class PVDRConfig(AlgorithmConfig):
             raise ValueError("online.teach_epochs and online.teach_weight need online.pi_form taught")
         if self.online.teach_log_std is not None and not self.online.teach_epochs:
             raise ValueError("online.teach_log_std needs online.teach_epochs")
+        if self.planner.metric == "pixel_l1" and self.online.normalise_distance and not self.planner.goal_term_metric:
+            raise ValueError("planner.metric pixel_l1 with online.normalise_distance needs planner.goal_term_metric: "
+                             "Eq. 4 compares codes, and its unit is their distance from start to goal")
         if self.planner.blur % 2 == 0:
             raise ValueError(f"planner.blur must be odd, not {self.planner.blur}")
         return self

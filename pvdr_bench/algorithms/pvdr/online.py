@@ -61,9 +61,10 @@ class PVDRLearner(Learner):
         self.distance = GoalDistance(config.planner, self.tokenizer, goal)
         self.code_table = self.tokenizer.embed(torch.arange(self.tokenizer.codebook_size, device=self.device))
         self.planner = Planner(self.model, config.planner, self.distance)
-        between = float((self.distance.features(start) - self.distance.goal).abs().mean())
-        self.scale = config.online.distance_scale / (between if config.online.normalise_distance else 1.0)
-        self.finetuner = FineTuner(self.model, config, self.distance, self.code_table, self.scale, self.generator)
+        self.scale, soft_scale = (
+            config.online.distance_scale / (between if config.online.normalise_distance else 1.0)
+            for between in (self.distance.of_frame(start), self.distance.soft_of_frame(start)))  # of Eq. 6, of Eq. 4
+        self.finetuner = FineTuner(self.model, config, self.distance, self.code_table, soft_scale, self.generator)
         step = self.ppo.step_actor if self.guide is None else self.guide.step
         self.aligner = Aligner(self.model, config, self._aligned, step, self.generator)
         self.buffer = RolloutBuffer()

@@ -32,11 +32,22 @@ class GoalDistance:
         """What is compared: codes int64 [..., h, w] -> blurred code embeddings, or pixels in [0, 1]."""
         if self.config.metric == "pixel_l1":
             return self.tokenizer.decode(codes).float() / 255
-        return self.soft_features(self.tokenizer.embed(codes))
+        return self._blurred(self.tokenizer.embed(codes), self.config.metric)
 
     def soft_features(self, embedded: Tensor) -> Tensor:
-        """What Eq. 4 compares: code embeddings [..., h, w, q], blurred where the metric is."""
-        return box_blur(embedded, self.config.blur) if self.config.metric == "code_l1_blur" else embedded
+        """What Eq. 4 compares: code embeddings [..., h, w, q], blurred where its own metric is."""
+        return self._blurred(embedded, self.config.codes_of_goal_term)
+
+    def _blurred(self, embedded: Tensor, metric: str) -> Tensor:
+        return box_blur(embedded, self.config.blur) if metric == "code_l1_blur" else embedded
+
+    def of_frame(self, codes: Tensor) -> float:
+        """Distance of a frame int64 [h, w] to the goal, as Eqs. 2 and 6 measure it."""
+        return float((self.features(codes) - self.goal).abs().mean())
+
+    def soft_of_frame(self, codes: Tensor) -> float:
+        """The same, as Eq. 4 measures it."""
+        return float((self.soft_features(self.tokenizer.embed(codes)) - self.soft_goal).abs().mean())
 
     def plan(self, codes: Tensor) -> Tensor:
         """Distance of plans [..., l, h, w] to the goal, averaged over the compared frames: [...]."""
@@ -46,7 +57,7 @@ class GoalDistance:
     def soft_plan(self, features: Tensor) -> Tensor:
         """The same, differentiable and meant over states (scalar), of :meth:`soft_features` [B, l, h, w, q] of plans.
 
-        Between codes under every metric (reading 6 offers pixels for Eq. 2 alone).
+        Between codes under every metric (reading 6 offers pixels for Eqs. 2 and 6 alone).
         """
         frames = features[:, -1:] if self.config.goal_frames == "last" else features
         return (frames - self.soft_goal).abs().mean()
