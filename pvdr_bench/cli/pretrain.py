@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pvdr_bench.runs.artefacts import Artefact
+    from pvdr_bench.training.stages import Stages
+
+
+@dataclass(frozen=True)
+class Unmade:
+    """An artefact that could not be made; ``label``: for people, ``exit_code``: of its error."""
+
+    label: str
+    exit_code: int
 
 
 def pretrain(
@@ -78,7 +88,7 @@ def pretrain(
 
 
 def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, stop: Callable[[], bool],
-            results: Path | None = None) -> list[Artefact]:
+            results: Path | None = None, lost: dict[str, Unmade] | None = None) -> list[Artefact]:
     """Find or make the artefacts of all runs, before the runs share them; each once, its path is printed.
 
     On one torch thread, as the runs: weights depend on the number of threads, and threads that wait for a core which
@@ -86,6 +96,8 @@ def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, st
 
     Args:
         results: folder of the runs that will stand on them; None where they are made for later.
+        lost: is filled with the runs, by path, that stand on what cannot be made, and the others' artefacts are made
+            all the same; None: the first error ends it.
 
     Raises:
         Interrupted: a signal came.
@@ -102,10 +114,46 @@ def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, st
     check_corpora(specs, load_catalog())
     torch.set_num_threads(1)
     made: dict[str, Artefact] = {}
+    unmade: dict[str, Unmade] = {}
     with StageProgress(console) as progress:
         for spec in specs:
-            Stages(spec, device, stop, fresh=fresh, workers=cores(), made=made, report=progress.report,
-                   say=console.print, user=User.run(results, spec) if results else User()).build()
+            stages = Stages(spec, device, stop, fresh=fresh, workers=cores(), made=made, report=progress.report,
+                            say=console.print, user=User.run(results, spec) if results else User())
+            if lost is None:
+                stages.build()
+            elif (missing := _build_or_tell(stages, unmade, console)) is not None:
+                lost[str(spec.path(""))] = missing
     for artefact in made.values():
         console.print(f"{artefact.stage}: {artefact.path}", highlight=False, soft_wrap=True)
     return list(made.values())
+
+
+def _build_or_tell(stages: Stages, unmade: dict[str, Unmade], console: Console) -> Unmade | None:
+    """Make a run's artefacts, or return the one that cannot be made.
+
+    Args:
+        unmade: those of earlier runs by key, which are told already and not tried again; gains this one.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    import traceback
+
+    from pvdr_bench.errors import BenchError, Interrupted
+
+    if known := next((unmade[node.key] for node in stages.graph if node.key in unmade), None):
+        return known
+    for node in stages.graph:
+        try:
+            stages.artefact(node.stage.name)
+        except Interrupted:
+            raise
+        except Exception as error:  # as a run that fails, it must not take with it those that do not need it
+            expected = isinstance(error, BenchError)
+            if not expected:
+                traceback.print_exc()
+            words = str(error) if expected else f"{type(error).__name__}: {error}"
+            console.print(f"not made: {node.label}: {words}", highlight=False, soft_wrap=True, markup=False)
+            unmade[node.key] = Unmade(node.label, error.exit_code if isinstance(error, BenchError) else 1)
+            return unmade[node.key]
+    return None

@@ -67,6 +67,7 @@ def reproduce(
     and says what is missing. Runs that several experiments share are made once.
     """
     from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.errors import BenchError
     from pvdr_bench.launch.local import at_a_time, exit_code_of
     from pvdr_bench.launch.rates import Place, Rates, reference_folders
     from pvdr_bench.launch.reproduction import reproduction
@@ -95,17 +96,22 @@ def reproduce(
         return
     if not plan.plans and not draw_only:
         raise next(group.obstacle for group in groups if group.obstacle is not None)
-    code = 0
+    code, failure = 0, None
     for warning in () if json_ or draw_only else warnings([plan.spec for plan in plan.todo]):
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
     if plan.todo and not draw_only:
-        if site is not None:
-            facts["submitted"] = hand_in([one.spec for one in plan.todo], root, *site, False, json_)
-        else:
-            code = exit_code_of(work(console, plan.plans, root, chosen, count, fresh=fresh))
+        try:
+            if site is not None:
+                facts["submitted"] = hand_in([one.spec for one in plan.todo], root, *site, False, json_)
+            else:
+                code = exit_code_of(work(console, plan.plans, root, chosen, count, fresh=fresh))
+        except BenchError as error:  # interrupted, or nowhere to submit from: what there is is drawn all the same
+            failure = error
     drawn = draw_all(groups, root, out or root / "reproduce", console)
     if json_:
         typer.echo(json.dumps(facts | {"drawn": drawn}))
+    if failure is not None:
+        raise failure
     raise typer.Exit(code)
 
 

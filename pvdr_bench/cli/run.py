@@ -34,6 +34,7 @@ from pvdr_bench.words import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pvdr_bench.cli.pretrain import Unmade
     from pvdr_bench.launch.estimate import TimeLeft
     from pvdr_bench.launch.local import Job
     from pvdr_bench.launch.plan import RunPlan
@@ -106,7 +107,7 @@ def run(
 def work(console: Console, plans: Sequence[RunPlan], root: Path, device: str, jobs: int, *, fresh: bool = False,
          plot: bool = False) -> list[Job]:
     """Make what is missing of the artefacts that runs stand on, then the runs that are not done, with the progress of
-    all; returns every run with its outcome.
+    all; returns every run with its outcome. One whose artefact cannot be made has failed, and the others go on.
 
     Raises:
         Interrupted: a signal came before the first run began.
@@ -117,13 +118,23 @@ def work(console: Console, plans: Sequence[RunPlan], root: Path, device: str, jo
     from pvdr_bench.launch.worker import StopFlag
 
     stop = StopFlag().install()
-    prepare(console, [plan.spec for plan in plans if plan.state != "done"], device, fresh, stop, root)
-    time_left = expect(console, plans, root, device, jobs, stop)
+    lost: dict[str, Unmade] = {}
+    prepare(console, [plan.spec for plan in plans if plan.state != "done"], device, fresh, stop, root, lost)
+    ready = [plan for plan in plans if str(plan.spec.path("")) not in lost]
+    time_left = expect(console, ready, root, device, jobs, stop)
     with watcher_for(console, time_left) as progress:
         watcher: Watcher = Together(Redraw(root, progress.show), progress) if plot else progress
-        done = run_local([plan.spec for plan in plans], root, jobs, device, stop, watcher)
+        made = {job.path: job for job in run_local([plan.spec for plan in ready], root, jobs, device, stop, watcher)}
+    done = [made.get(plan.path) or _not_begun(plan, lost[str(plan.spec.path(""))]) for plan in plans]
     show_outcome(console, done)
     return done
+
+
+def _not_begun(plan: RunPlan, why: Unmade) -> Job:
+    """A run whose artefact could not be made."""
+    from pvdr_bench.launch.local import Job
+
+    return Job(plan.spec, plan.path, "failed", why.exit_code, f"not begun, as {why.label} could not be made")
 
 
 def scale_note(scale: str) -> str | None:
