@@ -80,7 +80,8 @@ class Experiment(NamedSpec):
 
     title: str = Field("", description="name for people")
     description: str = Field("", description="what it shows")
-    source: str = Field("", description="figure or table of the paper that it follows")
+    source: str = Field("", description="figure or table of the paper that it follows; after ...: its rows are ours, "
+                                        "and none of them is printed there")
     protocol: str | None = Field(None, description="protocol of all runs; null: that of each task's suite")
     scale: Scale | None = Field(None, description="scale where --scale is not given; null: what fits the device")
     seeds: str = Field("5", description="seeds of all runs, as --seeds has them")
@@ -90,8 +91,8 @@ class Experiment(NamedSpec):
     figure: Figure | None = Field(None, description="what `reproduce` draws; null: nothing, or bars beside a table")
     table: PaperTable | None = Field(None, description="what `reproduce` writes beside a published table; null: none")
     highest: str | None = Field(
-        None, description="the method that the publication has above all others of this figure; `reproduce` says "
-                          "whether it is here")
+        None, description="the method that the publication has above all others of this figure (of a source after ...: "
+                          "ours that stands for it); `reproduce` says whether it is here")
 
     @field_validator("seeds", mode="before")
     @classmethod

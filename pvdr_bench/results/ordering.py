@@ -47,8 +47,13 @@ def _verdict(one: Agreement) -> tuple[str, str]:
 
 
 def highest_row(results: Results, variant: str, tasks: Sequence[str], source: str, metric: str = "success", *,
-                confidence: float = CONFIDENCE) -> str:
-    """Whether the row that a publication has above all others is above them here, by the mean over the tasks."""
+                theirs: str = "", confidence: float = CONFIDENCE) -> str:
+    """Whether the row that a publication has above all others is above them here, by the mean over the tasks.
+
+    Args:
+        theirs: what the publication has above its rows, where the rows here are ours and none of them is printed there;
+            empty: the row itself, above the others.
+    """
     rows = [row for row in rows_of(results) if not row.reference]
     own = [row for row in rows if row.variant == variant]
     others = [row for row in rows if row.variant != variant]
@@ -61,7 +66,7 @@ def highest_row(results: Results, variant: str, tasks: Sequence[str], source: st
         gaps = {other: _gap(row, other, results, tasks, metric, confidence) for other in others
                 if len(own) == 1 or other.corpus in (row.corpus, "none")}
         sentences.append(_told(row, {other: gap for other, gap in gaps.items() if gap is not None},
-                               [other for other, gap in gaps.items() if gap is None], where, confidence))
+                               [other for other, gap in gaps.items() if gap is None], where, confidence, theirs))
     return " ".join(sentences)
 
 
@@ -79,7 +84,8 @@ def _gap(row: Row, other: Row, results: Results, tasks: Sequence[str], metric: s
                         bounds=bounds)[0]
 
 
-def _told(row: Row, gaps: Mapping[Row, Interval], missing: Sequence[Row], where: str, confidence: float) -> str:
+def _told(row: Row, gaps: Mapping[Row, Interval], missing: Sequence[Row], where: str, confidence: float,
+          theirs: str) -> str:
     if not gaps:
         return (f"Whether {row.label} is above all other rows{where} cannot be said: none has a final evaluation at "
                 f"its env_steps in every task; not compared: {', '.join(other.label for other in missing)}.")
@@ -87,9 +93,11 @@ def _told(row: Row, gaps: Mapping[Row, Interval], missing: Sequence[Row], where:
     above = [other.label for other, gap in gaps.items() if gap.value > 0.0]
     clear = [other.label for other, gap in gaps.items() if gap.low is not None and gap.low > 0.0]
     below = [other.label for other, gap in gaps.items() if gap.high is not None and gap.high < 0.0]
-    text = (f"The publication has {row.label} above all other rows{where}; here its mean is above {len(above)} of "
-            f"{len(gaps)}, clearly ({level} interval of the difference above zero) above "
-            f"{', '.join(clear) if clear else 'none'}")
+    printed = (f"The publication has {theirs} above its rows{where}, and the rows here are ours; the mean of "
+               f"{row.label}" if theirs else
+               f"The publication has {row.label} above all other rows{where}; here its mean")
+    text = (f"{printed} is above {len(above)} of {len(gaps)}, clearly ({level} interval of the difference above zero) "
+            f"above {', '.join(clear) if clear else 'none'}")
     text += f", and clearly below {', '.join(below)}" if below else ""
     return text + (f"; not compared: {', '.join(other.label for other in missing)}." if missing else ".")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.experiment import Experiment, PaperTable
 from pvdr_bench.catalog.resolve import split_variant
 from pvdr_bench.catalog.specs import RunSpec
@@ -29,6 +30,7 @@ from pvdr_bench.results.problems import REFERENCES
 from pvdr_bench.results.tables import build_table, to_csv
 from pvdr_bench.runs.files import atomic_write
 
+AFTER = "after "  # a source begins so where the rows are ours, and no publication prints them
 _SPOILT = ("broken", "twice", "incomplete")  # kinds of problems that no line on what is missing tells of
 _RAMP = ("#2d1160", "#51127c", "#7a1d81", "#a3307e", "#cb4149", "#e8602d", "#f3903f", "#e8b54a")  # dark to light
 
@@ -136,7 +138,8 @@ class _Drawing:
         """All of it."""
         experiment, files, ordering, problem = self.experiment, list[Path](), "", ""
         if experiment.highest is not None:
-            ordering = highest_row(self.results, experiment.highest, self.tasks, experiment.source)
+            theirs = origin(experiment.highest) if experiment.source.startswith(AFTER) else ""
+            ordering = highest_row(self.results, experiment.highest, self.tasks, experiment.source, theirs=theirs)
         if experiment.figure is not None:
             found, key = self.results, experiment.figure.key
             if key is not None:
@@ -173,12 +176,20 @@ class _Drawing:
 
     def _save(self, plot: Plot, suffix: str, ordering: str) -> list[Path]:
         """A picture in its formats, with what has to be said of it in its caption."""
-        source = self.experiment.source.removeprefix("after ")
+        source = self.experiment.source.removeprefix(AFTER)
         head = f"{self.experiment.title} (after {source})." if source else ""
         missing = f"Missing: {'; '.join(self.missing)}." if self.missing else ""
         otherwise = "" if self.experiment.table is not None else figure_otherwise(self.experiment.source)
         caption = " ".join(filter(None, (head, plot.caption, otherwise, *self.remarks, ordering, missing)))
         return list(save(replace(plot, caption=caption), self.folder / f"{self.experiment.name}{suffix}").values())
+
+
+def origin(method: str) -> str:
+    """The title of what a method goes back to by ``extends``: of pvdr-taught that of pvdr."""
+    catalog, name = load_catalog(), split_variant(method)[0]
+    while (parent := catalog.method(name).extends) is not None:
+        name = parent
+    return catalog.method(name).title
 
 
 def values_of(specs: Sequence[RunSpec], key: str) -> dict[str, Any]:
