@@ -182,3 +182,21 @@ def test_the_whole_papers_plan_takes_seconds(capsys: pytest.CaptureFixture[str],
     known = sum(kind["runs"] for kind in facts["kinds"] if kind["hours"] is not None)
     assert known + sum(facts["hours_unknown"].values()) == facts["runs"] == sum(kind["runs"] for kind in facts["kinds"])
     assert "rlbench" in " ".join(facts["hours_unknown"])
+
+
+@pytest.mark.parametrize(("profile", "hours", "told"), [
+    ("a100-8x", 10.0, "80 GPU-hours, 10 h on 8 GPUs (arXiv 2411.03169, Appendix A.1: 8 A100s and 64 cores)"),
+    ("", 80.0, "80 GPU-hours, 80 h on 1 GPU (arXiv 2411.03169, Appendix A.1: 8 A100s and 64 cores; there 10 h on"),
+    ("cpu", None, "to be made, time not known")])
+def test_artefacts_are_made_where_the_pretrain_profile_says(capsys: pytest.CaptureFixture[str], folder: Path,
+                                                            profile: str, hours: float | None, told: str) -> None:
+    words = ("reproduce", "one", "--methods", "pvdr", "--tasks", "reach", "--scale", "paper", "--profile", "a100",
+             "--dry-run", "--results", str(folder / "results"), *(("--pretrain-profile", profile) if profile else ()))
+    facts = json.loads(cli(capsys, *words, "--json")[1])
+    found = [one for one in facts["artefacts"] if one["label"].startswith("pretrain pvdr")]
+    assert len(found) == 2 and {one["hours"] for one in found} == {hours}
+    assert facts["artefact_gpu_hours"] == (0.0 if hours is None else 2 * 80.0), "on each of two corpora"
+    assert {kind["hours"] for kind in facts["kinds"]} == {12.0 * sum(kind["runs"] for kind in facts["kinds"])}, "runs"
+    _, out, _ = cli(capsys, *words)
+    assert [told in line for line in out.splitlines() if "pretrain pvdr" in line] == [True, True]
+    assert (f"made once, by jobs of profile {profile}:" in out) == bool(profile)

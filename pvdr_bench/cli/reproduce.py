@@ -84,12 +84,14 @@ def reproduce(
     size = choose_scale(scale, chosen).value if site is None or scale is not None else site[0].scale
     groups = _groups(catalog, name, root, site is not None, tasks=tasks, methods=methods, seeds=seeds, scale=scale,
                      default_scale=size, protocol=protocol, overrides=override or [])
-    place = Place(chosen.partition(":")[0], (site[0].gpu.type or "") if site else "")
-    plan = reproduction(groups, catalog, root, Rates(catalog, root, place, reference_folders(), paper_folder()))
+    place, stages = map(Place.of, site) if site else (Place(chosen.partition(":")[0]), None)
+    rates = Rates(catalog, root, place, reference_folders(), paper_folder())
+    plan = reproduction(groups, catalog, root, rates, stages)
     count = jobs or (at_a_time(len(plan.todo), cores()) if chosen == "cpu" else 1)
-    facts = facts_of(plan, place, site[0] if site else None, count) | {"experiment": name, "results": str(root)}
+    runs_site, stages_site = site or (None, None)
+    facts = facts_of(plan, place, runs_site, count, stages_site) | {"experiment": name, "results": str(root)}
     if not json_:
-        show(plan, facts, root, site[0] if site else None)
+        show(plan, facts, root, runs_site)
     if dry_run:
         if json_:
             typer.echo(json.dumps(facts))

@@ -12,11 +12,16 @@ import typer
 if TYPE_CHECKING:
     from pvdr_bench.catalog.profile import Profile
     from pvdr_bench.launch.rates import Place
-    from pvdr_bench.launch.reproduction import Reproduction
+    from pvdr_bench.launch.reproduction import Reproduction, SharedArtefact
 
 
-def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int) -> dict[str, Any]:
-    """A plan as JSON types; hours and bytes are of what is known, and what is not is named beside them."""
+def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int,
+             stages: Profile | None = None) -> dict[str, Any]:
+    """A plan as JSON types; hours and bytes are of what is known, and what is not is named beside them.
+
+    Args:
+        site, stages: the profiles of the runs' jobs and of those that make artefacts; None: all is done here.
+    """
     from pvdr_bench.launch.reproduction import budgets
     from pvdr_bench.runs.provenance import cores
 
@@ -28,6 +33,7 @@ def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int) 
     states = {state: sum(one.state == state for one in plan.plans) for state in ("new", "continue", "extend", "done")}
     return {
         "scale": plan.groups[0].specs[0].scale, "device": place.device, "profile": site.name if site else None,
+        "pretrain_profile": stages.name if stages else None,
         "at_a_time": together,
         "experiments": [{"name": group.experiment.name, "runs": len(group.specs),
                          "obstacle": group.obstacle.message if group.obstacle else None,
@@ -88,17 +94,22 @@ def _show_artefacts(plan: Reproduction, facts: dict[str, Any]) -> None:
     from pvdr_bench.words import counted
 
     if plan.artefacts:
-        typer.echo("made once:")
+        elsewhere = facts["pretrain_profile"] not in (None, facts["profile"])
+        typer.echo("made once" + (f", by jobs of profile {facts['pretrain_profile']}:" if elsewhere else ":"))
     for one in plan.artefacts:
         on = f" on {counted(one.gpus, 'GPU')}" if one.gpus else ""
         state = "here" if one.there else "to be made, time not known" if one.hours is None else (
-            f"to be made, {_hours(one.hours)}{on} ({one.source})")
+            f"to be made, {_gpu_hours(one)}{_hours(one.hours)}{on} ({one.source})")
         typer.echo(f"  {one.label}, for {counted(one.runs, 'run')} of {_some(one.variants)}: {state}")
     count = sum(not one.there for one in plan.artefacts)
     unknown = facts["artefact_hours_unknown"]
     if count > unknown:
         gpu = f", {facts['artefact_gpu_hours']:,.0f} GPU-hours" if facts["artefact_gpu_hours"] else ""
         typer.echo(f"  together {_hours(facts['artefact_hours'])}{gpu} for {count - unknown} of {count} to be made")
+
+
+def _gpu_hours(one: SharedArtefact) -> str:
+    return f"{one.hours * one.gpus:,.3g} GPU-hours, " if one.hours and one.gpus else ""
 
 
 def _hours(hours: float) -> str:

@@ -19,6 +19,7 @@ from pvdr_bench.runs.artefacts import MANIFEST, METRICS, PROVENANCE, RECIPE, TIM
 from pvdr_bench.runs.difference import difference
 from pvdr_bench.runs.files import read_json
 from pvdr_bench.runs.schema import ManifestFile, read
+from pvdr_bench.words import counted
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class Cost:
     hours: float | None = None
     gpus: int = 0
     source: str = ""
+
+    def on(self, gpus: int) -> Cost:
+        """The same GPU-hours on so many GPUs, which is said; as it is where that is not known, or the same."""
+        if self.hours is None or not gpus or not self.gpus or gpus == self.gpus:
+            return self
+        there = f"{self.source}; there {self.hours:.3g} h on {counted(self.gpus, 'GPU')}"
+        return Cost(self.hours * self.gpus / gpus, gpus, f"{there}, and GPU-hours taken as the same")
 
 
 def made_of_kind(node: StageNode, root: Path) -> list[Made]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.resolve import split_variant
@@ -26,16 +26,33 @@ from pvdr_bench.runs.checkpoints import KEEP
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.paths import ARCHIVE
 
+if TYPE_CHECKING:
+    from pvdr_bench.catalog.profile import Profile
+
 HOURS, SIZES = "hours.json", "sizes.json"
 COPIES, NUMBERS = KEEP + 1, 3  # checkpoints of a finished run; numbers for each weight: itself and Adam's two moments
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where runs will compute: ``cpu`` or ``cuda``, and the kind of GPU as a cluster's profile names it, if known."""
+    """Where something will compute: ``cpu`` or ``cuda``, and the GPUs of a job as a cluster's profile has them.
+
+    Attributes:
+        gpu: their kind as the profile names it; empty: not known. gpus: of one job; 0: not known, or none.
+    """
 
     device: str
     gpu: str = ""
+    gpus: int = 0
+
+    @classmethod
+    def of(cls, profile: Profile) -> Place:
+        """A profile's jobs."""
+        return cls(profile.device, profile.gpu.type or "", profile.gpus)
+
+    def has(self, row: Mapping[str, Any]) -> bool:
+        """Whether reported hours are of the kind of GPU that there is here."""
+        return self.device == "cuda" and str(row["gpu"]).lower() == self.gpu.lower()
 
 
 @dataclass(frozen=True)
@@ -117,14 +134,10 @@ class Rates:
     def _published(self, name: str, spec: RunSpec) -> Known | None:
         for row in published_hours(self.paper):
             if (row["stage"], row["method"], row["suite"], row["scale"]) == (
-                    "online", name, spec.task.suite, spec.scale) and self.on(row):
+                    "online", name, spec.task.suite, spec.scale) and self.place.has(row):
                 return Known(name, f"as its authors report, not measured here ({row['source']})",
                              whole=3600.0 * float(row["hours"]))
         return None
-
-    def on(self, row: Mapping[str, Any]) -> bool:
-        """Whether reported hours are of the kind of GPU that runs will have."""
-        return self.place.device == "cuda" and str(row["gpu"]).lower() == self.place.gpu.lower()
 
 
 def names_of(variant: str, catalog: Catalog) -> list[str]:

@@ -18,7 +18,7 @@ from pvdr_bench.errors import BenchError
 from pvdr_bench.launch.artefact_costs import Cost, made_of_kind, size_of_artefact, time_of
 from pvdr_bench.launch.needs import stage_needs
 from pvdr_bench.launch.plan import RunPlan, merged, plan_runs
-from pvdr_bench.launch.rates import Known, Rates, Size, names_of, published_hours, size_of
+from pvdr_bench.launch.rates import Known, Place, Rates, Size, names_of, published_hours, size_of
 from pvdr_bench.results.problems import REFERENCES
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.paths import data_root
@@ -41,7 +41,8 @@ class SharedArtefact:
 
     Attributes:
         variants: whose runs they are.
-        hours: on ``gpus`` GPUs (none: on a processor), as measured here or else published; None: not known.
+        hours: on ``gpus`` GPUs (none: on a processor), those of the profile where it is known, as measured here or else
+            published; None: not known.
         bytes: of its folder, as one of its kind has that is here; None: not known.
     """
 
@@ -139,8 +140,12 @@ def _alike(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
     return list(found.values())
 
 
-def reproduction(groups: Sequence[Group], catalog: Catalog, results: Path, rates: Rates) -> Reproduction:
+def reproduction(groups: Sequence[Group], catalog: Catalog, results: Path, rates: Rates,
+                 stages: Place | None = None) -> Reproduction:
     """What is to be done for these experiments, and what is known of its cost.
+
+    Args:
+        stages: where artefacts will be made; None: where the runs are.
 
     Raises:
         ChangedError: a run was made with another recipe.
@@ -149,11 +154,11 @@ def reproduction(groups: Sequence[Group], catalog: Catalog, results: Path, rates
     plans = plan_runs(merged(group.specs for group in possible), results)
     todo = [plan for plan in plans if plan.state != "done"]
     return Reproduction(tuple(groups), tuple(plans), sum(len(group.specs) for group in possible),
-                        tuple(_artefacts([plan.spec for plan in todo], catalog, rates)),
+                        tuple(_artefacts([plan.spec for plan in todo], catalog, rates, stages or rates.place)),
                         tuple(_kinds(todo, catalog, results, rates)))
 
 
-def _artefacts(specs: Sequence[RunSpec], catalog: Catalog, rates: Rates) -> list[SharedArtefact]:
+def _artefacts(specs: Sequence[RunSpec], catalog: Catalog, rates: Rates, place: Place) -> list[SharedArtefact]:
     users: dict[str, list[RunSpec]] = {}
     nodes: dict[str, StageNode] = {}
     alike = _alike(specs)
@@ -165,18 +170,18 @@ def _artefacts(specs: Sequence[RunSpec], catalog: Catalog, rates: Rates) -> list
     found = []
     for key, node in nodes.items():
         made = made_of_kind(node, data_root() / "artefacts")
-        cost = time_of(node, made, rates.place) or _published(node, catalog, rates) or Cost()
+        cost = (time_of(node, made, place) or _published(node, catalog, rates.paper, place) or Cost()).on(place.gpus)
         found.append(SharedArtefact(node.label, tuple(dict.fromkeys(spec.variant for spec in users[key])),
                                     len(users[key]), key not in missing, cost.hours, cost.gpus, cost.source,
                                     size_of_artefact(made)))
     return found
 
 
-def _published(node: StageNode, catalog: Catalog, rates: Rates) -> Cost | None:
+def _published(node: StageNode, catalog: Catalog, paper: Path | None, place: Place) -> Cost | None:
     """What a publication reports of a stage."""
     names = names_of(node.method, catalog)
-    for row in published_hours(rates.paper):
-        if row["method"] in names and (row["scale"], row["stage"]) == (node.scale, node.stage.name) and rates.on(row):
+    for row in published_hours(paper):
+        if row["method"] in names and (row["scale"], row["stage"]) == (node.scale, node.stage.name) and place.has(row):
             return Cost(float(row["hours"]), int(row["gpus"]), _reported(row, node.method))
     return None
 
