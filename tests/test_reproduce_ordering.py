@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
+from pvdr_bench.launch.plan import experiment_runs, variants_of
+from pvdr_bench.results.collect import collect
 from pvdr_bench.results.reproduce import draw
-from tests.test_reproduce import collect, drawn, experiment, fabricate, runs_of
+from tests.test_cli_run import cli
+from tests.test_reproduce import drawn, experiment, fabricate, runs_of
+from tests.test_reproduce_command import folder
+
+__all__ = ["folder"]
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +47,62 @@ def test_no_experiment_says_that_a_row_of_ours_is_published(catalog: Catalog, tm
         told = draw(one, specs, collect(tmp_path / name), tmp_path / name / "out").ordering
         assert told.startswith("The publication has PVDR above its rows (after arXiv" if one.source.startswith("after")
                                else "The publication has PVDR (fetch-push) above all other rows"), (name, told)
+
+
+# -o ---------------------------------------------------------------------------------------------------------------
+
+CHANGED = "planner.candidates=3"  # 2 at smoke scale
+GRIDS = {
+    "figure": "figure: {kind: curves, levels: [pvdr]}\nhighest: pvdr\ngrid:\n"
+              "  - {methods: [pvdr, pvdr-no-goal], tasks: [reach], videos: [metaworld]}\n",
+    "sweep": "figure: {kind: sweep, key: lambda1}\ngrid:\n"
+             "  - {methods: [pvdr, pvdr@lambda1=0.5], tasks: [reach], videos: [metaworld]}\n",
+    "table": "table: {published: Table 4, stand_ins: {bair: metaworld}}\ngrid:\n"
+             "  - {methods: [pvdr, pvdr-h1-1, pvdr-h2-2], tasks: [reach], videos: [metaworld]}\n"}
+
+
+def with_changed_keys(capsys: pytest.CaptureFixture[str], folder: Path, kind: str) -> tuple[str, dict[str, str]]:
+    """What `reproduce -o` says of runs that are done, and the texts that it wrote, by name."""
+    (folder / "mine" / "experiments" / "mine.yaml").write_text(f"scale: smoke\nseeds: 2\n{GRIDS[kind]}")
+    catalog = load_catalog()
+    specs = experiment_runs(catalog, catalog.experiment("mine"), default_scale="smoke", overrides=[CHANGED])
+    assert all("candidates=3" in spec.variant for spec in specs)
+    for spec in specs:
+        fabricate(spec, folder / "results", 0.8 if spec.variant == "pvdr@candidates=3" else 0.2)
+    code, out, err = cli(capsys, "reproduce", "mine", "-o", CHANGED, "--draw-only", "--results",
+                         str(folder / "results"))
+    assert code == 0, err
+    return out, {path.name: path.read_text() for path in (folder / "results" / "reproduce").glob("*")
+                 if path.suffix in (".txt", ".md")}
+
+
+def test_changed_keys_take_neither_level_nor_highest_row(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    out, texts = with_changed_keys(capsys, folder, "figure")
+    assert ("The publication has PVDR above its rows, and the rows here are ours; the mean of pvdr@candidates=3 "
+            "(metaworld) is above 1 of 1, clearly") in out
+    assert "Dashed: the mean of the final evaluations of pvdr@candidates=3 (metaworld)" in texts["mine.txt"]
+
+
+def test_a_change_that_all_rows_of_a_sweep_share_is_told_and_sets_none_apart(
+        capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    out, texts = with_changed_keys(capsys, folder, "sweep")
+    assert "no method was run with two values" not in out and "reach: 60 points, from lambda1 = 0.5" in out
+    assert "all other keys as in the method, but for candidates=3, which all rows have." in texts["mine-final.txt"]
+
+
+def test_a_table_of_changed_keys_says_why_no_published_row_is_beside_it(
+        capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    out, texts = with_changed_keys(capsys, folder, "table")
+    assert "keys were changed in every row, so that no published row of Table 4 is the same setting" in out
+    assert ("Keys were changed in pvdr@candidates=3, pvdr-h1-1@candidates=3, pvdr-h2-2@candidates=3, so that no "
+            "published row is the same setting.") in texts["mine.md"]
+    assert "*published*" not in texts["mine.md"]
+
+
+def test_a_value_that_is_some_tasks_own_gives_a_name_two_variants(catalog: Catalog) -> None:
+    own = catalog.config("pvdr", "paper", catalog.task("reach").set).value.model_dump()["online"]["clip"]
+    one = experiment(scale="paper", grid=[{"methods": ["pvdr", "ppo"], "tasks": ["reach", "window-close"]}])
+    change = f"online.clip={own}"
+    specs = experiment_runs(catalog, one, methods=["pvdr"], default_scale="paper", overrides=[change])
+    found = variants_of(catalog, one, specs, ["pvdr"], [change, "protocol.env_steps=1000000"])
+    assert found == {"pvdr": ("pvdr", "pvdr@clip=0.6")} == {"pvdr": tuple(dict.fromkeys(s.variant for s in specs))}

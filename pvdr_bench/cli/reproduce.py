@@ -143,7 +143,7 @@ def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: 
     from pvdr_bench.catalog.problems import SettingsError
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
-    from pvdr_bench.launch.plan import experiment_runs, members, plan_runs
+    from pvdr_bench.launch.plan import experiment_runs, members, plan_runs, variants_of
     from pvdr_bench.launch.reproduction import Group, obstacle
     from pvdr_bench.launch.validate import drawn_problems
 
@@ -163,7 +163,8 @@ def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: 
                                 seeds=seeds, overrides=overrides, **asked)
         todo = [plan.spec for plan in plan_runs(specs, root) if plan.state != "done"]
         if specs:
-            groups.append(Group(experiment, tuple(specs), obstacle(todo, catalog, submitted) if todo else None))
+            groups.append(Group(experiment, tuple(specs), obstacle(todo, catalog, submitted) if todo else None,
+                                variants_of(catalog, experiment, specs, wanted["--methods"], overrides)))
     if not groups:
         raise UsageError(f"no experiment of {name} has these methods in these tasks", where="--methods",
                          hint=f"leave --methods or --tasks out; see: pvdr-bench describe {name}")
@@ -183,7 +184,8 @@ def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console
         drawn: list[Drawn] = [Drawn(name, problem="there is no run yet") for name in plans]
     else:
         found = collect(root)
-        drawn = [draw(one.experiment, one.specs, found, folder, missing[one.experiment.name]) for one in groups]
+        drawn = [draw(one.experiment, one.specs, found, folder, missing[one.experiment.name], one.variants)
+                 for one in groups]
     console.print(summary(drawn, missing), highlight=False, soft_wrap=True, markup=False)
     return [{**asdict(one), "files": [str(path) for path in one.files], "missing": missing[one.experiment]}
             for one in drawn]

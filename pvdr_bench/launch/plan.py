@@ -12,6 +12,7 @@ from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.catalog.mixture import split_videos
 from pvdr_bench.catalog.problems import unknown
+from pvdr_bench.catalog.resolve import PROTOCOL_PREFIX
 from pvdr_bench.catalog.seeds import Texts, parse_seeds, split_names
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import CatalogError, DataError, UsageError
@@ -107,6 +108,26 @@ def experiment_runs(catalog: Catalog, experiment: Experiment, *, methods: Sequen
                       scale or experiment.scale or default_scale, protocol or experiment.protocol, part.videos,
                       [*part.overrides, *overrides])
     return list({str(spec.path("")): spec for spec in specs}.values())
+
+
+def variants_of(catalog: Catalog, experiment: Experiment, specs: Sequence[RunSpec], methods: Sequence[str] = (),
+                overrides: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Names of a grid -> the variants that its runs are of, with what the grid's part and the command change in them.
+
+    Usually one; several where a value that is given is some tasks' own already.
+
+    Args:
+        specs: the runs that were asked for. methods: the names that were asked for; empty: all.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for part in experiment.grid:
+        texts = [text for text in (*part.overrides, *overrides) if not text.strip().startswith(PROTOCOL_PREFIX)]
+        tasks = {catalog.task_name(task) for task in part.tasks}
+        kinds = dict.fromkeys((spec.scale, spec.task.set) for spec in specs if spec.task.name in tasks)
+        for name in (name for name in part.methods if not methods or name in methods):
+            variants = [catalog.config(name, scale, task_set, texts).variant for scale, task_set in kinds]
+            found[name] = tuple(dict.fromkeys((*found.get(name, ()), *variants)))
+    return found
 
 
 def merged(groups: Iterable[Sequence[RunSpec]]) -> list[RunSpec]:

@@ -6,7 +6,7 @@ Imports torch only to look for artefacts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,16 @@ from pvdr_bench.videos.requirements import find_store, wanted_frames
 
 @dataclass(frozen=True)
 class Group:
-    """One experiment with the runs that were asked for; ``obstacle``: why they cannot be made here."""
+    """One experiment with the runs that were asked for.
+
+    Attributes:
+        obstacle: why they cannot be made here. variants: see :func:`~pvdr_bench.launch.plan.variants_of`.
+    """
 
     experiment: Experiment
     specs: tuple[RunSpec, ...]
     obstacle: BenchError | None = None
+    variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from pvdr_bench.catalog.resolve import split_variant
 from pvdr_bench.results.agreement import Agreement, agree
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.differences import stratified_t
@@ -23,6 +24,9 @@ def table_ordering(results: Results, table: str, tasks: Sequence[str], stand_ins
              if one.table == table and one.task in tasks and not one.corpus]
     if not found:
         return f"Ordering: nothing is published in {table} for {', '.join(tasks)}."
+    learned = [row for row in rows_of(results) if not row.reference]
+    if all(split_variant(row.variant)[1] for row in learned) and not any(one.common for one in found):
+        return f"Ordering: keys were changed in every row, so that no published row of {table} is the same setting."
     verdicts: dict[str, list[str]] = {}
     for one in found:
         verdict, detail = _verdict(one)

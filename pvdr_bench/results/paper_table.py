@@ -113,9 +113,12 @@ def _column(spec: RunSpec, numbers: pd.DataFrame) -> str:
 
 
 def _difference(numbers: pd.DataFrame, stand_ins: Mapping[str, str], specs: Sequence[RunSpec]) -> str:
-    """What the published numbers are, and that they were measured otherwise."""
+    """What the published numbers are, that they were measured otherwise, and that rows with changed keys have none."""
+    lost = dict.fromkeys(spec.variant for spec in specs
+                         if spec.variant != spec.method and spec.variant not in set(numbers["variant"]))
+    changed = f"Keys were changed in {', '.join(lost)}, so that no published row is the same setting." if lost else ""
     if numbers.empty:
-        return "No number is published for these rows."
+        return changed or "No number is published for these rows."
     first = numbers.iloc[0]
     used = {theirs: ours for theirs, ours in stand_ins.items() if ours in {spec.corpus for spec in specs}}
     instead = "; ".join(f"{ours} stands for {theirs}" for theirs, ours in used.items())
@@ -123,7 +126,7 @@ def _difference(numbers: pd.DataFrame, stand_ins: Mapping[str, str], specs: Sequ
     told = measured_otherwise(first["table"], first["source"], first["protocol"],
                               f"mean ± {kind}, {first['seeds']} seeds")
     return (f"In italics: {told}"
-            + (f" Of the corpora, {instead}." if instead else ""))
+            + (f" Of the corpora, {instead}." if instead else "") + (f" {changed}" if changed else ""))
 
 
 def _ours(cell: Cell | None) -> tuple[str, str]:

@@ -53,11 +53,12 @@ class Drawn:
 
 
 def draw(experiment: Experiment, specs: Sequence[RunSpec], results: Results, folder: Path,
-         missing: Sequence[str] = ()) -> Drawn:
+         missing: Sequence[str] = (), variants: Mapping[str, Sequence[str]] | None = None) -> Drawn:
     """Draw an experiment into ``folder/NAME.*``.
 
     Args:
         specs: its runs, done or not. results: the folder that they are in. missing: lines on those that are not done.
+        variants: what a method that the experiment names is called once keys of it were changed; others keep theirs.
     """
     name = experiment.name
     if experiment.figure is None and experiment.table is None:
@@ -73,7 +74,7 @@ def draw(experiment: Experiment, specs: Sequence[RunSpec], results: Results, fol
     try:
         found, remark = at_common_budget(chosen, specs)
         drawing = _Drawing(experiment, tuple(specs), found, folder, tuple(missing),
-                           tuple(filter(None, (remark, *spoilt))))
+                           tuple(filter(None, (remark, *spoilt))), variants or {})
         return drawing.draw()
     except BenchError as error:
         return Drawn(name, problem=str(error))
@@ -127,6 +128,17 @@ class _Drawing:
     folder: Path
     missing: tuple[str, ...]
     remarks: tuple[str, ...]
+    variants: Mapping[str, Sequence[str]]
+
+    def _as_run(self, *names: str) -> list[str]:
+        """The variants that rows are of, by the names that the experiment has for them."""
+        return [variant for name in names for variant in self.variants.get(name, (name,))]
+
+    def _theirs(self, highest: str, variant: str) -> str:
+        """What the publication has above its rows, where ``variant``, which stands for it here, is a row of ours."""
+        if self.experiment.source.startswith(AFTER):
+            return origin(highest)
+        return "" if variant == highest else load_catalog().method(split_variant(highest)[0]).title
 
     @property
     def tasks(self) -> list[str]:
@@ -138,16 +150,17 @@ class _Drawing:
         """All of it."""
         experiment, files, ordering, problem = self.experiment, list[Path](), "", ""
         if experiment.highest is not None:
-            theirs = origin(experiment.highest) if experiment.source.startswith(AFTER) else ""
-            ordering = highest_row(self.results, experiment.highest, self.tasks, experiment.source, theirs=theirs)
+            ordering = " ".join(highest_row(self.results, variant, self.tasks, experiment.source,
+                                            theirs=self._theirs(experiment.highest, variant))
+                                for variant in self._as_run(experiment.highest))
         if experiment.figure is not None:
             found, key = self.results, experiment.figure.key
             if key is not None:
                 found = with_values(found, self.specs, key)
                 ordering = sensitivity(found, key, values_of(self.specs, key), self.tasks)
             looks = None if key is None else looks_by_value(self.specs, key)
-            files += self._save(plot_curves(found, tasks=self.tasks, levels=experiment.figure.levels, looks=looks), "",
-                                ordering)
+            files += self._save(plot_curves(found, tasks=self.tasks, levels=self._as_run(*experiment.figure.levels),
+                                            looks=looks), "", ordering)
             if key is not None:
                 try:
                     files += self._save(plot_sweep(self.results, key, tasks=self.tasks), "-final", ordering)

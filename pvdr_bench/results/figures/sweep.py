@@ -56,15 +56,28 @@ def key_value(config: dict[str, Any], key: str) -> Any:
     return next(iter(found.values()))
 
 
+def shared_changes(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Method -> the changes ``key=value`` that every learned row of it has: they set none apart from the others."""
+    found: dict[str, list[str]] = {}
+    for method, changes in (split_variant(row.variant) for row in rows if not row.reference):
+        found[method] = [change for change in found.get(method, changes) if change in changes]
+    return found
+
+
 def swept(results: Results, key: str) -> dict[Row, Any]:
     """Rows that differ from their method in ``key`` alone, and the methods themselves, with the key's value.
+
+    Changes that all rows of a method share are as the method's own.
 
     Raises:
         UsageError: no method has two values of ``key``.
     """
     out: dict[Row, Any] = {}
-    for row in rows_of(results):
-        changed = [change.partition("=")[0] for change in split_variant(row.variant)[1]]
+    rows = rows_of(results)
+    shared = shared_changes(rows)
+    for row in rows:
+        method, changes = split_variant(row.variant)
+        changed = [change.partition("=")[0] for change in changes if change not in shared.get(method, ())]
         if row.reference or any(name.rpartition(".")[2] != key.rpartition(".")[2] for name in changed):
             continue
         run = RunDir(results.places[str(row.of(results.runs)["path"].iloc[0])]).read_run()
@@ -190,8 +203,12 @@ def _scale(ax: Axes, values: Iterable[Any], order: list[str] | None) -> None:
 def _caption(results: Results, key: str, metric: str, confidence: float, lines: list[Line],
              notes: list[str]) -> str:
     clipped = "" if bounds_of(metric) is None else ", clipped to [0, 1]"
+    shared = shared_changes([row for line in lines for _, row in line.points])
+    alike = dict.fromkeys(change for changes in shared.values() for change in changes)
+    but = f", but for {', '.join(alike)}, which all rows have" if alike else ""
     values = "; ".join(f"{line.label}: {', '.join(str(value) for value, _ in line.points)}" for line in lines)
-    return close_caption([f"Final {METRICS[metric]} against {key} ({values}); all other keys as in the method. Points: "
-                          f"mean over seeds; lines: {100 * confidence:g} % Student t interval over seeds{clipped}.",
+    return close_caption([f"Final {METRICS[metric]} against {key} ({values}); all other keys as in the method{but}. "
+                          f"Points: mean over seeds; lines: {100 * confidence:g} % Student t interval over "
+                          f"seeds{clipped}.",
                           *notes],
                          results)
