@@ -17,7 +17,7 @@ from tests import quick_disk  # noqa: F401  # in children, too
 # The fork server imports its preloads before it gets this process's sys.path.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 _context = multiprocessing.get_context("forkserver")
-_PRELOADED = ["torch._dynamo", "tests.dummies"]  # optimizers import the former
+_PRELOADED = ["tests.preloaded"]
 
 
 def _child(function: Callable[..., Any], arguments: tuple[Any, ...], environment: Mapping[str, str]) -> None:
