@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from email.parser import HeaderParser
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -89,7 +90,10 @@ def _version(name: str) -> str | None:
 
 @cache
 def _packages() -> tuple[tuple[str, str], ...]:
-    found = {(item.metadata["Name"] or "").lower(): item.version for item in distributions()}
+    """Names and versions, from the heads of the files that have them; the descriptions below take long to parse."""
+    texts = (item.read_text("METADATA") or item.read_text("PKG-INFO") or "" for item in distributions())
+    heads = [HeaderParser().parsestr(text.partition("\n\n")[0]) for text in texts]
+    found = {(head["Name"] or "").lower(): head["Version"] for head in heads}
     return tuple(sorted((name, number) for name, number in found.items() if name))
 
 
