@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,9 +97,10 @@ def learns(**bounds: Bound) -> Callable[[Measure], Callable[[], None]]:
     return decorate
 
 
-def all_learning() -> dict[str, Learning]:
-    """Every test of learning by its node id."""
-    modules = [path.stem for path in sorted(HERE.glob("test_*.py")) if "\n@learns(" in path.read_text()]
+def all_learning(files: Container[str] | None = None) -> dict[str, Learning]:
+    """Every test of learning by its node id, of ``files`` alone where only those are to be imported."""
+    modules = [path.stem for path in sorted(HERE.glob("test_*.py"))
+               if (files is None or path.name in files) and "\n@learns(" in path.read_text()]
     found = [getattr(value, "learning", None) for module in modules
              for value in vars(importlib.import_module(f"tests.{module}")).values()]
     return {one.name: one for one in found if isinstance(one, Learning)}

@@ -145,7 +145,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and tell; 1 where a test has no room."""
-    options, known = parse(arguments), all_learning()
+    options = parse(arguments)
+    known = all_learning({name.partition("::")[0].removeprefix("tests/") for name in options.tests})
     tests = [known[name] for name in options.tests]
     if options.worker:
         for one in measure_here(tests, range(options.seeds), options.worker):

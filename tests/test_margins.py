@@ -69,7 +69,7 @@ def test_what_raises_under_one_seed_fails(monkeypatch: pytest.MonkeyPatch) -> No
     outcomes = list(margins.measure_here([test], range(3), "native"))
     assert [one.error for one in outcomes] == [None, "AssertionError: no such luck", None]
     assert [one.verdict for one in margins.margins([test], outcomes)] == ["fails"]
-    monkeypatch.setattr(margins, "all_learning", lambda: {"t": test})
+    monkeypatch.setattr(margins, "all_learning", lambda files=None: {"t": test})
     monkeypatch.setattr(margins, "measure", lambda names, seeds, isas: iter(outcomes))
     assert margins.main([]) == 1
 
