@@ -112,7 +112,7 @@ def test_the_whole_measurement_plays_learns_and_follows(rounds: int) -> None:
         return rooms[-1]
 
     spec = SimpleNamespace(protocol=protocol, seed=0, env_config=lambda: EnvConfig("dummy", "dot"))
-    pieces = Pieces(room, learner, cfg, torch.device("cpu"), artefacts={"pretrain": pretrained()})  # type: ignore[arg-type]
+    pieces = Pieces(room, learner, cfg, torch.device("cpu"), artefacts={"pretrain": pretrained(0)})  # type: ignore[arg-type]
     found = closed_loop.closed_loop(spec, pieces, rounds, 20, (1, 3))  # type: ignore[arg-type]
     assert rooms[0].closed and set(found) == {"explained", "explained_other_z", "learned", "held_out", "n_1", "n_3"}
     # the last buffer's 20 decisions are an episode of 16 and 4 of another; the last two of each see no whole plan

@@ -52,7 +52,7 @@ def play(steps: int, n: int, seed: int) -> np.ndarray:
 
 
 @cache
-def pretrained(seed: int = 0) -> dict[str, Tensor]:
+def pretrained(seed: int) -> dict[str, Tensor]:
     """The model pre-trained on play, once for all tests."""
     learner, steps = PVDRPretrainer(config(), seed, torch.device("cpu"), 2, GRID), config().pretrain.steps
     for step in range(steps):
