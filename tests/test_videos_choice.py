@@ -73,13 +73,16 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-def fill(data: Path) -> None:
-    """bair, jaco-play and cable-routing as fetched, by the importer; the generated ones as they would be."""
-    here = data.parent
-    fetched = downloads_path("bair", data)
-    fetched.mkdir(parents=True)
-    made.write_bair(fetched, {"train/traj_0_to_2": (0, 1, 2), "test/traj_0_to_0": (3,)}, tar=True)
-    import_videos("bair", fetched, 32, data, ImportOptions(camera="aux1"))
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder for all that only read it or make artefacts in it: bair, jaco-play and cable-routing as fetched, by
+    the importer; the generated ones as they would be."""
+    here = tmp_path_factory.mktemp("fetched")
+    data = here / "data"
+    downloads = downloads_path("bair", data)
+    downloads.mkdir(parents=True)
+    made.write_bair(downloads, {"train/traj_0_to_2": (0, 1, 2), "test/traj_0_to_0": (3,)}, tar=True)
+    import_videos("bair", downloads, 32, data, ImportOptions(camera="aux1"))
     episodes = [made.moving(n, 12, 48) for n in range(4)]
     for name in ("jaco_play", "berkeley_cable_routing"):
         source = made.write_rlds(here / name, name, {"train": episodes[:3], "test": episodes[3:]})
@@ -88,6 +91,14 @@ def fill(data: Path) -> None:
     for number, name in enumerate(OWN):
         write(data, name, [made.moving(10 * number + n, 12, 32) for n in range(6)],
               dict(Stages(resolve("pvdr"))._corpus_recipe(name)))
+    return data
+
+
+@pytest.fixture
+def filled(data: Path, fetched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder, without shipped artefacts."""
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(fetched))
+    return fetched
 
 
 def write(data: Path, name: str, episodes: list[np.ndarray], recipe: dict[str, Any] | None = None) -> ClipStore:
@@ -103,9 +114,8 @@ def recipe_of(spec: RunSpec, stage: str) -> dict[str, Any]:
     return stages.recipe(stages.node(stage), {"tokenize": SimpleNamespace(weights_sha256="t")})  # type: ignore[dict-item]
 
 
-def test_identities(data: Path) -> None:
+def test_identities(filled: Path) -> None:
     """What a run and its artefacts are called, and what their recipes hold."""
-    fill(data)
     plain, bair = resolve("pvdr"), resolve("pvdr", "bair")
     mixed, sized = resolve("pvdr", "bair,jaco-play:0.5"), resolve("pvdr", "metaworld@24")
     assert mixed.corpus == "bair+jaco-play=0.5"
@@ -117,7 +127,7 @@ def test_identities(data: Path) -> None:
     assert list(recipe_of(plain, "tokenize")["corpora"]) == list(OWN) and "weights" not in recipe_of(plain, "tokenize")
     own = recipe_of(bair, "tokenize")
     assert list(own["corpora"]) == [*OWN, "bair"] and set(own["weights"].values()) == {1.0}
-    assert own["corpora"]["bair"] == {"corpus": "bair", "hash": ClipStore(corpus_path("bair", 32, data)).hash}
+    assert own["corpora"]["bair"] == {"corpus": "bair", "hash": ClipStore(corpus_path("bair", 32, filled)).hash}
     assert Stages(bair).node("tokenize").name == "tokenizer-bair-smoke"
     assert recipe_of(mixed, "pretrain")["weights"] == {"bair": 1.0, "jaco-play": 0.5}
     assert recipe_of(sized, "pretrain")["train_frames"] == {"metaworld": 24}
@@ -255,14 +265,16 @@ def pretraining() -> list[str]:
     return sorted(found.values())
 
 
+@pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize("method", pretraining())
 @pytest.mark.parametrize("videos", ["bair", "bair,jaco-play:0.5", "cable-routing@12"])
-def test_every_method_that_pretrains_does_so_from_files_as_fetched(data: Path, method: str, videos: str) -> None:
+def test_every_method_that_pretrains_does_so_from_files_as_fetched(method: str, videos: str) -> None:
+    """In one folder, as a user's, where methods on the same videos share a tokenizer and nothing else."""
     if videos != "bair" and method != "pvdr":
         pytest.skip("one method is enough for mixtures and sizes, which no method knows of")
-    fill(data)
     name, = split_videos(videos)
     spec, said = resolve(method, name), []
+    assert "pretrain" in Stages(spec).missing()
     try:
         made_ = Stages(spec, say=said.append).build()
     except BenchError as error:
