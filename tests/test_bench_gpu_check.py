@@ -179,7 +179,7 @@ def test_steps_of_pre_training_and_updates_with_searches(method: str) -> None:
 @pytest.mark.parametrize("method", ["ppo", "pvdr"])
 def test_the_beginning_of_a_run_projects_the_whole(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pvdr_bench.training.stages.Stages.missing", lambda self: ["tokenize"])
-    found = {name: value for row in done(method, seconds=2.0) for name, value in row.items()}
+    found = {name: value for row in done(method, seconds=1.0) for name, value in row.items()}
     assert found["variant"] == {"ppo": "ppo", "pvdr": "pvdr-scratch"}[method] and "untrained" in found["weights"]
     train, evaluate = (found["budget_env_steps"] / found["train_env_steps_per_second"],
                        found["evaluation_env_steps"] / found["evaluate_env_steps_per_second"])
