@@ -9,7 +9,6 @@ import numpy.ma  # noqa: F401
 import safetensors.torch  # noqa: F401
 import torch._dynamo  # noqa: F401  # optimizers import it
 
-import pvdr_bench.suites.dummy.env
 import tests.dummies  # noqa: F401
 from pvdr_bench.runs import provenance
 
