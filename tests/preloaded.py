@@ -1,4 +1,4 @@
-"""What the fork server of ``tests.processes`` has done before it forks, so that none of its children has to do it again.
+"""What the fork server of ``tests.processes`` has done before it forks, so that no child has to do it again.
 
 Modules that a run imports late, and what it asks of the machine, which is the same in all of them.
 """
