@@ -47,7 +47,7 @@ LEARNERS = {"dreamerv2": grid.config(), "dreamerv3": test_dreamerv3_learner.conf
 # this, after 150 initial updates, PreLAR's KL fell to 0.05 and seed 1 learned nothing. DreamerV3 sees the square
 # late too: after 150 updates the actor of seed 1 plays 200 decisions by chance, after 350 it solves the grid in 80.
 INITIAL = {"dreamerv2": 150, "dreamerv3": 350, "contextwm": 250, "prelar": 250}
-DECISIONS = {"dreamerv2": 280, "dreamerv3": 240, "contextwm": 240, "prelar": 240}
+DECISIONS = {"dreamerv2": 280, "dreamerv3": 240, "contextwm": 360, "prelar": 240}
 IMAGE_SCALE = {"contextwm": 2.0, "prelar": 2.0}
 ENTROPY = {"dreamerv2": 2e-3, "contextwm": 2e-3, "prelar": 2e-3}
 
