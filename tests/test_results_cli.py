@@ -120,6 +120,11 @@ def test_table_in_all_formats(grid: Path, tmp_path: Path) -> None:
     (["plot", "--kind", "sweep"], "needs the key"), (["plot", "--key", "lr"], "--key says nothing about --kind curves"),
     (["table", "--reported", "stg"], "no number is reported"), (["table", "--statistic", "mode"], "no statistic"),
     (["plot", "--confidence", "95"], "confidence"), (["video", "nowhere"], "holds no run"),
+    (["table", "--aggregates", "--threshold", "50"], "threshold 50 is not a rate between 0 and 1"),
+    (["table", "--aggregates", "--threshold", "nan"], "threshold nan"),
+    (["plot", "--kind", "aggregates", "--threshold", "-0.1"], "threshold -0.1"),
+    (["compare", "pvdr:metaworld", "ppo", "--threshold", "50"], "threshold 50"),
+    (["compare", "pvdr:metaworld", "ppo", "--metric", "return", "--threshold", "inf"], "inf is not a finite return"),
 ])
 def test_wrong_words_get_one_clear_error(grid: Path, words: list[str], message: str) -> None:
     more = [] if words[0] == "video" else ["--results", str(grid)]

@@ -6,6 +6,7 @@ here is a function of whole runs, so one bootstrap sample of runs serves all of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -224,7 +225,11 @@ def aggregates_of(row: Row, points: pd.DataFrame, tasks: Sequence[str], metric: 
         env_steps: end the curves here; None: at the final evaluations.
         gamma: see :func:`~pvdr_bench.results.stats.optimality_gap`.
         threshold: in the unit of the metric; None: no steps to a threshold.
+
+    Raises:
+        UsageError: no run could score the threshold.
     """
+    check_threshold(threshold, metric)
     curves = [run_curves(row, points, task, metric, env_steps) for task in tasks]
     if not curves or any(curve.values.size == 0 for curve in curves):
         return None
@@ -242,6 +247,19 @@ def aggregates_of(row: Row, points: pd.DataFrame, tasks: Sequence[str], metric: 
              for name in ("gap", "area", "reached", "steps")}
     return Aggregates(tuple(int(curve.env_steps[-1]) for curve in curves), _interval(bands["mean"], counts),
                       _interval(bands["iqm"], counts), **found, gamma=gamma, threshold=threshold)
+
+
+def check_threshold(threshold: float | None, metric: str) -> None:
+    """Refuse a score that no run could have: NaN, infinity, or a rate outside [0, 1].
+
+    Raises:
+        UsageError: it is one.
+    """
+    if threshold is None or (math.isfinite(threshold) and (metric == "return" or 0.0 <= threshold <= 1.0)):
+        return
+    wanted = "a finite return" if metric == "return" else "a rate between 0 and 1"
+    raise UsageError(f"threshold {threshold:g} is not {wanted}", where="--threshold",
+                     hint=None if metric == "return" else "0.5 is usual")
 
 
 def _features(curve: RunCurves, threshold: float | None) -> Values:

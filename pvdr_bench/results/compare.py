@@ -13,7 +13,13 @@ import numpy as np
 
 from pvdr_bench.errors import UsageError
 from pvdr_bench.plain_text import one_line
-from pvdr_bench.results.aggregates import Aggregates, aggregates_of, probability_of_improvement, scores_at
+from pvdr_bench.results.aggregates import (
+    Aggregates,
+    aggregates_of,
+    check_threshold,
+    probability_of_improvement,
+    scores_at,
+)
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.differences import Verdict, bootstrap_difference, holm, stratified_t
 from pvdr_bench.results.series import METRICS, Final, Row, rows_of
@@ -111,10 +117,12 @@ def compare_rows(results: Results, a: str, b: str, metric: str = "success", *, e
         threshold: of the steps to a threshold in ``alone``.
 
     Raises:
-        UsageError: unknown or ambiguous names, mixed protocols, different env_steps, no common task, or too few pairs.
+        UsageError: unknown or ambiguous names, mixed protocols, different env_steps, no common task, too few pairs, or
+            a threshold that no run could score.
     """
     if metric not in METRICS:
         raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
+    check_threshold(threshold, metric)
     results.require_runs()
     rows = find_row(results, a), find_row(results, b)
     if rows[0] == rows[1]:
