@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +123,16 @@ def test_what_another_thread_could_not_write_is_told_at_the_end(tmp_path: Path) 
     answer = subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" > /dev/full'], capture_output=True, text=True,
                             timeout=60, check=False)
     assert answer.returncode == 9 and answer.stderr.startswith("error: standard output: cannot be written")
+
+
+def test_what_was_not_written_is_told_with_the_advice_of_its_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(kind: int) -> None:
+        raise OSError(kind, os.strerror(kind), "/mnt/x")
+
+    for kind, advice in ((errno.EROFS, "the file system is read-only: choose another folder"),
+                         (errno.EDQUOT, "your disk quota is used up: make room")):
+        assert output.run(lambda kind=kind: command(kind)) == 9
+        assert capsys.readouterr().err.startswith(f"error: /mnt/x: cannot write: {os.strerror(kind)}\n  -> {advice}")
 
 
 # Text -----------------------------------------------------------------------------------------------------------------

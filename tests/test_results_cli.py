@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pvdr_bench.cli.main import app
-from pvdr_bench.errors import BenchError, UsageError
+from pvdr_bench.errors import BenchError, StorageError, UsageError
 from tests.results_runs import make_grid, make_run
 
 runner = CliRunner()
@@ -131,3 +131,13 @@ def test_wrong_words_get_one_clear_error(grid: Path, words: list[str], message: 
     with pytest.raises(BenchError, match=message) as raised:
         runner.invoke(app, [*words, *more], catch_exceptions=False)
     assert isinstance(raised.value, UsageError)
+
+
+@pytest.mark.parametrize("words", ["table", "plot", "report", "export --format json", "aggregate"])
+def test_where_nothing_can_be_written_is_told_with_advice(grid: Path, tmp_path: Path, words: str) -> None:
+    (tmp_path / "file").write_text("")
+    for place, advice in ((tmp_path / "file" / "below" / "x.json", "a file stands where a folder is needed"),
+                          (Path("/proc/nowhere/x.json"), "cannot be made: choose another one")):
+        with pytest.raises(StorageError, match="cannot write: ") as raised:
+            run(*words.split(), "--results", str(grid), "--out", str(place))
+        assert advice in str(raised.value)

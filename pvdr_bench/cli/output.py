@@ -12,6 +12,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.errors import BenchError, StorageError
@@ -73,8 +74,10 @@ def _finished(command: Callable[[], Any], out: Guarded) -> int:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise StorageError(f"cannot write: {error.strerror}", where=str(error.filename or ""),
-                           hint="make room and give the same command again") from error
+        from pvdr_bench.runs.files import storage_errors  # it reads JSON, and no help needs it
+
+        with storage_errors(Path(str(error.filename)) if error.filename else None):
+            raise
     try:
         out.flush()
         out.check()

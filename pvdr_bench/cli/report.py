@@ -58,7 +58,6 @@ def report(
                       media_total=int(video_mb * 1e6))
     made = build_report(found, options)
     path, data = out or found.root / "report.html", made.html.encode("utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, data)
     left_out = [{"run": m.run, "name": m.name, "why": m.why} for m in made.left_out]
     if json_:

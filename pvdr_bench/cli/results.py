@@ -115,7 +115,6 @@ def table(
                             reported=printed)
     text = FORMATS[format_](built)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(out, text.encode())
     if json_:
         typer.echo(json.dumps({"rows": _records(built), "caption": built.caption, "notes": list(built.notes),

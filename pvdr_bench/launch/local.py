@@ -22,6 +22,7 @@ from typing import IO, Any
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import LockedError, StorageError, TrainingError
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.files import storage_errors
 from pvdr_bench.runs.provenance import COMMAND, cores, typed_command
 
 POLL_SECONDS = 0.5
@@ -132,8 +133,10 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
 
 def _start(job: Job, results: Path, device: str, env_workers: int, command: Sequence[str]) -> None:
     """Start a run's process in a session of its own, so that only this process gets the terminal's Ctrl-C."""
-    job.path.mkdir(parents=True, exist_ok=True)
-    job.log, job.output = (job.path / "worker.log").open("ab"), tempfile.TemporaryFile()  # noqa: SIM115
+    with storage_errors(job.path):
+        job.path.mkdir(parents=True, exist_ok=True)
+        job.log = (job.path / "worker.log").open("ab")
+    job.output = tempfile.TemporaryFile()  # noqa: SIM115
     environment = {COMMAND: json.dumps(typed_command()), **os.environ,
                    **({} if device.startswith("cuda") else dict.fromkeys(ONE_THREAD, "1"))}
     job.process = subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=job.output, stderr=job.log,

@@ -98,7 +98,8 @@ def write_video(frames: Frames, out: Path, *, fps: float = 10.0) -> Path:
     suffix = out.suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"videos end in {' or '.join(SUFFIXES)}, not {out.suffix!r}", where=str(out))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.stem}.{os.getpid()}{suffix}")
     try:
         with storage_errors(out):

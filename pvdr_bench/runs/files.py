@@ -37,20 +37,22 @@ _HINTS = {
     errno.EEXIST: "a file stands where a folder is needed",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EISDIR: "a folder stands where a file is needed",
+    errno.ENOENT: "the folder is not there and cannot be made: choose another one",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter --results folder",
 }
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of a full or unwritable disk into one :class:`StorageError` that names ``path``."""
+def storage_errors(path: Path | None) -> Iterator[None]:
+    """Turn the errors of a full or unwritable disk into one :class:`StorageError` that names ``path``, if known."""
     try:
         yield
     except OSError as error:
         if error.errno not in _HINTS:
             raise
-        hint = _HINTS[error.errno].format(free=_free(path))
-        raise StorageError(f"cannot write: {error.strerror}", where=str(path), hint=hint) from error
+        hint = _HINTS[error.errno].format(free=_free(path or Path()))
+        where = None if path is None else str(path)
+        raise StorageError(f"cannot write: {error.strerror}", where=where, hint=hint) from error
 
 
 def _free(path: Path) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pvdr_bench.errors import TrainingError, UsageError
-from pvdr_bench.runs.files import content_hash
+from pvdr_bench.runs.files import content_hash, storage_errors
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.suites.resize import FITS, Fit, fitted
 from pvdr_bench.videos.generate import corpus_path
@@ -95,7 +95,8 @@ def import_videos(name: str, root: Path, image_size: int, data_dir: Path | str, 
     units = reader.units()
     recipe = recipe_of(name, reader, units, image_size, options)
     path = corpus_path(name, image_size, data_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(path.name + ".lock"), f"corpus {name}"):
         if path.exists():
             return open_finished(path, recipe)

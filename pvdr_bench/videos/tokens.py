@@ -82,7 +82,8 @@ class TokenStore:
         """
         parent = folder or clips.path.with_name(clips.path.name + "-tokens")
         path = parent / f"{tokenizer_hash}-{clips.hash}"
-        parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(parent):
+            parent.mkdir(parents=True, exist_ok=True)
         while not (path / META).is_file():
             try:
                 with FileLock(path.with_name(path.name + ".lock"), "token store"), storage_errors(parent):

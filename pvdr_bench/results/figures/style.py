@@ -138,7 +138,6 @@ def close_caption(sentences: list[str], results: Results, reported: pd.DataFrame
 def save(plot: Plot, stem: Path) -> dict[str, Path]:
     """Write ``STEM.pdf``, ``.svg``, ``.png`` and the caption ``.txt``. The same plot gives the same bytes."""
     paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "svg", "png", "txt")}
-    stem.parent.mkdir(parents=True, exist_ok=True)
     metadata: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None, "ModDate": None}, "svg": {"Date": None},
                                            "png": {"Software": None}}
     with style():
