@@ -27,6 +27,7 @@ from pvdr_bench.runs.holders import identity
 from pvdr_bench.runs.users import User, entries, users_folder
 from pvdr_bench.training.stages import Stages
 from tests.dummies import make_spec
+from tests.results_runs import finish, make_run, unsealed
 
 FORK = multiprocessing.get_context("fork")
 STAGE, NAME, RECIPE = "tokenize", "t-smoke", {"size": 1}
@@ -93,7 +94,7 @@ def test_artefacts_that_another_results_folder_stands_on_stay(artefact: Artefact
 
 def test_runs_below_the_results_folder_count_though_they_never_registered(artefact: Artefact, tmp_path: Path) -> None:
     run = stand_on(artefact, tmp_path / "results")
-    run.mark_done(env_steps=64)
+    finish(run, 64)
     for entry in entries(artefact.path):
         entry.path.unlink()
     told = clean("--results", tmp_path / "results", "--artefacts", "--older-than", "0")
@@ -284,7 +285,7 @@ def test_broken_runs_go_to_the_trash_and_nothing_reads_it(store: ArtefactStore, 
     for seed, name in enumerate(("whole", "failed", "empty", "broken", "awaited", "running")):
         runs[name] = RunDir(make_spec(seed=seed).path(results))
         runs[name].open(make_spec(seed=seed))
-    runs["whole"].mark_done(env_steps=64)
+    finish(runs["whole"], 64)
     runs["failed"].mark_failed(ValueError("no luck"))
     (runs["broken"].path / "run.yaml").write_text("recipe: [")
     (runs["awaited"].path / "job.json").write_text("{}")
@@ -305,6 +306,22 @@ def test_broken_runs_go_to_the_trash_and_nothing_reads_it(store: ArtefactStore, 
     back = next(Path(row["moved_to"]) for row in told["runs"] if "no luck" in row["reason"])
     back.rename(runs["failed"].path)
     assert "no luck" in str(runs["failed"].failed())
+
+
+def test_what_is_broken_to_the_commands_that_list_it_goes_too(store: ArtefactStore, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    short, edited, whole = (make_run(results, [0.5], seed=seed) for seed in range(3))
+    log = unsealed(short) / "episodes.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    (edited / "train.jsonl").write_text('{"env_steps": 8000}\n')
+    listed = json.loads(CliRunner().invoke(app, ["list", "runs", "--results", str(results), "--json"]).output)
+    assert {row["run"].rpartition("/")[2]: row["status"] for row in listed} == {
+        "seed-0": "broken", "seed-1": "broken", "seed-2": "done"}
+    told = clean("--results", results)["runs"]
+    assert {Path(row["path"]): row["reason"].partition(" was not")[0] for row in told} == {
+        short: "broken: episodes.jsonl has 99 of the 100 episodes of the final evaluation",
+        edited: "broken: train.jsonl"}
+    assert all(Path(row["moved_to"]).is_dir() for row in told) and [path for _, path in loose_runs(results)] == [whole]
 
 
 def test_the_trash_is_emptied_only_when_asked(store: ArtefactStore, artefact: Artefact, tmp_path: Path,

@@ -24,6 +24,7 @@ from pvdr_bench.runs.artefacts import MANIFEST, ArtefactStore
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import storage_errors, sync_folder
 from pvdr_bench.runs.folders import loose_runs
+from pvdr_bench.runs.standing import Standing, check, is_held
 from pvdr_bench.runs.users import ARTEFACTS, digest_of, entries, registry, run_names, users_folder
 
 RUN_TRASH, DATA_TRASH = ".trash", "trash"  # below the results folder; below the data folder
@@ -47,27 +48,31 @@ class Found:
 
 
 def broken_runs(root: Path) -> list[Found]:
-    """Runs that cannot be continued, or failed; not those that a living process writes or a job will."""
+    """Runs that cannot be continued, failed, or are not what was finished; not those that a living process writes or a
+    job will."""
     found = []
     for name, path in loose_runs(root):
         with suppress(OSError):  # what cannot be looked at is not known to be broken
-            if RunDir(path).status() != "running" and not _awaited(path) and (reason := why_broken(RunDir(path))):
+            if not is_held(path) and not _awaited(path) and (reason := why_broken(RunDir(path))):
                 found.append(Found(path, Path(name), reason, size_of(path)))
     return found
 
 
 def why_broken(run_dir: RunDir) -> str | None:
-    """Why a run that nobody writes is of no use; None where it is of some."""
+    """Why a run that nobody writes is of no use; None where it is of some. What is done is compared with its seal, as
+    every command that shows it does; the lock is not looked at, which the caller may hold."""
     try:
         run_dir.read_run()
         failed = run_dir.failed()
         if failed is not None:
             return f"failed: {(str(failed.get('message') or '').splitlines() or ['without a message'])[0][:80]}"
-        if run_dir.done() is None and not run_dir.checkpoints.steps():
-            return "stopped before its first checkpoint"
+        done = run_dir.done()
+        if done is None:
+            return None if run_dir.checkpoints.steps() else "stopped before its first checkpoint"
+        changes = check(run_dir.path, done)
+        return f"broken: {Standing('broken', changes=tuple(changes)).why}" if changes else None
     except DataError as error:
         return f"broken: {error.message}"
-    return None
 
 
 def _awaited(run: Path) -> bool:
