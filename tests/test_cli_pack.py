@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pvdr_bench.cli.main import app
-from pvdr_bench.errors import UsageError
+from pvdr_bench.errors import DataError, UsageError
 from tests.results_runs import make_grid, make_run
 
 
@@ -48,6 +48,26 @@ def test_packed_runs_are_read_as_those_in_folders(grid: Path, tmp_path: Path) ->
                  for path in (tmp_path / name).rglob("*") if path.is_file()} for name in ("one", "two"))
     assert set(one) >= {"x.json", "frame/points.csv", "report.html", "curves.svg"} and one == two
     assert run("table", "--results", str(tmp_path / "p" / "runs.zip")) == run("table", "--results", str(tmp_path / "p"))
+
+
+def test_broken_runs_are_named_and_stay_where_they_are(grid: Path, tmp_path: Path) -> None:
+    run("aggregate", "--results", str(grid), "--method", "ppo", "--publish", str(tmp_path / "p"))
+    folder = tmp_path / "loose"
+    run("unpack", str(tmp_path / "p"), str(folder))
+    log = folder / "ppo/reach/none/cpu/seed-0/episodes.jsonl"
+    data = log.read_bytes()[:-1]
+    log.write_bytes(data)
+    told = json.loads(run("pack", str(folder), "--json"))
+    assert told["moved"] == told["runs"] == [f"ppo/reach/none/cpu/seed-{seed}" for seed in (1, 2)]
+    assert list(told["left"]) == ["ppo/reach/none/cpu/seed-0"] and log.read_bytes() == data
+    assert "episodes.jsonl was changed" in told["left"]["ppo/reach/none/cpu/seed-0"]
+    with pytest.raises(DataError, match="every run here is broken, so none was packed: ppo/reach/none/cpu/seed-0: "):
+        run("pack", str(folder))
+    run("aggregate", "--results", str(grid), "--method", "random", "--publish", str(folder))
+    assert log.read_bytes() == data  # nor does it go in beside others
+    run("aggregate", "--results", str(grid), "--method", "ppo", "--publish", str(folder))
+    assert not log.exists()  # replaced by the run that it was a copy of
+    assert {row["status"] for row in json.loads(run("list", "runs", "--results", str(folder), "--json"))} == {"done"}
 
 
 def test_pack_and_unpack(grid: Path, tmp_path: Path) -> None:

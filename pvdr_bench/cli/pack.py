@@ -18,21 +18,25 @@ def pack(
 ) -> None:
     """Move the published runs of a folder into DIR/runs.zip, with the checksum of each file; what reads DIR reads them.
 
-    `aggregate --publish DIR` does so by itself. Runs with checkpoints or other files of their own are refused.
+    `aggregate --publish DIR` does so by itself. Runs with checkpoints or other files of their own are refused. Broken
+    runs stay where they are, and are named.
     """
     from pvdr_bench.runs.archive import open_archive
     from pvdr_bench.runs.packing import pack as move
     from pvdr_bench.runs.paths import ARCHIVE, existing_results
 
     root = existing_results(folder)
-    moved = move(root)
+    moved, left = move(root)
     path = root / ARCHIVE
     there = open_archive(path).runs()
     if json_:
-        typer.echo(json.dumps({"archive": str(path), "moved": moved, "runs": there, "bytes": path.stat().st_size}))
+        typer.echo(json.dumps({"archive": str(path), "moved": moved, "left": left, "runs": there,
+                               "bytes": path.stat().st_size}))
         return
     typer.echo(f"{counted(len(moved), 'run')} packed; {path} holds {counted(len(there), 'run')} in "
                f"{path.stat().st_size / 1e6:.2f} MB")
+    for name, why in left.items():
+        typer.echo(f"broken, so left where it is: {name}: {why}")
 
 
 def unpack(
