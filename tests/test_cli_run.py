@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,30 @@ def test_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = cli(capsys, "run", "--method", "randon", "--task", "reach", "--scale", "smoke", "--dry-run")
     assert code == 3 and "random" in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_is_no_results_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    for words in (["run", "--device", "cpu", "--scale", "smoke"], ["submit"]):
+        code, _, err = cli(capsys, *words, "--method", "random", "--task", "reach", "--results",
+                           str(tmp_path / "file" / below), "--dry-run")
+        assert code == 2 and f"{tmp_path / 'file'}: this is a file, and no results folder" in err and "--results" in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(
+        capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(**place: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(place["dir"]))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    for name in ("prepare", "expect"):  # what is made and measured before the first run
+        monkeypatch.setattr(f"pvdr_bench.cli.run.{name}", lambda *_, **__: pytest.fail("work began"))
+    code, _, err = cli(capsys, "run", "--method", "random", "--task", "reach", "--scale", "smoke", "--device", "cpu",
+                       "--results", str(tmp_path / "results"))
+    assert code == 9 and "the file system is read-only: choose another folder with --results" in err
+    assert f"error: {tmp_path / 'results'}: cannot write" in err
 
 
 def test_a_changed_recipe_is_refused_with_the_difference(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ def demo(
     """Film a shipped, trained policy beside the plans it follows, and open the report of the reference results."""
     from pvdr_bench.api import load_run
     from pvdr_bench.playing.film import episode_pictures, film_strip, played, write_picture, write_video
-    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.paths import results_to_write
 
-    policy, report, out = shipped(POLICY), shipped(REPORT), results_root(results) / "demo"
+    policy, report, out = shipped(POLICY), shipped(REPORT), results_to_write(results) / "demo"
     if not json_:
         typer.echo("playing a shipped policy ...")
     seen, env_steps = played(policy, episode)

@@ -67,11 +67,11 @@ def run(
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch import plan as planning
     from pvdr_bench.launch.local import Job, at_a_time, exit_code_of
-    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.paths import results_to_write
     from pvdr_bench.runs.provenance import cores
     from pvdr_bench.training.checks import check_runs, check_suites, warnings
 
-    console, root, catalog = make_console(), results_root(results), load_catalog()
+    console, root, catalog = make_console(), results_to_write(results), load_catalog()
     chosen = choose_device(device)
     size = choose_scale(scale, chosen.value)
     specs = planning.asked_runs(catalog, experiment=experiment, methods=methods, tasks=tasks, seeds=seeds,
@@ -110,13 +110,16 @@ def work(console: Console, plans: Sequence[RunPlan], root: Path, device: str, jo
     all; returns every run with its outcome. One whose artefact cannot be made has failed, and the others go on.
 
     Raises:
+        StorageError: nothing can be written to the results folder.
         Interrupted: a signal came before the first run began.
     """
     from pvdr_bench.launch.local import Together, Watcher, run_local
     from pvdr_bench.launch.progress import watcher_for
     from pvdr_bench.launch.redraw import Redraw
     from pvdr_bench.launch.worker import StopFlag
+    from pvdr_bench.runs.paths import check_writable
 
+    check_writable(root)
     stop = StopFlag().install()
     lost: dict[str, Unmade] = {}
     prepare(console, [plan.spec for plan in plans if plan.state != "done"], device, fresh, stop, root, lost)

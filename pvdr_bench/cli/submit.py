@@ -58,10 +58,10 @@ def submit(
     """
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.plan import asked_runs, plan_runs
-    from pvdr_bench.runs.paths import results_root
+    from pvdr_bench.runs.paths import results_to_write
     from pvdr_bench.training.checks import check_corpora, check_runs, warnings
 
-    catalog, root = load_catalog(), results_root(results)
+    catalog, root = load_catalog(), results_to_write(results)
     site, stages = profiles_of(catalog, profile, pretrain_profile)
     specs = asked_runs(catalog, experiment=experiment, methods=methods, tasks=tasks, seeds=seeds,
                        scale=scale, default_scale=site.scale, protocol=protocol, videos=videos,

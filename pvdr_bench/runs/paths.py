@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from pvdr_bench.errors import UsageError
+from pvdr_bench.runs.files import storage_errors
 
 ARCHIVE = "runs.zip"  # the published runs of a folder, see runs/archive.py
 DATA_VARIABLE = "PVDR_BENCH_DATA"
@@ -24,9 +26,36 @@ def data_root() -> Path:
 def results_root(option: str | Path | None = None) -> Path:
     """Folder of run directories: ``--results``, else ``PVDR_BENCH_RESULTS``, else ``./results``.
 
-    It need not be there: for commands that make it. Those that read take :func:`existing_results`.
+    It need not be there. Commands that write runs take :func:`results_to_write`, those that read
+    :func:`existing_results`.
     """
     return Path(option or os.environ.get(RESULTS_VARIABLE) or "results").expanduser().resolve()
+
+
+def results_to_write(option: str | Path | None = None) -> Path:
+    """The same for commands that make it. It need not be there, but nothing else may stand in its way.
+
+    Raises:
+        UsageError: a file does.
+    """
+    root = results_root(option)
+    there = next(place for place in (root, *root.parents) if place.exists())
+    if not there.is_dir():
+        raise UsageError("this is a file, and no results folder", where=str(there),
+                         hint=f"name a folder for the runs with --results or {RESULTS_VARIABLE}")
+    return root
+
+
+def check_writable(root: Path) -> None:
+    """Make a folder and a file in it for a moment, before hours of work whose results it is to keep.
+
+    Raises:
+        StorageError: one of them cannot be made.
+    """
+    with storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root, prefix=".writable-"):
+            pass
 
 
 def existing_results(option: str | Path | None = None) -> Path:
