@@ -14,7 +14,7 @@ import torch
 
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import DataError, Interrupted
+from pvdr_bench.errors import Interrupted, SetupError
 from pvdr_bench.training.stages import Stages
 from pvdr_bench.videos.generate import corpus_path
 from pvdr_bench.videos.store import ClipStore
@@ -79,7 +79,7 @@ def test_recipes_hold_what_changes_the_artefact_and_nothing_else(data: Path) -> 
                recipe(resolve("pvdr", videos="fetch-push")), recipe(resolve("pvdr"), "another tokenizer"),
                recipe(resolve("pvdr").model_copy(update={"pretrain_seed": 1}))]
     assert len({base, *changed}) == 6
-    with pytest.raises(DataError, match="corpus mine has no videos of 32 pixels"):
+    with pytest.raises(SetupError, match="corpus mine has no videos of 32 pixels"):
         recipe(resolve("pvdr").model_copy(update={"corpus": "mine"}))
 
 

@@ -16,7 +16,7 @@ from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.mixture import mixture_name, parse_mixture, split_videos
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.cli.main import app as main
-from pvdr_bench.errors import BenchError, CatalogError, DataError, UsageError
+from pvdr_bench.errors import BenchError, CatalogError, SetupError, UsageError
 from pvdr_bench.rl.config import Schedule
 from pvdr_bench.training.checks import check_corpora
 from pvdr_bench.training.offline import MixedClips
@@ -211,7 +211,7 @@ def test_a_corpus_that_does_not_do_is_refused_before_training(tmp_path: Path) ->
 
 def test_commands_refuse_before_they_start(data: Path) -> None:
     catalog = load_catalog()
-    with pytest.raises(DataError, match="corpus bair has no videos of 32 pixels") as error:
+    with pytest.raises(SetupError, match="corpus bair has no videos of 32 pixels") as error:
         check_corpora([resolve("pvdr", "bair")], catalog)
     assert "videos fetch bair, then pvdr-bench videos import bair --image-size 32" in str(error.value)
     write(data, "mine", [made.moving(n, 3, 32) for n in range(6)])
@@ -219,8 +219,23 @@ def test_commands_refuse_before_they_start(data: Path) -> None:
         check_corpora([resolve("pvdr", "mine")], catalog)
     with pytest.raises(UsageError, match="mine is too short: pretrain dreamer on mine · smoke needs clips of 6 frames"):
         check_corpora([resolve("apv", "mine")], catalog)
-    assert "it has them of 32 pixels" in str(pytest.raises(DataError, lambda: check_corpora(
+    assert "it has them of 32 pixels" in str(pytest.raises(SetupError, lambda: check_corpora(
         [load_catalog().resolve("pvdr", "reach", 0, "cpu", videos="mine")], catalog)).value)
+
+
+@pytest.mark.parametrize(("words", "advice"), [
+    ("run --method pvdr --task reach --videos bair --scale smoke --device cpu --dry-run", "videos fetch bair, then "),
+    ("videos check nope", "videos import nope SOURCE --image-size 64"),
+    ("videos preview metaworld --image-size 48", "videos generate metaworld --image-size 48"),
+    ("videos import mine nowhere", "name the file or folder that has the videos"),
+])
+def test_videos_that_are_not_here_are_missing_and_not_broken(data: Path, tmp_path: Path, words: str, advice: str,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PVDR_BENCH_RESULTS", str(tmp_path / "results"))
+    said = CliRunner().invoke(main, words.split())
+    assert isinstance(said.exception, SetupError) and advice in str(said.exception), said.output
+    assert SetupError.exit_code == 4 and not list(tmp_path.glob("results"))
 
 
 def test_a_corpus_is_looked_at_in_the_size_that_is_trained_on(data: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from pvdr_bench.errors import BenchError, DataError, UsageError
+from pvdr_bench.errors import BenchError, DataError, SetupError, UsageError
 from pvdr_bench.videos.readers import lerobot
 from pvdr_bench.videos.readers.base import ReadOptions
 from pvdr_bench.videos.readers.detect import open_source
@@ -274,7 +274,7 @@ def test_a_film_that_was_turned_is_turned_back(tmp_path: Path) -> None:
 
 
 def test_what_is_no_video_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(SetupError, match="no such file"):
         read(tmp_path / "nothing")
     with pytest.raises(DataError, match="holds no videos"):
         read(tmp_path)

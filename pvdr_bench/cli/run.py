@@ -69,7 +69,7 @@ def run(
     from pvdr_bench.launch.local import Job, at_a_time, exit_code_of
     from pvdr_bench.runs.paths import results_to_write
     from pvdr_bench.runs.provenance import cores
-    from pvdr_bench.training.checks import check_runs, check_suites, warnings
+    from pvdr_bench.training.checks import check_corpora, check_runs, check_suites, warnings
 
     console, root, catalog = make_console(), results_to_write(results), load_catalog()
     chosen = choose_device(device)
@@ -92,6 +92,7 @@ def run(
     rate = planning.known_rate(todo, root) if dry_run else None
     show_plan(console, plans, rate and rate / min(count, max(1, cores())), count)
     if dry_run:
+        check_corpora(todo, catalog)  # the runs themselves are refused for the same before anything is made
         return
     if not todo:
         if plot:

@@ -240,16 +240,17 @@ def _store(name: str, image_size: int) -> ClipStore:
     """A corpus that is here.
 
     Raises:
-        DataError: it is not, or broken.
+        SetupError: it is not.
+        DataError: it is broken.
     """
-    from pvdr_bench.errors import DataError
+    from pvdr_bench.errors import SetupError
     from pvdr_bench.runs.paths import data_root
     from pvdr_bench.videos.requirements import find_store
 
     store = find_store(name, image_size, data_root())
     if store is None:
-        raise DataError(f"{name} has not been made yet at {image_size} pixels",
-                        hint=f"pvdr-bench videos generate {name} --image-size {image_size}")
+        raise SetupError(f"{name} has not been made yet at {image_size} pixels",
+                         hint=f"pvdr-bench videos generate {name} --image-size {image_size}")
     return store
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pvdr_bench.algorithms.registry import AlgorithmInfo, Stage, algorithms, load_object
-from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.errors import DataError, SetupError, UsageError
 from pvdr_bench.rl.views import Amounts, Clips, Exhibit, Exhibits, NothingToShow, Played, Trained, Views
 from pvdr_bench.runs.artefacts import MANIFEST, RECIPE, Artefact, ArtefactStore, read_artefact
 from pvdr_bench.runs.paths import data_root
@@ -124,7 +124,8 @@ class ArtefactTarget:
         """What its views are given.
 
         Raises:
-            DataError: its recipe is of another version of the algorithm, or an artefact or a corpus is not here.
+            DataError: its recipe is of another version of the algorithm, or an artefact is not here.
+            SetupError: a corpus is not here.
         """
         import torch
 
@@ -186,22 +187,22 @@ def stores_of(names: Sequence[str], image_size: int, all_of_them: bool) -> list[
         all_of_them: whether each has to be; else one is enough.
 
     Raises:
-        DataError: they are not.
+        SetupError: they are not. DataError: one that has to be is broken.
     """
     found, lacking = [], []
     for name in names:
         try:
             store = find_store(name, image_size, data_root())
-        except DataError:
+        except (SetupError, DataError):
             if all_of_them:
                 raise
             store = None
         found += [] if store is None else [store]
         lacking += [name] if store is None else []
     if lacking and (all_of_them or not found):
-        raise DataError(f"held-out clips are needed, and the corpus {lacking[0]} is not here in {image_size} pixels",
-                        hint=f"pvdr-bench videos generate {lacking[0]} --image-size {image_size}, or name another that "
-                        "is: --videos NAME")
+        raise SetupError(f"held-out clips are needed, and the corpus {lacking[0]} is not here in {image_size} pixels",
+                         hint=f"pvdr-bench videos generate {lacking[0]} --image-size {image_size}, or name another "
+                         "that is: --videos NAME")
     return found
 
 

@@ -60,7 +60,9 @@ def check_corpora(specs: Iterable[RunSpec], catalog: Catalog) -> None:
     """Refuse videos that are not here, or that a stage could not learn from; those yet to be generated are not made.
 
     Raises:
-        DataError: no such videos of the runs' image size. UsageError: too short or too still, in the size asked for.
+        SetupError: no such videos of the runs' image size.
+        DataError: they are broken.
+        UsageError: too short or too still, in the size asked for.
     """
     stages = {node.key: node for spec in specs for node in stage_graph(spec, catalog)}
     asked = {(share.corpus, share.size, node.image_size, node.config.schedule(node.stage.name)): (share.name, node)

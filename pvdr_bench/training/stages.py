@@ -22,7 +22,7 @@ from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.mixture import Share
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.catalog.stage_graph import StageNode, stage_graph
-from pvdr_bench.errors import DataError, Interrupted, LockedError, UsageError
+from pvdr_bench.errors import Interrupted, LockedError, SetupError, UsageError
 from pvdr_bench.progress import Report, tell
 from pvdr_bench.rl.contract import StageContext
 from pvdr_bench.rl.process_group import current_group, wait_for
@@ -134,8 +134,9 @@ class Stages:
         """Training frames that a share is matched to: a number, or those of a corpus, as published or as it is here."""
         wanted = wanted_frames(share.size, self.image_size, data_root())
         if wanted is None:
-            raise DataError(f"how many frames {share.size} has is not known before it is made", where=share.name,
-                            hint=f"pvdr-bench videos generate {share.size} --image-size {self.image_size}, or a number")
+            raise SetupError(f"how many frames {share.size} has is not known before it is made", where=share.name,
+                             hint=f"pvdr-bench videos generate {share.size} --image-size {self.image_size}, or give a "
+                                  "number")
         return wanted
 
     def clips(self, name: str) -> ClipStore:

@@ -82,6 +82,7 @@ def import_videos(name: str, root: Path, image_size: int, data_dir: Path | str, 
         progress: called about twice a second; it may raise, to stop.
 
     Raises:
+        SetupError: there is no such source.
         DataError: the source is broken, with file and byte; nothing of it is published.
         UsageError: impossible numbers, no such camera, or fewer frames a second of what is no video file.
         ChangedError: a corpus of another recipe is there. LockedError: another process makes it.
@@ -113,7 +114,7 @@ def default_cut(root: Path, options: ReadOptions, format: str = "") -> int:
     """`ImportOptions.cut` where nothing is said: films of one's own are cut, episodes of a data set stay whole.
 
     Raises:
-        DataError, UsageError: see `open_source`.
+        SetupError, DataError, UsageError: see `open_source`.
     """
     return CUT_OF_FOLDERS if open_source(root, options, format).format == "folder" else 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.rl.config import Schedule
 from pvdr_bench.videos.generate import corpus_path
 from pvdr_bench.videos.layout import HELDOUT, TRAIN
@@ -25,7 +25,8 @@ def find_store(corpus: str, image_size: int, data_dir: Path) -> ClipStore | None
     """A corpus of this image size; None where it is not made yet, and can be.
 
     Raises:
-        DataError: it is broken; or it is read from files, and has not been imported.
+        SetupError: it is read from files, and has not been imported.
+        DataError: it is broken.
     """
     path = corpus_path(corpus, image_size, data_dir)
     if path.exists():
@@ -37,8 +38,8 @@ def find_store(corpus: str, image_size: int, data_dir: Path) -> ClipStore | None
     sizes = f"it has them of {', '.join(map(str, there))} pixels; " if there else ""
     fetch = f"pvdr-bench videos fetch {corpus}, then " if known is not None and known.downloads and not there else ""
     source = "" if known is not None and known.downloads else " SOURCE"
-    raise DataError(f"corpus {corpus} has no videos of {image_size} pixels", where=str(path),
-                    hint=f"{sizes}{fetch}pvdr-bench videos import {corpus}{source} --image-size {image_size}")
+    raise SetupError(f"corpus {corpus} has no videos of {image_size} pixels", where=str(path),
+                     hint=f"{sizes}{fetch}pvdr-bench videos import {corpus}{source} --image-size {image_size}")
 
 
 def wanted_frames(size: str, image_size: int, data_dir: Path) -> int | None:
@@ -48,7 +49,7 @@ def wanted_frames(size: str, image_size: int, data_dir: Path) -> int | None:
         None: that one is yet to be made.
 
     Raises:
-        DataError: it is broken; or it is read from files, and has not been imported.
+        SetupError, DataError: see :func:`find_store`.
     """
     if size.isdecimal():
         return int(size)

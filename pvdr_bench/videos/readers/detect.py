@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.errors import DataError, SetupError, UsageError
 from pvdr_bench.needed import need
 from pvdr_bench.videos.readers.base import Reader, ReadOptions
 from pvdr_bench.words import did_you_mean, nearest
@@ -37,10 +37,11 @@ def open_source(root: Path, options: ReadOptions, name: str = "") -> Reader:
     """The reader of a source; the format is recognised where ``name`` gives none.
 
     Raises:
-        DataError: there is nothing, or nothing that is known. UsageError: no such format or camera.
+        SetupError: there is nothing. DataError: nothing that is known. UsageError: no such format or camera.
     """
     if not root.exists():
-        raise DataError("there is no such file or folder", where=str(root))
+        raise SetupError("there is no such file or folder", where=str(root),
+                         hint="name the file or folder that has the videos; videos fetch gets published ones")
     if name:
         return reader_class(name)(root, options)
     for each in FORMATS:
