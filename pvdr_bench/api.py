@@ -240,7 +240,7 @@ class Run:
         """The learner of the newest whole checkpoint with one environment that plays to the full length.
 
         Raises:
-            UsageError: there is no checkpoint yet.
+            UsageError: there is no checkpoint.
             DataError: all checkpoints are broken, or an artefact the run stands on is not on this machine.
             ChangedError: an artefact the run stands on was made anew since.
         """
@@ -251,9 +251,7 @@ class Run:
         from pvdr_bench.training.reward import GoalReward
         from pvdr_bench.training.stages import Stages
 
-        found = self.dir.checkpoints.latest()
-        if found is None:
-            raise UsageError("this run has no checkpoint yet", where=str(self.path), hint="let it run to its first one")
+        found = self.dir.newest()
         stages = Stages(self.spec, device=device)
         if missing := stages.missing():  # reading must not start hours of training
             raise DataError(f"artefacts that this run stands on are not here: {', '.join(missing)}",

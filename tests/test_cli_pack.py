@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pvdr_bench.api import load_run
 from pvdr_bench.cli.main import app
 from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.training.again import evaluate_again
 from tests.results_runs import make_grid, make_run
 
 
@@ -68,6 +71,20 @@ def test_broken_runs_are_named_and_stay_where_they_are(grid: Path, tmp_path: Pat
     run("aggregate", "--results", str(grid), "--method", "ppo", "--publish", str(folder))
     assert not log.exists()  # replaced by the run that it was a copy of
     assert {row["status"] for row in json.loads(run("list", "runs", "--results", str(folder), "--json"))} == {"done"}
+
+
+def test_a_published_run_is_not_told_to_wait_for_its_first_checkpoint(grid: Path, tmp_path: Path) -> None:
+    run("aggregate", "--results", str(grid), "--method", "ppo", "--publish", str(tmp_path / "p"))
+    run("unpack", str(tmp_path / "p"), str(tmp_path / "loose"))
+    path = tmp_path / "loose/ppo/reach/none/cpu/seed-0"
+    words = "this run is done and has no checkpoint: it was published without its checkpoints"
+    for read in (load_run(path).policy, lambda: evaluate_again(RunDir(path), load_run(path).spec, pytest.fail)):
+        with pytest.raises(UsageError, match=words) as raised:
+            read()
+        assert "make it anew in another one" in str(raised.value) and str(raised.value.where) == str(path)
+    (path / "done.json").unlink()
+    with pytest.raises(UsageError, match="no checkpoint yet"):
+        RunDir(path).newest()
 
 
 def test_pack_and_unpack(grid: Path, tmp_path: Path) -> None:

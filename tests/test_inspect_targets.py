@@ -13,7 +13,7 @@ import pytest
 from pvdr_bench.algorithms.registry import algorithms
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.stage_graph import stage_graph
-from pvdr_bench.errors import BenchError, DataError, UsageError
+from pvdr_bench.errors import BenchError, DataError, SetupError, UsageError
 from pvdr_bench.inspection import show
 from pvdr_bench.inspection.artefact import ArtefactTarget, Settings, held_out
 from pvdr_bench.inspection.run import RunTarget
@@ -143,7 +143,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(here: Path, run_path: Path,
     copy = tmp_path / "run"
     shutil.copytree(run_path, copy)
     shutil.rmtree(copy / "checkpoints")
-    refused(UsageError, "no checkpoint yet", copy)
+    refused(UsageError, "no checkpoint: it was published without", copy)
 
 
 def test_what_is_damaged_is_refused_with_its_place(here: Path, run_path: Path, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_recipe_of_keys_that_are_not_known_is_refused(change: dict[str, object
 
 def test_videos_that_are_not_here_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path))
-    refused(DataError, r"metaworld is not here in 64 pixels(.|\n)*videos generate metaworld", PRETRAINED, "futures")
+    refused(SetupError, r"metaworld is not here in 64 pixels(.|\n)*videos generate metaworld", PRETRAINED, "futures")
     monkeypatch.setattr("pvdr_bench.runs.artefacts.shipped_artefacts", list)
     corpus(tmp_path / "videos" / "metaworld" / "64", episodes=4)
     artefact = tmp_path / "elsewhere" / "pretrain" / PRETRAINED.name

@@ -26,9 +26,9 @@ from typing import Any, Protocol, cast
 
 import yaml
 
-from pvdr_bench.errors import BenchError, ChangedError, DataError
+from pvdr_bench.errors import BenchError, ChangedError, DataError, UsageError
 from pvdr_bench.runs import provenance
-from pvdr_bench.runs.checkpoints import KEEP, CheckpointStore
+from pvdr_bench.runs.checkpoints import KEEP, Checkpoint, CheckpointStore
 from pvdr_bench.runs.contents import RunContents
 from pvdr_bench.runs.difference import difference
 from pvdr_bench.runs.files import (
@@ -176,6 +176,22 @@ class RunDir(RunContents):
         """
         self.check_lock()
         return self.checkpoints.save(step, state, {**(extra or {}), "offsets": self.offsets()})
+
+    def newest(self) -> Checkpoint:
+        """The newest whole checkpoint, for whoever wants to play with it.
+
+        Raises:
+            UsageError: there is none: not yet, or the run was published without.
+            DataError: there are some, and all are broken.
+        """
+        if (found := self.checkpoints.latest()) is not None:
+            return found
+        if self.done() is None:
+            raise UsageError("this run has no checkpoint yet", where=str(self.path), hint="let it run to its first one")
+        raise UsageError("this run is done and has no checkpoint: it was published without its checkpoints, or they "
+                         "were removed", where=str(self.path),
+                         hint="name the run in the results folder that it was made in, or make it anew in another one: "
+                              "pvdr-bench run --results DIR")
 
     def restore(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
         """The newest whole checkpoint, with the logs cut back to it; None (and empty logs) for a fresh run.

@@ -55,9 +55,7 @@ def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], Pie
         UsageError: there is no checkpoint.
         ChangedError: an artefact that the run stands on was made anew.
     """
-    found = run_dir.checkpoints.latest()
-    if found is None:
-        raise UsageError("this run has no checkpoint yet", where=str(run_dir.path), hint="let it run to its first one")
+    found = run_dir.newest()
     protocol = spec.protocol
     pieces, references = make_pieces()
     make_deterministic(pieces.device)
