@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
@@ -35,6 +36,20 @@ T = TypeVar("T", bound=Named)
 def path_text() -> str:
     """The user's folders as they are written in ``PVDR_BENCH_PATH``; what is found in them is kept by this text."""
     return os.environ.get(PATH_VARIABLE, "")
+
+
+@contextmanager
+def searched_first(folder: Path | None) -> Iterator[None]:
+    """While it lasts, a folder stands before the others of ``PVDR_BENCH_PATH``; None changes nothing."""
+    before = os.environ.get(PATH_VARIABLE)
+    if folder is not None:
+        os.environ[PATH_VARIABLE] = os.pathsep.join(filter(None, (str(folder.resolve()), before)))
+    try:
+        yield
+    finally:
+        os.environ.pop(PATH_VARIABLE, None)
+        if before is not None:
+            os.environ[PATH_VARIABLE] = before
 
 
 @cache

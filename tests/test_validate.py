@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,26 @@ def test_a_right_folder_has_no_problem(tmp_path: Path) -> None:
     root = write(tmp_path, GOOD)
     assert check(root) == []
     assert len(checked_files(*catalog_of(root))) == 5
+
+
+def test_the_python_of_the_folder_is_loaded_though_no_variable_names_it(
+        capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PVDR_BENCH_PATH", raising=False)
+    info = ('from pvdr_bench.algorithms.registry import AlgorithmInfo\n'
+            'INFO = AlgorithmInfo("mine", "pvdr_bench.algorithms.floor:RandomConfig",\n'
+            '                     "pvdr_bench.algorithms.random_policy:RandomLearner")\n')
+    right = write(tmp_path / "right", {"algorithms/mine.py": info, "methods/a.yaml": "algorithm: mine\n"})
+    assert call(capsys, "validate", str(right))[0] == 0
+    assert "PVDR_BENCH_PATH" not in os.environ
+    root = write(tmp_path / "wrong", {
+        "algorithms/bad.py": "def (:\n", "methods/b.yaml": "algorithm: bad\n", "suites/torn.py": "1 / 0\n",
+        "corpora/empty.py": "\n"})
+    code, out, _ = call(capsys, "validate", str(root), "--json")
+    told = {problem["file"]: problem["message"] for problem in json.loads(out)["problems"]}
+    assert code == 3 and set(told) == {str(root / name) for name in ("algorithms/bad.py", "suites/torn.py",
+                                                                     "corpora/empty.py")}
+    assert "SyntaxError" in told[str(root / "algorithms/bad.py")] and "unknown algorithm" not in out
+    assert "ZeroDivisionError" in told[str(root / "suites/torn.py")] and "no CorpusSource" in out
 
 
 @pytest.mark.parametrize(("file", "text", "line", "words"), [

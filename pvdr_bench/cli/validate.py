@@ -1,4 +1,4 @@
-"""``pvdr-bench validate [FOLDER]``: every problem of the YAML, before anything is run with it."""
+"""``pvdr-bench validate [FOLDER]``: every problem of the YAML and its Python, before anything is run with it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ def validate(
 ) -> None:
     """Check methods, tasks, protocols, cluster profiles and experiments at every scale; list every problem.
 
-    Exit code 3 if there is any.
+    Python in algorithms/, suites/ and corpora/ of FOLDER is loaded, whether or not PVDR_BENCH_PATH names it. Exit code
+    3 if there is any problem.
     """
     from pvdr_bench.errors import CatalogError
     from pvdr_bench.launch.validate import catalog_of, checked_files
     from pvdr_bench.launch.validate import validate as check
+    from pvdr_bench.plugins import searched_first
 
     catalog, roots = catalog_of(folder)
-    files, problems = checked_files(catalog, roots), check(catalog, roots)
+    with searched_first(folder):  # its Python is loaded as it will be when something is run with it
+        files, problems = checked_files(catalog, roots), check(catalog, roots)
     if json_:
         typer.echo(json.dumps({"folders": [str(root) for root in roots], "files": len(files),
                                "problems": [row_of(problem) for problem in problems]}))

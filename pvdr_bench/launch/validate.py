@@ -16,7 +16,9 @@ from pvdr_bench.catalog.resolve import find_key
 from pvdr_bench.catalog.suites import DEFAULT_TOKENIZER, check_camera, check_environment
 from pvdr_bench.errors import BenchError, CatalogError, UsageError
 from pvdr_bench.launch.plan import grid, members
+from pvdr_bench.suites.registry import broken_suites
 from pvdr_bench.training.checks import check_runs, check_sizes
+from pvdr_bench.videos.sources import broken_sources
 from pvdr_bench.words import nearest
 
 _SUFFIXES = (".yaml", ".yml")
@@ -48,7 +50,7 @@ def validate(catalog: Catalog, roots: Sequence[Path]) -> list[Problem]:
     """Every problem of the files in ``roots``, by place."""
     checks: dict[str, Callable[[Catalog, str], Iterator[Problem]]] = {
         "methods": _method, "tasks": _task, "protocols": _protocol, "profiles": _profile, "experiments": _experiment}
-    found = [problem for root in roots for problem in _strange_files(root)]
+    found = [problem for root in roots for check in (_strange_files, _broken_python) for problem in check(root)]
     for (kind, name), path in checked_files(catalog, roots).items():
         try:
             problems = list(checks[kind](catalog, name))
@@ -59,10 +61,20 @@ def validate(catalog: Catalog, roots: Sequence[Path]) -> list[Problem]:
     return list(dict.fromkeys(found))
 
 
+def _broken_python(root: Path) -> Iterator[Problem]:
+    """Python files of a folder that name nothing which can be used."""
+    for kind, broken in (("algorithms", registry.broken_algorithms()), ("suites", broken_suites()),
+                         ("corpora", broken_sources())):
+        for name, error in broken.items():
+            if (path := root / kind / f"{name}.py").is_file():
+                yield Problem(error.where or str(path), error.message, error.hint)
+
+
 def _strange_files(root: Path) -> Iterator[Problem]:
     """What lies in a folder and is read by nobody."""
     folders = {kind: root / place for kind, place in KINDS.items()}
-    if not any(folder.is_dir() for folder in folders.values()):
+    python = [root / kind for kind in ("algorithms", "suites", "corpora")]
+    if not any(folder.is_dir() for folder in (*folders.values(), *python)):
         yield Problem(str(root), f"none of {', '.join(f'{place}/' for place in KINDS.values())} is here",
                       "YAML lies in a folder of its kind, such as methods/mine.yaml")
     for path in sorted(path for path in root.iterdir() if path.is_dir() and any(_yaml(path))):
