@@ -40,7 +40,7 @@ class CatalogError(BenchError):
 
 
 class SetupError(BenchError):
-    """The machine lacks something: a package, a GL library, a device."""
+    """The machine lacks something: a package, a GL library, a device, videos."""
 
     exit_code = 4
 
