@@ -105,6 +105,24 @@ def test_a_part_may_be_joined_and_deleted_as_soon_as_it_has_its_name(bair: Path,
     assert taken == [tmp_path / "part-00000"]
 
 
+def test_a_worker_that_still_takes_files_out_of_its_part_does_not_end_the_joining(
+        bair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes its journal away once the part has its name, as the joiner may be deleting the part."""
+    unlink, taken = os.unlink, []
+
+    def taken_before(name: str, *, dir_fd: int | None = None) -> None:
+        unlink(name, dir_fd=dir_fd)
+        if dir_fd is not None and len(taken) < 2:
+            taken.append(name)
+            raise FileNotFoundError(name)
+
+    whole = import_videos("bair", bair, 32, tmp_path / "whole")
+    monkeypatch.setattr(os, "unlink", taken_before)
+    store = import_videos("bair", bair, 32, tmp_path / "data")
+    assert len(taken) == 2 and contents(store.path) == contents(whole.path)
+    assert not store.path.with_name("32.parts").exists()
+
+
 def test_parts_that_a_power_cut_took_bytes_from_are_made_again(bair: Path, tmp_path: Path,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     def parts() -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,15 @@ class Join:
             self.writer.sync()
             write_json(_mark(part), {"episodes": len(store.episodes)})
             crash_point("videos.joined")
-            shutil.rmtree(part.folder)
+            _remove(Path(part.folder))
             self._next, self._first = self._next + 1, self._first + len(store.episodes)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a part whose worker may still be taking its journal out of it: it has its name before that."""
+    while folder.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def _is_whole(folder: Path) -> bool:
