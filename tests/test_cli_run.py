@@ -83,8 +83,9 @@ def test_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["", "below"])
 def test_a_file_is_no_results_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("mine")
-    for words in (["run", "--device", "cpu", "--scale", "smoke"], ["submit"]):
-        code, _, err = cli(capsys, *words, "--method", "random", "--task", "reach", "--results",
+    for words in (["run", "--device", "cpu", "--scale", "smoke", "--method", "random"],
+                  ["submit", "--method", "random"], ["reproduce", "fig5", "--device", "cpu", "--scale", "smoke"]):
+        code, _, err = cli(capsys, *words, "--task", "reach", "--results",
                            str(tmp_path / "file" / below), "--dry-run")
         assert code == 2 and f"{tmp_path / 'file'}: this is a file, and no results folder" in err and "--results" in err
     assert (tmp_path / "file").read_text() == "mine"

@@ -42,6 +42,14 @@ class Unmade:
     exit_code: int
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What :func:`prepare` found or made; ``lost``: the runs, by path, that stand on what could not be made."""
+
+    made: list[Artefact]
+    lost: dict[str, Unmade]
+
+
 def pretrain(
     methods: Methods = None,
     tasks: Tasks = None,
@@ -82,13 +90,13 @@ def pretrain(
                       highlight=False, soft_wrap=True)
         if default_task is not None:
             console.print(f"no --task: what runs on {default_task} start from", highlight=False, soft_wrap=True)
-        made = prepare(console, specs, str(group.device), fresh, stop)
+        made = prepare(console, specs, str(group.device), fresh, stop).made
     if json_ and group.leads:
         typer.echo(json.dumps([{**artefact.reference, "path": str(artefact.path)} for artefact in made]))
 
 
 def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, stop: Callable[[], bool],
-            results: Path | None = None, lost: dict[str, Unmade] | None = None) -> list[Artefact]:
+            results: Path | None = None, go_on: bool = False) -> Prepared:
     """Find or make the artefacts of all runs, before the runs share them; each once, its path is printed.
 
     On one torch thread, as the runs: weights depend on the number of threads, and threads that wait for a core which
@@ -96,8 +104,8 @@ def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, st
 
     Args:
         results: folder of the runs that will stand on them; None where they are made for later.
-        lost: is filled with the runs, by path, that stand on what cannot be made, and the others' artefacts are made
-            all the same; None: the first error ends it.
+        go_on: what cannot be made is told, and the other runs' artefacts are made all the same; else the first error
+            ends it.
 
     Raises:
         Interrupted: a signal came.
@@ -114,18 +122,18 @@ def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, st
     check_corpora(specs, load_catalog())
     torch.set_num_threads(1)
     made: dict[str, Artefact] = {}
-    unmade: dict[str, Unmade] = {}
+    unmade, lost = dict[str, Unmade](), dict[str, Unmade]()
     with StageProgress(console) as progress:
         for spec in specs:
             stages = Stages(spec, device, stop, fresh=fresh, workers=cores(), made=made, report=progress.report,
                             say=console.print, user=User.run(results, spec) if results else User())
-            if lost is None:
+            if not go_on:
                 stages.build()
             elif (missing := _build_or_tell(stages, unmade, console)) is not None:
                 lost[str(spec.path(""))] = missing
     for artefact in made.values():
         console.print(f"{artefact.stage}: {artefact.path}", highlight=False, soft_wrap=True)
-    return list(made.values())
+    return Prepared(list(made.values()), lost)
 
 
 def _build_or_tell(stages: Stages, unmade: dict[str, Unmade], console: Console) -> Unmade | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,8 +33,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pvdr_bench.catalog.catalog import Catalog
+    from pvdr_bench.catalog.profile import Profile
+    from pvdr_bench.catalog.specs import RunSpec
+    from pvdr_bench.errors import BenchError
+    from pvdr_bench.launch.local import Job
     from pvdr_bench.launch.plan import RunPlan
-    from pvdr_bench.launch.reproduction import Group
+    from pvdr_bench.launch.reproduction import Group, Reproduction
     from pvdr_bench.results.reproduce import Drawn
 
 
@@ -67,54 +71,79 @@ def reproduce(
     and says what is missing. Runs that several experiments share are made once.
     """
     from pvdr_bench.catalog.catalog import load_catalog
-    from pvdr_bench.errors import BenchError
-    from pvdr_bench.launch.local import at_a_time, exit_code_of
-    from pvdr_bench.launch.rates import Place, Rates, reference_folders
-    from pvdr_bench.launch.reproduction import reproduction
-    from pvdr_bench.results.paper import paper_folder
-    from pvdr_bench.runs.paths import results_root
-    from pvdr_bench.runs.provenance import cores
-    from pvdr_bench.training.checks import warnings
+    from pvdr_bench.runs.paths import results_to_write
 
     _check_options(profile, {"--pretrain-profile": pretrain_profile is not None},
                    {"--jobs": jobs is not None, "--device": device != "auto", "--fresh": fresh})
-    console, root, catalog = make_console(stderr=json_), results_root(results), load_catalog()
+    console, root, catalog = make_console(stderr=json_), results_to_write(results), load_catalog()
     site = profiles_of(catalog, profile, pretrain_profile) if profile else None
     chosen = choose_device(device).value if site is None else site[0].device
     size = choose_scale(scale, chosen).value if site is None or scale is not None else site[0].scale
     groups = _groups(catalog, name, root, site is not None, tasks=tasks, methods=methods, seeds=seeds, scale=scale,
                      default_scale=size, protocol=protocol, overrides=override or [])
-    place, stages = map(Place.of, site) if site else (Place(chosen.partition(":")[0]), None)
-    rates = Rates(catalog, root, place, reference_folders(), paper_folder())
-    plan = reproduction(groups, catalog, root, rates, stages)
-    count = jobs or (at_a_time(len(plan.todo), cores()) if chosen == "cpu" else 1)
-    runs_site, stages_site = site or (None, None)
-    facts = facts_of(plan, place, runs_site, count, stages_site) | {"experiment": name, "results": str(root)}
+    plan, count, facts = _planned(groups, catalog, root, site, chosen, jobs)
+    facts |= {"experiment": name, "results": str(root)}
     if not json_:
-        show(plan, facts, root, runs_site)
+        show(plan, facts, root, site[0] if site else None)
     if dry_run:
         if json_:
             typer.echo(json.dumps(facts))
         return
     if not plan.plans and not draw_only:
         raise next(group.obstacle for group in groups if group.obstacle is not None)
-    code, failure = 0, None
-    for warning in () if json_ or draw_only else warnings([plan.spec for plan in plan.todo]):
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+    ended = Ended()
     if plan.todo and not draw_only:
-        try:
-            if site is not None:
-                facts["submitted"] = hand_in([one.spec for one in plan.todo], root, *site, False, json_)
-            else:
-                code = exit_code_of(work(console, plan.plans, root, chosen, count, fresh=fresh))
-        except BenchError as error:  # interrupted, or nowhere to submit from: what there is is drawn all the same
-            failure = error
+        ended = _make([one.spec for one in plan.todo], root, console, site, json_,
+                      lambda: work(console, plan.plans, root, chosen, count, fresh=fresh))
     drawn = draw_all(groups, root, out or root / "reproduce", console)
     if json_:
-        typer.echo(json.dumps(facts | {"drawn": drawn}))
-    if failure is not None:
-        raise failure
-    raise typer.Exit(code)
+        typer.echo(json.dumps(facts | ended.facts | {"drawn": drawn}))
+    if ended.failure is not None:
+        raise ended.failure
+    raise typer.Exit(ended.code)
+
+
+def _planned(groups: Sequence[Group], catalog: Catalog, root: Path, site: tuple[Profile, Profile] | None, device: str,
+             jobs: int | None) -> tuple[Reproduction, int, dict[str, Any]]:
+    """What is to be done and what it costs, how many runs go at a time here, and all of it as JSON types."""
+    from pvdr_bench.launch.local import at_a_time
+    from pvdr_bench.launch.rates import Place, Rates, reference_folders
+    from pvdr_bench.launch.reproduction import reproduction
+    from pvdr_bench.results.paper import paper_folder
+    from pvdr_bench.runs.provenance import cores
+
+    place, stages = map(Place.of, site) if site else (Place(device.partition(":")[0]), None)
+    rates = Rates(catalog, root, place, reference_folders(), paper_folder())
+    plan = reproduction(groups, catalog, root, rates, stages)
+    count = jobs or (at_a_time(len(plan.todo), cores()) if device == "cpu" else 1)
+    runs_site, stages_site = site or (None, None)
+    return plan, count, facts_of(plan, place, runs_site, count, stages_site)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the making of runs ended; ``failure``: they were interrupted, or there was nowhere to submit them from."""
+
+    code: int = 0
+    failure: BenchError | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def _make(todo: list[RunSpec], root: Path, console: Console, site: tuple[Profile, Profile] | None, json_: bool,
+          here: Callable[[], list[Job]]) -> Ended:
+    """Submit what is missing, or make it ``here``. What ends this is no reason not to draw what there is."""
+    from pvdr_bench.errors import BenchError
+    from pvdr_bench.launch.local import exit_code_of
+    from pvdr_bench.training.checks import warnings
+
+    for warning in () if json_ else warnings(todo):
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+    try:
+        if site is not None:
+            return Ended(facts={"submitted": hand_in(todo, root, *site, False, json_)})
+        return Ended(exit_code_of(here()))
+    except BenchError as error:
+        return Ended(failure=error)
 
 
 def _check_options(profile: str | None, of_clusters: dict[str, bool], of_this_machine: dict[str, bool]) -> None:

@@ -122,8 +122,8 @@ def work(console: Console, plans: Sequence[RunPlan], root: Path, device: str, jo
 
     check_writable(root)
     stop = StopFlag().install()
-    lost: dict[str, Unmade] = {}
-    prepare(console, [plan.spec for plan in plans if plan.state != "done"], device, fresh, stop, root, lost)
+    todo = [plan.spec for plan in plans if plan.state != "done"]
+    lost = prepare(console, todo, device, fresh, stop, root, go_on=True).lost
     ready = [plan for plan in plans if str(plan.spec.path("")) not in lost]
     time_left = expect(console, ready, root, device, jobs, stop)
     with watcher_for(console, time_left) as progress:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pvdr_bench.rl.ranks import spearman
+
 Values = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
 Groups = NDArray[np.int64]
@@ -38,14 +40,10 @@ def cmyk_to_rgb(action: Values) -> Doubles:
 
 def rank_correlation(z: Values, action: Values) -> float | None:
     """Spearman's rank correlation of the Euclidean distances between all pairs of z [n, d] and of actions [n, A]; None
-    where all distances of one kind are equal."""
+    where all distances of one kind are equal, or there are fewer than three."""
     from scipy.spatial.distance import pdist
-    from scipy.stats import rankdata
 
-    ranks = [rankdata(pdist(np.asarray(x, np.float64))) for x in (z, action)]
-    centred = [r - r.mean() for r in ranks]
-    size = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    return float((centred[0] * centred[1]).sum() / size) if size > 0 else None
+    return spearman(*(pdist(np.asarray(x, np.float64)) for x in (z, action)))
 
 
 @dataclass(frozen=True)

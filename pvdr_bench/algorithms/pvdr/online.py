@@ -83,9 +83,9 @@ class PVDRLearner(Learner):
             NothingToShow: it acts by more than one plan (``guide_action`` trend with ``pi_form`` guided).
         """
         state = {"tokens": context, "extra": z, "plan": plan}
-        asked = self.guide is not None and self.config.online.pi_form == "guided"
-        guide = {"guide": self.guide.of_plan(state)} if asked and self.guide is not None else {}
-        policy: DiagonalGaussian = self.ppo.actor({**state, **guide})
+        if self.guide is not None and self.config.online.pi_form == "guided":
+            state["guide"] = self.guide.of_plan(state)
+        policy: DiagonalGaussian = self.ppo.actor(state)
         return policy
 
     @property
