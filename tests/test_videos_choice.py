@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.mixture import mixture_name, parse_mixture, split_videos
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.cli.main import app as main
+from pvdr_bench.cli.pretrain import Prepared
 from pvdr_bench.errors import BenchError, CatalogError, SetupError, UsageError
 from pvdr_bench.rl.config import Schedule
 from pvdr_bench.training.checks import check_corpora
@@ -258,7 +260,12 @@ def test_a_corpus_is_looked_at_in_the_size_that_is_trained_on(data: Path) -> Non
 
 def test_pretrain_takes_a_method_and_videos_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[RunSpec] = []
-    monkeypatch.setattr("pvdr_bench.cli.pretrain.prepare", lambda console, specs, *_: asked.extend(specs) or [])
+
+    def prepare(console: Console, specs: list[RunSpec], *_: object) -> Prepared:
+        asked.extend(specs)
+        return Prepared([], {})
+
+    monkeypatch.setattr("pvdr_bench.cli.pretrain.prepare", prepare)
     said = CliRunner().invoke(main, ["pretrain", "--method", "pvdr,stg", "--videos", "bair", "--scale", "smoke"])
     assert said.exit_code == 0, said.exception
     first = load_catalog().tasks()[0]
