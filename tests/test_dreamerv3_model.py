@@ -52,7 +52,7 @@ def test_each_block_of_the_state_draws_channels_of_its_own() -> None:
             planes[:, 4 * g + c] = rows[:, g, :, :, c]
     planes = planes + array(decoder.from_stoch(features[:, :5])).reshape(2, 16, 4, 4)
     out = silu(rms(planes, array(decoder.layers[0].weight), 1)).repeat(2, 2).repeat(2, 3)
-    second, norm, last = decoder.layers[3], decoder.layers[4], decoder.layers[-1]
+    second, norm, last = decoder.layers[2], decoder.layers[3], decoder.layers[-1]
     out = array(F.conv2d(torch.from_numpy(out).float(), second.weight, second.bias, padding=1))
     out = silu(rms(out, array(norm.weight), 1)).repeat(2, 2).repeat(2, 3)
     out = array(F.conv2d(torch.from_numpy(out).float(), last.weight, last.bias, padding=1))

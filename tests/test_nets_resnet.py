@@ -43,12 +43,12 @@ def by_hand(net: MaskedCrossAttention, x: Tensor, context: Tensor, noise: Attent
                 scores = torch.stack([query[part] @ net.key(key)[part] for key in keys]) / math.sqrt(width)
                 weights = scores.exp() / scores.exp().sum()
                 if net.training and noise.weights is not None:
-                    weights = weights * noise.weights[n, head, p] / (1 - net.dropout)
+                    weights = weights * ~noise.weights[n, head, p] / (1 - net.dropout)
                 for weight, key in zip(weights, keys, strict=True):
                     mixed[part] += weight * net.value(key)[part]
             mixed = net.out(mixed)
             if net.training and noise.output is not None:
-                mixed = mixed * noise.output[n, p] / (1 - net.dropout)
+                mixed = mixed * ~noise.output[n, p] / (1 - net.dropout)
             out[n, :, p // side, p % side] = mixed
     return out
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvdr_bench.nets.layers import V2_STYLE, Style, init_like_keras, scale_output
+from pvdr_bench.nets.phases import DoublingConvTranspose2d
 
 
 def preprocess(images: Tensor, size: int) -> Tensor:
@@ -59,7 +60,7 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = []
         size = 1
         for (inputs, outputs), kernel in zip(pairwise(widths), kernels, strict=True):
-            layers += [nn.ConvTranspose2d(inputs, outputs, kernel, 2), nn.ELU()]
+            layers += [DoublingConvTranspose2d(inputs, outputs, kernel), nn.ELU()]
             size = 2 * (size - 1) + kernel
         self.layers, self.size = nn.Sequential(*layers[:-1]), size
         init_like_keras(self)
@@ -71,7 +72,7 @@ class ConvDecoder(nn.Module):
         # On a 1 x 1 map the first layer is a matrix product, which is several times faster.
         shape = (-1, *first.weight.shape[1:])
         planes = (self.dense(features) @ first.weight.flatten(1)).view(shape) + first.bias[:, None, None]
-        out: Tensor = self.layers[1:](planes)
+        out: Tensor = self.layers[1:](planes.contiguous(memory_format=torch.channels_last))
         return out
 
 

@@ -19,8 +19,8 @@ class AttentionNoise:
 
     Attributes:
         order: uniform [N, P]; the context's positions with the K smallest are kept.
-        weights: bool [N, A, P, K], attention weights that dropout leaves; None: all of them.
-        output: bool [N, P, C], outputs that dropout leaves; None: all of them.
+        weights: bool [N, A, P, K], attention weights that dropout takes away; None: none of them.
+        output: bool [N, P, C], outputs that dropout takes away; None: none of them.
     """
 
     order: Tensor
@@ -66,14 +66,14 @@ class MaskedCrossAttention(nn.Module):
         """Noise of ``count`` maps, with dropout's or without."""
         positions = self.side * self.side
 
-        def leave(*shape: int) -> Tensor | None:
+        def dropped(*shape: int) -> Tensor:
             uniform = torch.rand(count, *shape, generator=generator, device=generator.device)
-            return uniform >= self.dropout
+            return uniform < self.dropout
 
         order = torch.rand(count, positions, generator=generator, device=generator.device)
         if not self.dropout or not dropout:
             return AttentionNoise(order)
-        return AttentionNoise(order, leave(self.heads, positions, self.kept), leave(positions, self.channels))
+        return AttentionNoise(order, dropped(self.heads, positions, self.kept), dropped(positions, self.channels))
 
     def forward(self, x: Tensor, context: Tensor, noise: AttentionNoise) -> Tensor:
         """[N, C, h, w] -> [N, C, h, w]; without a kept position x itself. In evaluation nothing is dropped out.
@@ -88,18 +88,23 @@ class MaskedCrossAttention(nn.Module):
         keys = keys.expand(-1, chosen.shape[1], -1, -1).gather(2, chosen.expand(-1, -1, -1, self.channels))
         keys = keys.flatten(0, 1)
         queries = x.flatten(2).transpose(1, 2) + self.query_positions
-        out = self._drop(self._attend(queries, keys, noise.weights), noise.output)
+        out = self._attend(queries, keys, noise.weights)
+        out = self._scaled(self._without(out, noise.output), noise.output)
         out = x + self.norm(out.transpose(1, 2).reshape(x.shape))
         return torch.relu(out) if self.rectified else out
 
-    def _attend(self, queries: Tensor, keys: Tensor, left: Tensor | None) -> Tensor:
+    def _attend(self, queries: Tensor, keys: Tensor, dropped: Tensor | None) -> Tensor:
         """Scaled dot-product attention with A heads: [N, P, C], [N, K, C] -> [N, P, C]."""
         query, key, value = (net(inputs).unflatten(-1, (self.heads, -1)).transpose(1, 2) for net, inputs in (
             (self.query, queries), (self.key, keys), (self.value, keys)))
-        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-        weights = self._drop(scores.softmax(-1), left)
-        out: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
+        # Scales are applied to the small tensors: the weights, [N, A, P, K], are the largest there is.
+        weights = ((query / query.shape[-1] ** 0.5) @ key.transpose(-1, -2)).softmax(-1)
+        mixed = self._without(weights, dropped) @ value
+        out: Tensor = self.out(self._scaled(mixed, dropped).transpose(1, 2).flatten(2))
         return out
 
-    def _drop(self, x: Tensor, left: Tensor | None) -> Tensor:
-        return x * left / (1 - self.dropout) if self.training and left is not None else x
+    def _without(self, x: Tensor, dropped: Tensor | None) -> Tensor:
+        return x if dropped is None or not self.training else torch.where(dropped, x.new_zeros(()), x)
+
+    def _scaled(self, x: Tensor, dropped: Tensor | None) -> Tensor:
+        return x if dropped is None or not self.training else x / (1 - self.dropout)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pvdr_bench.nets.layers import BlockLinear, Style
+from pvdr_bench.nets.phases import UpsampledConv2d
 
 
 class PooledEncoder(nn.Module):
@@ -50,11 +51,9 @@ class UpsampledDecoder(nn.Module):
         self.from_stoch = nn.Sequential(*style.dense(stoch, [2 * units]), nn.Linear(2 * units, pixels))
         layers = style.after(width, pixels=True)
         for multiplier in reversed(multipliers[:-1]):
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, depth * multiplier, kernel, padding=kernel // 2),
-                       *style.after(depth * multiplier, pixels=True)]
-            width = depth * multiplier
-        self.layers = nn.Sequential(*layers, nn.Upsample(scale_factor=2),
-                                    nn.Conv2d(width, 3, kernel, padding=kernel // 2))
+            inputs, width = width, depth * multiplier
+            layers += [UpsampledConv2d(inputs, width, kernel), *style.after(width, pixels=True)]
+        self.layers = nn.Sequential(*layers, UpsampledConv2d(width, 3, kernel))
         style.begin(self)
 
     def forward(self, features: Tensor) -> Tensor:

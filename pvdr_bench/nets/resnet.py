@@ -11,11 +11,13 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvdr_bench.nets.cross_attention import AttentionNoise, MaskedCrossAttention
 from pvdr_bench.nets.layers import init_like_keras
+from pvdr_bench.nets.phases import DoublingConvTranspose2d
 
 Norm = Callable[[int], nn.Module]  # of so many channels
 
@@ -114,7 +116,7 @@ class ResNetDecoder(nn.Module):
         self.dense = nn.Linear(feature_dim, width * start * start)
         self.stages = nn.ModuleList(DecoderStage(width >> i, blocks, norm, attention(width >> i, side))
                                     for i, side in enumerate(self.sides))
-        self.last = nn.ConvTranspose2d(width >> stages, 3, 3, 2, 1, output_padding=1)
+        self.last = DoublingConvTranspose2d(width >> stages, 3, 3, 1, output_padding=1)
         init_like_keras(self)
 
     def attentions(self) -> dict[int, MaskedCrossAttention]:
@@ -134,7 +136,7 @@ class ResNetDecoder(nn.Module):
             context, noise: for the side of each of :meth:`attentions`, maps [M, C, side, side], where each is the
                 context of N / M images in a row, and the attention's noise.
         """
-        x = self.dense(features).view(-1, *self.start)
+        x = self.dense(features).view(-1, *self.start).contiguous(memory_format=torch.channels_last)
         for side, stage in zip(self.sides, self.stages, strict=True):
             x = stage(F.interpolate(x, scale_factor=2, mode="nearest"), context.get(side), noise.get(side))
         out: Tensor = self.last(x)

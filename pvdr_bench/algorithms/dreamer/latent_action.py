@@ -67,7 +67,8 @@ class ImplicitAction(nn.Module):
             pairs = torch.cat([embed[:, :-1], embed[:, 1:]], -1)
         else:
             both = torch.cat([image[:, :-1], image[:, 1:]], 2)
-            pairs = self.pictures(both.flatten(0, 1)).unflatten(0, both.shape[:2])
+            planes = both.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            pairs = self.pictures(planes).unflatten(0, both.shape[:2])
         out = self.dense(pairs).float()
         if not self.gaussian:
             return LatentActions(starting_with_none(out))
