@@ -23,6 +23,8 @@ from pvdr_bench.bench.agreement.report import compare_tensors, compare_values, j
 from pvdr_bench.bench.agreement.weights import give, gradients, state, stir, translate
 from pvdr_bench.cli.main import app
 from pvdr_bench.errors import SetupError, UsageError
+from pvdr_bench.nets.context import ContextNoise
+from pvdr_bench.nets.cross_attention import MaskedCrossAttention
 from pvdr_bench.nets.layers import BlockLinear
 from pvdr_bench.nets.resnet import ResidualBlock
 
@@ -132,6 +134,21 @@ def test_what_is_drawn_is_what_was_given():
         assert torch.randperm(2).tolist() == [1, 0]
         assert torch.distributions.Uniform(0, 1).sample().shape == ()  # an ensemble's index is left alone
     assert torch.rand(1).shape == (1,)  # and after it torch draws as ever
+
+
+def test_the_context_drops_there_what_it_drops_here():
+    side, length, heads = 2, 3, 2
+    attention = MaskedCrossAttention(4, side, heads, 0.0, 0.25, nn.BatchNorm2d).train()
+    generator = torch.Generator().manual_seed(0)
+    noise = ContextNoise.draw({side: attention}, 2, length, generator)
+    drawn = noise.attention[side]
+    ones = torch.ones(2 * length, heads, side * side, attention.kept), torch.ones(2 * length, side * side, 4)
+    with replayed(Draws(dropout=wmlib.context_draws(noise, length)["dropout"])):
+        there = [nn.functional.dropout(one, 0.25) for one in ones]
+    here = [attention._scaled(attention._without(one, taken), taken)
+            for one, taken in zip(ones, (drawn.weights, drawn.output), strict=True)]
+    for ours, theirs in zip(here, there, strict=True):
+        assert torch.equal(ours, theirs) and 0 < float((ours == 0).float().mean()) < 0.5
 
 
 def test_other_draws_than_were_given_are_an_error():

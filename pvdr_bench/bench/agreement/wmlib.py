@@ -88,8 +88,8 @@ def context_draws(noise: ContextNoise | None, length: int) -> dict[str, Sequence
     """What the context encoder and the decoder draw there."""
     if noise is None:
         return {}
-    dropout = [part for _, one in sorted(noise.attention.items()) for part in (one.weights, one.output)
-               if part is not None]
+    dropout = [~part for _, one in sorted(noise.attention.items()) for part in (one.weights, one.output)
+               if part is not None]  # ours say what is taken away
     return {"frame": [(noise.frame * length).long().clamp_max(length - 1)],
             "order": [one.order for _, one in sorted(noise.attention.items())], "dropout": dropout}
 
