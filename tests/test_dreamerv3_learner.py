@@ -178,6 +178,28 @@ def test_half_precision_stays_near_full_precision(tmp_path: Path) -> None:
     assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.02)
 
 
+def test_the_losses_take_no_rounded_weights_of_imagining_without_gradients(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What older versions of torch round without gradients they keep, without, until autocast ends."""
+    learner, order = filled(tiny(tmp_path, train={"dtype": "bfloat16"})), list[str]()
+
+    def told(owner: Any, name: str) -> None:
+        call = getattr(owner, name)
+
+        def tell(*args: Any, **options: Any) -> Any:
+            order.append(name)
+            return call(*args, **options)
+
+        monkeypatch.setattr(owner, name, tell)
+
+    told(learner.behaviour, "imagine")
+    told(learner.behaviour, "losses")
+    told(torch, "clear_autocast_cache")
+    learner.update()
+    assert order.index("imagine") < order.index("losses")
+    assert "clear_autocast_cache" in order[order.index("imagine"):order.index("losses")]
+
+
 # Silent bugs --------------------------------------------------------------------------------------------------------
 # Each is put back, and must fail the check beside it (methods.md, section 7.3).
 

@@ -176,6 +176,9 @@ class DreamerLearner(Learner):
         replayed = Replayed(RSSM.feature(post), data) if own.replay_value else None
         with self._autocast():
             path = self.behaviour.imagine(self.model, start, data.is_terminal.flatten(), uniform)
+        # A block of its own: older versions of torch (pytorch issue 112583) keep the weights that were rounded while
+        # imagining without gradients, and the losses would have no gradient of them.
+        with self._autocast():
             return self.behaviour.losses(path, replayed)
 
     def _autocast(self) -> torch.autocast:
