@@ -52,13 +52,21 @@ def test_each_block_of_the_state_draws_channels_of_its_own() -> None:
             planes[:, 4 * g + c] = rows[:, g, :, :, c]
     planes = planes + array(decoder.from_stoch(features[:, :5])).reshape(2, 16, 4, 4)
     out = silu(rms(planes, array(decoder.layers[0].weight), 1)).repeat(2, 2).repeat(2, 3)
-    second, norm, last = decoder.layers[2], decoder.layers[3], decoder.layers[-1]
+    second, norm, last = decoder.layers[3], decoder.layers[4], decoder.layers[-1]
     out = array(F.conv2d(torch.from_numpy(out).float(), second.weight, second.bias, padding=1))
     out = silu(rms(out, array(norm.weight), 1)).repeat(2, 2).repeat(2, 3)
     out = array(F.conv2d(torch.from_numpy(out).float(), last.weight, last.bias, padding=1))
     got = decoder(features)
     np.testing.assert_allclose(array(got), 1 / (1 + np.exp(-out)) - 0.5, rtol=1e-4, atol=1e-5)
     assert got.shape == (2, 3, 16, 16)
+
+
+def test_weights_of_the_decoder_have_the_names_of_older_checkpoints() -> None:
+    """Those of norm, activation, and then of upsampling, convolution, norm, activation in turn."""
+    decoder = UpsampledDecoder(5, 8, 16, 4, (2, 4), 3, 6, 4, V3)
+    names = {name for name in decoder.state_dict() if name.startswith("layers.")}
+    assert names == {"layers.0.weight", "layers.3.weight", "layers.3.bias", "layers.4.weight", "layers.7.weight",
+                     "layers.7.bias"}
 
 
 # Policy and returns -------------------------------------------------------------------------------------------------

@@ -50,10 +50,11 @@ class UpsampledDecoder(nn.Module):
         self.from_deter = BlockLinear(deter, pixels, blocks)
         self.from_stoch = nn.Sequential(*style.dense(stoch, [2 * units]), nn.Linear(2 * units, pixels))
         layers = style.after(width, pixels=True)
+        # The places of upsampling layers, which it once had, stay: checkpoints name weights by their places.
         for multiplier in reversed(multipliers[:-1]):
             inputs, width = width, depth * multiplier
-            layers += [UpsampledConv2d(inputs, width, kernel), *style.after(width, pixels=True)]
-        self.layers = nn.Sequential(*layers, UpsampledConv2d(width, 3, kernel))
+            layers += [nn.Identity(), UpsampledConv2d(inputs, width, kernel), *style.after(width, pixels=True)]
+        self.layers = nn.Sequential(*layers, nn.Identity(), UpsampledConv2d(width, 3, kernel))
         style.begin(self)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -56,9 +56,8 @@ def rules(config: Any) -> list[Rule]:
     found = both({r"encoder\.layers\.(\d+)": r"encoder.encoders.0.layers.\1",
                   r"decoder\.from_deter": "decoder._cnn.sp0", r"decoder\.from_stoch\.([01])": r"decoder._cnn.sp1.\1",
                   r"decoder\.from_stoch\.3": "decoder._cnn.sp2", r"decoder\.layers\.0": "decoder._cnn.sp_norm.0"})
-    for k in range(len(config.model.cnn_multipliers)):  # theirs: upsampling, convolution, norm, activation
-        found += both({rf"decoder\.layers\.{3 * k + 2}": f"decoder._cnn.layers.{4 * k + 1}",
-                       rf"decoder\.layers\.{3 * k + 3}": f"decoder._cnn.layers.{4 * k + 2}"})
+    for k in range(4 * len(config.model.cnn_multipliers)):
+        found += both({rf"decoder\.layers\.{k + 2}": f"decoder._cnn.layers.{k}"})
     cell, there = r"rssm\.cell", "rssm._deter_net"
     found += both({rf"{cell}\.inputs\.(\d)\.(\d)": rf"{there}._dyn_in\1.\2", rf"{cell}\.gates": f"{there}._dyn_gru",
                    rf"{cell}\.hidden\.0": f"{there}._dyn_hid.dyn_hid_0",
