@@ -232,6 +232,14 @@ def test_laprop_behind_adaptive_clipping_by_numpy(clip: float) -> None:
         assert p.grad is None
 
 
+def test_it_steps_with_the_oldest_torch_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``get_total_norm`` is of 2.6."""
+    monkeypatch.delattr(nn.utils, "get_total_norm", raising=False)
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    step = AdaptiveLaProp([{"params": weights}], lr=0.1, eps=1e-20, clip=0.3)
+    assert step.update(3 * weights[0].sum() + 4 * weights[1].sum()) == pytest.approx(5.0)
+
+
 def test_adaptive_clipping_bounds_each_tensor_by_itself() -> None:
     large, small_ = nn.Parameter(torch.full((4,), 10.0)), nn.Parameter(torch.zeros(4))
     large.grad, small_.grad = torch.full((4,), 1.0), torch.full((4,), 1.0)

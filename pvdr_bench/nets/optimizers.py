@@ -146,7 +146,8 @@ class AdaptiveLaProp(GradientStep):
         self.clip = clip
 
     def _clip(self) -> Tensor:
-        norm: Tensor = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip:
             clip_adaptively(self.parameters, self.clip)
         return norm
