@@ -51,3 +51,17 @@ def test_transposed_convolution_is_torchs(kernel: int, padding: int, more: int) 
 def test_output_beyond_all_windows_is_refused() -> None:
     with pytest.raises(ValueError, match="output padding of 1"):
         DoublingConvTranspose2d(3, 4, 6, 0, 1)
+
+
+@pytest.mark.parametrize("kind", [UpsampledConv2d, DoublingConvTranspose2d])
+def test_half_precision_is_near_full_precision(kind: type[UpsampledConv2d | DoublingConvTranspose2d]) -> None:
+    """Outputs are of that precision, gradients of the weights' own, both within one percent."""
+    torch.manual_seed(0)
+    net, x = kind(8, 4, 5), torch.randn(2, 8, 5, 6)
+    full = with_gradients(net(x), net.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(x)
+    half = with_gradients(out, net.weight)
+    assert [one.dtype for one in half] == [torch.bfloat16, torch.float32]
+    for ours, wanted in zip(half, full, strict=True):
+        assert 0 < float((ours.float() - wanted).detach().norm()) < 0.01 * float(wanted.detach().norm())
