@@ -229,3 +229,14 @@ def test_the_command_lists_what_there_is(here: Path, capsys: pytest.CaptureFixtu
     code, out, _ = call(capsys, "inspect", str(PRETRAINED), "--list")
     assert code == 0 and out == f"pretrain artefact {PRETRAINED.name} can show: futures, latents\n"
     assert json.loads(call(capsys, "inspect", str(PRETRAINED), "--list", "--json")[1])["what"] == ["futures", "latents"]
+
+
+@pytest.mark.parametrize(("run", "options", "message"), [
+    (False, "futures --list --out x --samples 9", "WHAT, --out, --samples say nothing about --list"),
+    (False, "--episode 0", "--episode says nothing about an artefact\n  -> leave it out, or give a run"),
+    (True, "episode --videos metaworld", "--videos says nothing about what the run itself shows"),
+])
+def test_options_without_effect_are_refused(here: Path, run_path: Path, capsys: pytest.CaptureFixture[str], run: bool,
+                                            options: str, message: str) -> None:
+    code, _, err = call(capsys, "inspect", str(run_path if run else PRETRAINED), *options.split())
+    assert code == 2 and message in err

@@ -124,13 +124,36 @@ def test_table_in_all_formats(grid: Path, tmp_path: Path) -> None:
     (["table", "--aggregates", "--threshold", "nan"], "threshold nan"),
     (["plot", "--kind", "aggregates", "--threshold", "-0.1"], "threshold -0.1"),
     (["compare", "pvdr:metaworld", "ppo", "--threshold", "50"], "threshold 50"),
-    (["compare", "pvdr:metaworld", "ppo", "--metric", "return", "--threshold", "inf"], "inf is not a finite return"),
+    (["compare", "pvdr:metaworld", "ppo", "--metric", "return", "--threshold", "inf"],
+     "--threshold says nothing about --metric return"),
 ])
 def test_wrong_words_get_one_clear_error(grid: Path, words: list[str], message: str) -> None:
     more = [] if words[0] == "video" else ["--results", str(grid)]
     with pytest.raises(BenchError, match=message) as raised:
         runner.invoke(app, [*words, *more], catch_exceptions=False)
     assert isinstance(raised.value, UsageError)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("table --threshold 0.5", "table: --threshold says nothing about a table of tasks\n  -> leave it out, or add "),
+    ("table --aggregates --statistic iqm --paper", "--statistic, --paper say nothing about --aggregates\n  -> leave "),
+    ("table --columns time --metric success", "--metric says nothing about --columns time"),
+    ("table --columns cost --aggregates --threshold 1", "--aggregates, --threshold say nothing about --columns cost"),
+    ("table --reported pvdr --paper", "--paper shows the numbers of every method"),
+    ("report --reported pvdr --paper", "--paper shows the numbers of every method"),
+    ("plot --kind profile --paper", "--paper says nothing about --kind profile"),
+    ("plot --kind curves --threshold 0.5", "--threshold says nothing about --kind curves"),
+    ("compare pvdr ppo --metric return --threshold 0.5", "--threshold says nothing about --metric return"),
+    ("export --policy RUN --out x --seeds 2 --metric return --online",
+     "--seeds, --metric, --online say nothing about --policy"),
+    ("export --format csv --out x.csv --metric return", "--metric says nothing about --format csv"),
+    ("export --to tensorboard --allow-mixed", "--allow-mixed says nothing about --to tensorboard"),
+    ("list", "list: --results says nothing about list\n  -> leave it out, or list what is in it: list runs"),
+    ("list methods", "--results says nothing about list methods"),
+])
+def test_options_without_effect_are_refused_and_not_ignored(grid: Path, words: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        runner.invoke(app, [*words.split(), "--results", str(grid)], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("words", ["table", "plot", "report", "export --format json", "aggregate"])

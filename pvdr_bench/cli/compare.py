@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pvdr_bench.cli.options import Json, Names
+from pvdr_bench.cli.options import Json, Names, refuse_idle
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.selection import Confidence, Metric, Protocol, Scale, Seeds, Tasks, select
 from pvdr_bench.words import counted
@@ -25,6 +25,7 @@ At = Annotated[int | None, typer.Option("--env-steps", metavar="N", min=1,
 
 
 def compare(
+    context: typer.Context,
     a: Annotated[str, typer.Argument(help="Row as tables and figures have it: its title, variant, or variant:corpus.")],
     b: Annotated[str, typer.Argument(help="The row to compare it with.")],
     tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, protocol: Protocol = None,
@@ -37,6 +38,8 @@ def compare(
     """Say in words how A differs from B: the effect and its interval first, then the named test."""
     from pvdr_bench.results.compare import compare_rows
 
+    if metric == "return":
+        refuse_idle(context, ("threshold",), "--metric return", "compare a rate: --metric success")
     asked = select(results, tasks=tasks, seeds=seeds, scale=scale, protocol=protocol)
     found = compare_rows(asked, a, b, metric, env_steps=env_steps, unpaired=unpaired, threshold=threshold,
                          confidence=confidence)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pvdr_bench.cli.options import Json
+from pvdr_bench.cli.options import Json, refuse_idle
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.selection import Methods, Metric, Mixed, Overrides, Protocol, Scale, Seeds, Tasks, Videos, select
 from pvdr_bench.words import counted
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from pvdr_bench.results.problems import Problem
 
 
+_CHOICE = ("methods", "tasks", "seeds", "scale", "videos", "protocol", "override")  # the part of a results folder
+_SCORES = ("metric", "allow_mixed")  # of rliable's scores; the other files hold all metrics and protocols
+
+
 def export(
+    context: typer.Context,
     methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
     protocol: Protocol = None, override: Overrides = None, results: Folder = None,
     format_: Annotated[str | None, typer.Option("--format", help="rliable (.npz or .json), csv or json.")] = None,
@@ -43,6 +48,7 @@ def export(
     if policy is not None:
         from pvdr_bench.playing.keep import keep_policy
 
+        refuse_idle(context, (*_CHOICE, *_SCORES, "online"), "--policy, which is of one run")
         if out is None:
             raise UsageError("--policy needs a folder", where="--out", hint="--out policies")
         _tell({"files": [str(keep_policy(policy, out, results))], "left_out": []}, json_)
@@ -51,6 +57,8 @@ def export(
         raise UsageError("--format needs a file", where="--out", hint="--out scores.npz")
     if online and to is None:
         raise UsageError("only trackers are online", where="--online", hint="--to wandb --online")
+    if format_ != "rliable":
+        refuse_idle(context, _SCORES, f"--format {format_}" if format_ is not None else f"--to {to}")
     found = select(results, methods, tasks, seeds, scale, videos, protocol, override)
     if format_ is not None and out is not None:
         files = write(found, format_, out, metric=metric, allow_mixed=allow_mixed)

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from pvdr_bench.cli.options import Device, Json, Videos
+from pvdr_bench.cli.options import Device, Json, Videos, refuse_idle
 from pvdr_bench.cli.options import Results as Folder
 
 
 def inspect(
+    context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A run as any command prints it, or an artefact: its "
                                                                  "folder, or NAME-HASH.")],
     what: Annotated[list[str] | None, typer.Argument(metavar="WHAT", help="What to show; default: all that the target "
@@ -32,15 +33,20 @@ def inspect(
     """Show what the models of a run or an artefact think: reconstructions, futures, plans, t-SNE, roll-outs."""
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.cli.options import choose_device
-    from pvdr_bench.inspection.artefact import Settings
+    from pvdr_bench.inspection.artefact import ArtefactTarget, Settings
     from pvdr_bench.inspection.show import choices, default_folder, find_target
     from pvdr_bench.inspection.show import inspect as make
     from pvdr_bench.rl.views import Amounts
 
     found = find_target(target, results)
     if list_:
+        refuse_idle(context, ("what", "out", "episode", "samples", "cases", "seed", "videos", "device"), "--list")
         _list(found.name, choices(found), json_)
         return
+    if isinstance(found, ArtefactTarget):
+        refuse_idle(context, ("episode",), "an artefact", "give a run")
+    elif not set(what or ()) & set(found.artefacts):
+        refuse_idle(context, ("videos",), "what the run itself shows", "ask for what its artefacts show, see --list")
     settings = Settings(Amounts(cases, samples, seed), episode, choose_device(device).value,
                         tuple(split_names(videos)))
     told = (lambda line: None) if json_ else (lambda line: typer.echo(line, err=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -71,6 +72,33 @@ def choose_device(device: str = "auto") -> Choice:
         raise SetupError(f"torch can use {usable} CUDA devices, so not {device}", where="--device",
                          hint="pvdr-bench doctor tells driver and torch's CUDA version")
     return Choice(device, "asked for")
+
+
+def refuse_idle(context: typer.Context, names: Collection[str], beside: str, hint: str = "") -> None:
+    """Refuse what was given on the command line and would change nothing.
+
+    Args:
+        names: of the command's parameters.
+        beside: what leaves them without effect, as ``--kind bars``.
+        hint: what else than leaving them out the user may want.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    from pvdr_bench.errors import UsageError
+
+    given = [option.opts[0] if option.opts[0].startswith("-") else option.opts[0].upper()
+             for option in context.command.params if option.name in names and was_given(context, option.name)]
+    if given:
+        leave = f"leave {'it' if len(given) == 1 else 'them'} out"
+        raise UsageError(f"{', '.join(given)} {'says' if len(given) == 1 else 'say'} nothing about {beside}",
+                         where=context.info_name, hint=f"{leave}, or {hint}" if hint else leave)
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was given on the command line, be it with its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _cuda_devices() -> int:

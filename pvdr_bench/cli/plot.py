@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pvdr_bench.cli.options import Json
+from pvdr_bench.cli.options import Json, refuse_idle
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.selection import (
     At,
@@ -52,6 +52,12 @@ KINDS = {Kind.curves: "learning curves", Kind.bars: "final scores", Kind.profile
          Kind.aggregates: "mean, IQM, optimality gap, area under the curve", Kind.sweep: "final score against --key"}
 
 
+# Options that some kinds of figure have: parameter -> the kinds.
+FITS = {"axis": (Kind.curves,), "individual": (Kind.curves,), "key": (Kind.sweep,), "threshold": (Kind.aggregates,),
+        "reported": (Kind.curves, Kind.bars), "paper": (Kind.curves, Kind.bars),
+        "highlight": (Kind.curves, Kind.profile, Kind.sweep)}
+
+
 class Axis(StrEnum):
     """What learning curves are drawn against."""
 
@@ -69,6 +75,7 @@ class Width(StrEnum):
 
 
 def plot(
+    context: typer.Context,
     methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
     protocol: Protocol = None, override: Overrides = None, results: Folder = None,
     kind: Annotated[Kind, typer.Option("--kind", help="; ".join(f"{k}: {text}" for k, text in KINDS.items()))] =
@@ -92,6 +99,7 @@ def plot(
     """Draw figures as PDF, SVG and PNG, with the caption that belongs to them."""
     from pvdr_bench.results.figures import save
 
+    refuse_idle(context, [name for name, kinds in FITS.items() if kind not in kinds], f"--kind {kind.value}")
     found = cut(select(results, methods, tasks, seeds, scale, videos, protocol, override), env_steps)
     common = {"metric": metric, "confidence": confidence, "allow_mixed": allow_mixed, "width": width.value}
     printed = published_numbers(reported, paper, found, curves=kind is Kind.curves)
@@ -111,20 +119,12 @@ def plot(
 
 def _draw(found: Results, kind: Kind, common: dict[str, Any], *, axis: Axis, key: str | None, threshold: float,
           individual: bool, highlight: str | None, reported: pd.DataFrame | None) -> Plot:
-    """The figure of a kind; an option of another kind is refused, not ignored."""
+    """The figure of a kind."""
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
     from pvdr_bench.results import figures
 
-    given = {"--axis": axis is not Axis.env_steps, "--individual": individual, "--key": key is not None,
-             "--threshold": threshold != 0.5, "--reported": reported is not None, "--highlight": highlight is not None}
-    fits = {Kind.curves: ("--axis", "--individual", "--reported", "--highlight"), Kind.bars: ("--reported",),
-            Kind.profile: ("--highlight",), Kind.aggregates: ("--threshold",),
-            Kind.sweep: ("--key", "--highlight")}.get(kind, ())
-    wrong = [name for name, there in given.items() if there and name not in fits]
-    if wrong:
-        raise UsageError(f"{', '.join(wrong)} says nothing about --kind {kind.value}", where="plot")
-    if "--highlight" in fits:
+    if kind in FITS["highlight"]:
         common |= {"highlight": split_names(highlight)}
     if kind is Kind.sweep:
         if key is None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pvdr_bench.cli.options import Json
+from pvdr_bench.cli.options import Json, refuse_idle
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.selection import (
     At,
@@ -76,7 +76,13 @@ def aggregate(
     show_problems(found)
 
 
+# Of ``table``: what says nothing about costs, and about the rest.
+_IDLE = {Columns.time: ("metric", "statistic", "aggregates", "threshold", "reported", "paper"),
+         Columns.cost: ("statistic", "aggregates", "threshold", "reported", "paper")}
+
+
 def table(
+    context: typer.Context,
     methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
     protocol: Protocol = None, override: Overrides = None, results: Folder = None,
     metric: Metric = "success", confidence: Confidence = 0.95,
@@ -101,13 +107,17 @@ def table(
     if format_ not in FORMATS:
         raise UsageError(f"there is no table format {format_!r}", where="--format",
                          hint=f"there is: {', '.join(FORMATS)}")
+    if columns is not Columns.success:
+        refuse_idle(context, _IDLE[columns], f"--columns {columns}")
+    elif aggregates:  # published numbers are of single tasks
+        refuse_idle(context, ("statistic", "reported", "paper"), "--aggregates")
+    else:
+        refuse_idle(context, ("threshold",), "a table of tasks", "add --aggregates")
     found = cut(select(results, methods, tasks, seeds, scale, videos, protocol, override), env_steps)
     printed = published_numbers(reported, paper, found)
     if columns is not Columns.success:
-        built = _cost_table(columns, found, metric, confidence, allow_mixed, printed is not None or aggregates)
+        built = _cost_table(columns, found, metric, confidence, allow_mixed)
     elif aggregates:
-        if printed is not None:
-            raise UsageError("published numbers are of single tasks, and have no aggregates", where="--aggregates")
         built = build_aggregate_table(found, metric, threshold=threshold, confidence=confidence,
                                       allow_mixed=allow_mixed)
     else:
@@ -123,13 +133,9 @@ def table(
         typer.echo(str(out) if out else text, nl=out is not None)
 
 
-def _cost_table(columns: Columns, found: Any, metric: str, confidence: float, allow_mixed: bool, more: bool) -> Any:
-    from pvdr_bench.errors import UsageError
+def _cost_table(columns: Columns, found: Any, metric: str, confidence: float, allow_mixed: bool) -> Any:
     from pvdr_bench.results.cost_tables import build_cost_table, build_time_table
 
-    if more:
-        raise UsageError("what runs cost is told of none but our own, and has no aggregates",
-                         where=f"--columns {columns}", hint="leave out --aggregates, --reported and --paper")
     if columns is Columns.time:
         return build_time_table(found, confidence=confidence, allow_mixed=allow_mixed)
     return build_cost_table(found, metric, confidence=confidence, allow_mixed=allow_mixed)

@@ -101,7 +101,7 @@ def published_numbers(names: Names, every: bool, results: Results, curves: bool 
         curves: whole published curves, not their last points.
 
     Raises:
-        UsageError: rows of several protocols, or nothing is published for these rows.
+        UsageError: both are asked for, rows of several protocols, or nothing is published for these rows.
     """
     if not names and not every:
         return None
@@ -109,6 +109,9 @@ def published_numbers(names: Names, every: bool, results: Results, curves: bool 
     from pvdr_bench.errors import UsageError
     from pvdr_bench.results.paper import beside, reported
 
+    if names and every:
+        raise UsageError("--paper shows the numbers of every method, so --reported chooses none", where="--reported",
+                         hint="leave out one of the two")
     results.require_runs()
     tasks, protocols = (sorted(map(str, results.runs[column].unique())) for column in ("task", "protocol"))
     if len(protocols) > 1:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from pvdr_bench.cli.options import Json, Results
+from pvdr_bench.cli.options import Json, Results, refuse_idle
 from pvdr_bench.plain_text import one_line
 
 if TYPE_CHECKING:
@@ -39,12 +39,15 @@ class Kind(StrEnum):
 
 
 def list_(
+    context: typer.Context,
     kind: Annotated[Kind | None, typer.Argument(help="What to list; default: all but runs.")] = None,
     results: Results = None, json_: Json = False,
 ) -> None:
     """List methods, tasks, suites, protocols, corpora, scales, cluster profiles, experiments or runs."""
     from pvdr_bench.catalog import load_catalog
 
+    if kind is not Kind.runs:
+        refuse_idle(context, ("results",), f"list {kind or ''}".strip(), "list what is in it: list runs")
     catalog = load_catalog()
     kinds = [kind] if kind else [each for each in Kind if each is not Kind.runs]
     found = {str(each): rows_of(each, catalog, results) for each in kinds}
