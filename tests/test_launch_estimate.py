@@ -22,7 +22,7 @@ from pvdr_bench.launch.progress import PlainLines, summary
 from pvdr_bench.launch.redraw import Redraw
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.training.online import Pieces
+from pvdr_bench.training.online import Pieces, run_online
 from tests.dummies import EPISODE, SYNC, OnPolicyDummy, make_pieces, make_spec
 from tests.results_runs import make_grid
 from tests.results_runs import make_spec as made_spec
@@ -90,6 +90,22 @@ def test_one_time_left_for_all_follows_the_pace_of_what_was_done(tmp_path: Path)
     assert left.left(jobs) == 0.0
 
 
+def test_a_pace_without_updates_is_not_believed_and_updates_count_as_work(tmp_path: Path) -> None:
+    plan, rate = plans_of(tmp_path, [0])[0], Rate(train=2.0, evaluate=0.5)
+    left, job = TimeLeft([plan], {key_of(plan): rate}, 1, 1), Started(plan.spec, plan.path, state="running")
+    run_dir, whole, told = RunDir(job.path), expected(plan, rate), list[float | None]()
+    with run_dir.lock():
+        for elapsed, steps, learned in ((5.0, SYNC // 2, 0.0), (500.0, SYNC // 2, 0.0), (500.0, SYNC // 2, 0.3)):
+            job.elapsed = elapsed
+            run_dir.heartbeat(phase="train", env_steps=steps, learned=learned)
+            told.append(left.left([job]))
+            assert TimeLeft([plan], {}, 1, 1).left([job]) is None or learned, "nothing is known of what it will take"
+    acted = 0.5 * (3 * EPISODE + SYNC // 2)  # the first evaluation, and what was trained
+    assert told[0] == told[1] == pytest.approx(whole - acted), "it does not grow while the first updates are made"
+    share = (acted + 0.3 * 1.5 * 2 * SYNC) / whole
+    assert told[2] == pytest.approx(500.0 / share * (1 - share))
+
+
 def test_the_probe_sees_updates_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     said: list[str] = []
@@ -145,6 +161,26 @@ def test_of_hundreds_of_updates_due_at_once_a_few_are_timed(env_steps: int, whol
     assert rate.whole and (updates > 0) == whole
     learning = (rate.train - rate.evaluate) * env_steps
     assert learning == pytest.approx(updates * sum(made[0].took[1:]) / max(1, len(made[0].took) - 1), rel=0.3)
+
+
+def test_a_run_tells_which_share_of_its_updates_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+
+    def heartbeat(self: RunDir, *, every_seconds: float = 0.0, **progress: Any) -> None:
+        told.append(progress)
+
+    monkeypatch.setattr(RunDir, "heartbeat", heartbeat)
+    monkeypatch.setattr(Bursting, "FIRST", 30)
+    spec, run_dir = make_spec("bursting"), RunDir(tmp_path / "bursting")
+    with run_dir.lock():
+        assert run_online(spec, run_dir, replace(make_pieces(spec), make_learner=Bursting))
+    whole = 30 + spec.protocol.env_steps // spec.protocol.action_repeat - Bursting.PREFILL
+    shares = list(dict.fromkeys(beat["learned"] for beat in told))
+    assert shares[0] == 0.0 and shares[1] >= 30 / whole and shares == sorted(shares) and shares[-1] == 1.0
+    told.clear()
+    with RunDir(tmp_path / "rounds").lock():
+        assert run_online(make_spec(), RunDir(tmp_path / "rounds"), make_pieces(make_spec()))
+    assert told and all(beat["learned"] is None for beat in told), "who learns in rounds has no single updates"
 
 
 def test_what_cannot_be_measured_is_said_and_left_to_its_run() -> None:

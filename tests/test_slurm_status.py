@@ -198,6 +198,8 @@ def test_what_a_running_run_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (found.phase, found.env_steps, found.budget, found.rate, found.success) == ("online", 24, 64, 8.0, 0.5)
     assert (found.seconds_left, found.node, found.job, found.restarts) == (5.0, "node7", "101_0", 2)
     assert found.silent_seconds == pytest.approx(3, abs=2)
+    RunDir(run).heartbeat(phase="train", env_steps=24, budget=64, rate=8.0, learned=0.0)
+    assert status_of(run, tmp_path, None).seconds_left is None, "its first updates, maybe hundreds, are still to come"
     with monkeypatch.context() as in_job:  # its last decisions were of several environments, beyond the budget
         in_job.setenv("SLURM_JOB_ID", "1000")
         RunDir(run).heartbeat(phase="evaluate final", env_steps=66, budget=64, rate=8.0, success=0.5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.launch.progress import facts
 
@@ -93,10 +93,15 @@ class TimeLeft:
         return wall_time(durations, self.jobs, self.cores) if self.known else None
 
     def left(self, jobs: Sequence[Job]) -> float | None:
-        """Seconds until the last run is done; None where nothing is known yet."""
-        shares = {job.path: self._share(job) for job in jobs}
+        """Seconds until the last run is done; None where nothing is known yet.
+
+        The pace of a run that has made none of its updates yet says nothing of them.
+        """
+        told = {job.path: facts(job) for job in jobs if job.state == "running"}
+        shares = {job.path: self._share(job, told.get(job.path)) for job in jobs}
         whole = {job.path: expected(self.plans[job.path], self._rate(self.plans[job.path])) for job in jobs}
-        paces = self._paces(jobs, shares, whole)
+        paced = [job for job in jobs if job.path not in told or told[job.path]["learned"] != 0.0]
+        paces = self._paces(paced, shares, whole)
         if None not in paces and not self.known:
             return None
         crowded = max(1.0, min(self.jobs, len(jobs)) / self.cores)
@@ -121,23 +126,28 @@ class TimeLeft:
                 work[key] = work.get(key, 0.0) + shares[job.path] * whole[job.path]
         return {key: clock[key] / work[key] for key in clock if work[key] > 0}
 
-    def _share(self, job: Job) -> float:
-        """The share of its work that a run of this command has done."""
+    def _share(self, job: Job, now: Mapping[str, Any] | None) -> float:
+        """The share of its work that a run of this command has done; ``now``: what a running one tells."""
         plan = self.plans[job.path]
-        if job.state != "running":
+        if now is None:
             return 1.0 if job.state == "done" else 0.0
-        now = facts(job)
         if now["phase"] == "starting":
             return 0.0
-        return done_share(plan, self._rate(plan), now["steps"], now["phase"])
+        return done_share(plan, self._rate(plan), now["steps"], now["phase"], now["learned"])
 
 
-def done_share(plan: RunPlan, rate: Rate, env_steps: int, phase: str) -> float:
-    """How much of a plan is done at ``env_steps``: 0 to 1 of its expected duration; its start counts as done."""
+def done_share(plan: RunPlan, rate: Rate, env_steps: int, phase: str, learned: float | None = None) -> float:
+    """How much of a plan is done at ``env_steps``: 0 to 1 of its expected duration; its start counts as done.
+
+    Args:
+        learned: the share of its updates that are made; None: as many as of its env_steps.
+    """
     protocol, total = plan.spec.protocol, expected(plan, rate)
     trained = max(0, min(env_steps, protocol.env_steps) - plan.reached)
     points = env_steps // protocol.eval_every - plan.reached // protocol.eval_every
     points += (plan.reached == 0) - phase.endswith("grid")  # the first stands at 0; the one in progress is not done
     played = max(0, points) * protocol.eval_episodes * protocol.episode_steps
-    done = rate.start + trained * rate.train + played * rate.evaluate
+    acting = min(rate.evaluate, rate.train)
+    updated = trained if learned is None else learned * plan.env_steps
+    done = rate.start + trained * acting + updated * (rate.train - acting) + played * rate.evaluate
     return min(1.0, done / total) if total > 0 else 1.0

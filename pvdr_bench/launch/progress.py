@@ -36,7 +36,7 @@ def duration(seconds: float | None) -> str:
 
 
 def facts(job: Job) -> dict[str, Any]:
-    """What the run's heartbeat says, for people: phase, steps, rate and success."""
+    """What the run's heartbeat says, for people: phase, steps, rate and success; and the share of its updates made."""
     try:
         beat = RunDir(job.path).read_heartbeat() or {}
     except DataError:  # progress is not worth a run
@@ -47,7 +47,7 @@ def facts(job: Job) -> dict[str, Any]:
     steps, rate, success = beat.get("env_steps", 0), beat.get("rate") or 0.0, beat.get("success")
     phase = str(beat.get("phase", "starting")) if job.state == "running" else job.state
     return {"phase": phase, "steps": steps, "budget": budget, "rate": rate,
-            "success": "-" if success is None else f"{100 * success:.0f} %"}
+            "learned": beat.get("learned"), "success": "-" if success is None else f"{100 * success:.0f} %"}
 
 
 def summary(jobs: Sequence[Job], time_left: TimeLeft | None) -> str:

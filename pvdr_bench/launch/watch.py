@@ -144,8 +144,10 @@ def _status(run: Path, name: str, queue: Queue | None, standing: Standing, recor
     if standing.state == "broken":
         return RunStatus(name, "broken", **facts, note=standing.why)
     if holder is not None and (standing.state == "running" or standing.done is None):
-        return _held(name, holder, entry, record, queue, facts | {"rate": beat.get("rate"), "silent_seconds": silent},
+        held = _held(name, holder, entry, record, queue, facts | {"rate": beat.get("rate"), "silent_seconds": silent},
                      failed=standing.failed is not None or (run / "failed.json").exists())
+        # The rate of a run that has made none of its updates yet says nothing of them.
+        return replace(held, seconds_left=None) if beat.get("learned") == 0.0 else held
     done = standing.done
     # Before the queue: other runs of its job may go on.
     if standing.state == "done" and done is not None and done["env_steps"] >= (budget or 0):

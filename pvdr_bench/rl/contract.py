@@ -89,6 +89,17 @@ class Learner(ABC):
         ``update`` of its stopwatch; None: it learns in rounds, or nothing."""
         return None
 
+    def share_learned(self, begin: int, decisions: int, budget: int) -> float | None:
+        """The share of the updates between decisions ``begin`` and ``budget`` that is made after ``decisions``.
+
+        It may be far from the share of decisions: none are due at first, and then hundreds at once. None: none are due
+        in between, or see :meth:`updates_due`.
+        """
+        first, made, whole = (self.updates_due(count) if count else 0 for count in (begin, decisions, budget))
+        if first is None or made is None or whole is None or whole <= first:
+            return None
+        return min(1.0, (made - first) / (whole - first))
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimisers, counters, partial rollouts, random states: nested dicts, tensors, numbers, strings."""

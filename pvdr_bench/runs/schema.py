@@ -79,6 +79,7 @@ class HeartbeatFile(TypedDict):
     env_steps: NotRequired[Count]
     budget: NotRequired[Count]
     rate: NotRequired[Finite | None]
+    learned: NotRequired[Rate | None]
     success: NotRequired[Rate | None]
     train_success: NotRequired[Rate | None]
     wall_seconds: NotRequired[Seconds]

@@ -111,7 +111,7 @@ class OnlineLoop:
         self.evaluation_seconds, self.stopwatch = 0.0, self.make_stopwatch()
         self.dropped = 0.0  # seconds of earlier starts whose work was done again
         self.success: float | None = None  # of the last evaluation, for watchers
-        self.begin_steps = 0
+        self.begin_steps = self.begin_decisions = 0
         self.image: torch.Tensor
         self.is_first: torch.Tensor
         self.carry: Carry = {}
@@ -284,7 +284,8 @@ class OnlineLoop:
         if self.replay is not None:
             self.replay.load_state_dict(state["replay"])
         self.env_steps = self.begin_steps = int(extra["env_steps"])
-        self.decisions, self.log.episodes = int(extra["decisions"]), int(extra["train_episodes"])
+        self.decisions = self.begin_decisions = int(extra["decisions"])
+        self.log.episodes = int(extra["train_episodes"])
         self.log.recent.extend(extra["recent"])
         self.success, self.wall_before = extra["success"], float(extra["wall_seconds"])
         self.evaluation_seconds = float(extra.get("evaluation_seconds", 0.0))
@@ -298,6 +299,8 @@ class OnlineLoop:
         """Tell watchers; rate is env_steps per second of this start, evaluations included."""
         rate = (self.env_steps - self.begin_steps) / max(1e-9, time.monotonic() - self.begin_time)
         recent = float(np.mean(self.log.recent)) if self.log.recent else None
+        learned = self.learner.share_learned(self.begin_decisions, self.decisions,
+                                             self.protocol.env_steps // self.protocol.action_repeat)
         self.dir.heartbeat(every_seconds=every_seconds, phase=phase, env_steps=self.env_steps,
-                           budget=self.protocol.env_steps, rate=rate, success=self.success, train_success=recent,
-                           wall_seconds=self._wall(), dropped_seconds=self.dropped)
+                           budget=self.protocol.env_steps, rate=rate, learned=learned, success=self.success,
+                           train_success=recent, wall_seconds=self._wall(), dropped_seconds=self.dropped)
