@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.errors import UsageError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.names import find_run
 from pvdr_bench.runs.standing import State
@@ -241,10 +241,12 @@ class Run:
 
         Raises:
             UsageError: there is no checkpoint.
-            DataError: all checkpoints are broken, or an artefact the run stands on is not on this machine.
+            DataError: all checkpoints are broken.
+            SetupError: an artefact the run stands on is not on this machine.
             ChangedError: an artefact the run stands on was made anew since.
         """
         from pvdr_bench.runs.users import ARTEFACTS
+        from pvdr_bench.training.again import pieces_here
         from pvdr_bench.training.execute import check_artefacts
         from pvdr_bench.training.online import learner_context, task_facts
         from pvdr_bench.training.policies import load_for_play
@@ -252,11 +254,7 @@ class Run:
         from pvdr_bench.training.stages import Stages
 
         found = self.dir.newest()
-        stages = Stages(self.spec, device=device)
-        if missing := stages.missing():  # reading must not start hours of training
-            raise DataError(f"artefacts that this run stands on are not here: {', '.join(missing)}",
-                            where=str(self.path), hint="set PVDR_BENCH_DATA to the folder that has them")
-        pieces, references = stages.pieces()
+        pieces, references = pieces_here(self.dir, Stages(self.spec, device=device))
         if (self.path / ARTEFACTS).exists():
             check_artefacts(self.dir, references)
         envs = pieces.make_envs(dataclasses.replace(self.spec.env_config(), terminate_on_success=False), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from pvdr_bench.cli.main import main
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.users import ARTEFACTS
 
 
 def cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -127,5 +129,15 @@ def test_evaluate_builds_nothing_that_a_run_stands_on(capsys: pytest.CaptureFixt
     run_dir = RunDir(spec.path(tmp_path / "results"))
     run_dir.open(spec)
     code, _, err = cli(capsys, "evaluate", str(run_dir.path))
-    assert code == 4 and "artefact of tokenize" in err and "PVDR_BENCH_DATA" in err
+    assert code == 2 and "no checkpoint yet" in err, "no artefact would help"
+    with run_dir.lock():
+        run_dir.save(0, {}, {})
+    reference = {"stage": "tokenize", "name": "tokenizer", "hash": "abc", "weights_sha256": "0"}
+    (run_dir.path / ARTEFACTS).write_text(json.dumps({"tokenize": reference}))
+    code, _, err = cli(capsys, "evaluate", str(run_dir.path))
+    assert code == 4 and err.splitlines() == [
+        f"error: {run_dir.path}: this run was trained from tokenize/tokenizer-abc, not on this machine",
+        f"  -> copy it into {tmp_path / 'data' / 'artefacts'} from the data folder that the run was made with, or set "
+        "PVDR_BENCH_DATA to that one; what `pvdr-bench pretrain --method ppo --task reach --scale smoke --protocol "
+        "pvdr` makes serves if its weights come out the same"]
     assert not (tmp_path / "data").exists()

@@ -15,7 +15,7 @@ from pvdr_bench.algorithms.dreamer.config import DreamerConfig
 from pvdr_bench.api import Policy, load_run, results_frame
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.specs import RunSpec, TaskSpec
-from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.errors import DataError, SetupError, UsageError
 from pvdr_bench.playing.film import render_video
 from pvdr_bench.suites.metaworld.cameras import CAMERAS
 from pvdr_bench.training.execute import execute
@@ -165,5 +165,5 @@ def test_errors_say_what_is_wrong(run_path: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(DataError, match="does not fit"):
         load_run(copy)
     monkeypatch.setattr(Stages, "missing", lambda self: ["tokenize"])
-    with pytest.raises(DataError, match="not here: tokenize"), load_run(run_path).open():
+    with pytest.raises(SetupError, match="was trained from tokenize, not on this machine"), load_run(run_path).open():
         pass

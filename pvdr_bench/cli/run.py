@@ -241,19 +241,15 @@ def evaluate(
 ) -> None:
     """Play evaluation episodes with a run's newest checkpoint; the run's own files stay as they are."""
     from pvdr_bench.api import load_run
-    from pvdr_bench.errors import SetupError
     from pvdr_bench.launch.worker import StopFlag
     from pvdr_bench.runs.episodes import MEASURED
-    from pvdr_bench.training.again import acts_by_mean, evaluate_again, with_mean_policy
+    from pvdr_bench.training.again import acts_by_mean, evaluate_again, pieces_here, with_mean_policy
     from pvdr_bench.training.stages import Stages
 
     loaded, stop = load_run(run, results), StopFlag().install()
     spec = with_mean_policy(loaded.spec) if mean_policy else loaded.spec
     stages = Stages(spec, choose_device(device).value, stop)
-    if missing := stages.missing():
-        raise SetupError(f"what this run stands on is not here: the artefact of {', '.join(missing)}", where=str(run),
-                         hint="set PVDR_BENCH_DATA to the folder it was made in; one made anew would be another one")
-    env_steps, played = evaluate_again(loaded.dir, spec, stages.pieces, episodes, stop)
+    env_steps, played = evaluate_again(loaded.dir, spec, lambda: pieces_here(loaded.dir, stages), episodes, stop)
     decisions, seed = env_steps // spec.protocol.action_repeat, loaded.spec.seed
     rows: list[Any] = [result.row(seed=seed, env_steps=env_steps, decisions=decisions, point="final")
                        for result in played]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import UsageError
+from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.episodes import EpisodeResult
+from pvdr_bench.runs.paths import data_root
 from pvdr_bench.runs.schema import ReferenceFile
 from pvdr_bench.runs.users import ARTEFACTS
 from pvdr_bench.training.evaluation import Evaluator
@@ -16,6 +18,7 @@ from pvdr_bench.training.execute import check_artefacts, make_deterministic
 from pvdr_bench.training.online import Pieces, learner_context, task_facts
 from pvdr_bench.training.policies import load_for_play
 from pvdr_bench.training.reward import GoalReward
+from pvdr_bench.training.stages import Stages
 
 PiecesAndReferences = tuple[Pieces, dict[str, ReferenceFile]]
 MEAN_POLICY = "mean_policy_in_eval"  # the key of methods that offer one
@@ -41,6 +44,26 @@ def with_mean_policy(spec: RunSpec) -> RunSpec:
               for name, value in spec.config.items()}
     own = {MEAN_POLICY: True} if MEAN_POLICY in config else {}
     return spec.model_copy(update={"config": {**config, **own}})
+
+
+def pieces_here(run_dir: RunDir, stages: Stages) -> PiecesAndReferences:
+    """What a run's policy is played with; no artefact is made for it, which may take hours.
+
+    Raises:
+        SetupError: the run stands on an artefact that is not on this machine.
+    """
+    missing = stages.missing()
+    if not missing:
+        return stages.pieces()
+    before, spec = run_dir.read_artefacts() or {}, stages.spec
+    names = [f"{stage}/{before[stage]['name']}-{before[stage]['hash']}" if stage in before else stage
+             for stage in missing]
+    words = ["pvdr-bench", "pretrain", "--method", spec.variant, "--task", spec.task.name, "--scale", spec.scale,
+             "--protocol", spec.protocol.name, *(["--videos", spec.corpus] if spec.corpus else [])]
+    raise SetupError(
+        f"this run was trained from {', '.join(names)}, not on this machine", where=str(run_dir.path),
+        hint=f"copy it into {data_root() / 'artefacts'} from the data folder that the run was made with, or set "
+             f"PVDR_BENCH_DATA to that one; what `{shlex.join(words)}` makes serves if its weights come out the same")
 
 
 def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], PiecesAndReferences],
