@@ -6,15 +6,18 @@ import errno
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pvdr_bench.errors import DataError, StorageError
+from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.runs import faults
 from pvdr_bench.runs.files import atomic_write, content_hash, from_json, read_json, storage_errors, to_json, write_json
 from pvdr_bench.runs.logs import JsonlLog, read_jsonl, read_jsonl_from
+from pvdr_bench.videos.parts import check_parts
 
 
 def refuse_constants(token: str) -> None:
@@ -179,3 +182,18 @@ def test_what_has_a_name_is_on_the_disk_before_and_its_name_after(tmp_path, monk
     log.sync()
     assert f"{tmp_path}/log.jsonl" in events[before:]
     log.close()
+
+
+@pytest.mark.parametrize("make", [
+    lambda folder: EpisodeReplay(folder, 1, 8, 2), lambda folder: check_parts(folder, {}),
+    lambda folder: JsonlLog(folder / "log.jsonl").append({}), lambda folder: write_json(folder / "a.json", {}),
+])
+@pytest.mark.parametrize(("where", "hint"), [
+    ("file", "a file stands where a folder is needed"), ("file/below", "a file stands where a folder is needed"),
+    ("/proc/nowhere", "cannot be made: choose another one")])
+def test_a_folder_that_cannot_be_made_is_told_with_its_place(tmp_path: Path, make: Callable[[Path], object], where: str,
+                                                             hint: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=hint) as raised:
+        make(tmp_path / where)
+    assert str(tmp_path / where) in str(raised.value) and raised.value.exit_code == 9

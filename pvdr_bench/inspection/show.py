@@ -16,7 +16,7 @@ from pvdr_bench.inspection.run import RunTarget
 from pvdr_bench.inspection.strips import compose
 from pvdr_bench.playing.film import write_picture, write_video
 from pvdr_bench.rl.views import Cloud, Curves, Exhibit, Film, Picture, Strips
-from pvdr_bench.runs.files import atomic_write, plain, storage_errors, write_json
+from pvdr_bench.runs.files import atomic_write, plain, write_json
 from pvdr_bench.runs.inspected import FOLDER, INSPECTED, InspectedFile, PictureEntry
 from pvdr_bench.runs.paths import results_root
 from pvdr_bench.runs.schema import read_if_any
@@ -150,7 +150,5 @@ def _cloud(cloud: Cloud, stem: Path, seed: int) -> tuple[list[str], dict[str, An
 
 
 def _save(data: bytes, path: Path) -> str:
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, data)
+    atomic_write(path, data)
     return path.name

@@ -24,7 +24,7 @@ from pvdr_bench.launch.jobs import RunJob, StageJob
 from pvdr_bench.launch.needs import StageNeed, claim, need_of, stage_needs
 from pvdr_bench.launch.records import STAGE, RunRecord, Submission, home, job_name, stage_path, submissions
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.files import storage_errors, write_json
+from pvdr_bench.runs.files import make_folder, write_json
 from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock
 from pvdr_bench.runs.provenance import redacted, typed_command
 
@@ -159,8 +159,7 @@ def submit(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Profi
         raise SetupError(f"there is no {' and no '.join(missing)} here, so this is no machine to submit from",
                          hint="log in to the cluster's login node, or bring up slurm/sandbox; `run` needs no scheduler")
     folder = home(results)
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with FileLock(folder / "lock", f"the queue of {results}"):
         plan = make_plan(specs, results, runs, stages, queue())
         if plan.runs:
@@ -174,8 +173,7 @@ def submit(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Profi
 def _write(plan: Plan, code: Path) -> None:
     """All files that jobs will read, before there is a job; what is pointed to before what points to it."""
     submission = plan.submission
-    with storage_errors(submission.logs):
-        submission.logs.mkdir(parents=True, exist_ok=True)
+    make_folder(submission.logs)
     for stage in (stage for stage in plan.stages if stage.job_id is None):
         write_json(stage_path(plan.results, stage.name) / STAGE, {
             "stage": stage.need.stage, "label": stage.need.label, "name": stage.name,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pvdr_bench.errors import UsageError
 from pvdr_bench.needed import need
 from pvdr_bench.playing.canvas import BACKGROUND, HEAD, INK, enlarge, label, paste
-from pvdr_bench.runs.files import storage_errors
+from pvdr_bench.runs.files import make_folder, storage_errors
 
 if TYPE_CHECKING:
     from pvdr_bench.api import Episode
@@ -98,8 +98,7 @@ def write_video(frames: Frames, out: Path, *, fps: float = 10.0) -> Path:
     suffix = out.suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"videos end in {' or '.join(SUFFIXES)}, not {out.suffix!r}", where=str(out))
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     temporary = out.with_name(f".{out.stem}.{os.getpid()}{suffix}")
     try:
         with storage_errors(out):

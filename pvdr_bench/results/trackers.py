@@ -27,7 +27,7 @@ from pvdr_bench.needed import need
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.problems import Problem
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.files import atomic_write, content_hash, storage_errors
+from pvdr_bench.runs.files import atomic_write, content_hash, make_folder
 
 PROJECT = "pvdr-bench"
 EVALUATED = ("success", "success_any", "success_end", "return", "length", "episodes")
@@ -189,8 +189,7 @@ class WandbSink:
     def __init__(self, label: Label, out: Path, *, online: bool = False) -> None:
         os.environ["WANDB_ERROR_REPORTING"] = "false"
         wandb = _need("wandb", "wandb")
-        with storage_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         for old in (out / "wandb").glob(f"offline-run-*-{label.id}"):
             shutil.rmtree(old)
         settings = wandb.Settings(
@@ -225,8 +224,7 @@ class TrackioSink:
     _ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_WEBHOOK_URL")
 
     def __init__(self, label: Label, out: Path) -> None:
-        with storage_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         # It would ask a hub for the user's name, and send the run wherever its variables point.
         os.environ.update(TRACKIO_DIR=str(out), HF_HUB_OFFLINE="1")
         for name in self._ELSEWHERE:

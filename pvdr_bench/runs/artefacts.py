@@ -21,6 +21,7 @@ from pvdr_bench.runs import provenance
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import (
     content_hash,
+    make_folder,
     plain,
     read_json,
     sha256_file,
@@ -171,8 +172,7 @@ class ArtefactStore:
             return found
         final = next(iter(_places(self.root, stage, name, content_hash(recipe))), self.path(stage, name, recipe))
         work = final.parent / _BUILDING / digest_of(final)  # the same under every name, and so is the lock
-        with storage_errors(work):
-            work.mkdir(parents=True, exist_ok=True)
+        make_folder(work)
         before = _manifest_time(final)
         lock = self.building_lock(final, stale_minutes)
         self._wait_for(lock, on_wait, poll_seconds)
@@ -180,8 +180,7 @@ class ArtefactStore:
             # Another process may have made it between our search and our lock.
             if (not fresh or before != _manifest_time(final)) and (found := self.find(stage, name, recipe)):
                 return found
-            with storage_errors(work):
-                work.mkdir(parents=True, exist_ok=True)
+            make_folder(work)
             _publish(work, final, dict(recipe), make(work), stage, name, fresh, lock)
         finally:
             lock.release()

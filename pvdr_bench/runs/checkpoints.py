@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pvdr_bench.errors import DataError
 from pvdr_bench.runs.faults import crash_point
-from pvdr_bench.runs.files import encode, remove_leftovers, sha256, storage_errors, sync_folder, write_file
+from pvdr_bench.runs.files import encode, make_folder, remove_leftovers, sha256, storage_errors, sync_folder, write_file
 from pvdr_bench.runs.intake import read_bytes
 from pvdr_bench.runs.schema import CheckpointManifestFile, read
 from pvdr_bench.runs.state import pack, unpack
@@ -93,8 +93,7 @@ class CheckpointStore:
             StorageError: the disk is full or cannot be written; the checkpoints of before are intact.
             TypeError: the state holds something that cannot be stored; says where.
         """
-        with storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.tidy()
         tree, tensors = pack({"state": state, "extra": extra or {}})
         text = encode(json.dumps({"format": FORMAT, "step": step, **tree}, allow_nan=False, ensure_ascii=False))

@@ -36,9 +36,9 @@ from pvdr_bench.runs.files import (
     canonical_json,
     content_hash,
     encode,
+    make_folder,
     plain,
     remove_leftovers,
-    storage_errors,
     write_json,
 )
 from pvdr_bench.runs.holders import place
@@ -83,8 +83,7 @@ class RunDir(RunContents):
         Raises:
             LockedError: another living process is; says host, process and job.
         """
-        with storage_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         lock = FileLock(self.path / "lock", f"run {self.path}", stale_minutes=stale_minutes)
         with lock:
             self._lock = lock

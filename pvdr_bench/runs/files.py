@@ -27,15 +27,14 @@ _HINTS = {
     errno.ENOSPC: "the disk is full ({free} free): make room and give the same command again; what was saved is intact",
     errno.EDQUOT: "your disk quota is used up: make room and give the same command again; what was saved is intact",
     errno.EROFS: "the file system is read-only: choose another folder with --results or PVDR_BENCH_DATA",
-    errno.EACCES: "no permission to write: choose another folder with --results or PVDR_BENCH_DATA",
-    errno.EPERM: "no permission to write: choose another folder with --results or PVDR_BENCH_DATA",
-    errno.ENOTSUP: "the file system has no hard links: choose another folder with --results or PVDR_BENCH_DATA",
-    errno.ENOSYS: "the file system has no hard links: choose another folder with --results or PVDR_BENCH_DATA",
+    **dict.fromkeys((errno.EACCES, errno.EPERM),
+                    "no permission to write: choose another folder with --results or PVDR_BENCH_DATA"),
+    **dict.fromkeys((errno.ENOTSUP, errno.ENOSYS),
+                    "the file system has no hard links: choose another folder with --results or PVDR_BENCH_DATA"),
     errno.EFBIG: "the file is larger than the file system or `ulimit -f` allows",
     errno.EIO: "the disk reports an input/output error: check it, then give the same command again",
     errno.ESTALE: "the network file system lost this file: give the same command again",
-    errno.EEXIST: "a file stands where a folder is needed",
-    errno.ENOTDIR: "a file stands where a folder is needed",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file stands where a folder is needed"),
     errno.EISDIR: "a folder stands where a file is needed",
     errno.ENOENT: "the folder is not there and cannot be made: choose another one",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter --results folder",
@@ -50,9 +49,14 @@ def storage_errors(path: Path | None) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _HINTS:
             raise
-        hint = _HINTS[error.errno].format(free=_free(path or Path()))
-        where = None if path is None else str(path)
+        hint, where = _HINTS[error.errno].format(free=_free(path or Path())), None if path is None else str(path)
         raise StorageError(f"cannot write: {error.strerror}", where=where, hint=hint) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there; one that cannot be made is a StorageError."""
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _free(path: Path) -> str:
@@ -99,8 +103,7 @@ def atomic_write(path: Path, data: bytes, *, durable: bool = True) -> None:
     Raises:
         StorageError: the disk is full or cannot be written; the old file is intact.
     """
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write_file(temporary, data, durable=durable)
@@ -124,8 +127,7 @@ def create_once(path: Path, data: bytes) -> bool:
     Raises:
         StorageError: the disk is full or cannot be written, or has no hard links.
     """
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write_file(temporary, data)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.errors import DataError
-from pvdr_bench.runs.files import content_hash, read_json, storage_errors, write_json
+from pvdr_bench.runs.files import content_hash, make_folder, read_json, write_json
 from pvdr_bench.runs.guard import guarded
 from pvdr_bench.runs.holders import certainly_gone, identity
 
@@ -108,8 +108,7 @@ def registry(root: Path) -> Iterator[None]:
     Raises:
         StorageError: ``root`` cannot be written.
     """
-    with storage_errors(root):
-        (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    make_folder(root / FOLDER)
     with guarded(root / FOLDER / ".guard", "the list of users"):
         yield
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pvdr_bench.errors import DataError, SetupError, StorageError, UsageError
-from pvdr_bench.runs.files import storage_errors, sync_folder
+from pvdr_bench.runs.files import make_folder, storage_errors, sync_folder
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.suites.corpora import CorpusSource, Download
 from pvdr_bench.videos.readers.base import inside
@@ -88,8 +88,7 @@ def fetch(corpus: CorpusSource, data_dir: Path | str, progress: Progress | None 
         raise UsageError(f"there is nothing to fetch for {corpus.name}",
                          hint=f"it is {corpus.kind}; videos of your own: pvdr-bench videos import NAME FOLDER")
     folder = downloads_path(corpus.name, data_dir)
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     by_hand = how_by_hand(corpus, folder)
     with FileLock(folder.with_name(f"{corpus.name}.lock"), f"download of {corpus.name}"):
         try:

@@ -19,7 +19,7 @@ import numpy as np
 
 from pvdr_bench.errors import SetupError, UsageError
 from pvdr_bench.needed import missing
-from pvdr_bench.runs.files import storage_errors
+from pvdr_bench.runs.files import make_folder
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.suites.corpora import CorpusSource, Generator
 from pvdr_bench.videos.layout import JOURNAL, partial_path
@@ -94,8 +94,7 @@ def generate(
         raise UsageError("episodes and workers must be at least 1, the image size at least 8")
     recipe = recipe_of(corpus, image_size, total, seed)
     path = corpus_path(corpus_name, image_size, data_dir)
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with FileLock(path.with_name(path.name + ".lock"), f"corpus {corpus_name}"):
         if path.exists():
             return open_finished(path, recipe)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pvdr_bench.errors import TrainingError, UsageError
-from pvdr_bench.runs.files import content_hash, storage_errors
+from pvdr_bench.runs.files import content_hash, make_folder
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.suites.resize import FITS, Fit, fitted
 from pvdr_bench.videos.generate import corpus_path
@@ -96,8 +96,7 @@ def import_videos(name: str, root: Path, image_size: int, data_dir: Path | str, 
     units = reader.units()
     recipe = recipe_of(name, reader, units, image_size, options)
     path = corpus_path(name, image_size, data_dir)
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with FileLock(path.with_name(path.name + ".lock"), f"corpus {name}"):
         if path.exists():
             return open_finished(path, recipe)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pvdr_bench.errors import ChangedError, TrainingError
 from pvdr_bench.runs.difference import difference
-from pvdr_bench.runs.files import atomic_write, canonical_json
+from pvdr_bench.runs.files import atomic_write, canonical_json, make_folder
 from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.writer import changed_recipe
 
@@ -71,7 +71,7 @@ def check_parts(folder: Path, recipe: Mapping[str, Any]) -> None:
     Raises:
         ChangedError: there are some.
     """
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     file = folder / "recipe.json"
     text = canonical_json(recipe)
     if file.exists() and file.read_text() != text:

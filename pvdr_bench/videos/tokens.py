@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pvdr_bench.errors import DataError, LockedError
 from pvdr_bench.runs.faults import crash_point
-from pvdr_bench.runs.files import sha256_file, storage_errors, sync_folder
+from pvdr_bench.runs.files import make_folder, sha256_file, storage_errors, sync_folder
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.tokenizer.interface import FrameTokenizer
 from pvdr_bench.videos.layout import TRAIN, Episode, read_object, write_object
@@ -82,8 +82,7 @@ class TokenStore:
         """
         parent = folder or clips.path.with_name(clips.path.name + "-tokens")
         path = parent / f"{tokenizer_hash}-{clips.hash}"
-        with storage_errors(parent):
-            parent.mkdir(parents=True, exist_ok=True)
+        make_folder(parent)
         while not (path / META).is_file():
             try:
                 with FileLock(path.with_name(path.name + ".lock"), "token store"), storage_errors(parent):

@@ -32,7 +32,7 @@ from pvdr_bench.rl.replay.scratch import scratch_folder
 from pvdr_bench.rl.replay.stream import FLAGS, Stream
 from pvdr_bench.rl.transition import Transition
 from pvdr_bench.runs.faults import crash_point
-from pvdr_bench.runs.files import storage_errors
+from pvdr_bench.runs.files import make_folder
 
 _OWN = ("image", "action", "reward", "is_first", "is_last", "is_terminal", "inside", PRIORITY, "u8", "f32")
 
@@ -45,11 +45,10 @@ class EpisodeReplay:
     """
 
     def __init__(self, folder: Path, num_envs: int, image_size: int, action_dim: int, capacity: int = 0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.scratch = scratch_folder(folder)
         if self.scratch is not None:
-            with storage_errors(self.scratch):
-                self.scratch.mkdir(parents=True, exist_ok=True)
+            make_folder(self.scratch)
         self.image_size, self.action_dim, self.capacity = image_size, action_dim, capacity
         self.columns: dict[str, Column] = {}
         self.weights: Weights | None = None  # where the learner declares priorities
