@@ -18,8 +18,10 @@ import torch
 from typer.testing import CliRunner
 
 from pvdr_bench.bench import gpu_check, gpu_parts
+from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.cli.main import app
 from pvdr_bench.errors import TrainingError, UsageError
+from pvdr_bench.training.online import Pieces
 
 ORDER = gpu_check.Order("plan", "cpu", "smoke", "smoke", "reach", (), 20.0, 0)
 # A part's process that needs no torch. What it does is named by the part.
@@ -188,9 +190,12 @@ def test_the_beginning_of_a_run_projects_the_whole(method: str, monkeypatch: pyt
 
 
 def test_a_run_that_cannot_be_measured_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def untrained(spec: RunSpec, device: torch.device, frames: torch.Tensor) -> Pieces:
+        raise ZeroDivisionError("of no use")
+
     monkeypatch.setattr("pvdr_bench.training.stages.Stages.missing", lambda self: ["tokenize"])
-    monkeypatch.setattr(gpu_parts, "_frames", lambda spec: None)
-    with pytest.raises(TrainingError, match="how fast ppo is was not measured: AttributeError"):
+    monkeypatch.setattr(gpu_parts, "_untrained", untrained)
+    with pytest.raises(TrainingError, match="how fast ppo is was not measured: ZeroDivisionError: of no use"):
         done("ppo", seconds=1.0)
 
 

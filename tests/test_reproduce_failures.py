@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pvdr_bench.catalog.catalog import load_catalog
+from pvdr_bench.catalog.stage_graph import StageNode
 from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.training.stages import Stages
 from tests.test_cli_run import cli
@@ -41,7 +42,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[str]:
     """Every stage fails with ``error``; returns the names of those that were tried."""
     tried: list[str] = []
 
-    def make(self: Stages, node: Any, *_: Any) -> None:
+    def make(self: Stages, node: StageNode, *_: object) -> dict[str, Any]:
         tried.append(node.name)
         raise error
 

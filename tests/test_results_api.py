@@ -17,8 +17,11 @@ from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.specs import RunSpec, TaskSpec
 from pvdr_bench.errors import DataError, SetupError, UsageError
 from pvdr_bench.playing.film import render_video
+from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
+from pvdr_bench.runs.schema import ReferenceFile
 from pvdr_bench.suites.metaworld.cameras import CAMERAS
 from pvdr_bench.training.execute import execute
+from pvdr_bench.training.online import Pieces
 from pvdr_bench.training.stages import Stages
 from tests.results_runs import PROTOCOL
 
@@ -93,18 +96,18 @@ def test_a_policy_acts_on_images(run_path: Path) -> None:
             first(bad)
 
 
-class Planning:
+class Planning(Learner):
     """A learner that plans: every plan's frames have the number of the decision as their colour."""
 
     def __init__(self) -> None:
         self.render_plans = False
         self.firsts: list[list[bool]] = []
 
-    def initial(self, n: int) -> dict[str, torch.Tensor]:
+    def initial(self, n: int) -> Carry:
         return {"count": torch.zeros(n, dtype=torch.int64)}
 
-    def act(self, image: torch.Tensor, is_first: torch.Tensor, carry: Any, mode: str,
-            generator: torch.Generator) -> tuple[torch.Tensor, Any, dict[str, torch.Tensor]]:
+    def act(self, image: torch.Tensor, is_first: torch.Tensor, carry: Carry, mode: Mode,
+            generator: torch.Generator) -> tuple[torch.Tensor, Carry, dict[str, torch.Tensor]]:
         assert mode == "eval" and not torch.is_grad_enabled()
         self.firsts.append(is_first.tolist())
         count = torch.where(is_first, 0, carry["count"])
@@ -116,17 +119,26 @@ class Planning:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.loaded = state
 
+    def observe(self, transition: Transition) -> None:
+        raise AssertionError("it is only played")
+
+    def learn(self) -> dict[str, float]:
+        raise AssertionError("it is only played")
+
+    def state_dict(self) -> dict[str, Any]:
+        raise AssertionError("it is only played")
+
 
 def test_plans_stand_beside_the_observation_they_were_made_from(run_path: Path, tmp_path: Path,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     real = Stages.pieces
     made: list[Planning] = []
 
-    def make_learner(context: Any) -> Any:
+    def make_learner(context: LearnerContext) -> Planning:
         made.append(Planning())
         return made[-1]
 
-    def pieces(self: Stages) -> Any:
+    def pieces(self: Stages) -> tuple[Pieces, dict[str, ReferenceFile]]:
         found, references = real(self)
         return dataclasses.replace(found, make_learner=make_learner), references
 
@@ -143,7 +155,7 @@ def test_plans_stand_beside_the_observation_they_were_made_from(run_path: Path, 
 
 def test_a_policy_forgets_only_where_episodes_start() -> None:
     learner = Planning()
-    policy = Policy(learner)  # type: ignore[arg-type]
+    policy = Policy(learner)
     images = np.zeros((2, 16, 16, 3), np.uint8)
     policy(images)
     policy(images, np.array([False, True]))

@@ -59,6 +59,11 @@ def _binding(text: str, library: bool = True) -> object:
     return change
 
 
+def second_process(root: str, variables: tuple[tuple[str, str], ...], path: tuple[str, ...]) -> str:
+    """In place of one that loads PyRep."""
+    raise AssertionError("a second process is started")
+
+
 @pytest.mark.parametrize(("change", "words", "mends"), [
     (_no_root, "COPPELIASIM_ROOT is not set", "export COPPELIASIM_ROOT="),
     (_no_plugin, "Qt plugin path", "unpack"),
@@ -79,7 +84,7 @@ def test_each_thing_that_is_missing_is_told_with_the_command_that_mends_it(
     found = RLBENCH.problems()
     assert len(found) == 1, found
     assert re.search(words, found[0].message) and mends in (found[0].hint or "")
-    monkeypatch.setattr(health, "_load_apart", None)  # where a simulator is started no second process is
+    monkeypatch.setattr(health, "_load_apart", second_process)  # where a simulator is started there is none
     with pytest.raises(SetupError, match=words) as caught:
         make_env(CONFIG)
     assert caught.value.hint == found[0].hint
