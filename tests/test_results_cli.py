@@ -50,7 +50,7 @@ def test_published_runs_hold_the_numbers_and_no_machine(grid: Path, tmp_path: Pa
     assert told["published"] == [f"ppo/reach/none/cpu/seed-{seed}" for seed in range(3)]
     run("unpack", str(tmp_path / "p"), str(tmp_path / "out"))
     text = "".join(path.read_text() for path in (tmp_path / "out").rglob("*.json"))
-    assert "directory" not in text and '"host"' not in text and str(grid) not in text and '"packages"' in text
+    assert '"directory"' not in text and '"host"' not in text and str(grid) not in text and '"packages"' in text
     assert not list((tmp_path / "out").rglob("checkpoints"))
     frames = ["points.csv", "points.parquet", "problems.csv", "runs.csv", "runs.zip"]
     assert sorted(path.name for path in (tmp_path / "p").iterdir() if path.name != ".aggregate") == frames
