@@ -17,9 +17,10 @@ from pvdr_bench.results.aggregate_table import build_aggregate_table
 from pvdr_bench.results.collect import collect
 from pvdr_bench.results.curve import all_tasks_curve, task_curve
 from pvdr_bench.results.figures import plot_curves, save
+from pvdr_bench.results.latex import escape_latex
 from pvdr_bench.results.paper import published, reported
 from pvdr_bench.results.series import curve_values, final_values, rows_of
-from pvdr_bench.results.tables import build_table, escape_latex, to_csv, to_frame, to_latex, to_markdown
+from pvdr_bench.results.tables import build_table, to_csv, to_frame, to_latex, to_markdown
 from tests.results_runs import make_grid, make_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -293,7 +294,32 @@ def test_aggregates_equal_hand_computed_ones(tmp_path: Path) -> None:
         build_aggregate_table(collect(tmp_path), "return")
 
 
+def test_aggregates_of_one_task_are_never_bold(tmp_path: Path) -> None:
+    """The bootstrap over the seeds of one task holds the truth less often than it says."""
+    for seed in range(3):
+        make_run(tmp_path, [0.5, 0.8 + 0.05 * seed], variant="ppo", seed=seed)
+        make_run(tmp_path, [0.1, 0.3 + 0.05 * seed], variant="pvdr", corpus="metaworld", seed=seed)
+    table = build_aggregate_table(collect(tmp_path), repetitions=200)
+    assert not to_frame(table)["bold"].any() and "too short" in table.caption and "Bold" not in table.caption
+    assert "over 1 task (reach)" in table.caption
+
+
+def test_latex_sets_minus_and_makes_wide_tables_as_narrow_as_the_page(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path / "narrow", [0.5], seed=seed)
+        for task in ("reach", "window-open", "door-lock", "drawer-open"):
+            make_run(tmp_path / "wide", [0.5], seed=seed, task=task)
+    narrow = to_latex(build_table(collect(tmp_path / "narrow"), "return"))
+    assert r"$-$49.50 {\scriptsize [$-$49.50, $-$49.50], $n = 2$}" in narrow and " -4" not in narrow
+    assert r"\begin{table}" in narrow and "resizebox" not in narrow and "graphicx" not in narrow
+    wide = to_latex(build_table(collect(tmp_path / "wide"), "return", repetitions=50)).splitlines()
+    assert wide[0] == r"% needs \usepackage{booktabs} and \usepackage{graphicx}"
+    assert wide[wide.index(r"\resizebox{\textwidth}{!}{%") + 1] == r"\begin{tabular}{lrrrrr}"
+    assert [line for line in wide if not line.startswith("%")][-2:] == [r"\end{tabular}}", r"\end{table*}"]
+
+
 def test_latex_is_escaped() -> None:
+    assert escape_latex("1 ± 2 — 3") == r"1 $\pm$ 2 --- 3"
     assert escape_latex("a_b & 5 % {x}") == r"a\_b \& 5 \% \{x\}"
     assert not re.search(r"(?<!\\)[&%#_]", escape_latex("a&b%c#d_e"))
 

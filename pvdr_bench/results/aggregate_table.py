@@ -5,11 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from pvdr_bench.errors import UsageError
-from pvdr_bench.results.aggregates import Aggregates, aggregates_of
+from pvdr_bench.results.aggregates import Aggregates, aggregates_of, one_task_words
 from pvdr_bench.results.collect import Results
-from pvdr_bench.results.series import METRICS, caption_facts, final_values, left_out, rows_of, spread_of
+from pvdr_bench.results.series import METRICS, budget_words, caption_facts, final_values, left_out, rows_of
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS
 from pvdr_bench.results.tables import Cell, Table, excluded, mark_bold
+from pvdr_bench.words import counted
 
 _LESS_IS_BETTER = ("gap", "steps")
 
@@ -25,7 +26,7 @@ def columns_of(threshold: float) -> dict[str, tuple[str, str]]:
 def build_aggregate_table(results: Results, metric: str = "success", *, threshold: float = 0.5,
                           confidence: float = CONFIDENCE, repetitions: int = REPETITIONS, bootstrap_seed: int = 0,
                           allow_mixed: bool = False) -> Table:
-    """Compute every aggregate of every row that has a final evaluation in every task.
+    """Compute every aggregate of every row that has a final evaluation in every task; nothing is bold of one task.
 
     Args:
         metric: a rate.
@@ -50,12 +51,13 @@ def build_aggregate_table(results: Results, metric: str = "success", *, threshol
         budgets |= steps if aggregates is not None else set()
         for key, (title, _) in titles.items():
             cells[row, title] = _cell(aggregates, key, steps, tuple(n for final in finals for n in final.episodes))
-    for key, (title, _) in titles.items():
-        mark_bold(cells, rows, title, key in _LESS_IS_BETTER)
+    if len(tasks) > 1:
+        for key, (title, _) in titles.items():
+            mark_bold(cells, rows, title, key in _LESS_IS_BETTER)
     lacking = [f"{row.label}: no final evaluation in every task" for row, one in found.items() if one is None]
     names = tuple(title for title, _ in titles.values())
     return Table(metric, names, tuple(unit for _, unit in titles.values()), names, rows, cells,
-                 _caption(results, metric, tasks, threshold, confidence, sorted(budgets)),
+                 _caption(results, metric, tasks, threshold, confidence, budgets),
                  (*lacking, *excluded(rows, results, tasks), *left_out(results)), pd.DataFrame())
 
 
@@ -65,16 +67,16 @@ def _cell(aggregates: Aggregates | None, key: str, steps: set[int], episodes: tu
 
 
 def _caption(results: Results, metric: str, tasks: list[str], threshold: float, confidence: float,
-             budgets: list[int]) -> str:
+             budgets: set[int]) -> str:
     level = f"{100 * threshold:g} %"
     sentences = [
-        f"{METRICS[metric].capitalize()} over {len(tasks)} tasks ({', '.join(tasks)}), percent and env_steps, with "
-        f"{100 * confidence:g} % stratified bootstrap intervals (whole runs resampled within tasks). Mean: of the "
-        "tasks' means. IQM: interquartile mean of all runs. Optimality gap: mean shortfall from 100 %; less is better. "
-        "Area: under the learning curve, divided by its range. "
+        f"{METRICS[metric].capitalize()} over {counted(len(tasks), 'task')} ({', '.join(tasks)}), percent and "
+        f"env_steps, with {100 * confidence:g} % stratified bootstrap intervals (whole runs resampled within tasks). "
+        "Mean: of the tasks' means. IQM: interquartile mean of all runs. Optimality gap: mean shortfall from 100 %; "
+        "less is better. Area: under the learning curve, divided by its range. "
         f"env_steps to {level}: median over runs of the first evaluation that reaches it; never: half do not.",
-        "Bold: the interval lies wholly on the better side of those of all other learned rows.",
-        f"Evaluated after {spread_of(budgets)} env_steps" + ("; the budgets differ, compare with care."
-                                                              if len(budgets) > 1 else ".")]
+        *(one_task_words(tasks) or
+          ["Bold: the interval lies wholly on the better side of those of all other learned rows."]),
+        budget_words(budgets)]
     return " ".join(sentences + caption_facts(results))
 

@@ -191,6 +191,13 @@ def scores_at(row: Row, points: pd.DataFrame, task: str, metric: str = "success"
                  tuple(map(int, mine["seed"])), tuple(map(int, mine["episodes"])))
 
 
+def one_task_words(tasks: Sequence[str]) -> list[str]:
+    """What a caption says where there is nothing to draw from but the few seeds of one task."""
+    return [] if len(tasks) > 1 else [
+        "One task: the bootstrap over its few seeds gives intervals that are too short; the Student t interval of the "
+        "final evaluations is the one to trust."]
+
+
 @dataclass(frozen=True)
 class Aggregates:
     """One row over all its tasks, every interval from the same bootstrap sample of its runs.

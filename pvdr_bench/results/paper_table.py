@@ -14,9 +14,10 @@ import pandas as pd
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.plain_text import markdown_cell, one_line
+from pvdr_bench.results.latex import SCRIPT, environment, escape_latex
 from pvdr_bench.results.paper import measured_otherwise, published
 from pvdr_bench.results.series import Row
-from pvdr_bench.results.tables import Cell, Table, escape_latex, mark_bold
+from pvdr_bench.results.tables import Cell, Table, mark_bold
 
 HERE, THERE = "here", "published"
 
@@ -164,22 +165,24 @@ def to_markdown(table: PaperTable) -> str:
 
 
 def to_latex(table: PaperTable) -> str:
-    """The same as a ``table`` environment in booktabs style; what is missing stands in comments."""
+    """The same as a booktabs table, see :func:`~pvdr_bench.results.latex.environment`; what is missing stands in
+    comments."""
     left = len(table.heads) + 1
     head = " & ".join([*map(escape_latex, table.heads), "", *map(escape_latex, table.columns)])
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering",
-             rf"\caption{{{escape_latex(table.caption)}}}",
-             rf"\begin{{tabular}}{{{'l' * left}{'r' * len(table.columns)}}}", r"\toprule", head + r" \\", r"\midrule"]
+    lines, letters = [head + r" \\", r"\midrule"], 0.0
     for names, ours, theirs in table.lines:
         cells = []
         for cell in ours:
             value, span = _ours(cell)
             value = rf"\textbf{{{value}}}" if cell is not None and cell.bold else "--" if cell is None else value
             cells.append(rf"{value} {{\scriptsize {span}}}" if span else value)
+        spans = [span for cell in ours for span in _ours(cell)]
+        letters = max(letters, sum(map(len, (*names, HERE))) + SCRIPT * sum(map(len, spans)))
         lines.append(" & ".join([*map(escape_latex, names), HERE, *cells]) + r" \\")
         if any(theirs):
             printed = [text.replace(" ± ", r" $\pm$ ") for text in map(_printed, theirs)]
             lines.append(" & ".join([*[""] * len(names), rf"\textit{{{THERE}}}",
                                      *(r"--" if text == "-" else rf"\textit{{{text}}}" for text in printed)]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines = environment("l" * left + "r" * len(table.columns), lines, table.caption,
+                        max(letters, sum(map(len, (*table.heads, HERE, *table.columns)))))
     return "\n".join([*lines, *(f"% missing, or not wholly shown: {one_line(note)}" for note in table.notes)]) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,6 +147,26 @@ def spread_of(numbers: list[int]) -> str:
         return "0"
     low, high = min(numbers), max(numbers)
     return f"{low}" if low == high else f"{low} to {high}"
+
+
+def final_words(results: Results, metric: str, unit: str = "") -> str:
+    """What final evaluations are, for a caption to begin with: those at ``results.at`` where runs were cut there."""
+    if results.at is None:
+        return f"Final {METRICS[metric]}{unit} of the last policy"
+    return f"{METRICS[metric].capitalize()}{unit} after {results.at} env_steps"
+
+
+def budgets_of(rows: Iterable[Row], results: Results, tasks: Iterable[str], metric: str = "success") -> set[int]:
+    """The env_steps at which final evaluations of these rows in these tasks were made."""
+    finals = [final_values(row, results.points, task, metric) for row in rows for task in tasks]
+    return {final.env_steps for final in finals if final.values.size}
+
+
+def budget_words(budgets: Iterable[int]) -> str:
+    """The sentence on where final evaluations were made, and that rows differ in it where they do."""
+    found = sorted(set(budgets))
+    return f"Evaluated after {spread_of(found)} env_steps" + (
+        "; the budgets differ, compare with care." if len(found) > 1 else ".")
 
 
 def caption_facts(results: Results) -> list[str]:

@@ -16,13 +16,16 @@ import pandas as pd
 from pvdr_bench.errors import UsageError
 from pvdr_bench.plain_text import markdown_cell, one_line
 from pvdr_bench.results.collect import Results
+from pvdr_bench.results.latex import SCRIPT, environment, escape_latex, minus
 from pvdr_bench.results.series import (
     METRICS,
     Row,
     bounds_of,
+    budget_words,
     caption_facts,
     final_interval,
     final_values,
+    final_words,
     left_out,
     over_tasks,
     rows_of,
@@ -33,8 +36,6 @@ from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, clear_wi
 from pvdr_bench.words import significant
 
 ALL = "all tasks"
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}
 
 
 @dataclass(frozen=True)
@@ -159,18 +160,15 @@ def _caption(results: Results, metric: str, confidence: float, over: str | None,
     percent = "" if metric == "return" else " in percent"
     clipped = "" if bounds_of(metric) is None else ", clipped to [0, 100]"
     level = f"{100 * confidence:g} %"
-    what = f"Final {METRICS[metric]}{percent} of the last policy" if results.at is None else (
-        f"{METRICS[metric].capitalize()}{percent} after {results.at} env_steps")
-    sentences = [f"{what}: mean over seeds [{level} Student t interval "
+    sentences = [f"{final_words(results, metric, percent)}: mean over seeds [{level} Student t interval "
                  f"over seeds{clipped}], n seeds."]
     if over:
         name = "mean of the tasks' means" if over == "mean" else "interquartile mean of all seeds of all tasks"
         sentences.append(f"All tasks: {name} [{level} stratified bootstrap, runs resampled within tasks].")
     sentences.append("Bold: the interval lies wholly above those of all other learned rows. "
                      "An interval of zero width means that all seeds gave the same number, not certainty.")
-    budgets = sorted({cell.env_steps for (_, column), cell in cells.items() if cell is not None and column != ALL})
-    sentences.append(f"Evaluated after {spread_of(budgets)} env_steps" + (
-        "; the budgets differ, compare with care." if len(budgets) > 1 else "."))
+    sentences.append(budget_words(
+        cell.env_steps for (_, column), cell in cells.items() if cell is not None and column != ALL))
     return " ".join(sentences + caption_facts(results))
 
 
@@ -261,17 +259,19 @@ def to_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def escape_latex(text: str) -> str:
-    """Make text safe for LaTeX, on one line."""
-    return "".join(_LATEX.get(letter, letter) for letter in one_line(text))
+def _letters(table: Table) -> float:
+    """How many letters wide a table is in LaTeX, about."""
+    def room(column: str, unit: str) -> float:
+        cells = [shown(table.cells[row, column], unit, table.none) for row in table.rows]
+        return max(len(column), *(len(value) + SCRIPT * (len(span) + len(n) + 3) for value, span, n in cells))
+
+    names = max(len(row.label) for row in table.rows)
+    return names + sum(room(*one) for one in zip(table.columns, table.units, strict=True))
 
 
 def to_latex(table: Table) -> str:
-    """A ``table`` environment in booktabs style; the preamble needs ``booktabs``. Notes are comments."""
-    head = " & ".join(["method", *(escape_latex(column) for column in table.columns)])
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering",
-             rf"\caption{{{escape_latex(table.caption)}}}", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-             r"\toprule", head + r" \\", r"\midrule"]
+    """A booktabs table, see :func:`~pvdr_bench.results.latex.environment`. Notes are comments."""
+    lines = [" & ".join(["method", *map(escape_latex, table.columns)]) + r" \\", r"\midrule"]
     was_reference = False
     for index, row in enumerate(table.rows):
         if row.reference and not was_reference and index:
@@ -281,11 +281,12 @@ def to_latex(table: Table) -> str:
         for column, unit in zip(table.columns, table.units, strict=True):
             cell = table.cells[row, column]
             value, span, n = shown(cell, unit, table.none)
-            value = rf"\textbf{{{value}}}" if cell is not None and cell.bold else value.replace("-", "--", 1)\
-                if cell is None else value
-            texts.append(" ".join(part for part in (value, rf"{{\scriptsize {span}, ${n}$}}" if n else "") if part))
+            value = ("--" if value == "-" else escape_latex(value)) if cell is None else minus(value)
+            value = rf"\textbf{{{value}}}" if cell is not None and cell.bold else value
+            more = rf"{{\scriptsize {minus(span)}, ${n}$}}" if n else ""
+            texts.append(" ".join(part for part in (value, more) if part))
         lines.append(" & ".join([escape_latex(row.label), *texts]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines = environment("l" + "r" * len(table.columns), lines, table.caption, _letters(table))
     lines += [f"% not, or not wholly, included: {one_line(note)}" for note in table.notes]
     if not table.reported.empty:
         lines.append(f"% {one_line(_reported_head(table))}")
