@@ -105,6 +105,50 @@ def test_a_row_without_every_task_is_named_not_drawn(tmp_path: Path) -> None:
     assert all("clip" not in line.get_label() for line in plot.figure.axes[0].lines)
 
 
+def test_captions_say_where_rows_were_evaluated_and_grey_only_where_there_is_some(tmp_path: Path) -> None:
+    """A bar after 8,000 env_steps beside one after 16,000 looks like any other."""
+    for seed in range(3):
+        make_run(tmp_path, [0.5], variant="ppo", seed=seed, config={"ppo": {"lr": 1e-3}})
+        make_run(tmp_path, [0.2, 0.6], variant="ppo@lr=0.1", seed=seed, algorithm="ppo", config={"ppo": {"lr": 0.1}})
+        make_run(tmp_path, [0.0], variant="random", seed=seed)
+    results = collect(tmp_path)
+    drawn = [plot_bars(results), plot_profile(results, repetitions=50), plot_aggregates(results, repetitions=50),
+             plot_sweep(results, "lr")]
+    for plot in drawn:
+        assert "Evaluated after 8000 to 16000 env_steps; the budgets differ, compare with care." in plot.caption
+    assert ["Grey: policies" in plot.caption for plot in drawn] == [True, False, False, False]
+    cut = plot_bars(results.cut_at(8000)).caption
+    assert cut.startswith("Success rate after 8000 env_steps. Bars") and "Evaluated after 8000 env_steps." in cut
+    assert "last policy" not in cut and "budgets differ" not in cut
+
+
+def test_aggregates_of_one_task_say_that_their_bands_are_too_short(tmp_path: Path, grid: Results) -> None:
+    for seed in range(3):
+        make_run(tmp_path, [0.5, 0.4 + 0.1 * seed], seed=seed)
+    for draw in (plot_profile, plot_aggregates):
+        assert "too short" in draw(collect(tmp_path), repetitions=50).caption
+        assert "too short" not in draw(grid, repetitions=50).caption
+    plot = plot_aggregates(collect(tmp_path), repetitions=50)
+    assert "over 1 task (reach)" in plot.caption
+    ax = plot.figure.axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0%", "50%", "100%"]  # as in all other figures
+    assert not ax.collections[0].get_clip_on()  # half of a mark at 0 or 100 % would be lost
+
+
+def test_an_interval_is_seen_on_a_dark_bar(grid: Results) -> None:
+    ax = plot_bars(grid, repetitions=50).figure.axes[0]
+    lines = [c for c in ax.collections if hasattr(c, "get_segments")]
+    light = {tuple(c.get_segments()[0].ravel()) for c in lines if to_hex(c.get_color()[0]) == "#ffffff"}
+    dark = {tuple(c.get_segments()[0].ravel()) for c in lines if to_hex(c.get_color()[0]) != "#ffffff"}
+    assert dark and light == dark
+
+
+def test_a_line_of_one_seed_is_said_to_have_no_band(tmp_path: Path, grid: Results) -> None:
+    make_run(tmp_path, [0.5, 0.6])
+    assert "A line of one seed has no band" in plot_curves(collect(tmp_path)).caption
+    assert "one seed" not in plot_curves(grid, repetitions=50).caption
+
+
 def sweep_folder(root: Path) -> Results:
     for value in (1e-4, 1e-3, 1e-1):
         variant = "ppo" if value == 1e-3 else f"ppo@lr={value:g}"

@@ -24,7 +24,16 @@ from pvdr_bench.results.figures.style import (
     tasks_of,
 )
 from pvdr_bench.results.looks import Look, looks_of
-from pvdr_bench.results.series import METRICS, Row, bounds_of, final_interval, over_tasks, rows_of
+from pvdr_bench.results.series import (
+    Row,
+    bounds_of,
+    budget_words,
+    budgets_of,
+    final_interval,
+    final_words,
+    over_tasks,
+    rows_of,
+)
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval
 from pvdr_bench.results.tables import ALL
 
@@ -74,7 +83,8 @@ def plot_bars(results: Results, metric: str = "success", *, confidence: float = 
             _panel(ax, bars, rows, part, slots, printed)
             _axis(ax, sheet, part, a_line, metric)
         sheet.finish()
-    return Plot(sheet.figure, _caption(results, metric, confidence, ALL in groups, reported))
+    budgets = budgets_of(rows, results, every if ALL in groups else groups, metric)
+    return Plot(sheet.figure, _caption(results, metric, confidence, ALL in groups, budgets, reported))
 
 
 def _room(width: Width, slots: int, groups: int) -> tuple[Size, int]:
@@ -133,6 +143,7 @@ def _bar(ax: Axes, x: float, width: float, row: Row, task: str, bars: _Bars, lab
     look = grey if row.reference else bar_look(bars.looks[row])
     ax.bar(x, interval.value, width, label=label, zorder=2, **look)
     if interval.low is not None and interval.high is not None:
+        ax.vlines(x, interval.low, interval.high, color="white", linewidth=2.0, zorder=3)  # seen on dark bars, too
         ax.vlines(x, interval.low, interval.high, color="0.15", linewidth=0.8, zorder=4)
     spread = width * 0.3 * np.linspace(-1, 1, values.size) if values.size > 1 else np.zeros(values.size)
     ax.scatter(x + spread, values, s=3.4, color="white", edgecolor="0.15", linewidth=0.4, zorder=5, clip_on=False)
@@ -147,11 +158,13 @@ def _reported_bar(ax: Axes, x: float, width: float, name: str, level: float) -> 
                 color=NUMBER_COLOR)
 
 
-def _caption(results: Results, metric: str, confidence: float, several: bool, reported: pd.DataFrame | None) -> str:
+def _caption(results: Results, metric: str, confidence: float, several: bool, budgets: set[int],
+             reported: pd.DataFrame | None) -> str:
     level = f"{100 * confidence:g} %"
     clipped = "" if bounds_of(metric) is None else ", clipped to [0, 1]"
-    sentences = [f"Final {METRICS[metric]} of the last policy. Bars: mean over seeds; lines: {level} Student t "
+    sentences = [f"{final_words(results, metric)}. Bars: mean over seeds; lines: {level} Student t "
                  f"interval over seeds{clipped}; dots: single seeds."]
     if several:
         sentences.append(f"All tasks: mean of the tasks' means with a {level} stratified bootstrap interval.")
+    sentences.append(budget_words(budgets))
     return close_caption(sentences, results, reported)

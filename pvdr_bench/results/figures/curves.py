@@ -79,6 +79,7 @@ class _Drawing:
     last: float = 0.0  # the largest x
     pale: bool = False  # a line goes on where seeds are missing
     bandless: bool = False  # a line has its seeds beside it in place of a band
+    alone: bool = False  # a line is a single seed
     untimed: tuple[str, ...] = ()  # rows without the times that are asked for
 
 
@@ -170,6 +171,7 @@ def _panel(ax: Axes, facet: Facet[Row], drawing: _Drawing) -> None:
             continue
         bandless = facet.task != ALL and drawn.seeds.shape[1] in range(2, BAND_SEEDS)
         drawing.bandless |= bandless and not options.individual
+        drawing.alone |= drawn.seeds.shape[1] == 1
         if (options.individual or bandless) and facet.task != ALL:
             where = pd.Series(drawn.x, index=drawn.curve.x)
             for seed in drawn.seeds:
@@ -286,6 +288,8 @@ def _caption(drawing: _Drawing, notes: list[str], reported: pd.DataFrame | None)
         sentences.append("Thin lines: single seeds.")
     if drawing.bandless:
         sentences.append("Two seeds make no band: thin lines are the single seeds.")
+    if drawing.alone:
+        sentences.append("A line of one seed has no band, and says nothing about other seeds.")
     if drawing.pale:
         sentences.append("Thinner and paler: not all seeds of the line have come so far.")
     if drawing.untimed:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pvdr_bench.errors import UsageError
-from pvdr_bench.results.aggregates import Aggregates, aggregates_of, performance_profile
+from pvdr_bench.results.aggregates import Aggregates, aggregates_of, one_task_words, performance_profile
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.figures.facets import (
     BACKGROUND,
@@ -30,8 +30,9 @@ from pvdr_bench.results.figures.style import (
     tasks_of,
 )
 from pvdr_bench.results.looks import Look, looks_of
-from pvdr_bench.results.series import METRICS, Row, final_values, rows_of
+from pvdr_bench.results.series import METRICS, Row, budget_words, budgets_of, final_values, final_words, rows_of
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval
+from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,11 +93,11 @@ def plot_profile(results: Results, metric: str = "success", *, confidence: float
             ax.tick_params(labelbottom=sheet.outer(index)[1])
             sheet.name_axes(index, f"{metric_label(metric)} of a run", "share of runs above")
         sheet.finish()
-    sentences = [f"Performance profile of the final {METRICS[metric]}: share of runs above each threshold, all tasks "
+    sentences = [f"Performance profile. {final_words(results, metric)}: share of runs above each threshold, all tasks "
                  f"({', '.join(tasks)}) of equal weight; bands: {100 * confidence:g} % stratified bootstrap, "
-                 "pointwise.", *notes]
+                 "pointwise.", *one_task_words(tasks), *notes, budget_words(budgets_of(rows, results, tasks, metric))]
     _lacking(sentences, lacking)
-    return Plot(sheet.figure, close_caption(sentences, results))
+    return Plot(sheet.figure, close_caption(sentences, results, references=False))
 
 
 def _profile_panel(ax: Axes, facet: Facet[Row], profiles: dict[Row, Any], looks: dict[Row, Look],
@@ -132,7 +133,7 @@ def plot_aggregates(results: Results, metric: str = "success", *, threshold: flo
              if (aggregate := aggregates_of(row, results.points, tasks, metric, threshold=threshold,
                                             confidence=confidence, repetitions=repetitions, seed=bootstrap_seed))}
     names = {"mean": "mean", "iqm": "IQM", "gap": "optimality gap", "area": "area under the curve",
-             "reached": f"share that reach {100 * threshold:g} %"}
+             "reached": f"share that reach {100 * threshold:g}%"}
     looks = looks_of(rows_of(results), results.names)
     columns, label_room = (2, 1.1) if width == "single" else (len(names), 1.75)
     inches = WIDTHS["double"] if width == "auto" else WIDTHS[width]
@@ -148,8 +149,7 @@ def plot_aggregates(results: Results, metric: str = "success", *, threshold: flo
                 _interval_bar(ax, place, getattr(aggregate, key), looks[row])
             ax.set_yticks(places, labels)
             ax.set_ylim(height, 0.0)
-            ax.set_xlim(0.0, 1.0)
-            ax.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
+            rate_axis(ax, "x", steps=2)
             ax.grid(visible=True, axis="x", zorder=0)
             ax.tick_params(axis="y", length=0, labelleft=sheet.outer(index)[0])
         sheet.finish({})
@@ -168,18 +168,21 @@ def _interval_bar(ax: Axes, place: float, interval: Interval | None, look: Look)
         return
     if interval.low is not None and interval.high is not None:
         ax.barh(place, interval.high - interval.low, 0.125, left=interval.low, zorder=2, alpha=0.75, **bar_look(look))
-    ax.vlines(interval.value, place - 0.0625, place + 0.0625, color="0.1", linewidth=1.2, zorder=4)
+    ax.vlines(interval.value, place - 0.0625, place + 0.0625, color="0.1", linewidth=1.2, zorder=4, clip_on=False)
 
 
 def _aggregates_caption(results: Results, metric: str, tasks: list[str], found: dict[Row, Aggregates],
                         lacking: list[str], threshold: float, confidence: float) -> str:
     sentences = [
-        f"{METRICS[metric].capitalize()} over {len(tasks)} tasks ({', '.join(tasks)}): mean of the tasks' means, "
-        "interquartile mean of all runs, optimality gap (mean shortfall from 1; smaller is better), area under the "
-        f"learning curve divided by its range, and share of runs that reach {100 * threshold:g} % at some evaluation. "
-        f"Lines: value; bands: {100 * confidence:g} % stratified bootstrap, whole runs resampled within tasks."]
+        f"{METRICS[metric].capitalize()} over {counted(len(tasks), 'task')} ({', '.join(tasks)}): mean of the tasks' "
+        "means, interquartile mean of all runs, optimality gap (mean shortfall from 100 %; smaller is better), area "
+        "under the learning curve divided by its range, and share of runs that reach "
+        f"{100 * threshold:g} % at some evaluation. Lines: value; bands: {100 * confidence:g} % stratified bootstrap, "
+        "whole runs resampled within tasks.",
+        *one_task_words(tasks)]
     single = [row.label for row, aggregate in found.items() if not aggregate.mean.known]
     if single:
         sentences.append(f"No band where a task has a single seed: {', '.join(single)}.")
+    sentences.append(budget_words(budgets_of(found, results, tasks, metric)))
     _lacking(sentences, lacking)
-    return close_caption(sentences, results)
+    return close_caption(sentences, results, references=False)

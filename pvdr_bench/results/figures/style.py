@@ -119,10 +119,15 @@ def metric_label(metric: str) -> str:
     return {"success_any": "success at any step", "success_end": "success at the end"}.get(metric, METRICS[metric])
 
 
-def close_caption(sentences: list[str], results: Results, reported: pd.DataFrame | None = None) -> str:
+def close_caption(sentences: list[str], results: Results, reported: pd.DataFrame | None = None, *,
+                  references: bool = True) -> str:
     """The caption's own sentences, then what is true of every figure: lines of policies that do not learn, published
-    numbers, seeds, episodes, protocol, and what is missing."""
-    if any(row.reference for row in rows_of(results)):
+    numbers, seeds, episodes, protocol, and what is missing.
+
+    Args:
+        references: whether the figure draws policies that do not learn, where there are some.
+    """
+    if references and any(row.reference for row in rows_of(results)):
         sentences.append("Grey: policies that do not learn (mean of their final evaluations).")
     if reported is not None and not reported.empty:
         first = reported.iloc[0]

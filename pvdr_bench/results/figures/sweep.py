@@ -24,7 +24,16 @@ from pvdr_bench.results.figures.style import (
     tasks_of,
 )
 from pvdr_bench.results.looks import Look, Name, assign
-from pvdr_bench.results.series import METRICS, Row, bounds_of, final_interval, rows_of
+from pvdr_bench.results.series import (
+    METRICS,
+    Row,
+    bounds_of,
+    budget_words,
+    budgets_of,
+    final_interval,
+    final_words,
+    rows_of,
+)
 from pvdr_bench.results.stats import CONFIDENCE
 from pvdr_bench.runs.directory import RunDir
 
@@ -154,6 +163,7 @@ def plot_sweep(results: Results, key: str, metric: str = "success", *, confidenc
             ax.grid(visible=True, zorder=0)
             sheet.name_axes(index, key, metric_label(metric))
         sheet.finish()
+    notes.append(budget_words(budgets_of(rows, results, tasks, metric)))
     return Plot(sheet.figure, _caption(results, key, metric, confidence, lines, notes))
 
 
@@ -207,8 +217,8 @@ def _caption(results: Results, key: str, metric: str, confidence: float, lines: 
     alike = dict.fromkeys(change for changes in shared.values() for change in changes)
     but = f", but for {', '.join(alike)}, which all rows have" if alike else ""
     values = "; ".join(f"{line.label}: {', '.join(str(value) for value, _ in line.points)}" for line in lines)
-    return close_caption([f"Final {METRICS[metric]} against {key} ({values}); all other keys as in the method{but}. "
-                          f"Points: mean over seeds; lines: {100 * confidence:g} % Student t interval over "
-                          f"seeds{clipped}.",
+    return close_caption([f"{final_words(results, metric)}, against {key} ({values}); all other keys as in the "
+                          f"method{but}. Points: mean over seeds; lines: {100 * confidence:g} % Student t interval "
+                          f"over seeds{clipped}.",
                           *notes],
-                         results)
+                         results, references=False)
