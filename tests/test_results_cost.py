@@ -122,6 +122,23 @@ def test_tables_stand_beside_success_and_dashes_for_old_runs(folder: Path) -> No
     assert "CPU-hours" in to_latex(cost) and "not the same compute" in cost.caption and "add up to 100" in time.caption
 
 
+def test_hours_have_no_interval_below_zero_and_captions_tell_budgets_and_protocol(tmp_path: Path) -> None:
+    for seed, seconds in enumerate((100.0, 3000.0)):
+        told(tmp_path, seed, [], variant="ppo")
+        resealed(make_spec(seed=seed).path(tmp_path), wall_seconds=seconds, success_any=0.5, success_end=0.25,
+                 episodes=100)
+    cost, time = build_cost_table(collect(tmp_path)), build_time_table(collect(tmp_path))
+    frame = to_frame(cost)
+    hours = frame[frame["statistic"].str.endswith("hours")].dropna(subset=["low"])
+    assert len(hours) == 1 and hours["low"].item() == 0.0 < hours["value"].item() < hours["high"].item()
+    make_run(tmp_path, [0.5, 0.5], variant="pvdr")
+    other = build_cost_table(collect(tmp_path))
+    for table, budgets in ((cost, "8000"), (time, "8000"), (other, "8000 to 16000")):
+        assert f"Evaluated after {budgets} env_steps" in table.caption and "Protocol pvdr, scale cpu" in table.caption
+    assert "methods were given the same env_steps" in cost.caption
+    assert "methods were not given the same env_steps" in other.caption and "budgets differ" in other.caption
+
+
 def test_the_report_has_them_beside_each_other(folder: Path) -> None:
     page = build_report(collect(folder)).html
     section = page[page.index('<section id="cost"'):]

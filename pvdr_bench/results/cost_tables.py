@@ -5,6 +5,7 @@ Runs spend unlike amounts at equal env_steps: the comparison is of equal experie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -12,7 +13,18 @@ import pandas as pd
 
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import Results
-from pvdr_bench.results.series import METRICS, Row, final_interval, final_values, left_out, over_tasks, rows_of
+from pvdr_bench.results.series import (
+    METRICS,
+    Row,
+    budget_words,
+    budgets_of,
+    caption_facts,
+    final_interval,
+    final_values,
+    left_out,
+    over_tasks,
+    rows_of,
+)
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval, t_interval
 from pvdr_bench.results.tables import Cell, Table
 from pvdr_bench.runs.contents import RunContents
@@ -70,11 +82,14 @@ def build_cost_table(results: Results, metric: str = "success", *, confidence: f
         raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
     costs = costs_of(results, allow_mixed)
     values = {**_hours(costs), "artefact hours": lambda cost: cost.artefact_hours, **_FLOP}
-    caption = ("What a run took beside what it came to, at the end of its budget: methods were given the same "
-               "env_steps, not the same compute. Artefact hours: training the models that a run stands on "
-               "(pre-trained, tokenizers), each counted whole, though runs share them. FLOP are those of matrix "
-               "products, convolutions and attention, per decision of training and of the whole run, evaluations "
-               f"included; an update is all that one round learns. {_caption(results, costs, confidence)}")
+    given = "methods were not given the same env_steps, and" if len(_budgets(results)) > 1 else (
+        "methods were given the same env_steps,")
+    caption = (f"What a run took beside what it came to, at the end of its budget: {given} not the same compute. "
+               f"{METRICS[metric].capitalize()}: as in the table of final evaluations. Artefact hours: training the "
+               "models that a run stands on (pre-trained, tokenizers), each counted whole, though runs share them. "
+               "FLOP are those of matrix products, convolutions and attention, per decision of training and of the "
+               "whole run, evaluations included; an update is all that one round learns. "
+               f"{_caption(results, costs, confidence)}")
     table = _table("cost", results, costs, values, ("digits",) * len(values), confidence, caption)
     tasks, name = sorted(map(str, results.runs["task"].unique())), METRICS[metric]
     for row in table.rows:
@@ -134,7 +149,7 @@ def _table(metric: str, results: Results, costs: Mapping[Row, list[RunCost]], va
     for row, runs in costs.items():
         for (column, value), unit in zip(values.items(), units, strict=True):
             numbers = [number for run in runs if (number := value(run)) is not None]
-            bounds = (0.0, 1.0) if unit == "percent" else None
+            bounds = (0.0, 1.0 if unit == "percent" else math.inf)  # neither time nor work is less than none
             cells[row, column] = Cell(t_interval(np.array(numbers), confidence=confidence, bounds=bounds), 0, ()) \
                 if runs and len(numbers) == len(runs) else None
     columns = tuple(values)
@@ -146,6 +161,11 @@ def _caption(results: Results, costs: Mapping[Row, list[RunCost]], confidence: f
     tasks = ", ".join(sorted(map(str, results.runs["task"].unique())))
     runs = counted(sum(len(runs) for runs in costs.values()), "run")
     return (f"Means over a row's runs, {runs} of {tasks} in all, with a final evaluation [{100 * confidence:g} % "
-            "Student t interval over runs]. Hours are wall time on whatever stood there, other work beside it "
-            "included; what runs stand on and share is not in them. "
-            f"{UNKNOWN}: not recorded by these runs.")
+            "Student t interval over runs, clipped at 0, and percentages at 100]. Hours are wall time on whatever "
+            "stood there, other work beside it included; what runs stand on and share is not in them. "
+            f"{UNKNOWN}: not recorded by these runs. {budget_words(_budgets(results))} "
+            + " ".join(caption_facts(results)))
+
+
+def _budgets(results: Results) -> set[int]:
+    return budgets_of(rows_of(results), results, sorted(map(str, results.runs["task"].unique())))
