@@ -143,7 +143,7 @@ def _bar(ax: Axes, x: float, width: float, row: Row, task: str, bars: _Bars, lab
     look = grey if row.reference else bar_look(bars.looks[row])
     ax.bar(x, interval.value, width, label=label, zorder=2, **look)
     if interval.low is not None and interval.high is not None:
-        ax.vlines(x, interval.low, interval.high, color="white", linewidth=2.0, zorder=3)  # seen on dark bars, too
+        ax.vlines(x, interval.low, interval.high, color="white", linewidth=1.5, zorder=3)  # seen on dark bars, too
         ax.vlines(x, interval.low, interval.high, color="0.15", linewidth=0.8, zorder=4)
     spread = width * 0.3 * np.linspace(-1, 1, values.size) if values.size > 1 else np.zeros(values.size)
     ax.scatter(x + spread, values, s=3.4, color="white", edgecolor="0.15", linewidth=0.4, zorder=5, clip_on=False)

@@ -84,10 +84,8 @@ def plot_profile(results: Results, metric: str = "success", *, confidence: float
         for index, (facet, ax) in enumerate(zip(facets, sheet.panels, strict=True)):
             _profile_panel(ax, facet, profiles, looks, titles)
             rate_axis(ax, "x", steps=next(n for room, n in _STEPS if sheet.size.width < room))
-            if len(facets) > 1:  # ends of neighbours' scales must not meet
-                labels = ax.get_xticklabels()
-                labels[0].set_horizontalalignment("left")
-                labels[-1].set_horizontalalignment("right")
+            if len(facets) > 1:
+                _ends_inside(ax)
             rate_axis(ax, steps=4 if sheet.size.height < 1.4 else 5)
             ax.grid(visible=True, zorder=0)
             ax.tick_params(labelbottom=sheet.outer(index)[1])
@@ -98,6 +96,13 @@ def plot_profile(results: Results, metric: str = "success", *, confidence: float
                  "pointwise.", *one_task_words(tasks), *notes, budget_words(budgets_of(rows, results, tasks, metric))]
     _lacking(sentences, lacking)
     return Plot(sheet.figure, close_caption(sentences, results, references=False))
+
+
+def _ends_inside(ax: Axes) -> None:
+    """Numbers at both ends of the scale stand inside of it: those of neighbours must not meet."""
+    labels = ax.get_xticklabels()
+    labels[0].set_horizontalalignment("left")
+    labels[-1].set_horizontalalignment("right")
 
 
 def _profile_panel(ax: Axes, facet: Facet[Row], profiles: dict[Row, Any], looks: dict[Row, Look],
@@ -150,6 +155,8 @@ def plot_aggregates(results: Results, metric: str = "success", *, threshold: flo
             ax.set_yticks(places, labels)
             ax.set_ylim(height, 0.0)
             rate_axis(ax, "x", steps=2)
+            _ends_inside(ax)
+            ax.get_xticklabels()[1].set_visible(across >= _STEPS[0][0])
             ax.grid(visible=True, axis="x", zorder=0)
             ax.tick_params(axis="y", length=0, labelleft=sheet.outer(index)[0])
         sheet.finish({})
