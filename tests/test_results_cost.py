@@ -144,7 +144,7 @@ def test_the_report_has_them_beside_each_other(folder: Path) -> None:
     section = page[page.index('<section id="cost"'):]
     cost = section[section.index('id="cost-table"'):section.index('id="time-table"')]
     assert all(word in cost for word in ("success rate", "CPU-hours", "GPU-hours", "0.0500", ">—<"))
-    assert "planning" in section[section.index('id="time-table"'):] and "not of equal compute" in section
+    assert "planning" in section[section.index('id="time-table"'):] and "by env_steps, not by compute" in section
 
 
 def test_a_finished_runs_line_tells_its_outcome_and_its_cost(folder: Path) -> None:

@@ -12,8 +12,7 @@ from pvdr_bench.results.tables import Cell, Table, shown
 if TYPE_CHECKING:
     from pvdr_bench.results.report.chapters import Chapter
 
-_OPENING = ("The comparison is of equal env_steps, not of equal compute. What each method took stands here beside what "
-            "it came to.")
+_OPENING = "Methods are compared by env_steps, not by compute: what each took stands here beside what it came to."
 
 
 def cost_part(chapter: Chapter) -> str:
