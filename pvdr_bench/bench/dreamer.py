@@ -28,7 +28,6 @@ from pvdr_bench.nets.rssm import RSSM, State
 from pvdr_bench.progress import tell, told
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import TaskFacts
-from pvdr_bench.rl.processor import keep_large_blocks
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
 from pvdr_bench.suites.registry import DEFAULT_SUITE, suite
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
@@ -64,7 +63,6 @@ def measure(method: str = "dreamerv2", scales: tuple[str, ...] = ("cpu", "paper"
         raise UsageError(f"nothing called {', '.join(sorted(unknown))} can be compiled; there are step and scan",
                          where="-o compiled")
     torch.set_num_threads(threads)
-    keep_large_blocks()  # as runs do
     try:
         return {"method": method, "device": device, "threads": threads,
                 **{scale: _measure_scale(method, scale, seconds, compiled, place, seed)

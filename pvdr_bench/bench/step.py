@@ -24,7 +24,6 @@ from pvdr_bench.progress import told
 from pvdr_bench.rl.config import config_as
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.rl.facts import GoalFacts, TaskFacts
-from pvdr_bench.rl.processor import keep_large_blocks
 from pvdr_bench.suites.registry import DEFAULT_SUITE, suite
 from pvdr_bench.suites.spaces import ImageSpace
 from pvdr_bench.tokenizer.config import VQGANConfig
@@ -51,7 +50,6 @@ def measure(scale: str = "cpu", device: str = "cpu", threads: int = 1, seconds: 
     """
     place, before = torch.device(device), torch.get_num_threads()
     torch.set_num_threads(threads)
-    keep_large_blocks()  # as runs do
     try:
         return _measure(method, scale, place, threads, seconds, seed)
     finally:

@@ -110,16 +110,17 @@ def prepare(console: Console, specs: Sequence[Any], device: str, fresh: bool, st
     Raises:
         Interrupted: a signal came.
     """
+    import torch
+
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.progress import StageProgress
-    from pvdr_bench.rl.processor import one_thread
     from pvdr_bench.runs.provenance import cores
     from pvdr_bench.runs.users import User
     from pvdr_bench.training.checks import check_corpora
     from pvdr_bench.training.stages import Stages
 
     check_corpora(specs, load_catalog())
-    one_thread()
+    torch.set_num_threads(1)
     made: dict[str, Artefact] = {}
     unmade, lost = dict[str, Unmade](), dict[str, Unmade]()
     with StageProgress(console) as progress:

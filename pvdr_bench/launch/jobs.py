@@ -174,11 +174,12 @@ def make_artefact(spec: RunSpec, stage: str, profile: Profile, stop: JobStop, us
     Args:
         user: the runs that may come to stand on it.
     """
+    import torch
+
     from pvdr_bench.rl.distributed import process_group
-    from pvdr_bench.rl.processor import one_thread
     from pvdr_bench.training.stages import Stages
 
-    one_thread()
+    torch.set_num_threads(1)
     told = [0.0]
 
     def report(what: str, done: int, total: int) -> None:

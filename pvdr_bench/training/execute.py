@@ -10,7 +10,6 @@ import torch
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import BenchError, ChangedError, LockedError
-from pvdr_bench.rl.processor import one_thread
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import write_json
 from pvdr_bench.runs.schema import ReferenceFile
@@ -25,7 +24,7 @@ def make_deterministic(device: torch.device) -> None:
 
     On one CPU thread every operation is deterministic; asking for it there would only load the compiler (seconds).
     """
-    one_thread()
+    torch.set_num_threads(1)
     if device.type != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
