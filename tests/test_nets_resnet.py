@@ -53,9 +53,11 @@ def by_hand(net: MaskedCrossAttention, x: Tensor, context: Tensor, noise: Attent
     return out
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("training", "at_once"), [(True, 1 << 20), (False, 1 << 20), (True, 3 * 2 * 16 * 4)])
 @torch.no_grad()
-def test_masked_cross_attention_by_plain_loops(training: bool) -> None:
+def test_masked_cross_attention_by_plain_loops(training: bool, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``at_once``: the last is three maps of the four."""
+    monkeypatch.setattr("pvdr_bench.nets.cross_attention.WEIGHTS_AT_ONCE", at_once)
     net = attention().train(training)
     x, context = torch.randn(4, 8, 4, 4), torch.randn(2, 8, 4, 4)  # two images of each context
     noise = net.draw(4, torch.Generator().manual_seed(1))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+WEIGHTS_AT_ONCE = 1 << 20  # on a CPU
+
 
 @dataclass(frozen=True)
 class AttentionNoise:
@@ -97,11 +99,21 @@ class MaskedCrossAttention(nn.Module):
         """Scaled dot-product attention with A heads: [N, P, C], [N, K, C] -> [N, P, C]."""
         query, key, value = (net(inputs).unflatten(-1, (self.heads, -1)).transpose(1, 2) for net, inputs in (
             (self.query, queries), (self.key, keys), (self.value, keys)))
-        # Scales are applied to the small tensors: the weights, [N, A, P, K], are the largest there is.
-        weights = ((query / query.shape[-1] ** 0.5) @ key.transpose(-1, -2)).softmax(-1)
-        mixed = self._without(weights, dropped) @ value
+        query = query / query.shape[-1] ** 0.5  # scales are applied to the small tensors
+        mixed = torch.cat([
+            self._without((query[rows] @ key[rows].transpose(-1, -2)).softmax(-1), None if dropped is None
+                          else dropped[rows]) @ value[rows] for rows in self._parts(query)])
         out: Tensor = self.out(self._scaled(mixed, dropped).transpose(1, 2).flatten(2))
         return out
+
+    def _parts(self, query: Tensor) -> list[slice]:
+        """Maps [N, A, P, d] whose weights, the largest tensors there are, are made at one time.
+
+        On a CPU those of all would be new memory at every call; those of a few stay in its cache.
+        """
+        weights = query.shape[1] * query.shape[2] * self.kept  # of one map
+        count = max(1, WEIGHTS_AT_ONCE // weights) if query.device.type == "cpu" else len(query)
+        return [slice(at, at + count) for at in range(0, len(query), count)]
 
     def _without(self, x: Tensor, dropped: Tensor | None) -> Tensor:
         return x if dropped is None or not self.training else torch.where(dropped, x.new_zeros(()), x)

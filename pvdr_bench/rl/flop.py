@@ -137,7 +137,9 @@ def _composite(func: Any) -> bool:
 
     One that also has a kernel of its own is done by that kernel: taken apart it would round otherwise.
     """
-    if not isinstance(func, OpOverload) or not func._can_decompose():
+    if not isinstance(func, OpOverload):
         return False
     name: str = func.name()  # type: ignore[no-untyped-call]
-    return not any(torch._C._dispatch_has_kernel_for_dispatch_key(name, device) for device in ("CPU", "CUDA"))
+    composite, *devices = (torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+                           for key in ("CompositeImplicitAutograd", "CPU", "CUDA"))
+    return composite and not any(devices)
