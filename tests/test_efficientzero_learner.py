@@ -303,6 +303,18 @@ def test_a_loss_that_is_not_finite_stops_before_it_enters_the_weights(tmp_path: 
     assert all(torch.equal(x, before[name]) for name, x in learner.net.encoder.named_parameters())
 
 
+def test_a_gradient_that_is_not_finite_stops_before_it_enters_the_weights(tmp_path: Path) -> None:
+    """The loss is finite: weights of NaN would go into a checkpoint, and a search over NaN still picks some box."""
+    player = Player(EfficientZeroLearner(context(config(train=QUICK), tmp_path)))
+    run_until(player, 16)
+    learner = player.learner
+    next(learner.net.encoder.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    before = {name: x.clone() for name, x in learner.net.named_parameters()}
+    with pytest.raises(TrainingError, match="grad_norm=(nan|inf)"):
+        learner.update()
+    assert learner.updates == 0 and all(torch.equal(x, before[name]) for name, x in learner.net.named_parameters())
+
+
 def test_bad_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs pretrained"):
         config(model={"dynamics_input": "code"})

@@ -39,13 +39,16 @@ class ModelConfig(Section):
                              EZ, ge=2)
     channels: int = key(64, "channels of latent states", EZ, ge=4)
     blocks: int = key(1, "residual blocks at each resolution, in the dynamics and before the heads", EZ, ge=1)
-    encoder_momentum: float = key(0.01, "momentum of batch normalisation in encoder and decoders", FICC, gt=0, le=1)
+    encoder_momentum: float = key(0.01, "momentum of batch normalisation in encoder and decoders",
+                                  f"{FICC}; {EZ}: 0.1", gt=0, le=1)
     momentum: float = key(0.1, "momentum of batch normalisation elsewhere", FICC, gt=0, le=1)
     head_channels: int = key(16, "channels that heads reduce a latent state to", EZ, ge=1)
     head_units: int = key(32, "units of their dense layer", EZ, ge=1)
     prefix_units: int = key(512, "units of the value prefix's LSTM", EZ, ge=1)
-    projection: int = key(512, "width of the projections whose likeness is the consistency loss", f"{EZ}, {FICC}", ge=1)
-    predictor: int = key(256, "units of the layer that predicts one projection from the other", FICC, ge=1)
+    projection: int = key(512, "width of the projections whose likeness is the consistency loss",
+                          f"{FICC}; {EZ}: 1024", ge=1)
+    predictor: int = key(256, "units of the layer that predicts one projection from the other",
+                         f"{FICC}; {EZ}: 512", ge=1)
     support: float = key(300.0, "largest magnitude of transformed values and value prefixes; targets beyond it are "
                          "taken for it, and train.jsonl has their shares, value_beyond and prefix_beyond", EZ, gt=0)
     bin_width: float = key(1.0, "between the atoms that their distributions stand on",

@@ -191,7 +191,8 @@ class EfficientZeroLearner(Learner):
         """One step of all networks on a fresh batch.
 
         Raises:
-            TrainingError: a loss is not finite. What follows it is not done; the last checkpoint stands.
+            TrainingError: a loss or the norm of its gradient is not finite. What follows it is not done; the last
+                checkpoint stands.
         """
         self._need_replay()
         train = self.config.train
@@ -213,6 +214,7 @@ class EfficientZeroLearner(Learner):
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_gradients(self.parameters, train.max_grad_norm)
+        require_finite({"loss": loss, "grad_norm": norm}, f"update {self.updates}")  # weights of a NaN play on in silence
         self.optimiser.param_groups[0]["lr"] = self._rate()
         self.optimiser.step()
         self.reanalysis.write_priorities(draw, losses.value_error)
