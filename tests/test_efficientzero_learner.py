@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from pvdr_bench.algorithms.efficientzero import learner as module
 from pvdr_bench.algorithms.efficientzero.config import EfficientZeroConfig
 from pvdr_bench.algorithms.efficientzero.learner import EfficientZeroLearner
+from pvdr_bench.algorithms.efficientzero.losses import unroll
 from pvdr_bench.algorithms.efficientzero.pretrain import FICCPretrainer
 from pvdr_bench.errors import CatalogError, SetupError, TrainingError
 from pvdr_bench.rl.contract import LearnerContext, Transition
@@ -226,6 +228,19 @@ def test_targets_beyond_the_support_are_told(tmp_path: Path, monkeypatch: pytest
         far = [abs(x) > cfg.model.reach for row, real in zip(values.tolist(), inside.tolist(), strict=True)
                for x, here in zip(row, real, strict=True) if here]
         assert metrics[name] == pytest.approx(np.mean(far)) and (metrics[name] > 0) is beyond
+
+
+def test_states_that_are_all_alike_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their consistency is perfect, so no loss tells."""
+    player, seen = Player(EfficientZeroLearner(context(config(train=QUICK), tmp_path))), []
+    run_until(player, 16)
+    monkeypatch.setattr(module, "unroll", lambda *what: seen.append(unroll(*what)) or seen[-1])
+    told = player.learner.update()["state_std"]
+    spread = seen[0].states[0].detach().var(0, correction=0).sqrt().mean()
+    assert told == pytest.approx(float(spread), rel=1e-4) and told > 0
+    side = player.learner.config.model.grid
+    monkeypatch.setattr(player.learner.net.encoder, "forward", lambda x: torch.ones(len(x), 8, side, side))
+    assert player.learner.update()["state_std"] == 0
 
 
 def pretrained(cfg: EfficientZeroConfig, folder: Path, **facts: Any) -> LearnerContext:

@@ -214,7 +214,7 @@ class EfficientZeroLearner(Learner):
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_gradients(self.parameters, train.max_grad_norm)
-        require_finite({"loss": loss, "grad_norm": norm}, f"update {self.updates}")  # weights of a NaN play on in silence
+        require_finite({"loss": loss, "grad_norm": norm}, f"update {self.updates}")  # NaN would play on in silence
         self.optimiser.param_groups[0]["lr"] = self._rate()
         self.optimiser.step()
         self.reanalysis.write_priorities(draw, losses.value_error)
@@ -226,6 +226,7 @@ class EfficientZeroLearner(Learner):
         found = {"loss": loss, "policy_loss": losses.policy, "value_loss": losses.value, "prefix_loss": losses.prefix,
                  "consistency_loss": losses.consistency, "value_error": losses.value_error.mean(), "grad_norm": norm,
                  "target_entropy": batch.entropy(), "target_value": value.mean(),
+                 "state_std": losses.states[0].flatten(1).std(0, correction=0).mean(),  # 0: states have collapsed
                  "value_beyond": self.net.scalars.beyond(value), "prefix_beyond": self.net.scalars.beyond(prefix)}
         return {name: float(value.detach()) for name, value in found.items()}
 
