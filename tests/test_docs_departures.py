@@ -45,6 +45,7 @@ METHODS = ("pvdr", "pvdr-context", "ppo", "tokenizer", "dreamerv2", "dreamerv3",
 DREAMERS = ("dreamerv2", "dreamerv3", "apv", "contextwm", "prelar")
 IDENTITY = {"pretrained", "model.dynamics_input", "stacked", "bonus.weight"}  # what makes a method another one
 OWN = {  # beside it, what the papers of one algorithm's methods differ in
+    "ficc": {"model.video_networks"},
     "contextwm": {"model.backbone", "model.context.frame", "pretrain.steps", "pretrain.kl_weight",
                   "loss.plain_reward_weight", "loss.context_augment"},
     "prelar": {"model.backbone", "model.latent_action.kind", "model.action_width", "action_encoder",

@@ -18,6 +18,7 @@ from pvdr_bench.algorithms.efficientzero.networks import EfficientZeroNet, Liken
 from pvdr_bench.algorithms.efficientzero.pretrain import FICCPretrainer, stage_rate
 from pvdr_bench.algorithms.efficientzero.transfer import Transferred, information, majority
 from pvdr_bench.algorithms.efficientzero.video_model import Unrolled, VideoModel, excess, ficc_loss
+from pvdr_bench.catalog import load_catalog
 from pvdr_bench.errors import TrainingError
 from pvdr_bench.nets.quantizer import perplexity
 from pvdr_bench.rl.contract import LearnerContext, Transition
@@ -253,9 +254,57 @@ def test_momentum_is_forgotten_at_each_stage_and_each_module_clipped_alone() -> 
         learner.update(clips)
     weight = learner.model.encoder.layers[0].weight
     assert torch.equal(learner.optimiser.state[weight]["momentum_buffer"], weight.grad), "the first of its stage"
-    norms = [torch.stack([p.grad.norm() for p in m.parameters() if p.grad is not None]).norm()
-             for m in learner._modules()]
+    norms = [torch.stack([p.grad.norm() for p in own if p.grad is not None]).norm() for own in learner.model.clipped()]
     assert len(norms) == 7 and torch.stack(norms).tolist() == pytest.approx([1e-3] * 7, rel=1e-2)
+
+
+def released() -> EfficientZeroConfig:
+    """The released form, as ficc has it at paper scale, of small size."""
+    cfg = config(codebook="gradient", max_grad_norm=1e-3)
+    return cfg.model_copy(update={"model": cfg.model.model_copy(update={"video_networks": "released"})})
+
+
+def count(*modules: torch.nn.Module) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def test_at_paper_scale_inverse_model_and_decoders_are_those_of_the_released_code() -> None:
+    """Its layers, weight by weight; biases before a normalisation, and layers that it never calls, left out."""
+    cfg = load_catalog().config("ficc", "paper").value
+    model = VideoModel(cfg.model, cfg.pretrain)
+    square, norm, c = 64 * 64 * 9, 2 * 64, 64
+    assert count(model.latent_actions) == 2 * square + (2 * square + 2 * norm) + c * 5 * 9 + (5 * 36 * 5 + 5)
+    assert [type(layer).__name__ for layer in model.latent_actions.body] == [
+        "ResBlock", "Conv2d", "Flatten", "Linear", "SharedBatchNorm"]
+    assert count(model.frame_decoder.ups, model.frame_decoder.last) == 4 * (square + norm) + c * 9 + 1
+    assert count(model.change_decoder) == (3 + 4) * (square + norm) + 4 * (c * 2 * 9 + 2)
+    sides = [logits.shape[1:] for logits in model.change_decoder(torch.rand(2, c, 6, 6))]
+    assert sides == [(2, side, side) for side in (12, 24, 48, 96)]
+    assert model.frame_decoder(torch.rand(2, c, 6, 6)).shape == (2, 1, 96, 96)
+    assert {part.mix[1].momentum for part in (model.dynamics, model.change_dynamics)} == {0.01}
+    assert model.dynamics.blocks[0].body[1].momentum == 0.1
+
+
+def test_the_released_form_clips_codes_with_the_inverse_model_and_projections_apart() -> None:
+    learner = FICCPretrainer(released(), 0, torch.device("cpu"))
+    assert np.isfinite(learner.update(world(np.random.default_rng(0), 4, 4)[0])["loss"])
+    model = learner.model
+
+    def norm(*modules: torch.nn.Module) -> float:
+        return float(torch.stack([p.grad.norm() for module in modules for p in module.parameters()]).norm())
+
+    alone = [norm(model.frame_decoder.refine), norm(model.likeness.projector), norm(model.likeness.predictor)]
+    assert [norm(model.latent_actions, model.quantiser), *alone] == pytest.approx([1e-3] * 4, rel=1e-2)
+    assert norm(model.quantiser) < 0.9e-3
+    assert len(model.clipped()) == 9
+    assert {id(p) for group in model.clipped() for p in group} == {id(p) for p in model.parameters()}
+
+
+def test_what_was_published_keeps_its_form_and_its_recipe() -> None:
+    config_of = load_catalog().config
+    for scale in ("gpu", "cpu", "quick", "smoke"):
+        assert "video_networks" not in config_of("ficc", scale).value.recipe()["model"]
+    assert config_of("ficc", "paper").value.recipe()["model"]["video_networks"] == "released"
 
 
 @pytest.mark.parametrize("codebook", ["gradient", "ema"])

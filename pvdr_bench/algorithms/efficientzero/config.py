@@ -58,6 +58,13 @@ class ModelConfig(Section):
         "action itself, or its box", f"reading; {EZ}: a discrete action's number")
     codes: int = key(20, "latent actions", FICC, ge=2)
     code_dim: int = key(5, "numbers of a latent action's vector", FICC, ge=1)
+    video_networks: Literal["narrow", "released"] = key(
+        "narrow", "form of FICC's inverse model and decoders; released: a convolution to code_dim channels before the "
+        "dense layer, without normalisation or ReLU, and decoders of as many channels as states, the changes' with a "
+        "branch for each resolution; narrow: what other heads have before their dense layers, and decoders whose "
+        "channels are halved from the second doubling on. With the first, codes are clipped with the inverse model, "
+        "and the parts of the frame decoder and of the projections each alone",
+        f"{FICC}: released (ficc at paper scale); departure: narrow", added=True)
 
     @property
     def grid(self) -> int:

@@ -110,12 +110,16 @@ class Encoder(nn.Module):
 
 
 class Dynamics(nn.Module):
-    """The latent state that an action leads to: a normalised convolution beside the identity, then residual blocks."""
+    """The latent state that an action leads to: a normalised convolution beside the identity, then residual blocks.
 
-    def __init__(self, config: ModelConfig, inputs: int) -> None:
+    Args:
+        momentum: of the first normalisation; None: as elsewhere.
+    """
+
+    def __init__(self, config: ModelConfig, inputs: int, momentum: float | None = None) -> None:
         super().__init__()
         self.mix = nn.Sequential(conv(config.channels + inputs, config.channels),
-                                 normal(config.channels, config.momentum))
+                                 normal(config.channels, config.momentum if momentum is None else momentum))
         self.blocks = nn.Sequential(*blocks(config, config.channels, config.momentum))
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvdr_bench.algorithms.efficientzero import pictures
 from pvdr_bench.algorithms.efficientzero.config import EfficientZeroConfig, PretrainConfig
@@ -87,15 +87,11 @@ class FICCPretrainer(OfflineLearner):
         self.optimiser.zero_grad()
         (loss * share).backward()  # type: ignore[no-untyped-call]
         self.group.sum_tensors([p.grad for p in self.model.parameters() if p.grad is not None])
-        norms = [clip_gradients(module.parameters(), own.max_grad_norm) for module in self._modules()]
+        norms = [clip_gradients(parameters, own.max_grad_norm) for parameters in self.model.clipped()]
         self.optimiser.step()
         usage = self._move_codes(found)
         self.step += 1
         return {**metrics, "grad_norm": float(torch.stack(norms).norm()), "perplexity": float(perplexity(usage))}
-
-    def _modules(self) -> list[nn.Module]:
-        """The modules whose gradients are clipped each on their own."""
-        return [module for module in self.model.children() if any(p.requires_grad for p in module.parameters())]
 
     @torch.no_grad()
     def _move_codes(self, found: Unrolled) -> Tensor:

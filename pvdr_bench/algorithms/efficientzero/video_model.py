@@ -1,4 +1,4 @@
-"""FICC's networks of videos (Ye et al., ICLR 2023, as the released code has them) and their loss.
+"""FICC's networks of videos (Ye et al., ICLR 2023; ``video_networks: released`` as its code has them) and their loss.
 
 Shapes: B clips, T frames of an unroll, S frames of a stack, q numbers of a latent action, w side of a picture.
 The inverse model reads two encoded observations and says which of a few codes lies between them; the forward model
@@ -14,7 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.efficientzero.config import ModelConfig, PretrainConfig
-from pvdr_bench.algorithms.efficientzero.networks import Dynamics, Encoder, Likeness, ResBlock, conv, normal
+from pvdr_bench.algorithms.efficientzero.networks import (
+    Dynamics,
+    Encoder,
+    Likeness,
+    ResBlock,
+    blocks,
+    conv,
+    normal,
+    reduce,
+)
 from pvdr_bench.nets.quantizer import Quantised, VectorQuantizer
 
 
@@ -25,9 +34,11 @@ class LatentActions(nn.Module):
         super().__init__()
         channels, momentum = config.channels, config.momentum
         self.before, self.after = conv(channels, channels), conv(channels, channels)
-        self.body = nn.Sequential(ResBlock(channels, channels, momentum), conv(channels, config.head_channels, size=1),
-                                  normal(config.head_channels, momentum), nn.ReLU(), nn.Flatten(),
-                                  nn.Linear(config.head_channels * config.grid**2, config.code_dim),
+        released = config.video_networks == "released"
+        planes = config.code_dim if released else config.head_channels
+        self.body = nn.Sequential(*blocks(config, channels, momentum),
+                                  *([conv(channels, planes), nn.Flatten()] if released else reduce(config)),
+                                  nn.Linear(planes * config.grid**2, config.code_dim),
                                   normal(config.code_dim, momentum, affine=False))
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
@@ -59,12 +70,19 @@ class ChangeDecoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.ups = nn.ModuleList(up(config, i) for i in range(config.downsamplings))
-        self.heads = nn.ModuleList(nn.Conv2d(decoder_width(config, i + 1), 2, 3, padding=1)
-                                   for i in range(config.downsamplings))
+        levels = range(config.downsamplings)
+        self.released = config.video_networks == "released"
+        self.ups = nn.ModuleList(up(config, i) for i in levels[:-1 if self.released else None])
+        self.heads = nn.ModuleList(nn.Sequential(up(config, i), change_head(config, i)) if self.released
+                                   else change_head(config, i) for i in levels)
 
     def forward(self, state: Tensor) -> list[Tensor]:
         """The coarsest first."""
+        if self.released:  # each resolution has a doubling of its own, beside the one that leads to the next
+            below = [state]
+            for layer in self.ups:
+                below.append(layer(below[-1]))
+            return [head(x) for head, x in zip(self.heads, below, strict=True)]
         out, x = [], state
         for layer, last in zip(self.ups, self.heads, strict=True):
             x = layer(x)
@@ -72,16 +90,24 @@ class ChangeDecoder(nn.Module):
         return out
 
 
+def change_head(config: ModelConfig, level: int) -> nn.Conv2d:
+    """What was doubled from ``level`` -> logits of what grew brighter and darker."""
+    return nn.Conv2d(decoder_width(config, level + 1), 2, 3, padding=1)
+
+
 def decoder_width(config: ModelConfig, level: int) -> int:
     """Channels after ``level`` doublings of the side."""
+    if config.video_networks == "released":
+        return config.channels
     return max(4, config.channels >> max(0, level - 1))
 
 
 def up(config: ModelConfig, level: int) -> nn.Sequential:
     """A transposed convolution that doubles the side."""
-    outputs = decoder_width(config, level + 1)
-    return nn.Sequential(nn.ConvTranspose2d(decoder_width(config, level), outputs, 4, 2, 1, bias=False),
-                         normal(outputs, config.encoder_momentum), nn.ReLU())
+    inputs, outputs = decoder_width(config, level), decoder_width(config, level + 1)
+    double = (nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1, bias=False)
+              if config.video_networks == "released" else nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False))
+    return nn.Sequential(double, normal(outputs, config.encoder_momentum), nn.ReLU())
 
 
 def excess(logits: Tensor, target: Tensor) -> Tensor:
@@ -111,9 +137,20 @@ class VideoModel(nn.Module):
         self.config, self.pixels = config, own.pixels
         self.encoder, self.latent_actions = Encoder(config), LatentActions(config)
         self.quantiser = VectorQuantizer(config.codes, config.code_dim, own.codebook == "ema")
-        self.dynamics, self.change_dynamics = (Dynamics(config, config.code_dim) for _ in range(2))
+        momentum = config.encoder_momentum if config.video_networks == "released" else None
+        self.dynamics, self.change_dynamics = (Dynamics(config, config.code_dim, momentum) for _ in range(2))
         self.frame_decoder, self.change_decoder = FrameDecoder(config), ChangeDecoder(config)
         self.likeness = Likeness(config)
+
+    def clipped(self) -> list[list[nn.Parameter]]:
+        """Parameters in the groups whose gradients are clipped each on their own."""
+        groups = [[child] for child in self.children()]
+        if self.config.video_networks == "released":
+            draw, alike = self.frame_decoder, self.likeness
+            groups = [[self.encoder], [self.latent_actions, self.quantiser], [self.dynamics], [self.change_dynamics],
+                      [draw.refine], [draw.ups, draw.last], [self.change_decoder], [alike.projector], [alike.predictor]]
+        found = [[p for module in group for p in module.parameters()] for group in groups]
+        return [parameters for parameters in found if parameters]  # codes that are moving averages have none
 
     def forward(self, observation: Tensor, first: Tensor, frames: Tensor) -> Unrolled:
         """Unroll clips.
