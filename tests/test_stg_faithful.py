@@ -16,7 +16,7 @@ from pvdr_bench.algorithms.stg.networks import STGModel, TemporalDistance, symex
 from pvdr_bench.algorithms.stg.pretrain import STGPretrainer, distance_loss, generator_loss
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.scales import SCALES
-from pvdr_bench.errors import CatalogError
+from pvdr_bench.errors import CatalogError, TrainingError
 from tests.stg_small import CPU, SIZE, config, pretrainer, random_clips
 
 
@@ -326,3 +326,14 @@ def test_the_distance_loss_of_the_true_order_is_zero_for_a_clock() -> None:
 
     frames = torch.arange(5.0)[None, :, None] * torch.ones(2, 5, 16)
     assert float(distance_loss(Clock(), frames, torch.tensor([4, 0, 2, 1, 3]))) < 1e-9  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("part", ["encoder.dense.bias", "critic.layers.0.bias"])
+def test_a_gradient_that_is_not_finite_stops_before_it_enters_the_weights(part: str) -> None:
+    """The loss is finite, and the step's metrics are: a run stopped then would have a checkpoint of NaN."""
+    learner = pretrainer()
+    learner.model.get_parameter(part).register_hook(lambda gradient: gradient * torch.inf)
+    before = learner.model.get_parameter(part).detach().clone()
+    with pytest.raises(TrainingError, match="gradient=(nan|inf)"):
+        learner.update(random_clips(2))
+    assert learner.step == 0 and torch.equal(learner.model.get_parameter(part), before)

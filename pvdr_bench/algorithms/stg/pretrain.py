@@ -173,7 +173,10 @@ class STGPretrainer(OfflineLearner):
 
     def _move(self, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter],
               gradients: tuple[Tensor | None, ...]) -> None:
-        self.group.sum_tensors([gradient for gradient in gradients if gradient is not None])
+        found = [gradient for gradient in gradients if gradient is not None]
+        self.group.sum_tensors(found)
+        norm = torch.stack(torch._foreach_norm(found)).norm()  # that of a finite loss may be NaN
+        require_finite({"gradient": norm}, f"step {self.step}")
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimiser.step()
