@@ -32,7 +32,7 @@ def test_doctor_here(capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch: 
     assert checks["disk"]["data"]["results"]["free_bytes"] > 0
 
 
-def test_how_the_authors_dreamerv3_is_made_to_run_is_told() -> None:
+def test_how_the_authors_dreamerv3_is_made_to_run_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     detail, missing = published_dreamerv3(lambda module: None)
     assert "PyPI has no release" in detail and [what for what, _ in missing] == list(NEEDED)
     assert "git clone" in dict(missing)["embodied"] and "requirements.txt" in dict(missing)["jax"]
@@ -42,6 +42,8 @@ def test_how_the_authors_dreamerv3_is_made_to_run_is_told() -> None:
     assert not missing and "gym_pvdr_bench/reach-v0" in detail
     check = module.check_published_dreamerv3()
     assert check.status == "ok" and "no row here needs it" in check.detail and "git clone" in check.detail
+    module.echo_check(check)
+    assert "authors' dreamerv3  " in capsys.readouterr().out, "a name does not touch what is told of it"
 
 
 @pytest.mark.parametrize(("release", "another"), [

@@ -145,8 +145,8 @@ def test_an_action_module_knows_the_way_before_any_reward(seed: int) -> dict[str
     """After E1 alone: what it learned of the lessons (1: nothing), and how its mean action at the start points to the
     goal. PPO never runs.
 
-    On one pre-trained model, whose plans are of use: with those of seeds 0 and 2 the outcome depends on the last bits
-    of pre-training (0.38 and 0.87 with torch 2.13, 0.94 with the first and torch 2.4).
+    The seed is that of the lessons, all on one pre-trained model: what others teach depends on how each was made, down
+    to the last bits, and is no property of the lessons.
     """
     cfg = config(TAUGHT, planner={"candidates": 8, "metric": "code_l1_blur", "goal_frames": "last"})
     player = Player(build(cfg, 16, seed, pretrain_seed=1), 16, seed)  # type: ignore[arg-type]

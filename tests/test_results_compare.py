@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,7 @@ def test_the_command_says_effect_interval_and_test(tmp_path: Path) -> None:
     assert words.index(f"{effect} (paired t) lies above zero: A is higher") < words.index(
         f"paired t: t = {expected.statistic:.2f}, df = 7, two-sided p = {expected.pvalue:.2g}")
     assert "significant" not in words and "warning" not in words and "optimality gap" in words
+    assert re.search(r"; 50\.0 % reached by \d+\.\d \[.*?\] % of runs, median env_steps", words)
     told = json.loads(run("compare", "pvdr", "ppo", "--results", str(tmp_path), "--json", "--threshold", "0.95"))
     assert told["a"]["variant"] == "pvdr"
     assert told["over"]["value"] == pytest.approx(np.mean(EIGHT_B) - np.mean(EIGHT_A))
@@ -243,3 +245,4 @@ def test_the_command_says_effect_interval_and_test(tmp_path: Path) -> None:
     assert told["tasks"][0]["a"]["seeds"] == list(range(8)) and told["warnings"] == []
     returns = run("compare", "ppo", "pvdr", "--results", str(tmp_path), "--metric", "return", "--seeds", "2")
     assert "nothing to test" in returns and "optimality gap" not in returns and "warning: 2 seeds" in returns
+    assert "reached by" not in returns

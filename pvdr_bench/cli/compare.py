@@ -134,7 +134,7 @@ def _alone(found: Comparison) -> list[str]:
         if own.area is not None:
             parts.append(f"area under the curve {_span(own.area, found.metric)}")
         if own.reached is not None and own.steps is not None and own.threshold is not None:
-            parts.append(f"{_value(own.threshold, found.metric)} reached by {_span(own.reached, found.metric)} of "
+            parts.append(f"{_value(own.threshold, found.metric)} % reached by {_span(own.reached, found.metric)} % of "
                          f"runs, median env_steps {_steps(own.steps)}")
         lines.append(f"{row.label}, {counted(own.mean.n, 'run')}: {'; '.join(parts)} (bootstrap)")
     return lines

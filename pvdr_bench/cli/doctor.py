@@ -60,7 +60,7 @@ def doctor(results: Results = None, json_: Json = False) -> None:
 
 def echo_check(check: Check) -> None:
     """Print one finding."""
-    typer.echo(f"{check.status:<5}{check.name:<10}{check.detail}")
+    typer.echo(f"{check.status:<5}{check.name:<20}{check.detail}")
     if check.hint and check.status != "ok":
         typer.echo(f"     -> {check.hint}")
 

@@ -88,14 +88,14 @@ def refuse_idle(context: typer.Context, names: Collection[str], beside: str, hin
     from pvdr_bench.errors import UsageError
 
     given = [option.opts[0] if option.opts[0].startswith("-") else option.opts[0].upper()
-             for option in context.command.params if option.name in names and was_given(context, option.name)]
+             for option in context.command.params if option.name in names and _was_given(context, option.name)]
     if given:
         leave = f"leave {'it' if len(given) == 1 else 'them'} out"
         raise UsageError(f"{', '.join(given)} {'says' if len(given) == 1 else 'say'} nothing about {beside}",
                          where=context.info_name, hint=f"{leave}, or {hint}" if hint else leave)
 
 
-def was_given(context: typer.Context, name: str) -> bool:
+def _was_given(context: typer.Context, name: str) -> bool:
     """Whether a parameter was given on the command line, be it with its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"

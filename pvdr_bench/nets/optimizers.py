@@ -146,8 +146,7 @@ class AdaptiveLaProp(GradientStep):
         self.clip = clip
 
     def _clip(self) -> Tensor:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = clip_gradients(self.parameters, 0.0)
         if self.clip:
             clip_adaptively(self.parameters, self.clip)
         return norm

@@ -176,8 +176,8 @@ def to_latex(table: PaperTable) -> str:
             value, span = _ours(cell)
             value = rf"\textbf{{{value}}}" if cell is not None and cell.bold else "--" if cell is None else value
             cells.append(rf"{value} {{\scriptsize {span}}}" if span else value)
-        spans = [span for cell in ours for span in _ours(cell)]
-        letters = max(letters, sum(map(len, (*names, HERE))) + SCRIPT * sum(map(len, spans)))
+        numbers = sum(len(value) + SCRIPT * len(span) for value, span in map(_ours, ours))
+        letters = max(letters, sum(map(len, (*names, HERE))) + numbers)
         lines.append(" & ".join([*map(escape_latex, names), HERE, *cells]) + r" \\")
         if any(theirs):
             printed = [text.replace(" ± ", r" $\pm$ ") for text in map(_printed, theirs)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pvdr_bench.algorithms.stg.config import PretrainConfig, STGConfig
 from pvdr_bench.algorithms.stg.measures import judged
 from pvdr_bench.algorithms.stg.networks import Critic, STGModel, TemporalDistance, symlog
-from pvdr_bench.nets.optimizers import load_optimizer_state, optimizer_state, require_finite
+from pvdr_bench.nets.optimizers import clip_gradients, load_optimizer_state, optimizer_state, require_finite
 from pvdr_bench.rl.contract import OfflineLearner, StageContext
 from pvdr_bench.tokenizer.shared import RowDropout, SharedBatchNorm
 
@@ -173,12 +173,11 @@ class STGPretrainer(OfflineLearner):
 
     def _move(self, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter],
               gradients: tuple[Tensor | None, ...]) -> None:
-        found = [gradient for gradient in gradients if gradient is not None]
-        self.group.sum_tensors(found)
-        norm = torch.stack(torch._foreach_norm(found)).norm()  # that of a finite loss may be NaN
-        require_finite({"gradient": norm}, f"step {self.step}")
+        self.group.sum_tensors([gradient for gradient in gradients if gradient is not None])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        # The gradient of a finite loss may be NaN.
+        require_finite({"grad_norm": clip_gradients(parameters, 0.0)}, f"step {self.step}")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 

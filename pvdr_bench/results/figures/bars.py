@@ -24,16 +24,7 @@ from pvdr_bench.results.figures.style import (
     tasks_of,
 )
 from pvdr_bench.results.looks import Look, looks_of
-from pvdr_bench.results.series import (
-    Row,
-    bounds_of,
-    budget_words,
-    budgets_of,
-    final_interval,
-    final_words,
-    over_tasks,
-    rows_of,
-)
+from pvdr_bench.results.series import Row, bounds_of, budgets_of, final_interval, final_words, over_tasks, rows_of
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval
 from pvdr_bench.results.tables import ALL
 
@@ -166,5 +157,4 @@ def _caption(results: Results, metric: str, confidence: float, several: bool, bu
                  f"interval over seeds{clipped}; dots: single seeds."]
     if several:
         sentences.append(f"All tasks: mean of the tasks' means with a {level} stratified bootstrap interval.")
-    sentences.append(budget_words(budgets))
-    return close_caption(sentences, results, reported)
+    return close_caption(sentences, results, reported, budgets=budgets)

@@ -30,7 +30,7 @@ from pvdr_bench.results.figures.style import (
     tasks_of,
 )
 from pvdr_bench.results.looks import Look, looks_of
-from pvdr_bench.results.series import METRICS, Row, budget_words, budgets_of, final_values, final_words, rows_of
+from pvdr_bench.results.series import METRICS, Row, budgets_of, final_values, final_words, rows_of
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval
 from pvdr_bench.words import counted
 
@@ -93,9 +93,10 @@ def plot_profile(results: Results, metric: str = "success", *, confidence: float
         sheet.finish()
     sentences = [f"Performance profile. {final_words(results, metric)}: share of runs above each threshold, all tasks "
                  f"({', '.join(tasks)}) of equal weight; bands: {100 * confidence:g} % stratified bootstrap, "
-                 "pointwise.", *one_task_words(tasks), *notes, budget_words(budgets_of(rows, results, tasks, metric))]
+                 "pointwise.", *one_task_words(tasks), *notes]
     _lacking(sentences, lacking)
-    return Plot(sheet.figure, close_caption(sentences, results, references=False))
+    budgets = budgets_of(rows, results, tasks, metric)
+    return Plot(sheet.figure, close_caption(sentences, results, budgets=budgets, references=False))
 
 
 def _ends_inside(ax: Axes) -> None:
@@ -190,6 +191,6 @@ def _aggregates_caption(results: Results, metric: str, tasks: list[str], found: 
     single = [row.label for row, aggregate in found.items() if not aggregate.mean.known]
     if single:
         sentences.append(f"No band where a task has a single seed: {', '.join(single)}.")
-    sentences.append(budget_words(budgets_of(found, results, tasks, metric)))
     _lacking(sentences, lacking)
-    return close_caption(sentences, results, references=False)
+    budgets = budgets_of(found, results, tasks, metric)
+    return close_caption(sentences, results, budgets=budgets, references=False)

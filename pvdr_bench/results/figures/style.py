@@ -7,6 +7,7 @@ whole as TrueType (``pdf.fonttype`` 42), as publishers ask.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.figures.printed import printed_key
 from pvdr_bench.results.looks import DASHES, Look, reference_dash
-from pvdr_bench.results.series import METRICS, Row, caption_facts, left_out, rows_of
+from pvdr_bench.results.series import METRICS, Row, budget_words, caption_facts, left_out, rows_of
 from pvdr_bench.runs.files import atomic_write
 
 if TYPE_CHECKING:
@@ -120,13 +121,16 @@ def metric_label(metric: str) -> str:
 
 
 def close_caption(sentences: list[str], results: Results, reported: pd.DataFrame | None = None, *,
-                  references: bool = True) -> str:
-    """The caption's own sentences, then what is true of every figure: lines of policies that do not learn, published
-    numbers, seeds, episodes, protocol, and what is missing.
+                  budgets: Iterable[int] = (), references: bool = True) -> str:
+    """The caption's own sentences, then what is true of every figure: where final evaluations were made, lines of
+    policies that do not learn, published numbers, seeds, episodes, protocol, and what is missing.
 
     Args:
+        budgets: of :func:`~pvdr_bench.results.series.budgets_of`; none where the figure shows more than last points.
         references: whether the figure draws policies that do not learn, where there are some.
     """
+    if budgets:
+        sentences.append(budget_words(budgets))
     if references and any(row.reference for row in rows_of(results)):
         sentences.append("Grey: policies that do not learn (mean of their final evaluations).")
     if reported is not None and not reported.empty:

@@ -24,16 +24,7 @@ from pvdr_bench.results.figures.style import (
     tasks_of,
 )
 from pvdr_bench.results.looks import Look, Name, assign
-from pvdr_bench.results.series import (
-    METRICS,
-    Row,
-    bounds_of,
-    budget_words,
-    budgets_of,
-    final_interval,
-    final_words,
-    rows_of,
-)
+from pvdr_bench.results.series import METRICS, Row, bounds_of, budgets_of, final_interval, final_words, rows_of
 from pvdr_bench.results.stats import CONFIDENCE
 from pvdr_bench.runs.directory import RunDir
 
@@ -163,8 +154,8 @@ def plot_sweep(results: Results, key: str, metric: str = "success", *, confidenc
             ax.grid(visible=True, zorder=0)
             sheet.name_axes(index, key, metric_label(metric))
         sheet.finish()
-    notes.append(budget_words(budgets_of(rows, results, tasks, metric)))
-    return Plot(sheet.figure, _caption(results, key, metric, confidence, lines, notes))
+    budgets = budgets_of(rows, results, tasks, metric)
+    return Plot(sheet.figure, _caption(results, key, metric, confidence, lines, notes, budgets))
 
 
 def _looks(lines: Sequence[Line], results: Results) -> dict[Line, Look]:
@@ -211,7 +202,7 @@ def _scale(ax: Axes, values: Iterable[Any], order: list[str] | None) -> None:
 
 
 def _caption(results: Results, key: str, metric: str, confidence: float, lines: list[Line],
-             notes: list[str]) -> str:
+             notes: list[str], budgets: set[int]) -> str:
     clipped = "" if bounds_of(metric) is None else ", clipped to [0, 1]"
     shared = shared_changes([row for line in lines for _, row in line.points])
     alike = dict.fromkeys(change for changes in shared.values() for change in changes)
@@ -221,4 +212,4 @@ def _caption(results: Results, key: str, metric: str, confidence: float, lines: 
                           f"method{but}. Points: mean over seeds; lines: {100 * confidence:g} % Student t interval "
                           f"over seeds{clipped}.",
                           *notes],
-                         results, references=False)
+                         results, budgets=budgets, references=False)
