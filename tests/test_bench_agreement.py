@@ -151,6 +151,14 @@ def test_the_context_drops_there_what_it_drops_here():
         assert torch.equal(ours, theirs) and 0 < float((ours == 0).float().mean()) < 0.5
 
 
+def test_the_comparison_makes_attention_in_more_than_one_part():
+    model = WorldModel(CONFIGS["contextwm"][1], wmlib.ACTIONS, two_hot=False, discount=False)
+    maps = wmlib.BATCH * wmlib.LENGTH
+    parts = [len(one._parts(torch.empty(maps, one.heads, one.side**2, 1))) for one in
+             model.decoder.attentions().values()]
+    assert max(parts) > 1
+
+
 def test_other_draws_than_were_given_are_an_error():
     with pytest.raises(SetupError, match="draws more numbers of the kind shuffle"), replayed(Draws()):
         torch.randperm(3)
