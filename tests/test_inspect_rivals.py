@@ -16,6 +16,7 @@ from pvdr_bench.algorithms.efficientzero.pretrain import FICCPretrainer
 from pvdr_bench.algorithms.stg.learner import STGLearner
 from pvdr_bench.algorithms.stg.networks import STGModel
 from pvdr_bench.algorithms.stg.reward import StateToGoReward
+from pvdr_bench.algorithms.stg.views import RUN as STG_RUN
 from pvdr_bench.algorithms.stg.views import rewards
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.nets.conv import preprocess
@@ -24,6 +25,7 @@ from pvdr_bench.rl.views import Amounts, Clips, Curves, NothingToShow, Played, S
 from tests import stg_small
 from tests.dreamerv3_small import SIZE, config, stirred
 from tests.test_ficc import config as ficc_config
+from tests.watched_amounts import amounts_read
 
 CPU = torch.device("cpu")
 
@@ -79,7 +81,8 @@ def test_a_rollout_filters_what_it_sees_and_imagines_the_rest_under_the_actions(
 
 def test_a_runs_rollouts_stand_beside_the_frames_of_the_episode() -> None:
     seen = played(dreaming())
-    (stem, shown), = dreamer.run_rollouts(seen)
+    (stem, shown), = dreamer.RUN["rollouts"](seen)
+    assert amounts_read(dreamer.RUN["rollouts"], seen) == set(dreamer.RUN["rollouts"].reads)
     assert stem == "rollouts" and isinstance(shown, Strips)
     assert [row.label for row in shown.rows] == ["true", "open loop", "difference x 2"] * 2
     assert shown.columns == ("-4", "-2", "now", "+1", "+3", "+5", "+8", "+10", "+15")
@@ -111,6 +114,7 @@ def test_a_pretrained_dreamer_shows_futures() -> None:
     clips = images(32, 20)
     of = trained(cfg, model.state_dict(), clips, 1)
     (_, shown), = dreamer.ARTEFACT["futures"](of)
+    assert amounts_read(dreamer.ARTEFACT["futures"], of) == set(dreamer.ARTEFACT["futures"].reads)
     assert isinstance(shown, Strips) and [row.label for row in shown.rows][:2] == ["true", "open loop"]
     assert shown.numbers["seen"] == min(5, min(20, cfg.schedule("pretrain").frames) // 2)
 
@@ -138,6 +142,7 @@ def test_ficc_shows_what_its_codes_do() -> None:
     clips = images(64, cfg.model.stack + 5, size=size)
     of = trained(cfg, learner.export(), clips, 2)
     found = dict(ficc.ARTEFACT["futures"](of))
+    assert amounts_read(ficc.ARTEFACT["futures"], of) == set(ficc.ARTEFACT["futures"].reads)
     futures, codes = found["futures"], found["codes"]
     assert isinstance(futures, Strips) and isinstance(codes, Strips)
     assert futures.columns == ("now", "+1", "+2", "+3", "+4", "+5") and len(futures.rows) == 4
@@ -162,6 +167,7 @@ def test_stg_shows_what_ppo_is_paid() -> None:
     learner.reward = StateToGoReward(model, cfg.reward, 1, CPU)
     seen = played(learner, 9, success=4, size=stg_small.SIZE)
     (_, shown), = rewards(seen)
+    assert amounts_read(STG_RUN["rewards"], seen) == set(STG_RUN["rewards"].reads)
     assert isinstance(shown, Curves) and shown.marks == ((4.0, "first success"),)
     task, critic, progress = (line.y for line in shown.lines)
     assert task == pytest.approx(3 * seen.rewards)

@@ -17,7 +17,7 @@ from pvdr_bench.errors import BenchError, DataError, SetupError, UsageError
 from pvdr_bench.inspection import show
 from pvdr_bench.inspection.artefact import ArtefactTarget, Settings, held_out
 from pvdr_bench.inspection.run import RunTarget
-from pvdr_bench.rl.views import Amounts, Cloud, Exhibit, Exhibits, NothingToShow, Panel
+from pvdr_bench.rl.views import Amounts, Cloud, Exhibit, Exhibits, NothingToShow, Panel, View
 from pvdr_bench.runs.artefacts import Artefact
 from pvdr_bench.runs.inspected import InspectedFile
 from pvdr_bench.runs.schema import read
@@ -27,6 +27,7 @@ from pvdr_bench.videos.store import ClipStore
 from pvdr_bench.videos.writer import ClipWriter
 from tests.test_cli_main import call
 from tests.test_results_api import spec_of
+from tests.watched_amounts import amounts_read
 
 ROOT = Path(__file__).parents[1] / "artefacts"
 PRETRAINED = ROOT / "pretrain" / "pvdr-metaworld-cpu-4ea91ef1d21b"
@@ -95,6 +96,8 @@ def test_the_tokenizer_shows_its_reconstructions(here: Path, tmp_path: Path) -> 
     assert numbers["psnr_lowest"] <= min(numbers["psnr_shown"]) and 5 < numbers["psnr"] < 50
     assert made.target["corpora"] == {"metaworld": ClipStore(here / "videos/metaworld/64").hash}
     again = show.inspect(target, ["reconstructions"], tmp_path / "b", Settings(Amounts(cases=2)))
+    view = target.views["reconstructions"]
+    assert amounts_read(view, target.opened(Settings())) == set(view.reads)
     for name in ("reconstructions.png", "inspect.json"):
         assert (made.folder / name).read_bytes() == (again.folder / name).read_bytes()
 
@@ -208,7 +211,7 @@ def test_a_word_with_nothing_to_show_is_told_of_and_refused_where_it_was_asked_f
 
     target = show.find_target(TOKENIZER)
     assert isinstance(target, ArtefactTarget)
-    views = {"reconstructions": target.views["reconstructions"], "empty": empty}
+    views = {"reconstructions": target.views["reconstructions"], "empty": View(empty, ())}
     monkeypatch.setattr(ArtefactTarget, "views", property(lambda self: views))
     made = show.inspect(target, [], tmp_path, Settings(Amounts(cases=1)))
     assert set(made.pictures) == {"reconstructions"} and made.nothing == {"empty": "there are no actions"}
@@ -234,9 +237,23 @@ def test_the_command_lists_what_there_is(here: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(("run", "options", "message"), [
     (False, "futures --list --out x --samples 9", "WHAT, --out, --samples say nothing about --list"),
     (False, "--episode 0", "--episode says nothing about an artefact\n  -> leave it out, or give a run"),
-    (True, "episode --videos metaworld", "--videos says nothing about what the run itself shows"),
+    (False, "futures --samples 9", "--samples says nothing about what is shown here (futures)\n"
+                                   "  -> leave it out, or ask for latents"),
+    (False, "latents --cases 3", "--cases says nothing about what is shown here (latents)\n"
+                                 "  -> leave it out, or ask for futures"),
+    (True, "episode --videos metaworld", "--videos says nothing about what is shown here (episode)\n  -> leave it out"),
+    (True, "--samples 2000", "--samples says nothing about what is shown here (episode)"),
+    (True, "--draw-seed 1", "--draw-seed says nothing about what is shown here (episode)"),
 ])
 def test_options_without_effect_are_refused(here: Path, run_path: Path, capsys: pytest.CaptureFixture[str], run: bool,
                                             options: str, message: str) -> None:
     code, _, err = call(capsys, "inspect", str(run_path if run else PRETRAINED), *options.split())
     assert code == 2 and message in err
+
+
+def test_options_are_taken_where_one_of_the_pictures_depends_on_them(here: Path) -> None:
+    policy = show.find_target(ROOT / "policies/pvdr/reach/metaworld/cpu/seed-3")
+    pretrained = show.find_target(PRETRAINED)
+    assert pretrained.reads("futures") == ("videos", "cases", "seed")
+    assert [policy.reads(word) for word in ("episode", "latents", "reconstructions")] == [
+        ("episode",), ("episode", "samples", "seed"), ("videos", "cases", "seed")]

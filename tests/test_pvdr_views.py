@@ -18,6 +18,7 @@ from pvdr_bench.errors import DataError
 from pvdr_bench.rl.views import Amounts, Clips, Cloud, NothingToShow, Played, Strips, Trained, psnr
 from tests.pvdr_story import build, config, weights
 from tests.test_ppo_learner import GRID, IdentityTokenizer
+from tests.watched_amounts import amounts_read
 
 T = 12
 
@@ -225,6 +226,12 @@ def test_an_artefact_shows_futures_and_z_of_the_encoder_beside_the_true_actions(
     assert cloud.numbers == {"samples": 50, "episodes": 13}
     with pytest.raises(NothingToShow, match="nobody knows the actions"):
         list(artefact_latents(trained(action=False)))
+
+
+def test_the_amounts_that_a_view_declares_are_those_that_it_reads() -> None:
+    for views, of in ((RUN, played()), (ARTEFACT, trained())):
+        for word, view in views.items():
+            assert amounts_read(view, of) == set(view.reads), word  # type: ignore[arg-type]
 
 
 def test_weights_of_other_networks_are_refused() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pvdr_bench.cli.options import Device, Json, Videos, refuse_idle
 from pvdr_bench.cli.options import Results as Folder
+
+if TYPE_CHECKING:
+    from pvdr_bench.inspection.show import Target
 
 
 def inspect(
@@ -34,7 +38,7 @@ def inspect(
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.cli.options import choose_device
     from pvdr_bench.inspection.artefact import ArtefactTarget, Settings
-    from pvdr_bench.inspection.show import choices, default_folder, find_target
+    from pvdr_bench.inspection.show import choices, chosen, default_folder, find_target
     from pvdr_bench.inspection.show import inspect as make
     from pvdr_bench.rl.views import Amounts
 
@@ -45,8 +49,7 @@ def inspect(
         return
     if isinstance(found, ArtefactTarget):
         refuse_idle(context, ("episode",), "an artefact", "give a run")
-    elif not set(what or ()) & set(found.artefacts):
-        refuse_idle(context, ("videos",), "what the run itself shows", "ask for what its artefacts show, see --list")
+    _refuse_unread(context, found, chosen(found, what or []))
     settings = Settings(Amounts(cases, samples, seed), episode, choose_device(device).value,
                         tuple(split_names(videos)))
     told = (lambda line: None) if json_ else (lambda line: typer.echo(line, err=True))
@@ -63,6 +66,17 @@ def inspect(
             typer.echo(f"  {made.folder / name}")
     for word, why in made.nothing.items():
         typer.echo(f"{word}: {why}")
+
+
+def _refuse_unread(context: typer.Context, target: Target, words: Sequence[str]) -> None:
+    """Refuse an option that no picture of these words depends on, and name those that do."""
+    from pvdr_bench.inspection.show import choices
+
+    for option in ("episode", "videos", "cases", "samples", "seed"):
+        if not any(option in target.reads(word) for word in words):
+            others = [word for word in choices(target) if option in target.reads(word)]
+            refuse_idle(context, (option,), f"what is shown here ({', '.join(words)})",
+                        f"ask for {' or '.join(others)}" if others else "")
 
 
 def _list(name: str, words: tuple[str, ...], json_: bool) -> None:

@@ -108,6 +108,10 @@ class ArtefactTarget:
         """What it can show, by the user's word."""
         return {} if self.stage.views is None else dict(load_object(self.stage.views))
 
+    def reads(self, word: str) -> tuple[str, ...]:
+        """Names of the settings that change what a word shows."""
+        return ("videos", *self.views[word].reads)
+
     def facts(self, settings: Settings) -> dict[str, Any]:
         """What was looked at, for whoever finds the pictures."""
         return {"kind": "artefact", **self.artefact.reference, "algorithm": self.info.name,

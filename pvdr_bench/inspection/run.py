@@ -55,6 +55,12 @@ class RunTarget:
                 found |= {word: target for word in target.views if word not in self.own and word not in found}
         return found
 
+    def reads(self, word: str) -> tuple[str, ...]:
+        """Names of the settings that change what a word shows; the seed of what is drawn is none of an episode's."""
+        if word not in self.own:
+            return self.artefacts[word].reads(word)
+        return ("episode", *(() if word == EPISODE else self._views[word].reads))
+
     def facts(self, settings: Settings) -> dict[str, Any]:
         """What was looked at, for whoever finds the pictures."""
         spec, written = self.run.spec, self.run.dir.read_run() or {}

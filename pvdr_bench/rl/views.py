@@ -2,8 +2,8 @@
 
 An algorithm names its views where it declares itself: ``views`` of its :class:`~pvdr_bench.algorithms.registry.Stage`
 for an artefact, ``views`` of its :class:`~pvdr_bench.algorithms.registry.AlgorithmInfo` for a run. Each is
-``module:NAME`` of a mapping from a word that the user types to a function of what is looked at, which gives exhibits by
-the name of their file. Nothing here draws: ``inspection/`` does, and it knows no algorithm.
+``module:NAME`` of a mapping from a word that the user types to a :class:`View`: a function of what is looked at, which
+gives exhibits by the name of their file. Nothing here draws: ``inspection/`` does, and it knows no algorithm.
 
 Shapes: T decisions, H = W image size, A action dimensions, n samples, d numbers of a representation.
 """
@@ -190,7 +190,26 @@ class Played:
 
 
 Exhibits = Iterator[tuple[str, Exhibit]]  # the name of the file without its ending, and what is in it
-Views = Mapping[str, Callable[[Any], Exhibits]]  # of a Trained or a Played
+
+
+@dataclass(frozen=True)
+class View:
+    """What shows something of a :class:`Trained` or a :class:`Played`.
+
+    Attributes:
+        show: makes the exhibits. reads: which fields of :class:`Amounts` change them; others are refused where the user
+            gives them for this view alone.
+    """
+
+    show: Callable[[Any], Exhibits]
+    reads: tuple[str, ...]
+
+    def __call__(self, of: Trained | Played) -> Exhibits:
+        """What it shows of it."""
+        return self.show(of)
+
+
+Views = Mapping[str, View]
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

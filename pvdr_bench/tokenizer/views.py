@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from pvdr_bench.nets.quantizer import perplexity
-from pvdr_bench.rl.views import Exhibits, Row, Strips, Trained, Views, difference, psnr
+from pvdr_bench.rl.views import Exhibits, Row, Strips, Trained, View, Views, difference, psnr
 from pvdr_bench.tokenizer.frozen import load_tokenizer
 
 MEASURED = 256  # frames that the numbers are of
@@ -40,4 +40,4 @@ def reconstructions(trained: Trained) -> Exhibits:
                                     tuple(f"{value:.1f} dB" for value in each[:cases]), rows)
 
 
-ARTEFACT: Views = {"reconstructions": reconstructions}
+ARTEFACT: Views = {"reconstructions": View(reconstructions, ("cases", "seed"))}

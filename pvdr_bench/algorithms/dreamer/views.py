@@ -24,6 +24,7 @@ from pvdr_bench.rl.views import (
     Row,
     Strips,
     Trained,
+    View,
     Views,
     difference,
     fill,
@@ -166,5 +167,5 @@ def _imagined(model: VideoModel, post: State, seen: Tensor, action: Tensor, unif
     return _drawn(model, torch.stack(features, 1), seen, generator)
 
 
-ARTEFACT: Views = {"futures": artefact_futures}
-RUN: Views = {"rollouts": run_rollouts}
+ARTEFACT: Views = {"futures": View(artefact_futures, ("cases", "seed"))}
+RUN: Views = {"rollouts": View(run_rollouts, ("cases", "seed"))}

@@ -14,7 +14,7 @@ from torch import Tensor
 from pvdr_bench.algorithms.efficientzero import pictures
 from pvdr_bench.algorithms.efficientzero.video_model import VideoModel
 from pvdr_bench.nets.quantizer import perplexity
-from pvdr_bench.rl.views import Exhibits, Frames, Row, Strips, Trained, Views, fill, psnr
+from pvdr_bench.rl.views import Exhibits, Frames, Row, Strips, Trained, View, Views, fill, psnr
 
 AHEAD = 5  # steps
 MEASURED = 64  # clips
@@ -84,4 +84,4 @@ def _each_code(model: VideoModel, states: Tensor, true: Frames, usage: Tensor, c
     return Strips("What each latent action does", about, {"shares": shares}, columns, tuple(rows))
 
 
-ARTEFACT: Views = {"futures": futures}
+ARTEFACT: Views = {"futures": View(futures, ("cases", "seed"))}

@@ -24,7 +24,7 @@ from pvdr_bench.algorithms.pvdr.futures import (
 )
 from pvdr_bench.algorithms.pvdr.latents import artefact_latents, latents
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
-from pvdr_bench.rl.views import Curves, Exhibits, Line, NothingToShow, Played, Row, Strips, Views, spread_out
+from pvdr_bench.rl.views import Curves, Exhibits, Line, NothingToShow, Played, Row, Strips, View, Views, spread_out
 
 
 def adaptation(played: Played) -> Exhibits:
@@ -93,5 +93,7 @@ def alignment_reward(played: Played) -> Curves:
                    Line("plan error", "distance to the plan", steps, error)))
 
 
-ARTEFACT: Views = {"futures": artefact_futures, "latents": artefact_latents}
-RUN: Views = {"futures": run_futures, "adaptation": adaptation, "latents": latents}
+ARTEFACT: Views = {"futures": View(artefact_futures, ("cases", "seed")),
+                   "latents": View(artefact_latents, ("samples", "seed"))}
+RUN: Views = {"futures": View(run_futures, ("cases", "seed")), "adaptation": View(adaptation, ("cases", "seed")),
+              "latents": View(latents, ("samples", "seed"))}

@@ -10,7 +10,7 @@ import torch
 
 from pvdr_bench.algorithms.stg.learner import STGLearner
 from pvdr_bench.algorithms.stg.reward import StateToGoReward
-from pvdr_bench.rl.views import Curves, Exhibits, Line, Played, Views
+from pvdr_bench.rl.views import Curves, Exhibits, Line, Played, View, Views
 
 PIECE = 128  # frames at a time
 
@@ -45,4 +45,4 @@ def rewards(played: Played) -> Exhibits:
         ((float(first[0]), "first success"),) if len(first) else ())
 
 
-RUN: Views = {"rewards": rewards}
+RUN: Views = {"rewards": View(rewards, ())}
