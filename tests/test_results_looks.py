@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from collections import Counter
 
@@ -41,6 +43,15 @@ def test_shipped_methods_have_their_look_in_any_folder() -> None:
     alone, among = assign([("pvdr", "metaworld")]), assign([*NAMES, ("pvdr@x=1", "bair"), ("zzz", "none")])
     assert alone["pvdr", "metaworld"] == among["pvdr", "metaworld"] == Look("#0072b2", "solid", "circle")
     assert assign([("pvdr", "fetch-push")])["pvdr", "fetch-push"] == among["pvdr", "fetch-push"]
+
+
+@pytest.mark.parametrize("corpus", ["fetch-push", "bair"])
+def test_the_rows_of_the_papers_main_figure_differ_in_colour_where_their_dashes_do_not(corpus: str) -> None:
+    trained = ["pvdr", "apv", "ficc", "stg"]
+    looks = assign([*((name, corpus) for name in trained), ("ppo", "none"), ("pvdr-scratch", "none")])
+    for one, other in itertools.combinations(looks.values(), 2):
+        apart = math.dist(*([int(look.color[k:k + 2], 16) for k in (1, 3, 5)] for look in (one, other)))
+        assert one.dash != other.dash or apart > 60
 
 
 def test_variants_and_corpora_keep_the_hue() -> None:
