@@ -130,7 +130,8 @@ def test_half_done_it_draws_what_there_is_and_says_what_is_missing(catalog: Cata
     caption = (tmp_path / "out" / "mine.txt").read_text()
     assert not found.problem and (tmp_path / "out" / "mine.png").stat().st_size > 10_000
     assert caption.startswith("Mine (after a paper, Fig. 1). Success rate against")
-    assert "Dashed: the mean of the final evaluations of PVDR (metaworld), whose curve is not drawn." in caption
+    assert ("Dashed, without marks: the mean of the final evaluations of PVDR (metaworld), whose curve is not drawn."
+            in caption)
     assert f"Missing: {'; '.join(missing)}." in caption and "not compared: PPO" in caption
     svg = (tmp_path / "out" / "mine.svg").read_text()
     assert svg.index(">window-open<") < svg.index(">reach<") and ">all tasks<" not in svg

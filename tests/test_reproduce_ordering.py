@@ -1,4 +1,5 @@
-"""What `reproduce` says of a publication's ordering where the rows are ours, and where a command changed their keys."""
+"""What `reproduce` says of an ordering where the rows are ours, and where a command changed their keys; and in which
+order published bars stand."""
 
 from __future__ import annotations
 
@@ -80,7 +81,7 @@ def test_changed_keys_take_neither_level_nor_highest_row(capsys: pytest.CaptureF
     out, texts = with_changed_keys(capsys, folder, "figure")
     assert ("The publication has PVDR above its rows, and the rows here are ours; the mean of pvdr@candidates=3 "
             "(metaworld) is above 1 of 1, clearly") in out
-    assert "Dashed: the mean of the final evaluations of pvdr@candidates=3 (metaworld)" in texts["mine.txt"]
+    assert "without marks: the mean of the final evaluations of pvdr@candidates=3 (metaworld)" in texts["mine.txt"]
 
 
 def test_a_change_that_all_rows_of_a_sweep_share_is_told_and_sets_none_apart(
@@ -106,3 +107,12 @@ def test_a_value_that_is_some_tasks_own_gives_a_name_two_variants(catalog: Catal
     specs = experiment_runs(catalog, one, methods=["pvdr"], default_scale="paper", overrides=[change])
     found = variants_of(catalog, one, specs, ["pvdr"], [change, "protocol.env_steps=1000000"])
     assert found == {"pvdr": ("pvdr", "pvdr@clip=0.6")} == {"pvdr": tuple(dict.fromkeys(s.variant for s in specs))}
+
+
+def test_published_bars_stand_in_the_order_of_ours(catalog: Catalog, tmp_path: Path) -> None:
+    """Else the third published bar of Table 4, of the longest horizon, is the counterpart of our first."""
+    one = experiment(table={"published": "Table 4", "stand_ins": {"bair": "fetch-push"}}, grid=[
+        {"methods": ["pvdr", "pvdr-h1-1", "pvdr-h2-2"], "tasks": ["reach", "plate-slide"], "videos": ["fetch-push"]}])
+    drawn(catalog, one, tmp_path, lambda spec: 0.5)
+    assert ("in percent: 1 pvdr (bair, 2+6) 45.0 (reach), 35.2 (plate-slide); 2 pvdr (bair, 1+1) 7.8 (reach), "
+            "7.6 (plate-slide); 3 pvdr (bair, 2+2) 11.0 (reach)") in (tmp_path / "out" / "mine.txt").read_text()

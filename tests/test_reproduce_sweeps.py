@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.launch.plan import experiment_runs
+from pvdr_bench.results.paper import figure_called
 from pvdr_bench.results.reproduce import values_of
-from tests.test_reproduce import drawn
+from tests.test_reproduce import drawn, experiment
 
 PUBLISHED = {"fig12": ("lambda1", 1e-3), "fig13": ("lambda2", 0.8), "fig14": ("lambda3", 1.0)}  # the paper's Table 2
 
@@ -42,3 +44,16 @@ def test_a_sweep_one_of_whose_entries_is_the_method_itself_is_drawn(catalog: Cat
     assert not found.problem and (tmp_path / "out" / "mine-final.png").exists()
     assert f"pvdr (metaworld): {own}, 10.0)" in (tmp_path / "out" / "mine-final.txt").read_text()
     assert "reach: 50 points, from lambda3 = " in found.ordering
+
+
+def test_the_sentence_on_a_sweep_ends_with_the_papers_words(catalog: Catalog, tmp_path: Path) -> None:
+    for number, words in ((12, "quite sensitive to lambda1"), (13, "relatively stable under lambda2"),
+                          (14, "moderately influenced by lambda3")):
+        told = figure_called(catalog.experiment(f"fig{number}").source)
+        assert told == f"The publication calls PVDR {words} (appendix B.1)."
+    assert figure_called(catalog.experiment("fig4").source) == ""
+    one = experiment(source="arXiv 2411.03169, Fig. 13", figure={"kind": "sweep", "key": "lambda2"}, grid=[
+        {"methods": ["pvdr", "pvdr@lambda2=8"], "tasks": ["reach"], "videos": ["metaworld"]}])
+    found = drawn(catalog, one, tmp_path, lambda spec: 0.4 if spec.variant == "pvdr" else 0.5)
+    assert re.match(r"Range of .* reach: 10 points, .*\. The publication calls PVDR relatively stable", found.ordering)
+    assert found.ordering in (tmp_path / "out" / "mine.txt").read_text()

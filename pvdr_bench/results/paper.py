@@ -2,13 +2,14 @@
 
 ``results/paper/*.csv`` has the columns of :data:`COLUMNS`; success and its spread are in percent, as printed. A row has
 either a success rate or a return. What a source does not say is empty. ``figures.json`` says of figures, whose numbers
-nobody printed, how they were measured.
+nobody printed, how they were measured, and under ``calls`` what the text says of one.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,14 +114,28 @@ def figure_otherwise(source: str, folder: Path | None = None) -> str:
     Raises:
         DataError: the folder is missing.
     """
+    figure, row = _figure(source, folder)
+    return f"Not shown: {measured_otherwise(figure, row['source'], row['protocol'])}" if row else ""
+
+
+def figure_called(source: str, folder: Path | None = None) -> str:
+    """What the publication's text says of the figure that an experiment follows, as a sentence; empty where nothing is
+    known of it. Arguments and errors as for :func:`figure_otherwise`."""
+    figure, row = _figure(source, folder)
+    words = row.get("calls", {}).get(figure)
+    return f"The publication calls {words}." if words else ""
+
+
+def _figure(source: str, folder: Path | None) -> tuple[str, dict[str, Any]]:
+    """The figure that a source names, and what is known of it; nothing where it is not known."""
     folder = folder or paper_folder()
     if folder is None or not (folder / FIGURES).is_file():
         raise DataError("there is nothing on published figures", where=str(folder or "results/paper"))
     paper, _, figure = source.removeprefix("after ").rpartition(", ")
     for row in json.loads((folder / FIGURES).read_text(encoding="utf-8")):
         if row["paper"] == paper and figure in row["figures"]:
-            return f"Not shown: {measured_otherwise(figure, row['source'], row['protocol'])}"
-    return ""
+            return figure, dict(row)
+    return figure, {}
 
 
 def beside(protocol: str, folder: Path | None = None) -> pd.DataFrame:

@@ -40,14 +40,23 @@ class PaperTable:
     notes: tuple[str, ...]
 
 
-def published_rows(table: str, specs: Sequence[RunSpec], stand_ins: Mapping[str, str]) -> pd.DataFrame:
-    """The numbers of a published table that belong to these runs, with ``corpus_here``: ours that stands for theirs."""
+def published_rows(table: str, specs: Sequence[RunSpec], stand_ins: Mapping[str, str],
+                   order: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
+    """The numbers of a published table that belong to these runs, with ``corpus_here``: ours that stands for theirs.
+
+    Args:
+        order: variant and corpus of our rows as they are drawn, so that bars of both stand in one order; numbers of
+            others are at the end.
+    """
     frame = published()
     frame = frame[frame["table"].eq(table) & frame["success"].notna()].copy()
     frame["corpus_here"] = frame["corpus"].map(lambda name: stand_ins.get(name, name))
     asked = {(spec.task.name, spec.variant, spec.corpus or "none") for spec in specs}
-    keys = zip(frame["task"], frame["variant"], frame["corpus_here"], strict=True)
-    return frame[[key in asked for key in keys]].reset_index(drop=True)
+    keys = list(zip(frame["task"], frame["variant"], frame["corpus_here"], strict=True))
+    place = {row: number for number, row in enumerate(order)}
+    frame["place"] = [place.get((variant, corpus), len(place)) for _, variant, corpus in keys]
+    frame = frame[[key in asked for key in keys]]
+    return frame.sort_values("place", kind="stable").drop(columns="place").reset_index(drop=True)
 
 
 def lay_out(built: Table, numbers: pd.DataFrame, specs: Sequence[RunSpec], columns: str,

@@ -25,8 +25,9 @@ from pvdr_bench.results.figures import Plot, plot_bars, plot_curves, plot_sweep,
 from pvdr_bench.results.figures.sweep import is_numeric, leaves
 from pvdr_bench.results.looks import MARKS, Look
 from pvdr_bench.results.ordering import highest_row, sensitivity, table_ordering
-from pvdr_bench.results.paper import figure_otherwise
+from pvdr_bench.results.paper import figure_called, figure_otherwise
 from pvdr_bench.results.problems import REFERENCES
+from pvdr_bench.results.series import rows_of
 from pvdr_bench.results.tables import build_table, to_csv
 from pvdr_bench.runs.files import atomic_write
 
@@ -157,7 +158,8 @@ class _Drawing:
             found, key = self.results, experiment.figure.key
             if key is not None:
                 found = with_values(found, self.specs, key)
-                ordering = sensitivity(found, key, values_of(self.specs, key), self.tasks)
+                ordering = " ".join(filter(None, (
+                    sensitivity(found, key, values_of(self.specs, key), self.tasks), figure_called(experiment.source))))
             looks = None if key is None else looks_by_value(self.specs, key)
             files += self._save(plot_curves(found, tasks=self.tasks, levels=self._as_run(*experiment.figure.levels),
                                             looks=looks), "", ordering)
@@ -174,7 +176,8 @@ class _Drawing:
 
     def _table(self, table: PaperTable, ordering: str) -> list[Path]:
         """The table as Markdown, LaTeX and CSV, and bars of the same numbers."""
-        numbers = paper_table.published_rows(table.published, self.specs, table.stand_ins)
+        rows = [(row.variant, row.corpus) for row in rows_of(self.results)]
+        numbers = paper_table.published_rows(table.published, self.specs, table.stand_ins, rows)
         built = build_table(self.results, reported=numbers, overall=False)
         laid = paper_table.lay_out(built, numbers, self.specs, table.columns, table.stand_ins,
                                    (*self.remarks, ordering), self.missing)

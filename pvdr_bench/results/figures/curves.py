@@ -279,7 +279,7 @@ def _caption(drawing: _Drawing, notes: list[str], reported: pd.DataFrame | None)
     sentences = [f"{METRICS[options.metric].capitalize()} against {against[options.axis]}. Lines: mean over seeds; "
                  f"bands: {level} Student t interval over seeds{clipped}. Not smoothed.", *notes]
     if drawing.levels:
-        sentences.append("Dashed: the mean of the final evaluations of "
+        sentences.append("Dashed, without marks: the mean of the final evaluations of "
                          f"{', '.join(row.label for row in drawing.levels)}, whose curve is not drawn.")
     if any(panel == ALL for _, panel in drawing.curves):
         sentences.append(f"All tasks: mean of the tasks' means, with a {level} stratified bootstrap band (whole runs "

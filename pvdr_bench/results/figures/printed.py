@@ -45,10 +45,11 @@ def _printed_label(record: dict[str, Any]) -> str:
 
 
 def printed_labels(reported: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Every published row of a figure with its (last) success in percent by task; its place is its number."""
-    out: dict[str, dict[str, float]] = {}
-    for record in reported.sort_values(["method", "corpus", "horizon", "env_steps"], kind="stable").to_dict("records"):
-        out.setdefault(_printed_label(record), {})[str(record["task"])] = float(record["success"])
+    """Every published row of a figure, in the order in which they are given, with its (last) success in percent by
+    task; its place is its number."""
+    out: dict[str, dict[str, float]] = {_printed_label(record): {} for record in reported.to_dict("records")}
+    for record in reported.sort_values("env_steps", kind="stable").to_dict("records"):
+        out[_printed_label(record)][str(record["task"])] = float(record["success"])
     return out
 
 
