@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pvdr_bench.algorithms.pvdr import model as model_module
 from pvdr_bench.algorithms.pvdr.config import ModelConfig, PlannerConfig, PretrainConfig, PVDRConfig
-from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
+from pvdr_bench.algorithms.pvdr.model import Decoder, DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner
 from pvdr_bench.algorithms.pvdr.pretrain import (
     PVDRPretrainer,
@@ -135,6 +136,19 @@ def test_a_plan_is_the_codes_of_a_rollout(extra: bool, depth: int, frames: int) 
     assert verdict["equal"] and verdict["compared_frames"] > 0.8 * found[:, :, 0, 0].numel()
     with torch.autocast("cpu", torch.bfloat16):
         assert model.decoder.plan(context, z).shape == codes.shape
+
+
+def test_plans_made_some_at_a_time_are_those_made_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, calls = tiny(z_every_slot=True, copy_gate=True, z_grid=2, decoder_depth=2, context_frames=2, window=2), []
+    torch.nn.init.normal_(net.decoder.head.weight, std=1.0)
+    context, z = torch.randint(CODES, (7, 2, 4, 4)), torch.randn(7, *net.z_shape)
+    made = Decoder._plan
+    monkeypatch.setattr(Decoder, "_plan", lambda self, x, *rest: calls.append(len(x)) or made(self, x, *rest))
+    together = net.decoder.plan(context, z)
+    monkeypatch.setattr(model_module, "AT_ONCE", 3 * (1 + 2) * 4 * 4 * net.config.d_model)
+    assert torch.equal(net.decoder.plan(context, z), together) and calls == [7, 3, 2, 2]
+    monkeypatch.setattr(model_module, "AT_ONCE", 1)  # less than one plan has
+    assert torch.equal(net.decoder.plan(context, z), together) and calls[4:] == 7 * [1]
 
 
 def test_a_decoded_frame_depends_on_z_and_context_only() -> None:

@@ -5,6 +5,7 @@ Shapes: B batch, N candidates, m context and l future frames, h x w token grid, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from pvdr_bench.nets.context import ContextNoise
 from pvdr_bench.nets.st_transformer import Decoding, LayerCache, STTransformer, window_order
 
 LOGVAR_RANGE = (-10.0, 4.0)
+AT_ONCE = 2**19  # numbers of a layer's output that planning on a CPU works on at a time: see Decoder.plan
 
 
 @dataclass
@@ -171,7 +173,17 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def plan(self, context: Tensor, z: Tensor, shown: Shown | None = None) -> Tensor:
-        """The codes of :meth:`rollout` [B, l, h, w], for planning: without gradients, and without logits to keep."""
+        """The codes of :meth:`rollout` [B, l, h, w], for planning: without gradients, and without logits to keep.
+
+        On a CPU many plans are made some at a time: all together would be new memory at every call, which the kernel
+        has to clear. Plans do not depend on each other, so they are the same.
+        """
+        numbers = len(z) * (1 + self.config.context_frames) * self.grid**2 * self.config.d_model
+        parts = min(len(z), math.ceil(numbers / AT_ONCE)) if z.device.type == "cpu" and shown is None else 1
+        return torch.cat([self._plan(x, drawn, shown) for x, drawn in zip(
+            context.tensor_split(parts), z.tensor_split(parts), strict=True)])
+
+    def _plan(self, context: Tensor, z: Tensor, shown: Shown | None) -> Tensor:
         order = window_order(self.grid, self.config.window).to(context.device)
         z = self._spread(z).flatten(1, 2)[:, order]
         frames = self._in_windows(self._look(shown), z, order)
