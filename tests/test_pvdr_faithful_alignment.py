@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from pvdr_bench.algorithms.pvdr.alignment import Alignment, Labels
+from pvdr_bench.algorithms.pvdr import alignment
+from pvdr_bench.algorithms.pvdr.alignment import Aligner, Alignment, Labels
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from tests.pvdr_story import (
     E1,
@@ -101,6 +104,28 @@ def test_the_alignment_loss_of_a_minibatch_is_equation_5_over_whole_futures_and_
     torch.autograd.backward(loss)
     assert all(p.grad is None for p in learner.model.parameters())
     assert all(torch.equal(p, frozen[name]) for name, p in learner.model.encoder.named_parameters() if name in frozen)
+
+
+def test_labels_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = build(config())
+    encoder, read, checked = learner.model.encoder, [], []
+    forward, make = encoder.forward, Aligner.labels
+    monkeypatch.setattr(encoder, "forward", lambda clips: read.append(len(clips)) or forward(clips))
+    monkeypatch.setattr(alignment, "READ_AT_ONCE", 3)
+
+    def watched(self: Aligner, *told: Any) -> Labels:
+        read.clear()
+        labels = make(self, *told)
+        assert sum(read) == len(labels) > 3 >= max(read)
+        with torch.no_grad():
+            whole = forward(torch.cat([labels.tokens.long(), labels.future.long()], 1))
+        torch.testing.assert_close((labels.mean, labels.logvar), (whole.mean, whole.logvar))
+        checked.append(len(labels))
+        return labels
+
+    monkeypatch.setattr(Aligner, "labels", watched)
+    played(learner, story())
+    assert checked
 
 
 @pytest.mark.parametrize("micro_batch", [0, 2])

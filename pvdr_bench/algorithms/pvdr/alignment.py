@@ -19,6 +19,7 @@ from pvdr_bench.algorithms.pvdr.model import DynamicsModel, Gaussian
 from pvdr_bench.algorithms.pvdr.rounds import mean_ahead
 from pvdr_bench.rl.rollout import Batch, Rollout, State
 
+READ_AT_ONCE = 32  # clips that E reads at a time where no micro_batch says otherwise: more only take more memory
 Mean = Callable[[State], Tensor]  # a state -> the mean action [B, A] that L_act trains
 
 
@@ -146,7 +147,8 @@ class Aligner:
         valid bool [T, N]."""
         tokens = rollout.state["tokens"][valid]
         clips = torch.cat([tokens.long(), future[valid]], 1)
-        parts = [self.model.encoder(clips[rows]) for rows in pieces(len(clips), self.config.pretrain.micro_batch)]
+        size = self.config.pretrain.micro_batch or READ_AT_ONCE
+        parts = [self.model.encoder(clips[rows]) for rows in pieces(len(clips), size)]
         action = mean_ahead(rollout.action.clamp(-1, 1), self.config.lact_decisions)[valid]
         empty = action.new_zeros((0, *self.model.z_shape))
         means = torch.cat([empty, *(part.mean for part in parts)])
