@@ -113,6 +113,8 @@ def test_a_strip_goes_from_the_first_picture_to_the_last() -> None:
     strip = film_strip(pictures, 4)
     assert strip.shape == (8, 4, 3) and strip[::2, 0, 0].tolist() == [0, 3, 6, 9]
     assert film_strip(pictures[:2], 4).shape == (4, 4, 3)
+    for moment, shown in ((4, [0, 4, 6, 9]), (6, [0, 3, 6, 9]), (8, [0, 3, 6, 8])):
+        assert film_strip(pictures, 4, moment)[::2, 0, 0].tolist() == shown
 
 
 @pytest.mark.long

@@ -9,7 +9,9 @@ import pytest
 
 from pvdr_bench.api import Episode
 from pvdr_bench.errors import UsageError
+from pvdr_bench.inspection.run import episode_exhibits
 from pvdr_bench.playing.film import episode_pictures, plan_strip, render_video, write_video
+from pvdr_bench.rl.views import Film, Picture
 
 RED, BLUE, YELLOW = (200, 10, 10), (10, 10, 200), (200, 200, 10)
 
@@ -47,6 +49,26 @@ def test_enlarging_makes_no_new_colours() -> None:
     picture = plan_strip(frames, None)[0]
     inner = picture[24:24 + 112, 8:8 + 112]
     assert np.array_equal(inner[::14, ::14], frames[0])
+
+
+def test_observations_are_numbered() -> None:
+    pictures = plan_strip(plain(RED, 2, 32, 32), None)
+    head = 8 + 16
+    assert not np.array_equal(pictures[0][:head], pictures[1][:head])
+    assert np.array_equal(pictures[0][head:], pictures[1][head:])
+
+
+@pytest.mark.parametrize("first", [None, 7, 19])
+def test_the_moments_of_an_episode_show_its_first_success(first: int | None) -> None:
+    success = np.zeros(20, bool)
+    success[slice(20, 20) if first is None else slice(first, first + 1)] = True
+    actions, rewards = np.zeros((20, 2), np.float32), np.zeros(20, np.float32)
+    seen = Episode(0, plain(RED, 21, 32, 32), None, actions, rewards, success, None)
+    shown, film = (exhibit for _, exhibit in episode_exhibits(seen, 3, 0))
+    assert isinstance(shown, Picture) and isinstance(film, Film) and len(film.pictures) == 21
+    moments = np.split(shown.picture, 5)
+    assert sum(count(moment, (0, 158, 115)) > 0 for moment in moments) == (first is not None)
+    assert ("first success" in shown.about) == (first is not None)
 
 
 def test_success_is_marked() -> None:

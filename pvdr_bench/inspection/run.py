@@ -116,7 +116,10 @@ def episode_exhibits(seen: Episode, episode: int, env_steps: int) -> Iterator[tu
     numbers: dict[str, Any] = {"episode": episode, "eval_seed": seen.seed, "env_steps": env_steps,
                                "decisions": len(seen.actions), "success": bool(seen.success.any()),
                                "return": float(seen.rewards.sum(dtype="float64"))}
-    about = f"The observation{plans}{goal}, at five moments of evaluation episode {episode}, from above to below."
+    moment = 1 + int(seen.success.argmax()) if seen.success.any() else None  # the first picture of success
+    about = (f"The observation{plans}{goal}, at five moments of evaluation episode {episode}"
+             f"{', the first success among them' if moment is not None else ''}, from above to below. An observation's "
+             "number is that of the decisions before it.")
     stem = f"episode-{episode}"
-    yield stem, Picture("An episode", about, numbers, film_strip(pictures))
+    yield stem, Picture("An episode", about, numbers, film_strip(pictures, moment=moment))
     yield stem, Film("An episode", f"As a film: all of it, at {Film.fps:g} decisions a second.", numbers, pictures)

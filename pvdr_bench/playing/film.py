@@ -50,7 +50,7 @@ def plan_strip(frames: Frames, plans: Frames | None, *, goal: Frames | None = No
         success: [T], frames the observation in green where True.
 
     Returns:
-        Pictures uint8 [T, height, width, 3] with even sides, as video formats need.
+        Pictures uint8 [T, height, width, 3] with even sides, as video formats need; observations are numbered.
 
     Raises:
         UsageError: shapes or types do not fit.
@@ -72,7 +72,7 @@ def plan_strip(frames: Frames, plans: Frames | None, *, goal: Frames | None = No
     top = _GAP + HEAD
     for t, picture in enumerate(pictures):
         solved = success is not None and bool(success[t])
-        paste(picture, label("success" if solved else "observation", _GREEN if solved else INK), _GAP, _GAP)
+        paste(picture, label(f"success {t}" if solved else f"observation {t}", _GREEN if solved else INK), _GAP, _GAP)
         if solved:
             picture[top - 3:top + large + 3, _GAP - 3:_GAP + large + 3] = _GREEN
         paste(picture, enlarge(frames[t], rows * small), top, _GAP)
@@ -153,9 +153,12 @@ def episode_pictures(episode: Episode) -> Frames:
     return plan_strip(episode.images, plans, goal=episode.goal_image, success=success)
 
 
-def film_strip(pictures: Frames, count: int = 5) -> Frames:
-    """``count`` of the pictures [T, h, w, 3], evenly spread from the first to the last, below one another."""
+def film_strip(pictures: Frames, count: int = 5, moment: int | None = None) -> Frames:
+    """``count`` of the pictures [T, h, w, 3], evenly spread from the first to the last, below one another; picture
+    ``moment`` stands for the one nearest to it."""
     chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().astype(int)
+    if moment is not None:
+        chosen[np.abs(chosen - moment).argmin()] = moment
     return np.concatenate(list(pictures[chosen]))
 
 
