@@ -108,6 +108,11 @@ def test_a_plan_counts_as_one_counts_by_hand(capsys: pytest.CaptureFixture[str],
     assert facts["hours"] == pytest.approx(hours["random"] + hours["ppo"])
     part = plan(capsys, folder, "both", "--tasks", "reach", "--methods", "ppo,pvdr", "--seeds", "1,")
     assert [one["runs"] for one in part["experiments"]] == [3, 1] and part["runs"] == 3  # pvdr on both corpora
+    other = plan(capsys, folder, "both", "--methods", "pvdr,ppo", "--videos", "fetch-push")
+    # pvdr x 2 tasks x 2 seeds, of which one was there on that corpus; ppo, which has none, x 5, as before
+    assert {kind["variant"]: kind["runs"] for kind in other["kinds"]} == {"pvdr": 4, "ppo": 5}
+    labels = [one["label"] for one in other["artefacts"]]
+    assert labels == ["tokenize tokenizer · smoke", "pretrain pvdr on fetch-push · smoke"]
     assert sorted(path.name for path in (folder / "results").iterdir()) == ["ppo", "random"]  # nothing was written
 
 

@@ -21,6 +21,7 @@ from pvdr_bench.cli.options import (
     ScaleOption,
     Seeds,
     Tasks,
+    Videos,
     choose_device,
     choose_scale,
 )
@@ -48,6 +49,7 @@ def reproduce(
     tasks: Tasks = None,
     methods: Methods = None,
     seeds: Seeds = None,
+    videos: Videos = None,
     scale: ScaleOption = None,
     protocol: ProtocolOption = None,
     override: Overrides = None,
@@ -67,8 +69,9 @@ def reproduce(
 ) -> None:
     """Plan an experiment, run or submit what is missing, and draw it as the paper has it, beside the published numbers.
 
-    --tasks, --methods and --seeds choose a part of it. The same command continues; half done, it draws what there is
-    and says what is missing. Runs that several experiments share are made once.
+    --tasks and --methods choose a part of it; --seeds and --videos stand in place of its own. The same command
+    continues; half done, it draws what there is and says what is missing. Runs that several experiments share are made
+    once.
     """
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.runs.paths import results_to_write
@@ -79,8 +82,8 @@ def reproduce(
     site = profiles_of(catalog, profile, pretrain_profile) if profile else None
     chosen = choose_device(device).value if site is None else site[0].device
     size = choose_scale(scale, chosen).value if site is None or scale is not None else site[0].scale
-    groups = _groups(catalog, name, root, site is not None, tasks=tasks, methods=methods, seeds=seeds, scale=scale,
-                     default_scale=size, protocol=protocol, overrides=override or [])
+    groups = _groups(catalog, name, root, site is not None, tasks=tasks, methods=methods, seeds=seeds, videos=videos,
+                     scale=scale, default_scale=size, protocol=protocol, overrides=override or [])
     plan, count, facts = _planned(groups, catalog, root, site, chosen, jobs)
     facts |= {"experiment": name, "results": str(root)}
     if not json_:
@@ -162,13 +165,14 @@ def _check_options(profile: str | None, of_clusters: dict[str, bool], of_this_ma
 
 
 def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: Tasks, methods: Methods, seeds: Seeds,
-            overrides: Sequence[str], **asked: Any) -> list[Group]:
+            videos: Videos, overrides: Sequence[str], **asked: Any) -> list[Group]:
     """The experiments of a name with the runs that are asked for, those without any left out.
 
     Raises:
         UsageError: none of them has such a task or method.
         SettingsError: a figure or table names what does not exist.
     """
+    from pvdr_bench.catalog.mixture import split_videos
     from pvdr_bench.catalog.problems import SettingsError
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
@@ -189,7 +193,7 @@ def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: 
     groups = []
     for experiment in experiments:
         specs = experiment_runs(catalog, experiment, methods=wanted["--methods"], tasks=wanted["--tasks"],
-                                seeds=seeds, overrides=overrides, **asked)
+                                seeds=seeds, videos=split_videos(videos), overrides=overrides, **asked)
         todo = [plan.spec for plan in plan_runs(specs, root) if plan.state != "done"]
         if specs:
             groups.append(Group(experiment, tuple(specs), obstacle(todo, catalog, submitted) if todo else None,

@@ -94,8 +94,12 @@ def members(catalog: Catalog, name: str) -> list[Experiment]:
 
 def experiment_runs(catalog: Catalog, experiment: Experiment, *, methods: Sequence[str] = (),
                     tasks: Sequence[str] = (), seeds: Texts | None = None, scale: str | None = None,
-                    default_scale: str, protocol: str | None = None, overrides: Sequence[str] = ()) -> list[RunSpec]:
+                    default_scale: str, protocol: str | None = None, videos: Sequence[str] = (),
+                    overrides: Sequence[str] = ()) -> list[RunSpec]:
     """The runs of an experiment's grid, or those of some of its methods and tasks; each once, as the last part has it.
+
+    Args:
+        videos: corpora in place of the grid's; empty: the grid's.
 
     Raises:
         CatalogError, UsageError: a name, key or value that does not exist or does not fit.
@@ -105,8 +109,8 @@ def experiment_runs(catalog: Catalog, experiment: Experiment, *, methods: Sequen
         names = [name for name in part.methods if not methods or name in methods]
         places = [name for name in part.tasks if not tasks or catalog.task_name(name) in tasks]
         specs += grid(catalog, names, places, seeds or part.seeds or experiment.seeds,
-                      scale or experiment.scale or default_scale, protocol or experiment.protocol, part.videos,
-                      [*part.overrides, *overrides])
+                      scale or experiment.scale or default_scale, protocol or experiment.protocol,
+                      videos or part.videos, [*part.overrides, *overrides])
     return list({str(spec.path("")): spec for spec in specs}.values())
 
 
