@@ -230,6 +230,15 @@ def test_windows_across_episodes_have_no_bonus_no_place_in_the_queue_and_no_part
     torch.testing.assert_close(raw, expected.mean())
     assert (bonus[~whole] == 0).all()
 
+    cut = VideoBonus(model.bonus.config.model_copy(update={"at_end": "cut"}), low.shape[-1])
+    cut.load_state_dict(state)
+    bonus, known, _ = cut(low, data.is_first)
+    assert known.all() and int(cut.filled) == 12
+    ends = [[3, 4, 5, 6], [3, 4, 4, 4], [3, 4, 5, 6]]  # behind each window's last step, before the start at 4
+    points = torch.stack([low[b, t:ends[b][t]].mean(0) @ cut.projection for b in range(3) for t in range(4)])
+    expected = torch.stack([(points - p).norm(dim=1).sort().values[:2].mean() for p in points])
+    torch.testing.assert_close(bonus.flatten() * cut.scale, expected)
+
     uniform = torch.rand(2, 3, 6, 3)
     losses = []
     for reward in (0.0, 1e3):  # of the steps whose windows are broken
@@ -237,6 +246,10 @@ def test_windows_across_episodes_have_no_bonus_no_place_in_the_queue_and_no_part
         data.reward[1, 2:4] = reward
         losses.append(float(model.loss(data, uniform)[2]["reward_loss"]))
     assert losses[0] == losses[1]
+    model.bonus.config = cut.config  # but where they are cut, their rewards are learned
+    model.bonus.load_state_dict(state)
+    assert float(model.loss(data, uniform)[2]["reward_loss"]) > 2 * losses[1]
+    model.bonus.config = model.config.bonus
     data.reward[1, 1] += 1
     model.bonus.load_state_dict(state)
     assert float(model.loss(data, uniform)[2]["reward_loss"]) != losses[0]

@@ -77,12 +77,29 @@ def with_a_goal_term_that_is_felt(name: str, parent: str) -> None:
     assert parts[0] == pytest.approx(100 * parts[1], rel=0.05) and parts[1] > 1e-3
 
 
+def without_a_goal_term_that_is_felt(name: str, parent: str) -> None:
+    """The prior's step is that of the KL alone, and by way of the tuned model's plans the lessons are others; of the
+    plans that E1 was played with they would be the same to the bit."""
+    without_the_goal_term(name, parent)
+    for plans, apart in (("tuned", True), ("played", False)):
+        less, whole = (led(learner_of(small(each, {"online": {"teach_plans": plans}}))) for each in (name, parent))
+        assert alike(less.began["actor"], whole.began["actor"])
+        assert alike(less.middle["actor"], whole.middle["actor"]) != apart
+        assert less.moved("actor", "began") and "lesson_after" in less.metrics[0]
+
+
+def alike(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    """Whether two networks have the same weights."""
+    theirs = b.state_dict()
+    return all(torch.equal(x, theirs[key]) for key, x in a.state_dict().items())
+
+
 CHECKS: dict[str, tuple[Callable[[str, str], None], str]] = {
     "pvdr-taught-scratch": (without_pre_training, "pvdr-taught"),
     "pvdr-taught-no-ppo": (without_ppo, "pvdr-taught"),
     "pvdr-taught-no-lact": (without_l_act, "pvdr-taught"),
     "pvdr-taught-adapted": (with_a_goal_term_that_is_felt, "pvdr-taught"),
-    "pvdr-taught-no-goal": (without_the_goal_term, "pvdr-taught-adapted"),
+    "pvdr-taught-no-goal": (without_a_goal_term_that_is_felt, "pvdr-taught-adapted"),
     "pvdr-taught-random-z": (with_a_random_z, "pvdr-taught"),
     "pvdr-taught-h1-1": (with_a_horizon(1, 1), "pvdr-taught"),
     "pvdr-taught-h2-2": (with_a_horizon(2, 2), "pvdr-taught"),

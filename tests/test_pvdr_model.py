@@ -225,6 +225,17 @@ def test_lambda1_annealing_is_geometric() -> None:
     assert [lambda1_at(config, s) for s in (0, 50, 100, 500)] == pytest.approx([0.001, 0.01, 0.1, 0.1])
 
 
+@pytest.mark.parametrize("lambda1", [0.0, 1e-4, 0.009])
+def test_a_lambda1_below_the_start_is_constant_and_leaves_the_other_weights_alone(lambda1: float) -> None:
+    """Not annealed from above, and the pull of E to P, which is annealed with it, is never more than its weight."""
+    config = PretrainConfig(lambda1=lambda1, lambda1_start=0.01, lambda1_anneal=100, encoder_prior_weight=3.0)
+    assert [lambda1_at(config, s) for s in (0, 50, 100, 500)] == pytest.approx([lambda1] * 4)
+    model = tiny()
+    batch, noise = clips(4), torch.zeros((4, *model.z_shape))
+    first, last = (pretraining_loss(model, config, lambda1_at(config, s), batch, noise)[0] for s in (0, 500))
+    torch.testing.assert_close(first, last)
+
+
 def test_rollout_accuracy_by_hand() -> None:
     context = torch.zeros(1, 2, 1, 2, dtype=torch.long)
     future = torch.tensor([[[[1, 0]], [[1, 2]]]])

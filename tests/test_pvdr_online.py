@@ -7,6 +7,7 @@ import dataclasses
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -175,6 +176,27 @@ def test_e1_plays_noise_alone_where_it_is_asked_to_and_only_its_labels_are_kept(
     assert means[1] == pytest.approx(0.8, abs=0.2)
     kept = learner.aligner.kept
     assert kept is not None and len(kept) == player.metrics[0]["e1_clips"]
+
+
+@pytest.mark.parametrize(("more", "kept"), [(0, None), (160, 60)])
+def test_labels_are_kept_while_an_e1_may_draw_from_them_and_no_more_than_asked_for(more: int, kept: int | None) -> None:
+    """Also of the first E1, which alone has more than are kept."""
+    online = {"e1_first": 160, "e1_decisions": more, "e2_decisions": 160, "lact_replay": 60, "lact_e1_epochs": 1}
+    player = Player(build(config(online), 16), 16)  # type: ignore[arg-type]
+    while not player.metrics:
+        player.decide()
+    assert player.metrics[0]["e1_clips"] > 60 and "e1_l_act" in player.metrics[0]
+    labels = player.learner.aligner.kept  # type: ignore[attr-defined]
+    assert (labels if labels is None else len(labels)) == kept
+
+
+def test_e1_is_not_read_for_labels_that_nothing_learns_from() -> None:
+    learner = build(config({"e1_decisions": 160, "e2_decisions": 160}), 16)
+    player = Player(learner, 16)  # type: ignore[arg-type]
+    with patch.object(learner.aligner, "labels", side_effect=AssertionError):
+        while not player.metrics:
+            player.decide()
+    assert player.metrics[0]["e1_clips"] > 0 and learner.phase == "e2"
 
 
 def test_kept_labels_are_the_last_ones() -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pvdr_bench.algorithms.pvdr import online
 from pvdr_bench.algorithms.pvdr.config import OnlineConfig, PVDRConfig
 from pvdr_bench.algorithms.pvdr.guide import Guide, trend
+from pvdr_bench.algorithms.pvdr.planner import Plans
 from pvdr_bench.algorithms.pvdr.teaching import lesson, lesson_weight, teach
-from pvdr_bench.rl.rollout import Batch
+from pvdr_bench.rl.rollout import Batch, Rollout, State
 from tests.learning import above, below, learns
+from tests.pvdr_ablations import learner_of, led, small
 from tests.test_ppo_learner import Dots, Player
 from tests.test_pvdr_online import build, config
 
@@ -125,6 +129,52 @@ def test_lessons_are_learned_and_judged_on_states_held_out() -> None:
     assert torch.equal(actor.log_std, torch.full((2,), -1.5)) and actor.log_std.requires_grad
 
 
+def test_lessons_in_pieces_are_the_same_lessons() -> None:
+    online = OnlineConfig(pi_form="taught", guide_reads="plan", teach_epochs=3, minibatch=30)
+    ways = []
+    for micro_batch in (0, 7):
+        actor, state = Linear().double(), {name: x.double() for name, x in states(100).items()}
+        state["plan"] = state["tokens"].roll(1, 0)
+        found = teach(actor, Guide(Difference(), online), state, online, torch.Generator().manual_seed(0), micro_batch)
+        ways.append((found, actor.net.weight.detach()))
+    assert ways[0][0] == pytest.approx(ways[1][0])
+    torch.testing.assert_close(ways[0][1], ways[1][1])
+    assert not torch.equal(ways[0][1], Linear().double().net.weight)
+
+
+def test_lessons_can_be_of_the_tuned_model_s_plans() -> None:
+    """Made in the states in which E1 made its own, by what Eqs. 3 and 4 left."""
+    learner = learner_of(small("pvdr-taught-adapted"))
+    plan, taught = learner.planner.plan, learner.taught
+    e1: list[Rollout] = []
+    anew: list[tuple[Tensor, Plans]] = []
+    asked: list[State] = []
+
+    def planned(context: Tensor, generator: torch.Generator) -> Plans:
+        plans = plan(context, generator)
+        if e1 and not asked:
+            anew.append((context, plans))
+        return plans
+
+    def tuned(rollout: Rollout) -> dict[str, float]:
+        e1.append(rollout)
+        return taught(rollout)
+
+    def ask(actor: nn.Module, guide: Guide, state: State, *rest: Any) -> dict[str, float]:
+        asked.append(state)
+        return teach(actor, guide, state, *rest)
+
+    with (patch.object(learner.planner, "plan", planned), patch.object(learner, "taught", tuned),
+          patch.object(online, "teach", ask)):
+        led(learner)
+    [rollout], [(context, plans)], [state] = e1, anew, asked
+    made = rollout.state["plan_age"] == 0
+    assert torch.equal(context, rollout.state["tokens"][made].long()) and torch.equal(state["tokens"].long(), context)
+    assert torch.equal(state["extra"], plans.z) and torch.equal(state["plan"].long(), plans.codes)
+    assert torch.equal(state["ends"].long(), plans.ends) and torch.equal(state["distances"], plans.distance)
+    assert not torch.equal(state["extra"], rollout.state["extra"][made])
+
+
 def test_no_epochs_are_no_lessons() -> None:
     online = OnlineConfig(pi_form="taught", guide_reads="plan")
     actor, state = Linear(), states(20)
@@ -134,7 +184,11 @@ def test_no_epochs_are_no_lessons() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"guide_action": "trend"}, {"teach_epochs": 3}, {"teach_weight": 1.0},
-                                   {"pi_form": "taught", "teach_log_std": -1.0}])
+                                   {"pi_form": "taught", "teach_log_std": -1.0},
+                                   {"pi_form": "taught", "teach_plans": "tuned"},
+                                   {"pi_form": "taught", "teach_epochs": 3},
+                                   {"pi_form": "taught", "teach_weight": 1.0, "lact_e1_epochs": 1,
+                                    "e1_decisions": 0}])
 def test_keys_that_would_do_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="need"):
         PVDRConfig.model_validate({"online": wrong})

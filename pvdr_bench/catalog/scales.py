@@ -14,7 +14,7 @@ from pvdr_bench.errors import CatalogError
 Scale = Literal["paper", "gpu", "cpu", "quick", "smoke"]
 SCALES: dict[str, str] = {
     "paper": "the published sizes",
-    "gpu": "about an hour a run on one modern GPU",
+    "gpu": "meant for about an hour a run on one modern GPU; not measured yet",
     "cpu": "under half an hour a seed on one core",
     "quick": "a few minutes, to see learning: the expert at 100 %, random near 0, and a learner that rises; for a "
              "first look, not for results",

@@ -29,7 +29,7 @@ def demo(
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the report where there is a desktop.")] = True,
     json_: Json = False,
 ) -> None:
-    """Film a shipped, trained policy beside the plans it follows, and open the report of the reference results."""
+    """Film a shipped, trained policy beside its plans, and open the report of the reference results."""
     from pvdr_bench.api import load_run
     from pvdr_bench.playing.film import episode_pictures, film_strip, played, write_picture, write_video
     from pvdr_bench.runs.paths import results_to_write
@@ -109,7 +109,7 @@ def story(told: dict[str, Any]) -> list[str]:
         steps = told["decisions"] * told["action_repeat"]
         outcome = f"here it reaches the goal after {counted(told['decisions'], 'decision')} ({steps} simulator steps)"
     return [
-        f"{told['method']} on {told['task']}: left, what the policy sees; beside it the plan that it follows, "
+        f"{told['method']} on {told['task']}: left, what the policy sees; beside it the plan chosen at that moment, "
         f"{told['plan_frames']} frames drawn by a model that learned from videos without actions; right, the goal.",
         f"After {told['env_steps']:,} simulator steps of practice it succeeds in {100 * told['success_any']:.0f} % of "
         f"{told['episodes']} evaluation episodes (seed {told['seed']}); {outcome}.",

@@ -34,7 +34,7 @@ class MainGroup(LazyGroup):
             "aggregate": Lazy("pvdr_bench.cli.results:aggregate", "Write all results as one tidy frame."),
             "plot": Lazy("pvdr_bench.cli.plot:plot", "Draw curves, bars, profiles and sweeps with intervals."),
             "table": Lazy("pvdr_bench.cli.results:table", "Print results as Markdown, CSV or LaTeX."),
-            "video": Lazy("pvdr_bench.cli.video:video", "Film a run's policy beside the plan it follows."),
+            "video": Lazy("pvdr_bench.cli.video:video", "Film a run's policy beside its plans."),
             "inspect": Lazy("pvdr_bench.cli.inspect:inspect",
                             "Show what models think: futures, plans, t-SNE, roll-outs."),
             "report": Lazy("pvdr_bench.cli.report:report", "Write results and every run as one HTML file."),
@@ -87,8 +87,9 @@ def root(
 ) -> None:
     """Robot learning from videos without actions: PVDR and its comparison set.
 
-    Exit codes: 0 done, 1 a run failed, 2 usage, 3 YAML or override, 4 missing on this machine, 5 broken data,
-    6 locked, 7 changed recipe, 8 training failed, 9 disk, 75 interrupted (the same command continues).
+    Exit codes: 0 done, 1 runs failed in different ways, or what no other code says, 2 usage, 3 YAML or override,
+    4 missing on this machine, 5 broken data, 6 locked, 7 changed recipe, 8 training failed, 9 disk, 75 interrupted (the
+    same command continues).
     """
 
 

@@ -1,6 +1,6 @@
 """APV's video-based intrinsic bonus (arXiv 2203.13880, section 3.3, as its code has it).
 
-Shapes: B sequences, T steps, W = T - tau + 1 forward windows, F feature width, P projection, Q queue.
+Shapes: B sequences, T steps, W = T - tau + 1 forward windows of tau steps, F feature width, P projection, Q queue.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ class VideoBonus(nn.Module):
         """Bonuses of features [B, T, F] with the starts of episodes [B, T]. Changes queue and scale.
 
         Returns:
-            bonuses [B, W]; which windows [B, W] lie in one episode, since the others have no bonus (zero) and do not
-            enter the queue; the mean bonus before scaling.
+            bonuses [B, W]; which windows [B, W] have one: those that lie in one episode, and, where the others are
+            cut, these too. The rest have none (zero) and do not enter the queue; the mean bonus before scaling.
         """
         config = self.config
         whole = ~is_first.unfold(1, config.window, 1)[..., 1:].any(-1)  # an episode may start with a window
         means = feature.float().unfold(1, config.window, 1).mean(-1)  # [B, W, F]
+        if config.at_end == "cut" and not whole.all():
+            means, whole = cut_means(feature.float(), is_first, config.window), torch.ones_like(whole)
         with torch.autocast(feature.device.type, enabled=False):  # half precision would lose the small distances
             points = means[whole] @ self.projection
         self._push(points)
@@ -58,6 +60,13 @@ class VideoBonus(nn.Module):
         kept = torch.cat([points, self.queue[:int(self.filled)]])[:size]
         self.queue[:len(kept)] = kept
         self.filled.fill_(len(kept))
+
+
+def cut_means(feature: Tensor, is_first: Tensor, window: int) -> Tensor:
+    """Means [B, W, F] of features [B, T, F] over the steps of each window before the next start of an episode."""
+    later = is_first.unfold(1, window, 1)[..., 1:].cumsum(-1) == 0  # [B, W, tau - 1], in the episode of its first step
+    inside = torch.cat([torch.ones_like(later[..., :1]), later], -1)[:, :, None].float()
+    return (feature.unfold(1, window, 1) * inside).sum(-1) / inside.sum(-1)
 
 
 def neighbour_distance(points: Tensor, among: Tensor, neighbours: int, form: str) -> Tensor:

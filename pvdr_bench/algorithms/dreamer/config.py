@@ -226,6 +226,11 @@ class BonusConfig(Section):
         "states", "features that windows are of: the action-free RSSM's, or the encoder's",
         f"{APV}, ContextWM: states; PreLAR: embeddings (use_feat off)")
     momentum: float = key(0.99, "of the running scale that bonuses are divided by", APV, ge=0, lt=1)
+    at_end: Literal["left_out", "cut"] = key(
+        "left_out", "a window that would cross an end of an episode: left out, and with it the reward of its first "
+        "step, so that the reward head never sees the last window - 1 rewards of an episode; or cut at the end, the "
+        "mean of the features before it", f"{APV} code: left out, of episodes that no success ends; departure: cut",
+        added=True)
 
 
 class DreamerConfig(AlgorithmConfig):

@@ -167,10 +167,10 @@ class Aligner:
         Metrics: L_act of the new ones before and after; before, none of them has been learned from.
         """
         online = self.config.online
-        if online.lact_replay:
-            self.kept = new if self.kept is None else self.kept.followed_by(new, online.lact_replay)
         if not online.lact_e1_epochs or not len(new):
             return {}
+        if online.lact_replay:
+            self.kept = (self.kept or new.rows(slice(0))).followed_by(new, online.lact_replay)
         draws = self.generator.get_state()
         before = self.on(new).metrics()["l_act"]
         self.generator.set_state(draws)  # looking changes nothing
@@ -182,6 +182,10 @@ class Aligner:
                 self.step(alignment.parts(rows.to(new.action.device)))
         after = self.on(new).metrics()
         return {"e1_l_act_before": before, **{f"e1_{name}": value for name, value in after.items()}}
+
+    def forget(self) -> None:
+        """Keep no labels any more: no E1 will follow that would draw from them."""
+        self.kept = None
 
     def _minibatches(self, size: int, count: int, minibatch: int) -> Iterator[Tensor]:
         """``count`` minibatches: of all kept labels drawn with repetition, or a pass over the buffer's."""

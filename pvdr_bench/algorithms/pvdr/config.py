@@ -57,7 +57,8 @@ class PretrainConfig(Section):
     lr_final: float = key(1.0, "learning rate at the end as a share of lr (cosine)", "paper silent: constant", ge=0)
     max_grad_norm: float = key(0.0, "clip of the global gradient norm; 0: none", "paper silent: none", ge=0)
     lambda1: float = key(1e-3, "weight of KL(E || N(0, I)), Eq. 1", "paper Table 2", ge=0)
-    lambda1_start: float | None = key(None, "lambda1 at step 0, geometric to lambda1", "departure: annealing")
+    lambda1_start: float | None = key(None, "lambda1 at step 0 where it is less, geometric to lambda1",
+                                      "departure: annealing")
     lambda1_anneal: int = key(0, "steps over which lambda1 is annealed", "departure: annealing", ge=0)
     prior_weight: float = key(1.0, "weight of KL(P || sg E), Eq. 1", "paper Eq. 1", ge=0)
     prior_kl: Literal["prior_posterior", "posterior_prior"] = key(
@@ -127,7 +128,8 @@ class OnlineConfig(Section):
     lact_target: Literal["action", "stride_mean", "plan_mean"] = key(
         "action", "what L_act predicts: the executed action, or the mean action on the way to the first plan frame "
         "or to the last", "paper Eq. 5; departures: stride_mean, the same with frame_stride 1, and plan_mean")
-    lact_e1_epochs: int = key(0, "passes of L_act alone (without lact_weight) over E1 as well, after fine-tuning",
+    lact_e1_epochs: int = key(0, "passes of L_act alone (without lact_weight) over E1 as well, after fine-tuning; a "
+                              "guide learns in these alone",
                               "paper Algorithm 1: E2 only; departure if more", ge=0)
     e1_play: Literal["policy", "noise"] = key(
         "policy", "actions in E1: the action module's with its noise, or that noise around zero, so that L_act learns "
@@ -155,8 +157,11 @@ class OnlineConfig(Section):
     teach_epochs: int = key(0, "pi_form taught: passes over the plans made in E1, in which the action module learns "
                             "the guide's action for them", "departure", ge=0)
     teach_lr: float = key(1e-3, "learning rate of these passes", "departure", gt=0)
-    teach_log_std: float | None = key(None, "log standard deviation of actions after the lessons; none: as it is",
-                                      "departure", ge=-5, le=2)
+    teach_log_std: float | None = key(None, "log standard deviation of actions after the lessons of every E1; none: as "
+                                      "it is", "departure", ge=-5, le=2)
+    teach_plans: Literal["played", "tuned"] = key(
+        "played", "plans of the lessons: those that E1 was played with, or, in the same states, of the model as Eqs. 3 "
+        "and 4 then left it", "departure, as the lessons are; tuned is as E2 plans", added=True)
     teach_weight: float = key(0.0, "pi_form taught: weight of the guide's lesson beside the PPO loss, at the beginning",
                               "departure", ge=0)
     teach_decisions: int = key(2000, "decisions of E2 over which that weight falls to 0, linearly", "departure", ge=1)
@@ -207,16 +212,24 @@ class PVDRConfig(AlgorithmConfig):
             raise ValueError(f"model.d_model {self.model.d_model} is not a multiple of model.heads {self.model.heads}")
         if self.online.guide_action == "trend" and self.online.guide_reads != "plan":
             raise ValueError("online.guide_action trend needs online.guide_reads plan")
-        if self.online.pi_form != "taught" and (self.online.teach_epochs or self.online.teach_weight):
-            raise ValueError("online.teach_epochs and online.teach_weight need online.pi_form taught")
-        if self.online.teach_log_std is not None and not self.online.teach_epochs:
-            raise ValueError("online.teach_log_std needs online.teach_epochs")
+        self._check_lessons(self.online)
         if self.planner.metric == "pixel_l1" and self.online.normalise_distance and not self.planner.goal_term_metric:
             raise ValueError("planner.metric pixel_l1 with online.normalise_distance needs planner.goal_term_metric: "
                              "Eq. 4 compares codes, and its unit is their distance from start to goal")
         if self.planner.blur % 2 == 0:
             raise ValueError(f"planner.blur must be odd, not {self.planner.blur}")
         return self
+
+    @staticmethod
+    def _check_lessons(online: OnlineConfig) -> None:
+        lessons = online.teach_epochs or online.teach_weight
+        if lessons and online.pi_form != "taught":
+            raise ValueError("online.teach_epochs and online.teach_weight need online.pi_form taught")
+        if lessons and not (online.lact_e1_epochs and (online.e1_decisions or online.e1_first)):
+            raise ValueError("online.teach_epochs and online.teach_weight need online.lact_e1_epochs and an E1, in "
+                             "which the guide learns what it teaches")
+        if (online.teach_log_std is not None or online.teach_plans != "played") and not online.teach_epochs:
+            raise ValueError("online.teach_log_std and online.teach_plans need online.teach_epochs")
 
     @property
     def lact_decisions(self) -> int:

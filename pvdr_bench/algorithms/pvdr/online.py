@@ -18,7 +18,7 @@ from torch import Tensor
 from pvdr_bench.algorithms.pvdr.alignment import Aligner, in_minibatches
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.finetuning import FineTuner, pieces
-from pvdr_bench.algorithms.pvdr.following import SMALL, Followed, followed, plan_in, read_of
+from pvdr_bench.algorithms.pvdr.following import SMALL, Followed, followed, new_plans, plan_in, read_of
 from pvdr_bench.algorithms.pvdr.metrics import planning_metrics
 from pvdr_bench.algorithms.pvdr.modules import build
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner
@@ -27,7 +27,7 @@ from pvdr_bench.algorithms.pvdr.rounds import (
     future_frames,
     plan_error,
 )
-from pvdr_bench.algorithms.pvdr.teaching import lesson, lesson_weight, teach
+from pvdr_bench.algorithms.pvdr.teaching import ASKED, lesson, lesson_weight, teach
 from pvdr_bench.errors import CatalogError
 from pvdr_bench.nets.distributions import DiagonalGaussian
 from pvdr_bench.rl.contract import Carry, Learner, LearnerContext, Mode, Transition
@@ -204,8 +204,11 @@ class PVDRLearner(Learner):
             clips = int(valid.sum())  # the first E1 may be longer than the others
             with self.stopwatch("finetune", clips):
                 metrics |= self.finetuner.learn(torch.cat([rollout.state["tokens"].long(), future], 2)[valid])
-            with self.stopwatch("align", clips):
-                metrics |= self.aligner.learn(self.aligner.labels(rollout, future, valid))
+            if self.config.online.lact_e1_epochs:
+                with self.stopwatch("align", clips):
+                    metrics |= self.aligner.learn(self.aligner.labels(rollout, future, valid))
+            if not self.config.online.e1_decisions:
+                self.aligner.forget()
             with self.stopwatch("teach"):
                 return metrics | self.taught(rollout)
         self.rounds += 1
@@ -214,12 +217,19 @@ class PVDRLearner(Learner):
             return metrics | self._update_policy(rollout, future, valid)
 
     def taught(self, rollout: Rollout) -> dict[str, float]:
-        """The guide's lessons for the action module on the plans made in E1 (``pi_form`` taught); their metrics."""
-        if self.guide is None or self.config.online.pi_form != "taught":
+        """The guide's lessons for the action module in the states of E1 in which plans were made (``pi_form`` taught);
+        their metrics."""
+        online = self.config.online
+        if self.guide is None or not online.teach_epochs:
             return {}
         made = rollout.state["plan_age"] == 0
         state = {name: x[made] for name, x in rollout.state.items()}
-        return teach(self.ppo.actor, self.guide, state, self.config.online, self.generator)
+        if online.teach_plans == "tuned":
+            parts = [new_plans(self.planner, self.guide, self.config, context.long(), self.generator, self.stopwatch)
+                     for context in torch.split(state["tokens"], ASKED)]
+            state |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            state["extra"] = state["z"]
+        return teach(self.ppo.actor, self.guide, state, online, self.generator, self.config.pretrain.micro_batch)
 
     def futures(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """True frames [T, N, l, h, w] after each decision, and whether all were seen, bool [T, N]."""

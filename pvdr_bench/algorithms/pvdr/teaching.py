@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pvdr_bench.algorithms.pvdr.config import OnlineConfig
+from pvdr_bench.algorithms.pvdr.finetuning import pieces
 from pvdr_bench.algorithms.pvdr.guide import Guide
 from pvdr_bench.nets.optimizers import clip_gradients, require_finite
 from pvdr_bench.rl.rollout import Batch, State
@@ -30,10 +31,13 @@ def lesson_error(actor: nn.Module, state: State, action: Tensor) -> Tensor:
     return error
 
 
-def teach(actor: nn.Module, guide: Guide, state: State, config: OnlineConfig,
-          generator: torch.Generator) -> dict[str, float]:
+def teach(actor: nn.Module, guide: Guide, state: State, config: OnlineConfig, generator: torch.Generator,
+          micro_batch: int = 0) -> dict[str, float]:
     """``teach_epochs`` passes over states [B, ...] with their plans, with an optimiser of their own; then the spread of
     actions is that of ``teach_log_std``.
+
+    Args:
+        micro_batch: states at a time in memory, with the same gradients; 0: a whole minibatch.
 
     Metrics: the error on the states held out, before and after, and that of the mean action.
 
@@ -48,27 +52,30 @@ def teach(actor: nn.Module, guide: Guide, state: State, config: OnlineConfig,
     seen = {name: state[name] for name in ("tokens", "extra")}
     rest = {name: x[learned:] for name, x in seen.items()}
     optimizer = torch.optim.Adam(actor.parameters(), lr=config.teach_lr, eps=1e-5)
-    before = _mean_error(actor, rest, action[learned:])
+    before = _mean_error(actor, rest, action[learned:], micro_batch)
     for _ in range(config.teach_epochs):
         order = torch.randperm(learned, generator=generator).to(action.device)
         for rows in order.tensor_split(max(1, round(learned / config.minibatch))):
-            loss = lesson_error(actor, {name: x[rows] for name, x in seen.items()}, action[rows]).mean()
-            require_finite({"lesson": loss}, "the lessons of the guide")
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            for part in torch.split(rows, micro_batch or len(rows)):
+                error = lesson_error(actor, {name: x[part] for name, x in seen.items()}, action[part]).mean()
+                require_finite({"lesson": error}, "the lessons of the guide")
+                torch.autograd.backward(len(part) / len(rows) * error)
             clip_gradients(actor.parameters(), config.max_grad_norm)
             optimizer.step()
     if config.teach_log_std is not None:
         with torch.no_grad():
             actor.get_parameter("log_std").fill_(config.teach_log_std)
     constant = ((action[learned:] - action[:learned].mean(0)) ** 2).mean()
-    return {"lesson_before": before, "lesson_after": _mean_error(actor, rest, action[learned:]),
+    return {"lesson_before": before, "lesson_after": _mean_error(actor, rest, action[learned:], micro_batch),
             "lesson_constant": float(constant), "lesson_norm": float(action.norm(dim=-1).mean())}
 
 
 @torch.no_grad()
-def _mean_error(actor: nn.Module, state: State, action: Tensor) -> float:
-    return float(lesson_error(actor, state, action).mean())
+def _mean_error(actor: nn.Module, state: State, action: Tensor, micro_batch: int) -> float:
+    parts = [lesson_error(actor, {name: x[rows] for name, x in state.items()}, action[rows])
+             for rows in pieces(len(action), micro_batch)]
+    return float(torch.cat(parts).mean())
 
 
 def lesson_weight(config: OnlineConfig, rounds: int) -> float:
