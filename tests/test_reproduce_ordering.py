@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.launch.plan import experiment_runs, variants_of
@@ -35,6 +36,16 @@ def test_of_rows_that_are_ours_nothing_is_said_to_be_published(catalog: Catalog,
     found = drawn(catalog, one, tmp_path, lambda spec: 0.8 if spec.method == "pvdr-taught" else 0.2)
     assert found.ordering.startswith(begin)
     assert found.ordering in (tmp_path / "out" / "mine.txt").read_text()
+
+
+def test_what_is_clearly_above_is_so_seed_by_seed_as_in_compare(catalog: Catalog, tmp_path: Path) -> None:
+    """Of these Welch's interval is above zero, and that of the pairs, which `compare` tells, is not."""
+    rates = {"pvdr-taught": (0.62, 0.4, 0.48, 0.46, 0.26), "pvdr-taught-random-z": (0.02, 0.02, 0.02, 0.38, 0.3)}
+    assert stats.ttest_ind(*rates.values(), equal_var=False).pvalue < 0.05 < stats.ttest_rel(*rates.values()).pvalue
+    one = experiment(figure={"kind": "curves"}, highest="pvdr-taught", seeds="5", grid=[
+        {"methods": list(rates), "tasks": ["reach"], "videos": ["metaworld"]}])
+    told = drawn(catalog, one, tmp_path, lambda spec: rates[spec.method][spec.seed]).ordering
+    assert "its mean is above 1 of 1" in told and told.endswith("interval of the difference above zero) above none.")
 
 
 def test_no_experiment_says_that_a_row_of_ours_is_published(catalog: Catalog, tmp_path: Path) -> None:

@@ -76,15 +76,19 @@ def highest_row(results: Results, variant: str, tasks: Sequence[str], source: st
 
 def _gap(row: Row, other: Row, results: Results, tasks: Sequence[str], metric: str,
          confidence: float) -> Interval | None:
-    """How far ``row`` is above ``other``, mean over tasks with its t interval; None without a common point."""
-    sides = []
+    """How far ``row`` is above ``other``, mean over tasks with its t interval; None without a common point.
+
+    Paired by seed where both have the same ones on every task, as `compare` does.
+    """
+    sides, paired = [], True
     for task in tasks:
         a, b = (final_values(one, results.points, task, metric) for one in (row, other))
         if not a.values.size or not b.values.size or a.env_steps != b.env_steps:
             return None
         sides.append((a.values, b.values))
+        paired &= a.seeds == b.seeds
     bounds = None if bounds_of(metric) is None else (-1.0, 1.0)
-    return stratified_t([a for a, _ in sides], [b for _, b in sides], paired=False, confidence=confidence,
+    return stratified_t([a for a, _ in sides], [b for _, b in sides], paired=paired, confidence=confidence,
                         bounds=bounds)[0]
 
 
