@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from pvdr_bench.errors import DataError, SetupError, StorageError
 from pvdr_bench.rl.replay import scratch as module
 from pvdr_bench.rl.replay.episodes import EpisodeReplay
+from pvdr_bench.rl.replay.records import RecordFile
 from pvdr_bench.rl.replay.scratch import SCRATCH, copy_bytes
 from tests.test_training_parts import filled, transition
 
@@ -113,6 +116,37 @@ def test_a_full_disk_at_the_copy(disk: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.undo()
     replay.state_dict()
     assert len(contents(tmp_path / "run")[0]) == 5 * 4 * 4 * 3
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_a_network_disk_that_says_only_at_the_sync_that_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                   scratch: bool) -> None:
+    if scratch:
+        monkeypatch.setenv(SCRATCH, str(tmp_path / "disk"))
+    replay = filled(tmp_path / "run", 4)
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(StorageError, match="quota is used up") as caught:
+            replay.state_dict()
+    assert caught.value.where == str(tmp_path / "run" / "env-000.u8")
+    replay.state_dict()
+
+
+def test_a_network_disk_that_says_so_at_the_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, close = RecordFile(tmp_path, "a", 4), os.close
+
+    def late(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", late)
+        with pytest.raises(StorageError, match="the disk is full"):
+            file.close()
 
 
 def test_copies_of_many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,9 @@ class RecordFile:
     """
 
     def __init__(self, folder: Path, name: str, size: int, scratch: Path | None = None) -> None:
-        self.path, self.size = (scratch or folder) / name, size
+        self.path, self.saved, self.size = (scratch or folder) / name, folder / name, size
         self.fd = _open(self.path)
-        self.home = None if scratch is None else _open(folder / name)
+        self.home = None if scratch is None else _open(self.saved)
 
     def write(self, start: int, data: bytes) -> None:
         """Write whole records from record ``start`` on.
@@ -51,14 +51,23 @@ class RecordFile:
                             hint="another process shortened it; delete the run folder and start the run again")
 
     def save(self, start: int, end: int) -> None:
-        """Bring records [start, end) to the run's folder, where that is another one than they are in."""
+        """Bring records [start, end) to the run's folder, where that is another one than they are in.
+
+        Raises:
+            StorageError: its disk is full.
+        """
         if self.home is not None:
-            with storage_errors(self.path):
+            with storage_errors(self.saved):
                 copy_bytes(self.fd, self.home, start * self.size, end * self.size)
 
     def sync(self) -> None:
-        """Force what the run's folder has to its disk."""
-        os.fsync(self.fd if self.home is None else self.home)
+        """Force what the run's folder has to its disk.
+
+        Raises:
+            StorageError: the disk is full; a network file system may say so only now.
+        """
+        with storage_errors(self.saved):
+            os.fsync(self.fd if self.home is None else self.home)
 
     def cut(self, needed: int, length: int) -> None:
         """Keep at most the first ``length`` records, those that the run's folder has.
@@ -85,12 +94,18 @@ class RecordFile:
             os.ftruncate(self.home, end)
 
     def close(self) -> None:
-        """Close the file and the run's copy."""
-        os.close(self.fd)
-        if self.home is not None:
-            os.close(self.home)
+        """Close the file and the run's copy.
+
+        Raises:
+            StorageError: the disk is full, see :meth:`sync`.
+        """
+        with storage_errors(self.saved):
+            os.close(self.fd)
+            if self.home is not None:
+                os.close(self.home)
 
 
 def _open(path: Path) -> int:
     """For reading and writing; made where it is missing."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with storage_errors(path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
