@@ -46,9 +46,13 @@ class SetupError(BenchError):
 
 
 class DataError(BenchError):
-    """Stored data is broken: a truncated clip store, a checkpoint with a wrong checksum."""
+    """Stored data is broken or cannot be read: a truncated clip store, a checkpoint with a wrong checksum."""
 
     exit_code = 5
+
+
+class UnreadableError(DataError):
+    """Reading itself failed: no permission, a failing disk, too many open files. What is stored may be whole."""
 
 
 class LockedError(BenchError):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 Change = Callable[[bytes, random.Random], bytes]
 BOMB = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
@@ -140,3 +145,18 @@ def damage(path: Path, kind: str, rng: random.Random) -> None:
         path.write_bytes(CHANGES[kind](data, rng))
     elif not path.exists():
         path.write_bytes(data)
+
+
+@contextmanager
+def refusing(path: Path, code: int = errno.EACCES) -> Iterator[None]:
+    """Let os.open refuse one file; root itself has every permission."""
+    real = os.open
+
+    def refuse(name: Any, *rest: Any, **more: Any) -> int:
+        if isinstance(name, str | Path) and Path(name) == path:
+            raise OSError(code, os.strerror(code), str(name))
+        return real(name, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        yield

@@ -26,6 +26,7 @@ from pvdr_bench.runs.folders import loose_runs
 from pvdr_bench.runs.holders import identity
 from pvdr_bench.runs.users import User, entries, users_folder
 from pvdr_bench.training.stages import Stages
+from tests.damage import refusing
 from tests.dummies import make_spec
 from tests.results_runs import finish, make_run, unsealed
 
@@ -322,6 +323,16 @@ def test_what_is_broken_to_the_commands_that_list_it_goes_too(store: ArtefactSto
         short: "broken: episodes.jsonl has 99 of the 100 episodes of the final evaluation",
         edited: "broken: train.jsonl"}
     assert all(Path(row["moved_to"]).is_dir() for row in told) and [path for _, path in loose_runs(results)] == [whole]
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "done.json", "train.jsonl"])
+def test_a_run_that_cannot_be_read_now_stays(store: ArtefactStore, tmp_path: Path, name: str) -> None:
+    results = tmp_path / "results"
+    path = make_run(results, [0.5])
+    (path / "train.jsonl").write_text('{"env_steps": 8000}\n')
+    with refusing(path / name):
+        assert clean("--results", results)["runs"] == []
+    assert [Path(row["path"]) for row in clean("--results", results)["runs"]] == [path]
 
 
 def test_the_trash_is_emptied_only_when_asked(store: ArtefactStore, artefact: Artefact, tmp_path: Path,

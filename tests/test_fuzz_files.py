@@ -6,13 +6,12 @@ were and the damaged run is named, or nothing changed at all.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from pvdr_bench.launch.records import RunRecord, write_end
 from pvdr_bench.results.collect import Results, collect
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import write_json
-from tests.damage import KINDS, damage
+from tests.damage import KINDS, damage, refusing
 from tests.results_runs import make_run, resealed
 
 CASES, LONG = 40, 2400
@@ -127,24 +126,6 @@ def alarm(what: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@contextmanager
-def refusing(path: Path | None) -> Iterator[None]:
-    """Let os.open refuse one file; root itself has every permission."""
-    if path is None:
-        yield
-        return
-    real = os.open
-
-    def refuse(name: Any, *rest: Any, **more: Any) -> int:
-        if isinstance(name, str | Path) and Path(name) == path:
-            raise PermissionError(13, "Permission denied", str(name))
-        return real(name, *rest, **more)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "open", refuse)
-        yield
-
-
 def measured(results: Results) -> dict[str, pd.DataFrame]:
     """Each run's points."""
     return {str(path): group.reset_index(drop=True) for path, group in results.points.groupby("path")}
@@ -171,7 +152,7 @@ def case(template: Path, tmp_path: Path, number: int) -> None:
     what = f"case {number}: {kind} {victim}/{name}"
     every = commands(root, root / (victim or DONE))
     chosen = rng.sample([key for key in every if key not in SLOW], 3) + [key for key in SLOW if rng.random() < 0.04]
-    with refusing(path if kind == "refused" else None):
+    with refusing(path) if kind == "refused" else nullcontext():
         for cached in (False, True, True):
             with alarm(f"{what}: collect"):
                 check(collect(root, cached=cached), before, victim, what)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvdr_bench.errors import DataError, StorageError
+from pvdr_bench.errors import DataError, StorageError, UnreadableError
 from pvdr_bench.runs import faults
 from pvdr_bench.runs.checkpoints import CheckpointStore
 from pvdr_bench.runs.state import pack, unpack
+from tests.damage import refusing
 
 
 def round_trip(state):
@@ -175,6 +179,9 @@ DAMAGES = {
     "missing tensors": lambda folder: (folder / "state.safetensors").unlink(),
     "missing manifest": lambda folder: (folder / "manifest.json").unlink(),
     "empty folder": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "folder in a file's place": lambda folder: [(folder / "state.json").unlink(), (folder / "state.json").mkdir()],
+    "link to itself": lambda folder: [(folder / "state.json").unlink(),
+                                      (folder / "state.json").symlink_to("state.json")],
     "manifest of a later format": lambda folder: (folder / "manifest.json").write_text('{"format": 99}'),
     "manifest that lists nothing": lambda folder: (folder / "manifest.json").write_text('{"format": 1, "files": {}}'),
 }
@@ -199,6 +206,35 @@ def test_when_all_are_broken_it_says_so_instead_of_starting_over(tmp_path):
         flip(store.path(step) / "state.safetensors")
     with pytest.raises(DataError, match="all 3 checkpoints are broken"):
         store.latest()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ESTALE], ids=os.strerror)
+@pytest.mark.parametrize("name", ["manifest.json", "state.safetensors"])
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_broken(tmp_path, name, code):
+    store = filled(tmp_path)
+    with refusing(store.path(30) / name, code), pytest.raises(UnreadableError) as caught:
+        store.latest()
+    assert caught.value.where == str(store.path(30) / name) and caught.value.exit_code == DataError.exit_code
+    assert f"cannot be read: {os.strerror(code)}; it may be whole" in caught.value.message
+    assert caught.value.hint.startswith("keep it") and store.broken == []
+    assert store.latest().step == 30
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_read_is_not_an_empty_one(tmp_path, monkeypatch):
+    store = filled(tmp_path / "c")
+
+    def refuse(folder):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", refuse)
+        patch.setattr(Path, "is_dir", lambda folder: False)  # as it says of every error in some versions
+        for ask in (store.steps, store.latest):
+            with pytest.raises(UnreadableError, match="cannot be read: Stale"):
+                ask()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    assert [CheckpointStore(tmp_path / name).steps() for name in ("none", "file", "loop")] == [[], [], []]
 
 
 def test_checkpoint_copied_to_another_step_is_broken(tmp_path):

@@ -2,11 +2,13 @@
 
 ``FOLDER/step-000000012345/`` holds ``state.json``, ``state.safetensors`` and ``manifest.json`` with the sha256 of
 both. It is written in a hidden folder, flushed to the disk, and renamed, so a crash at any moment leaves the
-checkpoints of before. Reading checks the checksums; a broken checkpoint is reported and the one before it is used.
+checkpoints of before. Reading checks the checksums; a broken checkpoint is reported and the one before it is used. One
+that cannot be read (no permission, a failing disk) is not broken for that: it is an error, and nothing older is used.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pvdr_bench.errors import DataError
+from pvdr_bench.errors import DataError, UnreadableError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import encode, make_folder, remove_leftovers, sha256, storage_errors, sync_folder, write_file
 from pvdr_bench.runs.intake import read_bytes
@@ -65,13 +67,17 @@ class CheckpointStore:
         return aside if aside.exists() and not self.path(step).exists() else self.path(step)
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, whole or broken, in order."""
-        if not self.folder.is_dir():
-            return []
+        """Steps that have a checkpoint, whole or broken, in order.
+
+        Raises:
+            UnreadableError: the folder cannot be read: whether there are any is not known.
+        """
         try:
             matches = [_NAME.fullmatch(path.name) for path in self.folder.iterdir()]
         except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror}", where=str(self.folder)) from error
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # there is no folder
+                return []
+            raise _unreadable(f"cannot be read: {error.strerror}", str(self.folder)) from error
         return sorted({int(match[1] or match[2]) for match in matches if match})
 
     def tidy(self) -> None:
@@ -142,6 +148,7 @@ class CheckpointStore:
 
         Raises:
             DataError: it is missing or broken; says the file and what is wrong.
+            UnreadableError: it cannot be read, and may be whole.
         """
         folder = self._existing(step)
         manifest = _read_manifest(folder)
@@ -162,11 +169,14 @@ class CheckpointStore:
 
         Raises:
             DataError: there are checkpoints, and all are broken. Starting over silently would throw the logs away.
+            UnreadableError: one cannot be read, and may be whole. Going on from an older one would throw it away.
         """
         self.broken = []
         for step in reversed(self.steps()):
             try:
                 return self.load(step)
+            except UnreadableError as error:
+                raise _unreadable(error.message, error.where) from error
             except DataError as error:
                 reason = str(error)
                 self.broken.append({"checkpoint": self.path(step).name, "reason": reason})
@@ -175,6 +185,12 @@ class CheckpointStore:
             raise DataError(f"all {len(self.broken)} checkpoints are broken; the newest: {self.broken[0]['reason']}",
                             where=str(self.folder), hint="remove this folder to start the run from its beginning")
         return None
+
+
+def _unreadable(what: str, where: str | None) -> UnreadableError:
+    return UnreadableError(f"a checkpoint {what}; it may be whole, so none before it is used", where=where,
+                           hint="keep it; see to permissions, the disk or the network file system, then give the same "
+                                "command again")
 
 
 def _read_manifest(folder: Path) -> CheckpointManifestFile:

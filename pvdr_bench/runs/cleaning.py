@@ -19,11 +19,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvdr_bench.errors import DataError, LockedError
+from pvdr_bench.errors import DataError, LockedError, UnreadableError
 from pvdr_bench.runs.artefacts import MANIFEST, ArtefactStore
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import storage_errors, sync_folder
 from pvdr_bench.runs.folders import loose_runs
+from pvdr_bench.runs.seal import Unread
 from pvdr_bench.runs.standing import Standing, check, is_held
 from pvdr_bench.runs.users import ARTEFACTS, digest_of, entries, registry, run_names, users_folder
 
@@ -59,8 +60,9 @@ def broken_runs(root: Path) -> list[Found]:
 
 
 def why_broken(run_dir: RunDir) -> str | None:
-    """Why a run that nobody writes is of no use; None where it is of some. What is done is compared with its seal, as
-    every command that shows it does; the lock is not looked at, which the caller may hold."""
+    """Why a run that nobody writes is of no use; None where it is of some, or that cannot be read now. What is done is
+    compared with its seal, as every command that shows it does; the lock is not looked at, which the caller may hold.
+    """
     try:
         run_dir.read_run()
         failed = run_dir.failed()
@@ -70,7 +72,11 @@ def why_broken(run_dir: RunDir) -> str | None:
         if done is None:
             return None if run_dir.checkpoints.steps() else "stopped before its first checkpoint"
         changes = check(run_dir.path, done)
-        return f"broken: {Standing('broken', changes=tuple(changes)).why}" if changes else None
+        if not changes or any(isinstance(change, Unread) for change in changes):
+            return None
+        return f"broken: {Standing('broken', changes=tuple(changes)).why}"
+    except UnreadableError:  # what cannot be looked at is not known to be broken
+        return None
     except DataError as error:
         return f"broken: {error.message}"
 

@@ -6,18 +6,21 @@ is waited for. JSON is what this program writes: UTF-8, nested a few levels, wit
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 from pathlib import Path
 from typing import Any
 
-from pvdr_bench.errors import DataError
+from pvdr_bench.errors import DataError, UnreadableError
 
 LARGEST = 64 * 2**20  # bytes of a file that is one document: the largest of ours, a checkpoint's state, has a few MiB
 LARGEST_LOG = 2**30
 DEEPEST = 100  # levels of nesting; ours have less than ten
 LONGEST = 300  # digits of a whole number: it fits into a float
+# A socket or a device, a loop of links, a file in a folder's place: there is no plain file.
+_NO_FILE = (errno.ENXIO, errno.ENODEV, errno.ELOOP, errno.ENOTDIR)
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
@@ -25,7 +28,8 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        DataError: something else stands there, it is too large, or it cannot be read.
+        DataError: something else stands there, or it is too large.
+        UnreadableError: it cannot be read, and may be whole.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer opens at once
@@ -43,7 +47,8 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        kind = DataError if error.errno in _NO_FILE else UnreadableError
+        raise kind(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def _kind(mode: int) -> str:

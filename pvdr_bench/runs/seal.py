@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pvdr_bench.errors import DataError
+from pvdr_bench.errors import DataError, UnreadableError
 from pvdr_bench.runs.episodes import MEASURED, EpisodeRow
 from pvdr_bench.runs.files import canonical_json, encode, sha256
 from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
@@ -38,6 +38,10 @@ class Change:
 
     def __str__(self) -> str:
         return f"{self.file} {self.detail}"
+
+
+class Unread(Change):
+    """A file that cannot be read now, and may be as it was."""
 
 
 def make_seal(folder: Path, facts: Mapping[str, Any]) -> SealFile:
@@ -161,7 +165,7 @@ def _compare(folder: Path, name: str, entry: SealedFile | None) -> Change | None
     try:
         data = _bytes_of(folder / name)
     except DataError as error:
-        return Change(name, f"cannot be read: {error.message}")
+        return unreadable(name, error)
     if data is None:
         return None if entry is None else Change(name, f"is missing; it had {entry['bytes']} bytes")
     if entry is None:
@@ -174,6 +178,12 @@ def _compare(folder: Path, name: str, entry: SealedFile | None) -> Change | None
     rows, place = data.count(b"\n"), _first_difference(data, entry)
     count = f"it has {rows} rows, and had {entry['rows']}" if rows != entry["rows"] else "a value was changed"
     return Change(name, f"was changed after the run was done: {count}; the first difference is {place}")
+
+
+def unreadable(name: str, error: DataError) -> Change:
+    """That a file cannot be read as what it should be."""
+    kind = Unread if isinstance(error, UnreadableError) else Change
+    return kind(name, f"cannot be read: {error.message}")
 
 
 def _first_difference(data: bytes, entry: SealedFile) -> str:

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from pvdr_bench.errors import DataError
 from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.runs.schema import DoneFile, FailedFile, read_if_any
-from pvdr_bench.runs.seal import SEALED, Change, check_seal, check_unsealed
+from pvdr_bench.runs.seal import SEALED, Change, check_seal, check_unsealed, unreadable
 
 State = Literal["new", "running", "stopped", "failed", "done", "broken"]
 Signature = tuple[int, ...]  # size, mtime_ns and inode of each of WATCHED in turn; -1 where there is none
@@ -89,11 +89,11 @@ def _judge(folder: Path, before: Signature, known: Known | None) -> Standing:
     try:
         failed = read_if_any(FailedFile, folder / "failed.json")
     except DataError as error:
-        changes.append(Change("failed.json", f"cannot be read: {error.message}"))
+        changes.append(unreadable("failed.json", error))
     try:
         done = read_if_any(DoneFile, folder / "done.json")
     except DataError as error:
-        changes.append(Change("done.json", f"cannot be read: {error.message}"))
+        changes.append(unreadable("done.json", error))
     sealed = done is not None and "seal" in done
     if changes:
         return Standing("broken", done, failed, sealed, tuple(changes))
@@ -116,7 +116,7 @@ def check(folder: Path, done: DoneFile) -> list[Change]:
         return check_seal(folder, done) if "seal" in done else check_unsealed(folder, done)
     except DataError as error:
         where = (error.where or "").removeprefix(f"{folder}/")
-        return [Change(where or "a file", f"cannot be read: {error.message}")]
+        return [unreadable(where or "a file", error)]
 
 
 def is_held(folder: Path) -> bool:
