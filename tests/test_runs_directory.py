@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,20 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pvdr_bench.errors import BenchError, ChangedError, DataError, LockedError, StorageError, TrainingError
+from pvdr_bench.errors import (
+    BenchError,
+    ChangedError,
+    DataError,
+    LockedError,
+    StorageError,
+    TrainingError,
+    UnreadableError,
+)
 from pvdr_bench.runs import faults, provenance
 from pvdr_bench.runs.difference import difference
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.folders import loose_runs
+from tests.damage import refusing
 
 
 class FakeSpec:
@@ -44,7 +54,6 @@ def run_to(path, budget, *, every=2, pause=0.0):
         if run.is_done(budget):
             return
         run.write_provenance()
-        run.reopen()
         generator = np.random.default_rng(0)
         weights, step = np.zeros(3), 0
         if found := run.restore():
@@ -244,6 +253,37 @@ def test_broken_checkpoint_takes_the_logs_back_to_the_one_before(tmp_path, refer
         assert [row["env_steps"] for row in run.read_train()] == [1, 2]
     run_to(path, 6)
     assert results_of(path) == reference
+
+
+def test_what_is_done_and_has_no_checkpoint_is_not_begun_anew(tmp_path):
+    run_to(tmp_path, 4)
+    shutil.rmtree(tmp_path / "checkpoints")
+    run = RunDir(tmp_path)
+    with run.lock(), pytest.raises(DataError, match=r"done and has no checkpoint[^>]*\n  -> put its checkpoints back"):
+        run.restore()
+    assert run.done()["env_steps"] == 4 and len(run.read_train()) == 4
+
+
+def test_a_checkpoint_that_cannot_be_read_leaves_the_run_as_it_is(tmp_path, reference):
+    path = tmp_path / "run"
+    run_to(path, 4)
+    run = RunDir(path)
+    with refusing(run.checkpoints.path(4) / "state.json"), run.lock(), pytest.raises(UnreadableError):
+        run.restore()
+    assert run.done()["env_steps"] == 4 and len(run.read_train()) == 4
+    run_to(path, 6)
+    assert results_of(path) == reference
+
+
+def test_a_done_run_that_could_not_be_extended_stays_done(tmp_path):
+    run_to(tmp_path, 4)
+    run = RunDir(tmp_path)
+    with run.lock():
+        run.open(FakeSpec(6))
+        run.write_provenance()
+        run.mark_failed(TrainingError("no GL"))
+    assert run.status() == "done" and run.standing().sealed and run.failed() is None
+    assert run.is_done(4) and not run.is_done(6)
 
 
 def test_a_log_shorter_than_its_checkpoint_is_an_error(tmp_path):

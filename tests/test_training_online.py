@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -18,8 +19,11 @@ import pytest
 import torch
 
 from pvdr_bench.catalog.catalog import load_catalog
-from pvdr_bench.errors import CatalogError, ChangedError, LockedError, TrainingError, UsageError
+from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.errors import CatalogError, ChangedError, DataError, LockedError, SetupError, TrainingError, UsageError
+from pvdr_bench.launch.local import run_local
 from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
+from pvdr_bench.runs.cleaning import why_broken
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
@@ -305,6 +309,47 @@ def test_refusals_come_before_work(tmp_path: Path) -> None:
     assert do_run(make_spec(), tmp_path)
     with pytest.raises(ChangedError, match=r"success_bonus: 10.0 \(there\) -> 5.0"):
         do_run(make_spec(success_bonus=5.0), tmp_path)
+
+
+def test_a_done_run_that_cannot_be_extended_stays_done(tmp_path: Path) -> None:
+    spec, longer = make_spec(), make_spec(env_steps=3 * SYNC)
+    assert do_run(spec, tmp_path)
+    run_dir = RunDir(spec.path(tmp_path))
+    logs = [log.path.read_bytes() for log in (run_dir.train, run_dir.episodes, run_dir.timing)]
+
+    def no_videos() -> Any:
+        raise SetupError("the videos are missing")
+
+    def no_envs(config: EnvConfig, n: int) -> VectorEnv:
+        raise TrainingError("there is no GL")
+
+    pieces = dataclasses.replace(make_pieces(longer), make_envs=no_envs)
+    for make, told in ((no_videos, "videos are missing"), (lambda: (pieces, {}), "no GL")):
+        with pytest.raises((SetupError, TrainingError), match=told):
+            execute(longer, tmp_path, make, lambda: False)
+        assert run_dir.standing().state == "done" and run_dir.standing().sealed
+        assert run_dir.failed() is None and why_broken(run_dir) is None
+    assert [log.path.read_bytes() for log in (run_dir.train, run_dir.episodes, run_dir.timing)] == logs
+    assert [job.state for job in run_local([spec], tmp_path, 1, "cpu", lambda: False)] == ["skipped"]
+    assert do_run(longer, tmp_path) and run_dir.is_done(3 * SYNC)
+
+
+def test_a_done_run_without_checkpoints_is_not_erased(tmp_path: Path) -> None:
+    spec, longer = make_spec(), make_spec(env_steps=3 * SYNC)
+    path = spec.path(tmp_path)
+    assert do_run(spec, tmp_path)
+    shutil.rmtree(path / "checkpoints")
+
+    def refused(spec: RunSpec) -> None:
+        before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+        with pytest.raises(DataError, match="done and has no checkpoint"):
+            do_run(spec, tmp_path)
+        assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+    refused(longer)
+    assert do_run(spec, tmp_path)  # skipped
+    (path / "failed.json").write_text('{"message": "there is no GL"}')  # as earlier versions left it
+    refused(spec)
 
 
 def test_random_goals_with_the_dense_reward(tmp_path: Path) -> None:

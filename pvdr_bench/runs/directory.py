@@ -39,6 +39,7 @@ from pvdr_bench.runs.files import (
     make_folder,
     plain,
     remove_leftovers,
+    to_json,
     write_json,
 )
 from pvdr_bench.runs.holders import place
@@ -49,6 +50,7 @@ from pvdr_bench.runs.seal import check_facts, make_seal, resealed
 from pvdr_bench.runs.standing import REPAIR
 
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where PyYAML has it: ten times faster
+_WITHOUT = "this run is done and has no checkpoint: it was published without its checkpoints, or they were removed"
 
 
 class Spec(Protocol):
@@ -131,10 +133,18 @@ class RunDir(RunContents):
                 self.open(spec)
             return
         text = yaml.dump(wanted, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=120)
+        self._replace("run.yaml", encode(text))  # the same run under another title, or about to be extended
+
+    def _replace(self, name: str, data: bytes) -> None:
+        """Replace a sealed file. What is done stays done, with a seal of what stands there now."""
         done = self.unseal()
-        atomic_write(self.path / "run.yaml", encode(text))
-        if done is not None:  # the same run under another title, or about to be extended
-            write_json(self.path / "done.json", resealed(done, "run.yaml", encode(text)))
+        atomic_write(self.path / name, data)
+        if done is not None:
+            write_json(self.path / "done.json", resealed(done, name, data))
+
+    def write_facts(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Write ``provenance.json`` or ``artefacts.json``; a start of a done run that fails later leaves it done."""
+        self._replace(name, encode(to_json(facts, indent=2) + "\n"))
 
     def check(self, spec: Spec) -> None:
         """Refuse as :meth:`open` would, and write nothing.
@@ -155,15 +165,13 @@ class RunDir(RunContents):
     def write_provenance(self) -> dict[str, Any]:
         """Record what this start runs with; returns it. Later starts keep the first and add what differs."""
         now = provenance.collect()
-        path = self.path / "provenance.json"
-        self.unseal()
-        first = cast("dict[str, Any] | None", read_if_any(ProvenanceFile, path))
+        first = cast("dict[str, Any] | None", read_if_any(ProvenanceFile, self.path / "provenance.json"))
         if first is None:
-            write_json(path, {**now, "resumes": []})
+            self.write_facts("provenance.json", {**now, "resumes": []})
             return now
         changed = {key: value for key, value in now.items() if canonical_json(first.get(key)) != canonical_json(value)}
         first.setdefault("resumes", []).append(changed)
-        write_json(path, first)
+        self.write_facts("provenance.json", first)
         return now
 
     def save(self, step: int, state: dict[str, Any], extra: dict[str, Any] | None = None) -> Path:
@@ -181,25 +189,40 @@ class RunDir(RunContents):
 
         Raises:
             UsageError: there is none: not yet, or the run was published without.
-            DataError: there are some, and all are broken.
+            DataError: there are some, and all are broken, or the newest cannot be read.
         """
         if (found := self.checkpoints.latest()) is not None:
             return found
         if self.done() is None:
             raise UsageError("this run has no checkpoint yet", where=str(self.path), hint="let it run to its first one")
-        raise UsageError("this run is done and has no checkpoint: it was published without its checkpoints, or they "
-                         "were removed", where=str(self.path),
+        raise UsageError(_WITHOUT, where=str(self.path),
                          hint="name the run in the results folder that it was made in, or make it anew in another one: "
                               "pvdr-bench run --results DIR")
 
-    def restore(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-        """The newest whole checkpoint, with the logs cut back to it; None (and empty logs) for a fresh run.
+    def resumable(self) -> Checkpoint | None:
+        """The newest whole checkpoint, to train on from; None for a fresh run.
 
         Raises:
-            DataError: every checkpoint is broken, or a log is shorter than its checkpoint says.
+            DataError: every checkpoint is broken, or the newest cannot be read; or the run is done and has none: to
+                begin anew would erase it.
+        """
+        found = self.checkpoints.latest()
+        if found is None and self.done() is not None:
+            raise DataError(f"{_WITHOUT}; to train on would erase it", where=str(self.path),
+                            hint="put its checkpoints back, or give --results the folder that it was made in, or "
+                                 "another one to make it anew")
+        return found
+
+    def restore(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+        """The newest whole checkpoint, with the run reopened and the logs cut back to it; None (and empty logs) for a
+        fresh run.
+
+        Raises:
+            DataError: see :meth:`resumable`, nothing is changed then; or a log is shorter than its checkpoint says.
         """
         self.checkpoints.tidy()
-        checkpoint = self.checkpoints.latest()
+        checkpoint = self.resumable()
+        self.reopen()  # before the logs are cut: what is done has its final evaluation
         self.truncate_logs(checkpoint.extra["offsets"] if checkpoint else {})
         return checkpoint
 
@@ -256,8 +279,14 @@ class RunDir(RunContents):
         return done
 
     def mark_failed(self, error: BaseException, **facts: Any) -> None:
-        """Write ``failed.json`` with message, exit code and traceback."""
+        """Write ``failed.json`` with message, exit code and traceback; not where the run is done.
+
+        A start that was to extend it failed before it changed any result. The run is as good as before, and who
+        started it is told the error.
+        """
         self.check_lock()
+        if os.path.lexists(self.path / "done.json"):
+            return
         write_json(self.path / "failed.json", {
             "time": time.time(), "error": type(error).__name__, "message": str(error),
             "exit_code": error.exit_code if isinstance(error, BenchError) else 1,

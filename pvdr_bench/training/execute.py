@@ -11,12 +11,11 @@ import torch
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import BenchError, ChangedError, LockedError
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.files import write_json
 from pvdr_bench.runs.schema import ReferenceFile
 from pvdr_bench.runs.users import ARTEFACTS
 from pvdr_bench.training.checks import check_protocol
 from pvdr_bench.training.online import Pieces, run_online
-from pvdr_bench.training.policies import refuse_policy
+from pvdr_bench.training.policies import check_extension
 
 
 def make_deterministic(device: torch.device) -> None:
@@ -39,7 +38,7 @@ def check_artefacts(run_dir: RunDir, references: dict[str, ReferenceFile]) -> No
     """
     path = run_dir.path / ARTEFACTS
     if not path.exists() or not run_dir.checkpoints.steps():
-        write_json(path, references)
+        run_dir.write_facts(ARTEFACTS, references)
         return
     before = run_dir.read_artefacts() or {}
     for stage, reference in references.items():
@@ -61,14 +60,16 @@ def execute(spec: RunSpec, results: Path, make_pieces: Callable[[], tuple[Pieces
 
     Raises:
         LockedError, ChangedError: the run is another's, or another recipe's; nothing is written.
-        BenchError: it failed; ``failed.json`` has the traceback.
+        DataError: the run is done with a smaller budget, and nothing is there to go on from; nothing is written.
+        BenchError: it failed; ``failed.json`` has the traceback, unless the run is done and could not be extended: it
+            stays done.
     """
     check_protocol(spec)
     run_dir = RunDir(spec.path(results))
     if run_dir.is_done(spec.protocol.env_steps) and not run_dir.failed():
         run_dir.open(spec)
         return True
-    refuse_policy(run_dir)
+    check_extension(run_dir)
     with run_dir.lock():
         run_dir.open(spec)
         try:

@@ -268,8 +268,7 @@ class OnlineLoop:
         self.dir.save(self.env_steps, state, extra)
 
     def _restore(self) -> bool:
-        """Go on from the newest checkpoint, if there is one; whether there was."""
-        self.dir.reopen()  # before the logs are cut: what is done has its final evaluation
+        """Go on from the newest checkpoint, if there is one; whether there was. What was done is reopened by it."""
         found = self.dir.restore()  # step, state, extra
         before = self.dir.last_beat()
         if found is None:

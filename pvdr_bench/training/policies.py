@@ -1,4 +1,4 @@
-"""Checkpoints that hold a policy alone: they can be played, and not trained on."""
+"""Checkpoints that hold a policy alone: they can be played, and not trained on; and done runs that have none."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ def load_for_play(learner: Learner, found: Checkpoint) -> None:
         learner.load_state_dict(found.state["learner"])
 
 
-def refuse_policy(run_dir: RunDir) -> None:
-    """Refuse to train on from a kept policy, before anything is written; only what is done can be one.
+def check_extension(run_dir: RunDir) -> None:
+    """Refuse to extend a done run that has nothing to go on from, before anything is written.
 
     Raises:
-        DataError: the run's checkpoint holds no more than its policy.
+        DataError: it has no whole checkpoint, or its checkpoint holds no more than its policy.
     """
-    found = run_dir.checkpoints.latest() if run_dir.done() is not None else None
+    if run_dir.done() is None:
+        return
+    found = run_dir.resumable()
     if found is not None and found.extra.get(POLICY_ONLY):
         raise DataError("this run's checkpoint holds its policy alone: it can be played, and not trained on",
                         where=str(run_dir.path), hint="to make the run anew, give another --results folder")
