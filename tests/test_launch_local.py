@@ -118,13 +118,13 @@ def test_exit_codes_and_durations() -> None:
 
 def test_the_rate_of_finished_runs(tmp_path: Path) -> None:
     spec = make_spec()
-    assert known_rate([spec], tmp_path / "none") is None
+    assert known_rate(spec, tmp_path / "none") is None
     run_dir = RunDir(spec.path(tmp_path))
     run_dir.open(spec)
-    assert known_rate([spec], tmp_path) is None
+    assert known_rate(spec, tmp_path) is None
     finish(run_dir, 64, wall_seconds=32.0)
-    assert known_rate([spec], tmp_path) == 0.5
-    assert known_rate([make_spec("recurrent")], tmp_path) is None
+    assert known_rate(spec, tmp_path) == 0.5
+    assert known_rate(make_spec("recurrent"), tmp_path) is None
 
 
 def test_a_worker_whose_log_cannot_be_written_still_tells_its_outcome() -> None:

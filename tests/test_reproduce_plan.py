@@ -16,9 +16,10 @@ from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.catalog.stage_graph import StageNode, stage_graph
 from pvdr_bench.cli.reproduce_plan import facts_of, show
 from pvdr_bench.launch.artefact_costs import made_of_kind, size_of_artefact, time_of
+from pvdr_bench.launch.kinds import Kind, titled
 from pvdr_bench.launch.plan import RunPlan
 from pvdr_bench.launch.rates import Known, Place, Size
-from pvdr_bench.launch.reproduction import Group, Kind, Reproduction, SharedArtefact, titled
+from pvdr_bench.launch.reproduction import Group, Reproduction, SharedArtefact
 from pvdr_bench.runs.files import write_json
 from tests.test_cli_run import cli
 from tests.test_reproduce_command import done, folder, plan

@@ -155,7 +155,11 @@ def test_the_cost_as_finished_runs_went(slurm: FakeSlurm, tmp_path: Path, capsys
     spec = resolved("random")[0]
     run_dir = RunDir(spec.path(tmp_path))
     run_dir.open(spec)
-    finish(run_dir, spec.protocol.env_steps, wall_seconds=spec.protocol.env_steps * 3600 / 640)
+    seconds = spec.protocol.env_steps * 3600 / 640
+    run_dir.timing.append({"env_steps": spec.protocol.env_steps, "point": "final", "wall_seconds": seconds,
+                           "evaluation_seconds": 1.0, "device": "cuda"})
+    finish(run_dir, spec.protocol.env_steps, wall_seconds=seconds)
+    run_dir.timing.close()
     facts = json.loads(cli(capsys, "submit", *WORDS, "--seeds", "5", "--profile", "a100", "--results", str(tmp_path),
                            "--dry-run", "--json")[1])
     assert facts["skipped"] == {"done": 1} and facts["run_hours"] == pytest.approx(4 * 0.5)

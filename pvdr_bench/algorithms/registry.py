@@ -59,6 +59,8 @@ class AlgorithmInfo:
         needs: names of stages, its own apart, that the online stage stands on: those of the method's ``tokenizer``.
         views: what ``inspect`` shows of a run, ``module:NAME`` of :data:`~pvdr_bench.rl.views.Views`, beside the
             episode that it shows of every run.
+        by_budget: its schedules end with the budget (it reads ``context.task.budget_decisions``), so the first half of
+            a run is no run of half the budget: none goes on to another budget, and tables say where one is cut.
     """
 
     name: str
@@ -71,6 +73,7 @@ class AlgorithmInfo:
     needs_expert: bool = False  # the loop puts the scripted expert's actions [N, A] into carry["expert"]
     on_policy: bool = True
     views: str | None = None
+    by_budget: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -135,7 +138,7 @@ _BUILTIN = (
                   offline=(Stage("pretrain", "pvdr_bench.algorithms.efficientzero.pretrain:FICCPretrainer",
                                  sections=("model", "pretrain"),
                                  views="pvdr_bench.algorithms.efficientzero.views:ARTEFACT"),),
-                  on_policy=False),
+                  on_policy=False, by_budget=True),
     AlgorithmInfo("random", "pvdr_bench.algorithms.floor:RandomConfig",
                   "pvdr_bench.algorithms.random_policy:RandomLearner"),
     AlgorithmInfo("scripted", "pvdr_bench.algorithms.floor:ScriptedConfig",
@@ -147,6 +150,12 @@ _BUILTIN = (
 def algorithms() -> dict[str, AlgorithmInfo]:
     """All algorithms by name, the built-in ones first: nothing replaces one of those."""
     return _found(path_text())[0]
+
+
+def learns_by_budget(name: str) -> bool:
+    """Whether the budget is part of what an algorithm learns; of one that is not installed here nothing is known."""
+    info = algorithms().get(name)
+    return info is not None and info.by_budget
 
 
 def broken_algorithms() -> dict[str, SetupError]:

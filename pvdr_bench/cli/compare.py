@@ -157,12 +157,13 @@ def agreement(
     """Rank agreement (Kendall's tau-b) of our ordering of rows with the published one, per table and task."""
     from pvdr_bench.errors import UsageError
     from pvdr_bench.results.agreement import agree
+    from pvdr_bench.results.series import cut_short, rows_of
 
     pairs = [text.split("=") for text in stand_in or []]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise UsageError("a stand-in is written THEIRS=OURS", where="--as", hint="--as bair=fetch-push")
-    found = agree(select(results, seeds=seeds, scale=scale, protocol=protocol), metric, tasks=split(tasks),
-                  env_steps=env_steps, stand_ins=dict(pairs), confidence=confidence)
+    asked = select(results, seeds=seeds, scale=scale, protocol=protocol)
+    found = agree(asked, metric, tasks=split(tasks), env_steps=env_steps, stand_ins=dict(pairs), confidence=confidence)
     if json_:
         typer.echo(json.dumps(plain([asdict(one) for one in found])))
         return
@@ -170,6 +171,8 @@ def agreement(
                "published ordering is fixed; the interval resamples our seeds only. Protocols differ.\n")
     for one in found:
         typer.echo(line_of(one, confidence))
+    for sentence in cut_short(rows_of(asked), asked, env_steps):
+        typer.echo(sentence)
 
 
 def split(tasks: Names) -> tuple[str, ...]:

@@ -110,14 +110,12 @@ def _planned(groups: Sequence[Group], catalog: Catalog, root: Path, site: tuple[
              jobs: int | None) -> tuple[Reproduction, int, dict[str, Any]]:
     """What is to be done and what it costs, how many runs go at a time here, and all of it as JSON types."""
     from pvdr_bench.launch.local import at_a_time
-    from pvdr_bench.launch.rates import Place, Rates, reference_folders
+    from pvdr_bench.launch.rates import Place, all_rates
     from pvdr_bench.launch.reproduction import reproduction
-    from pvdr_bench.results.paper import paper_folder
     from pvdr_bench.runs.provenance import cores
 
     place, stages = map(Place.of, site) if site else (Place(device.partition(":")[0]), None)
-    rates = Rates(catalog, root, place, reference_folders(), paper_folder())
-    plan = reproduction(groups, catalog, root, rates, stages)
+    plan = reproduction(groups, catalog, root, all_rates(catalog, root, place), stages)
     count = jobs or (at_a_time(len(plan.todo), cores()) if device == "cpu" else 1)
     runs_site, stages_site = site or (None, None)
     return plan, count, facts_of(plan, place, runs_site, count, stages_site)

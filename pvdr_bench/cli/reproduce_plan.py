@@ -22,13 +22,14 @@ def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int,
     Args:
         site, stages: the profiles of the runs' jobs and of those that make artefacts; None: all is done here.
     """
+    from pvdr_bench.launch.kinds import hours_of, without_hours
     from pvdr_bench.launch.reproduction import budgets
     from pvdr_bench.runs.provenance import cores
 
     share = (site.gpus / site.runs_per_job) if site else float(place.device == "cuda")
     together = site.array_parallelism * site.runs_per_job if site else 1 if place.device == "cuda" else min(
         jobs, cores())  # rates are those of a run with a core or a GPU to itself
-    hours = sum(kind.hours for kind in plan.kinds if kind.hours is not None)
+    hours = hours_of(plan.kinds)
     sizes = [(kind.runs, kind.size) for kind in plan.kinds]
     states = {state: sum(one.state == state for one in plan.plans) for state in ("new", "continue", "extend", "done")}
     return {
@@ -42,12 +43,9 @@ def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int,
                         for group in plan.groups],
         "runs": len(plan.plans), "asked": plan.asked, "shared": plan.asked - len(plan.plans), "states": states,
         "artefacts": [asdict(one) for one in plan.artefacts],
-        "kinds": [{"variant": kind.variant, "scale": kind.scale, "suite": kind.suite, "runs": kind.runs,
-                   "hours": kind.hours,
-                   "rate": None if kind.known is None else {"of": kind.known.of, "source": kind.known.source},
-                   "disk": None if kind.size is None else asdict(kind.size)} for kind in plan.kinds],
+        "kinds": [kind.facts() for kind in plan.kinds],
         "hours": hours, "gpu_hours": hours * share, **_of_artefacts(plan),
-        "hours_unknown": {kind.title: kind.runs for kind in plan.kinds if kind.hours is None},
+        "hours_unknown": without_hours(plan.kinds),
         "disk_bytes": sum(runs * size.bytes for runs, size in sizes if size),
         "disk_least": any(size is None or size.least for _, size in sizes),
         "disk_unknown": {kind.title: kind.runs for kind in plan.kinds if kind.size is None},
@@ -122,17 +120,12 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _show_cost(plan: Reproduction, facts: dict[str, Any]) -> None:
+    from pvdr_bench.launch.kinds import lines_of
     from pvdr_bench.words import counted, disk_size
 
     typer.echo("hours of what is missing, one run after the other:")
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for kind in plan.kinds:
-        groups.setdefault((kind.known.of, kind.known.source) if kind.known else ("", ""), []).append(kind)
-    for (of, source), kinds in groups.items():
-        runs, names = sum(kind.runs for kind in kinds), [kind.title for kind in kinds]
-        told = f"{sum(kind.hours for kind in kinds):,.1f} h, as {of}: {source}" if of else (
-            "unknown, since none was measured at this scale on such a device")
-        typer.echo(f"  {', '.join(names)}: {counted(runs, 'run')}, {told}")
+    for line in lines_of(plan.kinds):
+        typer.echo(f"  {line}")
     unknown, disk = facts["hours_unknown"], facts["disk_unknown"]
     gpu = f", {facts['gpu_hours']:,.0f} GPU-hours" if facts["gpu_hours"] else ""
     known = len(plan.todo) - sum(unknown.values())

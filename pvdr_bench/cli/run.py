@@ -62,7 +62,8 @@ def run(
 ) -> None:
     """Train and evaluate methods in tasks; the same command continues.
 
-    What is done is skipped, a larger budget extends, and a run made with another recipe is refused with the difference.
+    What is done is skipped, a larger budget extends (but for methods whose schedules follow it), and a run made with
+    another recipe is refused with the difference.
     """
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch import plan as planning
@@ -89,9 +90,9 @@ def run(
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
     todo = [plan.spec for plan in plans if plan.state != "done"]
     count = jobs or (at_a_time(len(todo), cores()) if chosen.value == "cpu" else 1)
-    rate = planning.known_rate(todo, root) if dry_run else None
-    show_plan(console, plans, rate and rate / min(count, max(1, cores())), count)
+    show_plan(console, plans, count)
     if dry_run:
+        show_hours(console, plans, root, chosen.value, count)
         check_corpora(todo, catalog)  # the runs themselves are refused for the same before anything is made
         return
     if not todo:
@@ -148,20 +149,36 @@ def scale_note(scale: str) -> str | None:
     return f"scale {scale}: {SCALES[scale]}{NO_RESULTS[scale]}" if scale in NO_RESULTS else None
 
 
-def show_plan(console: Console, plans: Sequence[RunPlan], seconds_per_step: float | None, jobs: int) -> None:
-    """The cost preview; ``seconds_per_step`` of all jobs together."""
-    from pvdr_bench.launch.progress import duration
-
+def show_plan(console: Console, plans: Sequence[RunPlan], jobs: int) -> None:
+    """How far the runs are, and the work that is left."""
     states = {name: sum(plan.state == name for plan in plans) for name in ("new", "continue", "extend", "done")}
     train, evaluation = sum(plan.env_steps for plan in plans), sum(plan.evaluation_steps for plan in plans)
     found = ", ".join(f"{count} {name}" for name, count in states.items() if count)
     console.print(f"{counted(len(plans), 'run')}: {found}", highlight=False)
     if not train + evaluation:
         return
-    cost = f"to do: {train:,} env_steps of training and {evaluation:,} of evaluation, {jobs} at a time"
-    if seconds_per_step is not None:
-        cost += f", about {duration(train * seconds_per_step)} as finished runs went"
-    console.print(cost, highlight=False, soft_wrap=True)
+    console.print(f"to do: {train:,} env_steps of training and {evaluation:,} of evaluation, {jobs} at a time",
+                  highlight=False, soft_wrap=True)
+
+
+def show_hours(console: Console, plans: Sequence[RunPlan], root: Path, device: str, jobs: int) -> None:
+    """What the work takes, each kind of run at its own rate; of a kind that was never measured it is not known."""
+    from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.launch.kinds import hours_of, kinds_of, lines_of, without_hours
+    from pvdr_bench.launch.progress import duration
+    from pvdr_bench.launch.rates import Place, all_rates
+    from pvdr_bench.runs.provenance import cores
+
+    catalog, place = load_catalog(), Place(device.partition(":")[0])
+    kinds = kinds_of(plans, catalog, root, all_rates(catalog, root, place))
+    lines = [f"  {line}" for line in lines_of(kinds)]
+    unknown, count = without_hours(kinds), sum(kind.runs for kind in kinds)
+    if known := count - sum(unknown.values()):
+        share = 1 if place.device == "cuda" else min(jobs, known, max(1, cores()))  # rates are of a core or a GPU alone
+        lines.append(f"together about {duration(3600 * hours_of(kinds) / share)}"
+                     + (f" for {known} of {counted(count, 'run')}, without {', '.join(unknown)}" if unknown else ""))
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def expect(console: Console, plans: Sequence[RunPlan], root: Path, device: str, jobs: int,
@@ -177,7 +194,7 @@ def expect(console: Console, plans: Sequence[RunPlan], root: Path, device: str, 
     todo = [plan for plan in plans if plan.state != "done"]
     share = jobs if device.startswith("cuda") else max(1, cores())  # what runs at the same time divide among them
     alone = min(1.0, share / jobs)  # finished runs shared it in the same way
-    known = {key_of(plan): rate for plan in todo if (rate := known_rate([plan.spec], root)) is not None}
+    known = {key_of(plan): rate for plan in todo if (rate := known_rate(plan.spec, root)) is not None}
     rates = {key: Rate(rate * alone, 0.0) for key, rate in known.items()}
     new = [plan for plan in todo if key_of(plan) not in rates]
     if new:

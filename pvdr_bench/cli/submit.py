@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pvdr_bench.catalog.catalog import Catalog
     from pvdr_bench.catalog.profile import Profile
     from pvdr_bench.catalog.specs import RunSpec
+    from pvdr_bench.launch.kinds import Kind
+    from pvdr_bench.launch.plan import RunPlan
     from pvdr_bench.launch.submission import Plan
     from pvdr_bench.launch.watch import RunStatus
 
@@ -57,7 +59,7 @@ def submit(
     What is done, running or queued is skipped; the same command continues what was stopped. Watch it with `status`.
     """
     from pvdr_bench.catalog.catalog import load_catalog
-    from pvdr_bench.launch.plan import asked_runs, plan_runs
+    from pvdr_bench.launch.plan import asked_runs
     from pvdr_bench.runs.paths import results_to_write
     from pvdr_bench.training.checks import check_corpora, check_runs, warnings
 
@@ -68,7 +70,6 @@ def submit(
                        overrides=override or [])
     check_runs(specs, catalog)
     check_corpora(specs, catalog)
-    plan_runs(specs, root)  # refuses what was made with another recipe before anything is written
     warned = warnings(specs)
     for warning in () if json_ else warned:
         typer.echo(f"warning: {warning}")
@@ -154,11 +155,17 @@ def hand_in(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile
 
     Args:
         ended: jobs that are cancelled first; a plan is made as if they had been.
+
+    Raises:
+        ChangedError: see :func:`~pvdr_bench.launch.plan.plan_runs`; nothing has been written.
     """
     from pvdr_bench.launch.cluster import queue_if_any
+    from pvdr_bench.launch.kinds import lines_of
+    from pvdr_bench.launch.plan import plan_runs
     from pvdr_bench.launch.submission import make_plan
     from pvdr_bench.launch.submission import submit as hand_over
 
+    reached = plan_runs(specs, root)  # refuses what was made with another recipe before anything is written
     note = ""
     if dry_run:
         known, note = queue_if_any()
@@ -166,33 +173,46 @@ def hand_in(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile
         plan = make_plan(specs, root, site, stages, left)
     else:
         plan = hand_over(specs, root, site, stages, lambda text: None if quiet else typer.echo(text))
-    facts = facts_of(plan) | {"note": note}
+    kinds = _kinds(plan, reached)
+    facts = facts_of(plan, kinds) | {"note": note}
     if not quiet:
-        show(plan, facts, dry_run)
+        show(plan, facts, lines_of(kinds), dry_run)
     return facts | ({"script": _script(plan)} if dry_run else {})
 
 
-def facts_of(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON types: jobs, what is skipped, and the cost as finished runs went."""
-    from pvdr_bench.launch.plan import known_bytes, known_rate
+def _kinds(plan: Plan, reached: Sequence[RunPlan]) -> list[Kind]:
+    """The runs of a plan by kind; ``reached``: how far all were before anything was submitted."""
+    from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.launch.kinds import kinds_of
+    from pvdr_bench.launch.rates import Place, all_rates
 
-    runs, profile = plan.runs, plan.profiles["runs"]
-    rate, size = known_rate(runs, plan.results), known_bytes(runs, plan.results)
-    steps = sum(spec.protocol.env_steps for spec in runs)
-    hours = None if rate is None else steps * rate / 3600
+    catalog, handed = load_catalog(), {spec.path(plan.results) for spec in plan.runs}
+    rates = all_rates(catalog, plan.results, Place.of(plan.profiles["runs"]))
+    return kinds_of([one for one in reached if one.path in handed], catalog, plan.results, rates)
+
+
+def facts_of(plan: Plan, kinds: Sequence[Kind]) -> dict[str, Any]:
+    """A plan as JSON types: jobs, what is skipped, and the cost; hours and bytes are of what is known."""
+    from pvdr_bench.launch.kinds import hours_of, without_hours
+
+    runs, profile, unknown = plan.runs, plan.profiles["runs"], without_hours(kinds)
+    hours = hours_of(kinds) if len(unknown) < len(kinds) else None
+    sizes = [kind.runs * kind.size.bytes for kind in kinds if kind.size is not None]
     return {
         "submission": plan.submission.name if runs else None, "profile": profile.name, "runs": len(runs),
         "stages": [{"name": stage.name, "what": stage.need.label, "after": ", ".join(stage.after) or None,
                     "queued_as": stage.job_id} for stage in plan.stages],
         "arrays": [{"name": array.name, "jobs": len(array.elements), "after": array.after} for array in plan.arrays],
         "skipped": {state: len(specs) for state, specs in plan.skipped.items()},
-        "run_hours": hours,
+        "kinds": [kind.facts() for kind in kinds],
+        "run_hours": hours, "hours_unknown": unknown,
         "gpu_hours": None if hours is None else hours * profile.gpus / profile.runs_per_job,
-        "disk_bytes": None if size is None else size * len(runs)}
+        "disk_bytes": sum(sizes) if sizes else None,
+        "disk_least": any(kind.size is None or kind.size.least for kind in kinds)}
 
 
-def show(plan: Plan, facts: dict[str, Any], dry_run: bool) -> None:
-    """For people."""
+def show(plan: Plan, facts: dict[str, Any], cost: Sequence[str], dry_run: bool) -> None:
+    """For people; ``cost``: a line for what was measured alike."""
     skipped = ", ".join(f"{count} {state}" for state, count in facts["skipped"].items())
     verb = "would be submitted" if dry_run else "submitted"
     typer.echo(f"{counted(facts['runs'], 'run')} {verb} with profile {facts['profile']}"
@@ -207,20 +227,25 @@ def show(plan: Plan, facts: dict[str, Any], dry_run: bool) -> None:
         after = f", after {array['after']}" if array["after"] else ""
         typer.echo(f"  {array['name']}: {array['jobs']} jobs{after}")
     if facts["runs"]:
-        typer.echo(_cost(facts))
+        for line in _cost(facts, cost):
+            typer.echo(f"  {line}")
     if dry_run and plan.arrays:
         typer.echo(f"\nthe script of {plan.arrays[0].name}:\n\n{_script(plan)}")
     elif facts["runs"]:
         typer.echo("watch them: pvdr-bench status")
 
 
-def _cost(facts: dict[str, Any]) -> str:
+def _cost(facts: dict[str, Any], lines: Sequence[str]) -> list[str]:
+    """What was measured alike, and all of it together."""
+    unknown = facts["hours_unknown"]
     if facts["run_hours"] is None:
-        return "  cost: unknown, since no run of these methods and this scale has finished here"
-    text = f"  cost, as finished runs went: {facts['run_hours']:.1f} hours of runs"
-    if facts["gpu_hours"]:
-        text += f", {facts['gpu_hours']:.1f} GPU-hours"
-    return text + (f", {facts['disk_bytes'] / 2**30:.2f} GiB of disk" if facts["disk_bytes"] is not None else "")
+        return [f"cost: unknown, since no run of {', '.join(unknown)} at this scale was measured on such a device"]
+    total = f"together {facts['run_hours']:.1f} hours of runs"
+    total += f", {facts['gpu_hours']:.1f} GPU-hours" if facts["gpu_hours"] else ""
+    total += f" for {facts['runs'] - sum(unknown.values())} of {counted(facts['runs'], 'run')}" if unknown else ""
+    if facts["disk_bytes"] is not None:
+        total += f", {'at least ' * facts['disk_least']}{facts['disk_bytes'] / 2**30:.2f} GiB of disk"
+    return ["cost:", *(f"  {line}" for line in lines), total]
 
 
 def _script(plan: Plan) -> str:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pvdr_bench.algorithms.registry import learns_by_budget
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.catalog.mixture import split_videos
 from pvdr_bench.catalog.problems import unknown
 from pvdr_bench.catalog.resolve import PROTOCOL_PREFIX
 from pvdr_bench.catalog.seeds import Texts, parse_seeds, split_names
-from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import CatalogError, DataError, UsageError
+from pvdr_bench.catalog.specs import RunSpec, written_spec
+from pvdr_bench.errors import CatalogError, ChangedError, DataError, UsageError
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.schema import DoneFile
 
 
 def grid(catalog: Catalog, methods: Sequence[str], tasks: Sequence[str], seeds: Texts, scale: str,
@@ -164,7 +164,8 @@ class RunPlan:
         protocol = self.spec.protocol
         if self.state == "done":
             return 0
-        points = protocol.env_steps // protocol.eval_every - self.reached // protocol.eval_every + (self.reached == 0)
+        ahead = max(0, protocol.env_steps // protocol.eval_every - self.reached // protocol.eval_every)
+        points = ahead + (self.reached == 0)  # none is ahead where the budget was lowered below the checkpoint
         episodes = points * protocol.eval_episodes + protocol.eval_final_episodes
         return episodes * protocol.episode_steps
 
@@ -173,7 +174,8 @@ def plan_runs(specs: Sequence[RunSpec], results: Path) -> list[RunPlan]:
     """How far each run is.
 
     Raises:
-        ChangedError: one was made with another recipe; nothing has been written.
+        ChangedError: one was made with another recipe, or with another budget that it learns by; nothing has been
+            written.
     """
     plans = []
     for spec in specs:
@@ -182,35 +184,40 @@ def plan_runs(specs: Sequence[RunSpec], results: Path) -> list[RunPlan]:
         reached = max(run_dir.checkpoints.steps(), default=0)
         if run_dir.is_done(spec.protocol.env_steps) and run_dir.failed() is None:
             state = "done"
-        elif run_dir.done() is not None:
-            state = "extend"
         else:
-            state = "continue" if reached else "new"
+            _check_budget(run_dir, spec)
+            state = "extend" if run_dir.done() is not None else "continue" if reached else "new"
         plans.append(RunPlan(spec, run_dir.path, state, reached))
     return plans
 
 
-def known_rate(specs: Sequence[RunSpec], results: Path) -> float | None:
-    """Seconds per env_step of finished runs of the same methods and scale, evaluation included; None if unknown."""
+def _check_budget(run_dir: RunDir, spec: RunSpec) -> None:
+    """Refuse to train on to another budget where schedules follow it: that would be a run of neither.
+
+    Raises:
+        ChangedError: something was learned by another budget's schedules.
+    """
+    if not learns_by_budget(spec.algorithm) or (found := run_dir.read_run()) is None:
+        return
+    made = written_spec(found["spec"], str(run_dir.path / "run.yaml")).protocol.env_steps
+    asked = spec.protocol.env_steps
+    if made != asked and (run_dir.checkpoints.steps() or run_dir.done() is not None):
+        raise ChangedError(
+            f"this run was made for a budget of {made:,} env_steps, and {asked:,} are asked for: the schedules of "
+            f"{spec.algorithm} follow the budget, so trained on it would be a run of neither", where=str(run_dir.path),
+            hint=f"give the old budget, -o protocol.env_steps={made}, or choose another --results folder, or remove "
+                 "the run")
+
+
+def known_rate(spec: RunSpec, results: Path) -> float | None:
+    """Seconds per env_step of finished runs of the same method and scale, evaluation included; None if unknown.
+
+    Of whatever tasks, corpora and seeds, and for an estimate only; what is wrong with another run is its own matter.
+    """
     seconds = steps = 0.0
-    for _, done in _finished(specs, results):
-        seconds, steps = seconds + done.get("wall_seconds", 0.0), steps + done["env_steps"] * ("wall_seconds" in done)
+    pattern = f"{glob.escape(spec.variant)}/*/*/{glob.escape(spec.scale_label)}/seed-*/done.json"
+    for path in sorted(results.glob(pattern)):
+        with suppress(DataError):
+            if (done := RunDir(path.parent).done()) and "wall_seconds" in done:
+                seconds, steps = seconds + done["wall_seconds"], steps + done["env_steps"]
     return seconds / steps if steps else None
-
-
-def known_bytes(specs: Sequence[RunSpec], results: Path) -> float | None:
-    """Mean size in bytes of the folders of finished runs of the same methods and scale; None if unknown."""
-    sizes = [sum(path.stat().st_size for path in run_dir.path.rglob("*") if path.is_file())
-             for run_dir, _ in _finished(specs, results)]
-    return sum(sizes) / len(sizes) if sizes else None
-
-
-def _finished(specs: Sequence[RunSpec], results: Path) -> Iterator[tuple[RunDir, DoneFile]]:
-    """Finished runs of the same methods and scale, whatever their tasks, corpora and seeds; for an estimate only."""
-    wanted = {(spec.variant, spec.scale_label) for spec in specs}
-    for variant, label in sorted(wanted):
-        for path in sorted(results.glob(f"{glob.escape(variant)}/*/*/{glob.escape(label)}/seed-*/done.json")):
-            run_dir = RunDir(path.parent)
-            with suppress(DataError):  # what is wrong with another run is that run's matter
-                if done := run_dir.done():
-                    yield run_dir, done

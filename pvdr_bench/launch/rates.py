@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvdr_bench.algorithms.registry import algorithms
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.resolve import split_variant
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import BenchError
+from pvdr_bench.errors import BenchError, CatalogError
 from pvdr_bench.results.figures.sweep import leaves
 from pvdr_bench.results.paper import paper_folder
 from pvdr_bench.runs.archive import open_archive
@@ -143,8 +144,9 @@ class Rates:
 def names_of(variant: str, catalog: Catalog) -> list[str]:
     """The variant, its method, and those that this extends, the nearest first."""
     names = [variant, split_variant(variant)[0]]
-    while parent := catalog.method(names[-1]).extends:
-        names.append(parent)
+    with suppress(CatalogError):  # a method that the catalog does not have (any more) extends none
+        while parent := catalog.method(names[-1]).extends:
+            names.append(parent)
     return list(dict.fromkeys(names))
 
 
@@ -167,7 +169,8 @@ def size_of(spec: RunSpec, catalog: Catalog, results: Path) -> Size | None:
     rows = [row for name in names_of(spec.variant, catalog) for row in known
             if (row["method"], row["scale"]) == (name, spec.scale)]
     protocol = spec.protocol
-    frames = 0 if spec.info.on_policy else _kept(spec) * 3 * protocol.image_size**2
+    info = algorithms().get(spec.algorithm)
+    frames = 0 if info is None or info.on_policy else _kept(spec) * 3 * protocol.image_size**2
     if not rows and not frames:
         return None
     weights = 4 * NUMBERS * COPIES * int(rows[0]["parameters"]) if rows else 0
@@ -233,6 +236,11 @@ def _archived(path: Path, device: str) -> Iterator[tuple[tuple[str, str, str], f
             where = json.loads(lines[-1]).get("device", "cpu") if lines else "cpu"  # older runs were all on a processor
             if len(parts) == 6 and where == device and done.get("wall_seconds") and done.get("env_steps"):
                 yield (parts[0], parts[1], parts[3]), done["wall_seconds"], done["env_steps"]
+
+
+def all_rates(catalog: Catalog, results: Path, place: Place) -> Rates:
+    """Rates from every place that there is: the results folder, packed runs, published hours."""
+    return Rates(catalog, results, place, reference_folders(), paper_folder())
 
 
 def reference_folders() -> list[Path]:

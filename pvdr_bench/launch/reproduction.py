@@ -6,7 +6,7 @@ Imports torch only to look for artefacts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.catalog.stage_graph import StageNode, stage_graph
 from pvdr_bench.errors import BenchError
 from pvdr_bench.launch.artefact_costs import Cost, made_of_kind, size_of_artefact, time_of
+from pvdr_bench.launch.kinds import Kind, kinds_of
 from pvdr_bench.launch.needs import stage_needs
 from pvdr_bench.launch.plan import RunPlan, merged, plan_runs
-from pvdr_bench.launch.rates import Known, Place, Rates, Size, names_of, published_hours, size_of
+from pvdr_bench.launch.rates import Place, Rates, names_of, published_hours
 from pvdr_bench.results.problems import REFERENCES
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.paths import data_root
@@ -59,25 +60,6 @@ class SharedArtefact:
     gpus: int = 0
     source: str = ""
     bytes: float | None = None
-
-
-@dataclass(frozen=True)
-class Kind:
-    """The runs of one method at one scale in one suite that are still to be made, and what they cost.
-
-    Attributes:
-        hours: of all of them, one after the other; None: not known.
-        title: see :func:`titled`.
-    """
-
-    variant: str
-    scale: str
-    suite: str
-    runs: int
-    known: Known | None
-    hours: float | None
-    size: Size | None
-    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,14 +135,14 @@ def reproduction(groups: Sequence[Group], catalog: Catalog, results: Path, rates
         stages: where artefacts will be made; None: where the runs are.
 
     Raises:
-        ChangedError: a run was made with another recipe.
+        ChangedError: see :func:`~pvdr_bench.launch.plan.plan_runs`.
     """
     possible = [group for group in groups if group.obstacle is None]
     plans = plan_runs(merged(group.specs for group in possible), results)
     todo = [plan for plan in plans if plan.state != "done"]
     return Reproduction(tuple(groups), tuple(plans), sum(len(group.specs) for group in possible),
                         tuple(_artefacts([plan.spec for plan in todo], catalog, rates, stages or rates.place)),
-                        tuple(_kinds(todo, catalog, results, rates)))
+                        tuple(kinds_of(todo, catalog, results, rates)))
 
 
 def _artefacts(specs: Sequence[RunSpec], catalog: Catalog, rates: Rates, place: Place) -> list[SharedArtefact]:
@@ -194,31 +176,6 @@ def _published(node: StageNode, catalog: Catalog, paper: Path | None, place: Pla
 def _reported(row: Mapping[str, Any], method: str) -> str:
     """Where reported hours are from, and of which method where it is another one."""
     return ("" if row["method"] == method else f"as {row['method']}: ") + str(row["source"])
-
-
-def _kinds(todo: Sequence[RunPlan], catalog: Catalog, results: Path, rates: Rates) -> list[Kind]:
-    kinds: dict[tuple[str, str, str], list[RunPlan]] = {}
-    for plan in todo:
-        kinds.setdefault((plan.spec.variant, plan.spec.scale_label, plan.spec.task.suite), []).append(plan)
-    found = []
-    for plans in kinds.values():
-        spec = plans[0].spec
-        known = rates.of(spec)
-        seconds = [known.seconds(plan.env_steps, plan.spec.protocol.env_steps) for plan in plans] if known else []
-        found.append(Kind(spec.variant, spec.scale_label, spec.task.suite, len(plans), known,
-                          sum(seconds) / 3600.0 if known else None, size_of(spec, catalog, results)))
-    return titled(found)
-
-
-def titled(kinds: Sequence[Kind]) -> list[Kind]:
-    """Each with a title: its method, and what tells it from the method's other kinds among them."""
-    def title(kind: Kind) -> str:
-        alike = [one for one in kinds if one.variant == kind.variant]
-        apart = [value for name, value in (("suite", kind.suite), ("scale", kind.scale))
-                 if len({getattr(one, name) for one in alike}) > 1]
-        return f"{kind.variant} ({', '.join(apart)})" if apart else kind.variant
-
-    return [replace(kind, title=title(kind)) for kind in kinds]
 
 
 def budgets(specs: Iterable[RunSpec]) -> dict[int, list[str]]:

@@ -7,9 +7,9 @@ import pandas as pd
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.aggregates import Aggregates, aggregates_of, one_task_words
 from pvdr_bench.results.collect import Results
-from pvdr_bench.results.series import METRICS, budget_words, caption_facts, final_values, left_out, rows_of
+from pvdr_bench.results.series import METRICS, budget_words, caption_facts, excluded, final_values, left_out, rows_of
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS
-from pvdr_bench.results.tables import Cell, Table, excluded, mark_bold
+from pvdr_bench.results.tables import Cell, Table, mark_bold
 from pvdr_bench.words import counted
 
 _LESS_IS_BETTER = ("gap", "steps")
@@ -47,10 +47,10 @@ def build_aggregate_table(results: Results, metric: str = "success", *, threshol
     budgets: set[int] = set()
     for row, aggregates in found.items():
         finals = [final_values(row, results.points, task, metric) for task in tasks]
-        steps = {final.env_steps for final in finals if final.values.size}
-        budgets |= steps if aggregates is not None else set()
+        after = tuple(final.env_steps for final in finals)
+        budgets |= set(after) if aggregates is not None else set()
         for key, (title, _) in titles.items():
-            cells[row, title] = _cell(aggregates, key, steps, tuple(n for final in finals for n in final.episodes))
+            cells[row, title] = _cell(aggregates, key, after, tuple(n for final in finals for n in final.episodes))
     if len(tasks) > 1:
         for key, (title, _) in titles.items():
             mark_bold(cells, rows, title, key in _LESS_IS_BETTER)
@@ -61,9 +61,9 @@ def build_aggregate_table(results: Results, metric: str = "success", *, threshol
                  (*lacking, *excluded(rows, results, tasks), *left_out(results)), pd.DataFrame())
 
 
-def _cell(aggregates: Aggregates | None, key: str, steps: set[int], episodes: tuple[int, ...]) -> Cell | None:
+def _cell(aggregates: Aggregates | None, key: str, after: tuple[int, ...], episodes: tuple[int, ...]) -> Cell | None:
     interval = None if aggregates is None else getattr(aggregates, key)
-    return None if interval is None else Cell(interval, next(iter(steps)) if len(steps) == 1 else 0, episodes)
+    return None if interval is None else Cell(interval, after, episodes)
 
 
 def _caption(results: Results, metric: str, tasks: list[str], threshold: float, confidence: float,

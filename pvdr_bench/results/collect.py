@@ -126,6 +126,7 @@ class Results:
 
         The evaluation there counts as the final one (the real one if the budget was just this, else the grid's, which
         has fewer episodes); what came later is gone. Runs that were not evaluated there have no final evaluation.
+        Where schedules follow the budget it is not the same: captions say so (:func:`.series.cut_short`).
 
         Raises:
             UsageError: ``reached`` is asked for, and no run was evaluated there; names where they were.
@@ -167,7 +168,7 @@ class Results:
         """Refuse to put numbers of different meaning side by side.
 
         Raises:
-            UsageError: there are several protocol hashes, or seeds of one row made with different recipes.
+            UsageError: there are several protocol hashes, or seeds of one row made with different recipes or budgets.
         """
         if allow_mixed:
             return
@@ -184,8 +185,8 @@ class Results:
         mixed = [problem for problem in self.problems if problem.kind == "mixed"]
         if mixed:
             raise UsageError("; ".join(f"{p.run}: {p.detail}" for p in mixed), where=str(self.root),
-                             hint="seeds of one row must share one recipe: run the old ones anew, "
-                                  "or give --allow-mixed")
+                             hint="seeds of one row must share one recipe, and the budget where it is told: run the "
+                                  "old ones anew, or give --allow-mixed")
 
 
 def _protocol_title(key: str, protocol: dict[str, Any]) -> str:

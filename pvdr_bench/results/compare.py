@@ -22,7 +22,7 @@ from pvdr_bench.results.aggregates import (
 )
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.differences import Verdict, bootstrap_difference, holm, stratified_t
-from pvdr_bench.results.series import METRICS, Final, Row, rows_of
+from pvdr_bench.results.series import METRICS, Final, Row, cut_short, rows_of
 from pvdr_bench.results.stats import CONFIDENCE, REPETITIONS, Interval
 from pvdr_bench.words import counted, did_you_mean, nearest
 
@@ -150,7 +150,8 @@ def compare_rows(results: Results, a: str, b: str, metric: str = "success", *, e
     return Comparison(
         rows[0], rows[1], metric, confidence, not unpaired, tuple(tasks), over, over_test,
         bootstrap_difference(*sides, not unpaired, options), probability_of_improvement(*sides, **options),
-        (first, second), tuple(warnings + _size_warnings(tasks, not unpaired)))
+        (first, second), tuple(
+            warnings + _size_warnings(tasks, not unpaired) + cut_short(rows, results, env_steps or results.at)))
 
 
 def _bounds(metric: str) -> tuple[float, float] | None:

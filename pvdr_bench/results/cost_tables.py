@@ -102,14 +102,13 @@ def build_cost_table(results: Results, metric: str = "success", *, confidence: f
 def _success(row: Row, results: Results, tasks: list[str], metric: str, confidence: float,
              repetitions: int) -> Cell | None:
     finals = [final_values(row, results.points, task, metric) for task in tasks]
-    budgets = {final.env_steps for final in finals}
     interval: Interval | None
     if len(tasks) > 1:
         interval = over_tasks(row, results.points, tasks, metric, confidence=confidence, repetitions=repetitions)
     else:
         interval = final_interval(row, results.points, tasks[0], metric, confidence=confidence)[1]
         interval = interval if finals[0].values.size else None
-    return None if interval is None else Cell(interval, budgets.pop() if len(budgets) == 1 else 0,
+    return None if interval is None else Cell(interval, tuple(final.env_steps for final in finals),
                                               tuple(n for final in finals for n in final.episodes))
 
 
@@ -150,7 +149,7 @@ def _table(metric: str, results: Results, costs: Mapping[Row, list[RunCost]], va
         for (column, value), unit in zip(values.items(), units, strict=True):
             numbers = [number for run in runs if (number := value(run)) is not None]
             bounds = (0.0, 1.0 if unit == "percent" else math.inf)  # neither time nor work is less than none
-            cells[row, column] = Cell(t_interval(np.array(numbers), confidence=confidence, bounds=bounds), 0, ()) \
+            cells[row, column] = Cell(t_interval(np.array(numbers), confidence=confidence, bounds=bounds), (), ()) \
                 if runs and len(numbers) == len(runs) else None
     columns = tuple(values)
     return Table(metric, columns, units, columns, tuple(costs), cells, caption, tuple(left_out(results)),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pvdr_bench.algorithms.registry import learns_by_budget
 from pvdr_bench.results.reading import Content
 from pvdr_bench.runs.difference import difference
 from pvdr_bench.runs.schema import FailedFile
@@ -109,15 +110,20 @@ def missing(runs: pd.DataFrame) -> list[Problem]:
 
 
 def mixed(runs: pd.DataFrame, recipes: dict[str, dict[str, Any]]) -> list[Problem]:
-    """Rows whose seeds were made with different recipes."""
+    """Rows whose seeds were made with different recipes; or budgets, where schedules follow them."""
     problems = []
     for (task, variant, corpus, scale, _), row in runs.groupby(["task", *ROW], sort=True):
+        budgets = sorted(map(int, row["budget"].unique()))
         hashes = sorted(row["recipe_hash"].unique())
         if len(hashes) > 1:
             changed = difference(recipes[hashes[0]], recipes[hashes[1]])
             what = "; ".join(changed).replace("(there)", "(some)").replace("(asked for)", "(others)")
             problems.append(Problem(f"{variant}/{task}/{corpus}/{scale}", "mixed",
                                     f"its seeds were made with {len(hashes)} recipes: {what}"))
+        if len(budgets) > 1 and learns_by_budget(algorithm := str(row["algorithm"].iloc[0])):
+            problems.append(Problem(f"{variant}/{task}/{corpus}/{scale}", "mixed",
+                                    f"its seeds were made with budgets of {', '.join(map(str, budgets))} env_steps, "
+                                    f"which the schedules of {algorithm} follow"))
     return problems
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pvdr_bench.algorithms.registry import learns_by_budget
 from pvdr_bench.results.collect import Results
 from pvdr_bench.results.problems import REFERENCES, ROW
 from pvdr_bench.results.stats import (
@@ -195,7 +196,21 @@ def caption_facts(results: Results) -> list[str]:
                          f"{protocol.get('image_size')} pixels, {protocol.get('renderer')} renderer, "
                          f"action repeat {protocol.get('action_repeat')}, {protocol.get('episode_steps')} env_steps an "
                          f"episode, {instances}, reward {protocol.get('reward')}{metric}{ends}.")
-    return sentences + _notes(results)
+    return sentences + cut_short(rows_of(results), results, results.at) + _notes(results)
+
+
+def cut_short(rows: Iterable[Row], results: Results, env_steps: int | None) -> list[str]:
+    """What is said of rows shown at ``env_steps`` of a larger budget that their schedules follow; nothing uncut."""
+    if env_steps is None:
+        return []
+    longer = results.runs[results.runs["budget"] > env_steps]
+    found = []
+    for row in rows:
+        mine = row.of(longer)
+        if len(mine) and learns_by_budget(str(mine["algorithm"].iloc[0])):
+            found.append(f"{row.label} of {spread_of(list(map(int, mine['budget'])))}")
+    return [f"Cut at {env_steps} env_steps on the way to a larger budget that schedules follow, so not what runs of "
+            f"this budget come to: {', '.join(found)}."] if found else []
 
 
 def _notes(results: Results) -> list[str]:
@@ -206,6 +221,23 @@ def _notes(results: Results) -> list[str]:
         if note := results.notes.get(task):
             about.setdefault(note, []).append(task)
     return [note if tasks == shown else f"{', '.join(tasks)}: {note}" for note, tasks in about.items()]
+
+
+def excluded(rows: Iterable[Row], results: Results, tasks: list[str]) -> Iterable[str]:
+    """Seeds that are done, but at other env_steps than their row shows; where all was cut, those that lack it there."""
+    for row in rows:
+        for task in tasks:
+            final = final_values(row, results.points, task)
+            if results.at is None:
+                mine = row.of(results.points, task)
+                mine = mine[mine["point"].eq("final") & mine["complete"].astype(bool)]
+            else:  # the cut took the final evaluations of the shorter ones away
+                mine = row.of(results.runs, task)
+            others = sorted(set(map(int, mine["seed"])) - set(final.seeds))
+            if others:
+                where = final.env_steps or results.at
+                yield (f"{row.label}, {task}: no final evaluation at {where} env_steps, so left out: "
+                       f"seeds {', '.join(map(str, others))}")
 
 
 def left_out(results: Results) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -23,6 +23,7 @@ from pvdr_bench.results.series import (
     bounds_of,
     budget_words,
     caption_facts,
+    excluded,
     final_interval,
     final_values,
     final_words,
@@ -40,12 +41,21 @@ ALL = "all tasks"
 
 @dataclass(frozen=True)
 class Cell:
-    """One row's number in one column."""
+    """One row's number in one column.
+
+    Attributes:
+        after: env_steps of the final evaluations behind it, by task.
+    """
 
     interval: Interval
-    env_steps: int
+    after: tuple[int, ...]
     episodes: tuple[int, ...]
     bold: bool = False
+
+    @property
+    def env_steps(self) -> int:
+        """Where all of it was evaluated; 0 where tasks differ."""
+        return self.after[0] if len(set(self.after)) == 1 else 0
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def build_table(results: Results, metric: str = "success", *, confidence: float 
     for task in tasks:
         for row in rows:
             final, interval = final_interval(row, results.points, task, metric, confidence=confidence)
-            cells[row, task] = Cell(interval, final.env_steps, final.episodes) if final.values.size else None
+            cells[row, task] = Cell(interval, (final.env_steps,), final.episodes) if final.values.size else None
     columns, statistics = tuple(tasks), ("mean",) * len(tasks)
     overall = overall and len(tasks) > 1
     if overall:
@@ -120,39 +130,26 @@ def _over_all(row: Row, results: Results, tasks: list[str], metric: str, statist
     if interval is None:
         return None
     finals = [final_values(row, results.points, task, metric) for task in tasks]
-    budgets = {final.env_steps for final in finals}
-    return Cell(interval, budgets.pop() if len(budgets) == 1 else 0, tuple(n for f in finals for n in f.episodes))
+    return Cell(interval, tuple(final.env_steps for final in finals), tuple(n for f in finals for n in f.episodes))
 
 
 def mark_bold(cells: dict[tuple[Row, str], Cell | None], rows: Iterable[Row], column: str,
               less_is_better: bool = False) -> None:
-    """Bold the one learned row that is clearly better than all others, if budgets and protocols are the same."""
+    """Bold the one learned row that is clearly better than all others, if they were evaluated alike."""
     shown = [(row, cell) for row in rows if not row.reference and (cell := cells[row, column]) is not None]
-    if len({(cell.env_steps, row.protocol_hash) for row, cell in shown}) != 1:
+    if len({(cell.after, row.protocol_hash) for row, cell in shown}) != 1:
         return
     intervals = [cell.interval for _, cell in shown]
     winner = clear_winner([negated(interval) for interval in intervals] if less_is_better else intervals)
     if winner is not None:
         row, cell = shown[winner]
-        cells[row, column] = Cell(cell.interval, cell.env_steps, cell.episodes, bold=True)
+        cells[row, column] = replace(cell, bold=True)
 
 
 def negated(interval: Interval) -> Interval:
     """The interval of the negative value."""
     low, high = (None if bound is None else -bound for bound in (interval.high, interval.low))
     return Interval(-interval.value, low, high, interval.n, interval.method)
-
-
-def excluded(rows: Iterable[Row], results: Results, tasks: list[str]) -> Iterable[str]:
-    """Seeds that are done, but at another env_steps than their row shows."""
-    for row in rows:
-        for task in tasks:
-            final = final_values(row, results.points, task)
-            mine = row.of(results.points, task)
-            others = sorted(set(map(int, mine.loc[mine["point"].eq("final"), "seed"])) - set(final.seeds))
-            if others:
-                yield (f"{row.label}, {task}: no final evaluation at {final.env_steps} env_steps, so left out: "
-                       f"seeds {', '.join(map(str, others))}")
 
 
 def _caption(results: Results, metric: str, confidence: float, over: str | None,

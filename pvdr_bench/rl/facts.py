@@ -35,6 +35,6 @@ class TaskFacts:
     observation: ImageSpace
     action: BoxSpace
     num_envs: int  # that act side by side in training; evaluation may have another number
-    budget_decisions: int  # of all environments together, for schedules
+    budget_decisions: int  # of all environments together, for schedules: then AlgorithmInfo.by_budget
     goal: GoalFacts | None = None  # None in a protocol where each episode has its own goal
     reward: RewardFacts = field(default_factory=RewardFacts)

@@ -74,7 +74,7 @@ def _verdict(learned: list[tuple[Row, Cell]]) -> str:
     reasons = []
     if any(not cell.interval.known for _, cell in learned):
         reasons.append("one seed alone has no interval")
-    if len({cell.env_steps for _, cell in learned}) > 1:
+    if len({cell.after for _, cell in learned}) > 1:
         reasons.append("the budgets differ")
     if len({row.protocol_hash for row, _ in learned}) > 1:
         reasons.append("the protocols differ")
