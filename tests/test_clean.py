@@ -34,7 +34,7 @@ FORK = multiprocessing.get_context("fork")
 STAGE, NAME, RECIPE = "tokenize", "t-smoke", {"size": 1}
 
 
-def make(folder: Path) -> dict[str, Any]:
+def make(folder: Path, check: Any = None) -> dict[str, Any]:
     (folder / MODEL).write_bytes(b"weights")
     return {"loss": 1.0}
 
@@ -215,7 +215,7 @@ def test_an_artefact_may_have_another_name(artefact: Artefact, store: ArtefactSt
     assert f"process {os.getpid()}" in reasons(clean(*words))[0]
     forget_process(artefact)
 
-    def look(folder: Path) -> dict[str, Any]:
+    def look(folder: Path, check: Any) -> dict[str, Any]:
         assert reasons(clean(*words)) == ["a process makes it anew"]
         return make(folder)
 

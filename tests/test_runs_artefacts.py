@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pvdr_bench.errors import DataError
+from pvdr_bench.errors import DataError, Interrupted
 from pvdr_bench.runs import faults, paths, provenance
 from pvdr_bench.runs.artefacts import ArtefactStore, artefact_dir
 from pvdr_bench.runs.cleaning import own_artefacts
@@ -25,7 +25,7 @@ RECIPE = {"stage": "tokenize", "config": {"codes": 64}, "version": 1}
 
 
 def maker(value=1.0, calls=None, pause=0.0):
-    def make(work: Path):
+    def make(work: Path, check=None):
         if calls is not None:
             with calls.open("a") as file:
                 file.write("x")
@@ -110,9 +110,9 @@ def test_broken_artefact_is_named(tmp_path, damage):
 def test_a_stage_that_leaves_no_model_or_fails_publishes_nothing(tmp_path):
     store = ArtefactStore(tmp_path, [])
     with pytest.raises(DataError, match=r"no model\.safetensors"):
-        store.build("tokenize", "tok", RECIPE, lambda work: {})
+        store.build("tokenize", "tok", RECIPE, lambda work, check: {})
 
-    def fail(work):
+    def fail(work, check):
         (work / "checkpoints").mkdir()
         raise RuntimeError("stopped")
     with pytest.raises(RuntimeError):
@@ -120,9 +120,9 @@ def test_a_stage_that_leaves_no_model_or_fails_publishes_nothing(tmp_path):
     assert store.find("tokenize", "tok", RECIPE) is None and store.all() == []
     kept = []
 
-    def goes_on(work):
+    def goes_on(work, check):
         kept.append((work / "checkpoints").is_dir())
-        return maker()(work)
+        return maker()(work, check)
     store.build("tokenize", "tok", RECIPE, goes_on)
     assert kept == [True]  # the next start goes on in the same work folder
 
@@ -134,12 +134,12 @@ def _build(root, calls, fresh, results):
         waits.append(text)
         calls.with_name(f"waits-{os.getpid()}").touch()
 
-    def make(work):  # until the other three wait: one that came later would rightly make it anew
+    def make(work, check):  # until the other three wait: one that came later would rightly make it anew
         deadline = time.monotonic() + 60
         while len(list(calls.parent.glob("waits-*"))) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        return maker(1.0, calls)(work)
+        return maker(1.0, calls)(work, check)
 
     artefact = ArtefactStore(root, []).build("tokenize", "tok", RECIPE, make, fresh=fresh, on_wait=wait,
                                              poll_seconds=0.02)
@@ -159,6 +159,18 @@ def test_one_builds_while_the_others_wait(tmp_path, fresh):
     assert len({digest for digest, _ in answers}) == 1
     waits = [wait for _, waits in answers for wait in waits]
     assert len(waits) == 3 and all("waiting for tokenize artefact tok-" in wait for wait in waits)
+
+
+def test_a_stop_ends_the_wait(tmp_path, monkeypatch):
+    store, told = ArtefactStore(tmp_path, []), []
+    lock = store.building_lock(store.path("tokenize", "tok", RECIPE))
+    lock.path.parent.mkdir(parents=True)
+    monkeypatch.setattr("pvdr_bench.runs.locks.time.sleep", lambda seconds: lock.release())  # or it never ends
+    with lock:
+        with pytest.raises(Interrupted, match="stopped while it waited for tokenize artefact tok-"):
+            store.build("tokenize", "tok", RECIPE, maker(), stop=lambda: bool(told), on_wait=told.append)
+        assert lock.held and store.find("tokenize", "tok", RECIPE) is None
+    assert store.build("tokenize", "tok", RECIPE, maker(), stop=lambda: True).metrics() == {"loss": 1.0}  # no wait
 
 
 def test_a_killed_builder_is_replaced_at_every_write(tmp_path):

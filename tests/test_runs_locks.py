@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from pvdr_bench.errors import LockedError
+from pvdr_bench.errors import Interrupted, LockedError
 from pvdr_bench.runs import guard
 from pvdr_bench.runs.holders import certainly_gone, identity, process_alive
 from pvdr_bench.runs.locks import FileLock
@@ -64,6 +64,25 @@ def test_the_same_process_cannot_take_it_twice(tmp_path):
             FileLock(tmp_path / "lock").acquire()
     with FileLock(tmp_path / "lock"):
         assert (tmp_path / "lock").exists()
+
+
+def test_a_wait_ends_with_the_lock_or_with_a_stop(tmp_path, monkeypatch):
+    holder, lock, told, polls = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock", "tokens X"), [], []
+
+    def sleep(seconds):
+        polls.append(seconds)
+        if len(polls) == 3:
+            holder.release()
+
+    monkeypatch.setattr("pvdr_bench.runs.locks.time.sleep", sleep)
+    with holder:
+        with pytest.raises(Interrupted, match="stopped while it waited for tokens X") as caught:
+            lock.wait(lambda: len(polls) == 2, 0.5, told.append)
+        assert caught.value.exit_code == 75 and not lock.held and polls == [0.5, 0.5]
+        lock.wait(lambda: False, 0.5)
+        assert lock.held and not holder.held and len(polls) == 3
+    lock.release()
+    assert len(told) == 1 and f"waiting for tokens X, made by process {os.getpid()} on" in told[0]
 
 
 @pytest.mark.parametrize("changes", [{"pid": None}, {"start": "1"}], ids=["dead process", "reused process id"])

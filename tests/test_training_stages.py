@@ -15,6 +15,8 @@ import torch
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import Interrupted, SetupError
+from pvdr_bench.runs.artefacts import ArtefactStore
+from pvdr_bench.runs.locks import FileLock
 from pvdr_bench.training.stages import Stages
 from pvdr_bench.videos.generate import corpus_path
 from pvdr_bench.videos.store import ClipStore
@@ -130,3 +132,31 @@ def test_a_stopped_build_goes_on_where_it_was(data: Path) -> None:
     assert resumed[0] > 1 and resumed[-1] == artefact.metrics()["steps"]
     straight = Stages(spec, fresh=True).build()["tokenize"]
     assert straight.weights_sha256 == artefact.weights_sha256
+
+
+def test_a_stop_ends_the_wait_for_another_process(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may take hours: the wait for a model in the making, and for tokens."""
+    spec = resolve("pvdr")
+    write_corpora(data, spec)
+    said: list[str] = []
+
+    def interrupted(lock: FileLock) -> str:
+        """Build while another process holds the lock; where it came to wait."""
+        monkeypatch.setattr("pvdr_bench.runs.locks.time.sleep", lambda seconds: lock.release())  # or it never ends
+        said.clear()
+        with lock, pytest.raises(Interrupted, match="stopped while it waited for") as caught:
+            Stages(spec, stop=lambda: bool(said), say=said.append).build()
+        assert len(said) == 1 and said[0].startswith("waiting for")
+        return str(caught.value)
+
+    stages = Stages(spec)
+    store, node = ArtefactStore(), stages.node("tokenize")
+    path = store.path("tokenize", node.name, stages.recipe(node, {}))
+    lock = store.building_lock(path)
+    lock.path.parent.mkdir(parents=True)
+    assert f"artefact {path.name}" in interrupted(lock)
+    tokenizer = stages.artefact("tokenize")
+    clips = ClipStore(corpus_path("metaworld", 32, data))
+    tokens = clips.path.with_name(f"{clips.path.name}-tokens") / f"{tokenizer.weights_sha256[:12]}-{clips.hash}.lock"
+    tokens.parent.mkdir()
+    assert "token store" in interrupted(FileLock(tokens))

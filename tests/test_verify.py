@@ -52,7 +52,7 @@ def test_files_that_cannot_be_read_are_named_whoever_sealed_them(tmp_path: Path,
 
 
 def test_artefacts_are_checked_against_their_manifests(tmp_path: Path) -> None:
-    def make(folder: Path) -> dict[str, float]:
+    def make(folder: Path, check: object) -> dict[str, float]:
         (folder / "model.safetensors").write_bytes(b"weights")
         return {"loss": 0.5}
 

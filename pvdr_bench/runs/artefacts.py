@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvdr_bench.errors import DataError, LockedError, StorageError
+from pvdr_bench.errors import DataError, StorageError
 from pvdr_bench.runs import provenance
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import (
@@ -29,7 +28,6 @@ from pvdr_bench.runs.files import (
     sync_folder,
     write_json,
 )
-from pvdr_bench.runs.holders import describe
 from pvdr_bench.runs.locks import STALE_MINUTES, FileLock
 from pvdr_bench.runs.logs import read_jsonl
 from pvdr_bench.runs.paths import data_root, shipped_artefacts
@@ -43,6 +41,8 @@ MODEL, RECIPE, METRICS, PROVENANCE, MANIFEST, TIMING = (
     "model.safetensors", "recipe.json", "metrics.json", "provenance.json", "manifest.json", "timing.jsonl")
 _FILES = (MODEL, RECIPE, METRICS, PROVENANCE, TIMING, "train.jsonl")
 _BUILDING = ".building"
+# What makes an artefact, see `ArtefactStore.build`: of its work folder and a check of the lock, its metrics.
+Make = Callable[[Path, Callable[[], None]], Mapping[str, Any]]
 
 
 def artefact_dir(stage: str, name: str, digest: str, root: Path | None = None) -> Path:
@@ -152,21 +152,24 @@ class ArtefactStore:
             return f"{own[0]} does not know that it is used ({error.message}): whoever cleans there cannot see this run"
         return ""
 
-    def build(self, stage: str, name: str, recipe: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]], *,
-              fresh: bool = False, on_wait: Callable[[str], None] | None = None, poll_seconds: float = 2.0,
-              stale_minutes: float = STALE_MINUTES) -> Artefact:
+    def build(self, stage: str, name: str, recipe: Mapping[str, Any], make: Make, *, fresh: bool = False,
+              stop: Callable[[], bool] = lambda: False, on_wait: Callable[[str], None] | None = None,
+              poll_seconds: float = 2.0, stale_minutes: float = STALE_MINUTES) -> Artefact:
         """Find an artefact, or make it; wait while another process makes it.
 
         Args:
             make: called with a work folder that survives crashes and interruptions (keep checkpoints in it, in a
-                folder ``checkpoints``); leaves ``model.safetensors`` there, may leave ``train.jsonl``, and returns
-                the metrics.
+                folder ``checkpoints``), and with what to call before anything is written there, which raises
+                LockedError where another process has taken over; leaves ``model.safetensors`` there, may leave
+                ``train.jsonl``, and returns the metrics.
             fresh: make it anew even if it exists or is shipped; it then goes before the shipped one.
+            stop: asked while another process makes it.
             on_wait: told once who is waited for.
 
         Raises:
             DataError: an existing one is broken, or ``make`` left no model.
             StorageError: the disk is full; the work folder keeps what was saved.
+            Interrupted: ``stop`` said so.
         """
         if not fresh and (found := self.find(stage, name, recipe)):
             return found
@@ -175,29 +178,16 @@ class ArtefactStore:
         make_folder(work)
         before = _manifest_time(final)
         lock = self.building_lock(final, stale_minutes)
-        self._wait_for(lock, on_wait, poll_seconds)
+        lock.wait(stop, poll_seconds, on_wait)
         try:
             # Another process may have made it between our search and our lock.
             if (not fresh or before != _manifest_time(final)) and (found := self.find(stage, name, recipe)):
                 return found
             make_folder(work)
-            _publish(work, final, dict(recipe), make(work), stage, name, fresh, lock)
+            _publish(work, final, dict(recipe), make(work, lock.check), stage, name, fresh, lock)
         finally:
             lock.release()
         return read_artefact(final)
-
-    @staticmethod
-    def _wait_for(lock: FileLock, on_wait: Callable[[str], None] | None, poll_seconds: float) -> None:
-        told = False
-        while True:
-            try:
-                lock.acquire()
-                return
-            except LockedError:
-                if on_wait is not None and not told:
-                    on_wait(f"waiting for {lock.what}, made by {describe(lock.holder())}")
-                    told = True
-            time.sleep(poll_seconds)
 
     def all(self) -> list[Artefact]:
         """All whole artefacts, shipped and own.

@@ -43,7 +43,8 @@ from pvdr_bench.runs.files import (
     write_json,
 )
 from pvdr_bench.runs.holders import place
-from pvdr_bench.runs.locks import STALE_MINUTES, FileLock
+from pvdr_bench.runs.locks import LOOK_SECONDS, STALE_MINUTES, FileLock
+from pvdr_bench.runs.logs import JsonlLog
 from pvdr_bench.runs.run_file import FORMAT
 from pvdr_bench.runs.schema import DoneFile, HeartbeatFile, ProvenanceFile, read_if_any
 from pvdr_bench.runs.seal import check_facts, make_seal, resealed
@@ -102,14 +103,17 @@ class RunDir(RunContents):
         """Whether this object holds the run's lock."""
         return self._lock is not None and self._lock.held
 
-    def check_lock(self) -> None:
-        """Call before publishing something.
+    def check_lock(self, every_seconds: float = 0.0) -> None:
+        """Call before publishing something, and with ``every_seconds`` before each of many small writes.
+
+        Args:
+            every_seconds: see :meth:`pvdr_bench.runs.locks.FileLock.check`.
 
         Raises:
             LockedError: the lock was lost to another process.
         """
         if self._lock is not None:
-            self._lock.check()
+            self._lock.check(every_seconds)
 
     def open(self, spec: Spec) -> None:
         """Make ``run.yaml``, or check that the one that is there has the same recipe; a changed budget is written down.
@@ -226,6 +230,15 @@ class RunDir(RunContents):
         self.truncate_logs(checkpoint.extra["offsets"] if checkpoint else {})
         return checkpoint
 
+    def append(self, log: JsonlLog, row: Mapping[str, Any]) -> None:
+        """Add a row to one of the logs, unless this process slept for so long that another one took the run over.
+
+        Raises:
+            LockedError: it did.
+        """
+        self.check_lock(LOOK_SECONDS)
+        log.append(row)
+
     def offsets(self) -> dict[str, int]:
         """Lengths of the logs in bytes, after bringing them to the disk."""
         return {log.path.name: log.sync() for log in self._logs}
@@ -236,8 +249,13 @@ class RunDir(RunContents):
             log.truncate(offsets.get(log.path.name, 0))
 
     def heartbeat(self, *, every_seconds: float = 0.0, **progress: Any) -> None:
-        """Tell watchers how far the run is, at most once in ``every_seconds``."""
+        """Tell watchers how far the run is, at most once in ``every_seconds``.
+
+        Raises:
+            LockedError: the lock was lost to another process; what it tells watchers stays.
+        """
         if time.monotonic() - self._last_beat >= every_seconds:
+            self.check_lock()
             self._last_beat = time.monotonic()
             facts = {"time": time.time(), "pid": os.getpid(), **place(), **progress}
             write_json(self.path / "heartbeat.json", facts, durable=False)

@@ -17,12 +17,12 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Self, cast
 
-from pvdr_bench.errors import DataError, LockedError
+from pvdr_bench.errors import DataError, Interrupted, LockedError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import encode, storage_errors, to_json, write_file
 from pvdr_bench.runs.guard import guarded
@@ -31,6 +31,7 @@ from pvdr_bench.runs.schema import LockFile, read
 
 STALE_MINUTES = 10.0
 BEAT_SECONDS = 20.0
+LOOK_SECONDS = 1.0  # between looks at the lock before small writes
 SILENT_SECONDS = 3 * BEAT_SECONDS  # after which watchers no longer call a holder alive
 
 
@@ -55,6 +56,7 @@ class FileLock:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._lost = False
+        self._looked = -float("inf")  # when the file was last seen to be ours, by the wall clock
 
     @property
     def held(self) -> bool:
@@ -112,9 +114,31 @@ class FileLock:
         self._thread = threading.Thread(target=self._beat_forever, name="lock-heartbeat", daemon=True)
         self._thread.start()
 
+    def wait(self, stop: Callable[[], bool], poll_seconds: float, on_wait: Callable[[str], None] | None = None) -> None:
+        """Take the lock once nobody else has it, perhaps in hours.
+
+        Args:
+            stop: asked at every look. on_wait: told once who is waited for.
+
+        Raises:
+            Interrupted: ``stop`` said so.
+        """
+        told = False
+        while True:
+            try:
+                self.acquire()
+                return
+            except LockedError:
+                if on_wait is not None and not told:
+                    on_wait(f"waiting for {self.what}, made by {describe(self.holder())}")
+                    told = True
+            if stop():
+                raise Interrupted(f"stopped while it waited for {self.what}", hint="the same command continues")
+            time.sleep(poll_seconds)
+
     def release(self) -> None:
         """Give the lock back; does nothing in a forked child or where it was lost."""
-        me, self._me = self._me, None
+        me, self._me, self._looked = self._me, None, -float("inf")
         if me is None or me["pid"] != os.getpid():
             return
         self._stop.set()
@@ -130,17 +154,24 @@ class FileLock:
         with self._guard():
             return self._remove(holder)
 
-    def check(self) -> None:
-        """Call before publishing something.
+    def check(self, every_seconds: float = 0.0) -> None:
+        """Call before publishing something, and with ``every_seconds`` before each of many small writes.
+
+        Args:
+            every_seconds: believe what was seen within this time. By the wall clock, which goes on while a machine
+                sleeps: a process that wakes up looks before it writes.
 
         Raises:
             LockedError: another process took this lock over (this one was stopped for too long).
         """
+        if not self._lost and 0 <= time.time() - self._looked < every_seconds:
+            return
         holder = self.holder()
         if self._me is None or holder is None or holder.get("token") != self._me["token"]:
             self._lost = True
             raise LockedError(f"this process lost {self.what} to {describe(holder)}", where=str(self.path),
                               hint="it was silent for too long; nothing more is written here")
+        self._looked = time.time()
 
     def beat(self) -> None:
         """Say that the holder lives."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pvdr_bench.errors import DataError
+from pvdr_bench.errors import DataError, LockedError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import encode, from_json, storage_errors, to_json, write_all
 from pvdr_bench.runs.intake import LARGEST_LOG, read_bytes
@@ -45,8 +45,10 @@ class JsonlLog:
 
         Raises:
             StorageError: the disk is full; the log is as it was before.
+            LockedError: another process has written to the log.
         """
         descriptor = self._open()
+        self._check_end(descriptor)
         data = encode(to_json(row) + "\n")
         crash_point(f"log/{self.path.name}")
         with storage_errors(self.path):
@@ -58,13 +60,28 @@ class JsonlLog:
                 raise
         self._end += len(data)
 
+    def _check_end(self, descriptor: int) -> None:
+        """Refuse to go on where the file does not end with this process's last row: a checkpoint's offset counts its
+        rows alone, so one row of another process would make every later offset wrong."""
+        with storage_errors(self.path):
+            size = os.fstat(descriptor).st_size
+        if size != self._end:
+            raise LockedError(f"another process has changed this log: it has {size} bytes, and this process left it "
+                              f"with {self._end}", where=str(self.path),
+                              hint="nothing more is written here; the same command goes on from the last checkpoint")
+
     def offset(self) -> int:
         """Length in bytes up to the last whole line."""
         return self._end if self._descriptor is not None else whole_length(self.path)
 
     def sync(self) -> int:
-        """fsync, and return :meth:`offset`, which a checkpoint may then rely on."""
+        """fsync, and return :meth:`offset`, which a checkpoint may then rely on.
+
+        Raises:
+            LockedError: another process has written to the log.
+        """
         if self._descriptor is not None:
+            self._check_end(self._descriptor)
             with storage_errors(self.path):
                 os.fsync(self._descriptor)
         crash_point(f"sync/{self.path.name}")

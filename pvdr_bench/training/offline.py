@@ -81,7 +81,8 @@ def as_tensor(batch: NDArray[Any]) -> Tensor:
 
 def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, folder: Path, seed: int,
                 stop: Callable[[], bool] = lambda: False, progress: OfflineProgress | None = None,
-                group: ProcessGroup | None = None, device: str = "cpu") -> dict[str, Any]:
+                group: ProcessGroup | None = None, device: str = "cpu",
+                check: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Train, validate and leave ``model.safetensors`` in ``folder``; returns the last validation's metrics.
 
     Args:
@@ -89,9 +90,11 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
             around it. Rank 0 writes, validates and tells of progress. A stop on one rank stops all at the same step,
             and another number of processes may go on.
         device: ``cpu`` or ``cuda``, written down beside the time that it took.
+        check: called before anything is written; raises LockedError where the folder is another process's by now.
 
     Raises:
         Interrupted: ``stop`` said so; the same call goes on from the last checkpoint.
+        LockedError: ``check`` said so.
         TrainingError: a metric is not finite.
         UsageError: the batch does not divide by the number of processes.
     """
@@ -104,7 +107,9 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
     step = found["step"] if found else 0
     if found:
         learner.load_state_dict(found["state"])
-    record = _Record(learner, data, schedule, seed, folder, checkpoints, found or {}, device) if group.leads else None
+    record = None
+    if group.leads:
+        record = _Record(learner, data, schedule, seed, folder, checkpoints, found or {}, device, check)
     try:
         while step < schedule.steps:
             if group.agreed(stop()):
@@ -123,6 +128,7 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
         if record:
             record.log.close()
     if record:
+        check()
         atomic_write(folder / MODEL, save({name: value.contiguous() for name, value in learner.export().items()}))
     return {"steps": schedule.steps, **(record.validation if record else {})}
 
@@ -135,8 +141,9 @@ class _Record:
     """
 
     def __init__(self, learner: OfflineLearner, data: ClipSource, schedule: Schedule, seed: int, folder: Path,
-                 checkpoints: CheckpointStore, found: Mapping[str, Any], device: str) -> None:
-        self._learner, self._schedule, self._checkpoints = learner, schedule, checkpoints
+                 checkpoints: CheckpointStore, found: Mapping[str, Any], device: str, check: Callable[[], None]
+                 ) -> None:
+        self._learner, self._schedule, self._checkpoints, self._check = learner, schedule, checkpoints, check
         self._saved, extra = found.get("step", 0), found.get("extra", {})
         self._clock = StageClock(folder / TIMING, self._saved, device)
         self.log = JsonlLog(folder / "train.jsonl")
@@ -157,6 +164,7 @@ class _Record:
             found = self._learner.validate(as_tensor(self._held_out.frames), torch.from_numpy(self._held_out.start))
             self.validation = {f"val_{name}": value for name, value in finite(found, step).items()}
         row = {"step": step, **self._interval.take(), **(self.validation if due else {})}
+        self._check()
         self.log.append(row)
         if due:
             self.save(step)
@@ -165,6 +173,7 @@ class _Record:
     def save(self, step: int) -> None:
         """A checkpoint, if this step has none yet."""
         if step > self._saved:
+            self._check()  # before another process's half-written checkpoint is cleared away, too
             self._clock.tell(step)  # before the checkpoint: a step that can be gone on from has its time
             self._checkpoints.save(step, self._learner.state_dict(), {
                 "offset": self.log.sync(), "validation": self.validation, "interval": self._interval.state()})

@@ -226,7 +226,8 @@ class OnlineLoop:
             if not math.isfinite(value):
                 raise TrainingError(f"the metric {name} is {value}", where=f"env_steps {self.env_steps}",
                                     hint="lower the learning rates, or clip gradients more")
-        self.dir.train.append({"env_steps": self.env_steps, "decisions": self.decisions, **self.log.row(), **metrics})
+        self.dir.append(self.dir.train, {"env_steps": self.env_steps, "decisions": self.decisions, **self.log.row(),
+                                         **metrics})
 
     def _write_seconds(self, phase: Phase) -> None:
         """A row at the end of a phase, with what went into each part since the last one."""
@@ -234,20 +235,22 @@ class OnlineLoop:
         seconds = {part: round(value, 4) for part, value in spent.seconds.items()}
         flop = {} if spent.flop is None else {"flop": spent.flop}
         dropped = {"dropped_seconds": self.dropped} if self.dropped else {}
-        self.dir.timing.append({"env_steps": self.env_steps, "phase": phase, "wall_seconds": self._wall(),
-                                "evaluation_seconds": self.evaluation_seconds, "device": self.pieces.device.type,
-                                "seconds": seconds, "calls": spent.calls, **flop, **dropped})
+        self.dir.append(self.dir.timing, {
+            "env_steps": self.env_steps, "phase": phase, "wall_seconds": self._wall(),
+            "evaluation_seconds": self.evaluation_seconds, "device": self.pieces.device.type,
+            "seconds": seconds, "calls": spent.calls, **flop, **dropped})
 
     def _evaluate(self, point: Point, episodes: int) -> dict[str, Any]:
         """Play and log evaluation episodes; returns their means."""
         self._beat(f"evaluate {point}", every_seconds=0)
-        self.dir.timing.append({"env_steps": self.env_steps, "point": point, "wall_seconds": self._wall(),
-                                "evaluation_seconds": self.evaluation_seconds, "device": self.pieces.device.type})
+        self.dir.append(self.dir.timing, {
+            "env_steps": self.env_steps, "point": point, "wall_seconds": self._wall(),
+            "evaluation_seconds": self.evaluation_seconds, "device": self.pieces.device.type})
         results, began = [], time.monotonic()
         self.stopwatch.set_kind("evaluation")
         for result in self.evaluator.run(self.learner, episodes, self.env_steps, point):
-            self.dir.episodes.append(dict(result.row(seed=self.spec.seed, env_steps=self.env_steps,
-                                                     decisions=self.decisions, point=point)))
+            self.dir.append(self.dir.episodes, result.row(seed=self.spec.seed, env_steps=self.env_steps,
+                                                          decisions=self.decisions, point=point))
             results.append(result)
             self._beat(f"evaluate {point}")
         self.incidents.write(self.env_steps, point)

@@ -26,7 +26,7 @@ from pvdr_bench.errors import Interrupted, LockedError, SetupError, UsageError
 from pvdr_bench.progress import Report, tell
 from pvdr_bench.rl.contract import StageContext
 from pvdr_bench.rl.process_group import current_group, wait_for
-from pvdr_bench.runs.artefacts import Artefact, ArtefactStore, read_artefact
+from pvdr_bench.runs.artefacts import Artefact, ArtefactStore, Make, read_artefact
 from pvdr_bench.runs.files import content_hash
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.runs.schema import ReferenceFile
@@ -197,23 +197,25 @@ class Stages:
             if word:
                 (self.say or _log.warning)(word)
 
-    def _lead(self, node: StageNode, recipe: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Artefact:
+    def _lead(self, node: StageNode, recipe: dict[str, Any], make: Make) -> Artefact:
         """Find or build as the one that writes; the other ranks are told when their part begins and where it ends."""
-        def together(folder: Path) -> dict[str, Any]:
+        def together(folder: Path, check: Callable[[], None]) -> dict[str, Any]:
             self.group.broadcast({"make": str(folder)})
-            return make(folder) | ({"processes": self.group.size} if self.group.size > 1 else {})
+            return {**make(folder, check), **({"processes": self.group.size} if self.group.size > 1 else {})}
 
-        artefact = self.store.build(node.stage.name, node.name, recipe, together, fresh=self.fresh, on_wait=self.say)
+        artefact = self.store.build(node.stage.name, node.name, recipe, together, fresh=self.fresh, stop=self.stop,
+                                    on_wait=self.say)
         self.group.broadcast({"done": str(artefact.path)})
         return artefact
 
-    def _follow(self, make: Callable[[Path], dict[str, Any]]) -> Artefact:
+    def _follow(self, make: Make) -> Artefact:
         """Take part where rank 0 says so, and read what it published."""
         while "done" not in (message := self.group.broadcast()):
-            make(Path(message["make"]))
+            make(Path(message["make"]), lambda: None)  # rank 0 alone writes, and looks after its lock
         return read_artefact(wait_for(Path(message["done"])))
 
-    def _make(self, node: StageNode, needed: Mapping[str, Artefact], folder: Path) -> dict[str, Any]:
+    def _make(self, node: StageNode, needed: Mapping[str, Artefact], folder: Path, check: Callable[[], None]
+              ) -> dict[str, Any]:
         """Train a stage in a work folder; returns its metrics."""
         stage = node.stage
         stores = {share.corpus: self._share(share, node) for share in node.shares}
@@ -226,7 +228,8 @@ class Stages:
         weights = [share.weight or 1.0 for share in node.shares] if node.shares[0].weight is not None else None
         data = clips[0] if len(clips) == 1 and not stage.own_videos else MixedClips(clips, weights)
         metrics = run_offline(learner, data, node.config.schedule(stage.name), folder, node.seed, self.stop,
-                              lambda step, steps, _: self.report(stage.name, step, steps), device=self.device.type)
+                              lambda step, steps, _: self.report(stage.name, step, steps), device=self.device.type,
+                              check=check)
         return {**metrics, "corpora": {name: store.hash for name, store in stores.items()}, **self._sizes(node, stores)}
 
     def _share(self, share: Share, node: StageNode) -> ClipStore:
@@ -257,7 +260,8 @@ class Stages:
         """A corpus as the tokens of a needed stage's artefact; encoded once."""
         return self.group.shared(
             lambda: TokenStore.build(clips, encoder, artefact.weights_sha256[:12],
-                                     progress=lambda done, total: self._progress("tokens", done, total)),
+                                     progress=lambda done, total: self._progress("tokens", done, total),
+                                     stop=self.stop, on_wait=self.say),
             lambda path: TokenStore(path, clips))
 
     def load(self, node: StageNode, artefact: Artefact) -> Any:

@@ -7,7 +7,6 @@ that was made anew, can never be read by mistake (a prototype lost an evening to
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pvdr_bench.errors import DataError, LockedError
+from pvdr_bench.errors import DataError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import make_folder, sha256_file, storage_errors, sync_folder
 from pvdr_bench.runs.locks import FileLock
@@ -68,7 +67,8 @@ class TokenStore:
     @classmethod
     def build(
         cls, clips: ClipStore, tokenizer: FrameTokenizer, tokenizer_hash: str, folder: Path | None = None, *,
-        batch: int = 512, progress: Callable[[int, int], None] | None = None,
+        batch: int = 512, progress: Callable[[int, int], None] | None = None, stop: Callable[[], bool] = lambda: False,
+        on_wait: Callable[[str], None] | None = None, poll_seconds: float = 1.0,
     ) -> TokenStore:
         """Open the tokens of ``clips``, encoding them first if nobody has; a killed build continues.
 
@@ -79,17 +79,23 @@ class TokenStore:
             folder: parent of the token folders; default: beside the corpus, ``<corpus>-tokens``.
             batch: frames per call of ``encode``.
             progress: called with (frames done, frames in all).
+            stop: asked while another process encodes. on_wait: told once who is waited for.
+
+        Raises:
+            Interrupted: ``stop`` said so.
         """
         parent = folder or clips.path.with_name(clips.path.name + "-tokens")
         path = parent / f"{tokenizer_hash}-{clips.hash}"
         make_folder(parent)
-        while not (path / META).is_file():
+        if not (path / META).is_file():
+            lock = FileLock(path.with_name(path.name + ".lock"), f"token store {path}")
+            lock.wait(stop, poll_seconds, on_wait)
             try:
-                with FileLock(path.with_name(path.name + ".lock"), "token store"), storage_errors(parent):
-                    if not (path / META).is_file():
-                        _encode_all(path, clips, tokenizer, tokenizer_hash, batch, progress)
-            except LockedError:
-                time.sleep(1.0)
+                with storage_errors(parent):
+                    if not (path / META).is_file():  # another process may have encoded them while this one waited
+                        _encode_all(path, clips, tokenizer, tokenizer_hash, batch, progress, lock.check)
+            finally:
+                lock.release()
         return cls(path, clips)
 
     def verify(self) -> None:
@@ -138,8 +144,9 @@ class TokenStore:
 
 def _encode_all(
     path: Path, clips: ClipStore, tokenizer: FrameTokenizer, tokenizer_hash: str, batch: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None, check: Callable[[], None],
 ) -> None:
+    """Encode what is not encoded yet, and publish; ``check`` refuses where another process has taken over."""
     import torch  # heavy, and not needed to read tokens
 
     grid = tokenizer.grid
@@ -160,6 +167,7 @@ def _encode_all(
             array = np.asarray(codes.cpu(), np.int64)
             if array.shape != (until - done, grid, grid) or array.min() < 0 or array.max() >= tokenizer.codebook_size:
                 raise DataError(f"the tokenizer gave codes {array.shape} outside its codebook", where=tokenizer_hash)
+            check()
             file.write(array.astype("<u2").tobytes())
             file.flush()
             crash_point("tokens.batch")
@@ -167,6 +175,7 @@ def _encode_all(
             if progress:
                 progress(done, clips.num_frames)
         os.fsync(file.fileno())
+    check()
     write_object(partial / META, {
         "format": _FORMAT, "grid": grid, "codebook_size": tokenizer.codebook_size, "tokenizer_hash": tokenizer_hash,
         "corpus_hash": clips.hash, "sha256": sha256_file(target),
