@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +69,51 @@ def test_failures_leave_siblings_alone_and_a_second_call_skips(tmp_path: Path) -
     with LiveTable(Console(file=table, width=160, force_terminal=True)) as live:
         live.update(jobs)
     assert "seed 1" in table.getvalue()
+
+
+def no_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder stands where the run's log should be, as where a colleague's folder cannot be written."""
+    (path / "worker.log").mkdir(parents=True)
+
+
+def second_fails(function: Any, number: int) -> Any:
+    """A function that fails at its second call."""
+    calls: list[int] = []
+
+    def call(*args: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(number, os.strerror(number))
+        return function(*args, **more)
+
+    return call
+
+
+def no_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", second_fails(subprocess.Popen, errno.EAGAIN))
+
+
+def full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", second_fails(tempfile.TemporaryFile, errno.ENOSPC))
+
+
+@pytest.mark.parametrize(("spoil", "code", "words"), [
+    (no_log, 9, "Is a directory"), (no_process, 4, "cannot be started: Resource temporarily unavailable"),
+    (full_disk, 9, "No space left on device")])
+def test_a_run_that_cannot_be_started_leaves_its_siblings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                spoil: Any, code: int, words: str) -> None:
+    """One runs when the second cannot be started, and one waits."""
+    specs = [make_spec(seed=seed) for seed in range(3)]
+    spoil(specs[1].path(tmp_path), monkeypatch)
+    running: list[list[str]] = []
+    jobs = run_local(specs, tmp_path, 2, "cpu", lambda: False,
+                     Script(lambda jobs: running.append([job.state for job in jobs])), COMMAND)
+    assert running[0] == ["running", "failed", "waiting"]
+    assert [(job.state, job.exit_code) for job in jobs] == [("done", 0), ("failed", code), ("done", 0)]
+    failed = jobs[1]
+    assert words in failed.message and exit_code_of(jobs) == code and failed.process is None
+    assert all(file is None or file.closed for file in (failed.log, failed.output))
+    assert RunDir(failed.path).failed() is None  # it has not begun: the same command begins it
 
 
 def test_a_stop_reaches_running_and_waiting_runs(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import LockedError, StorageError, TrainingError
+from pvdr_bench.errors import BenchError, LockedError, SetupError, StorageError, TrainingError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import storage_errors
 from pvdr_bench.runs.provenance import COMMAND, cores, typed_command
@@ -119,7 +119,7 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
             waiting = [job for job in todo if job.state == "waiting"]
             free = jobs - sum(job.state == "running" for job in todo)
             for job in waiting[:max(0, free)]:
-                _start(job, results, device, env_workers, command)
+                _start_or_fail(job, results, device, env_workers, command)
             if watcher is not None:
                 watcher.update(todo)
             time.sleep(POLL_SECONDS if any(job.state == "running" for job in todo) else 0)
@@ -131,12 +131,29 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
     return todo
 
 
+def _start_or_fail(job: Job, results: Path, device: str, env_workers: int, command: Sequence[str]) -> None:
+    """Start a run's process. One that cannot be started has failed and has no ``failed.json``, since it has not begun;
+    those that run go on."""
+    error: BenchError
+    try:
+        _start(job, results, device, env_workers, command)
+        return
+    except StorageError as found:
+        error = found
+    except OSError as found:
+        error = SetupError(f"the run's process cannot be started: {found.strerror or found}", where=str(job.path),
+                           hint="too many processes or files? use fewer --jobs; `ulimit -a` says what is allowed")
+    _close_files(job)
+    job.state, job.exit_code, job.message = "failed", error.exit_code, str(error)
+
+
 def _start(job: Job, results: Path, device: str, env_workers: int, command: Sequence[str]) -> None:
     """Start a run's process in a session of its own, so that only this process gets the terminal's Ctrl-C."""
     with storage_errors(job.path):
         job.path.mkdir(parents=True, exist_ok=True)
         job.log = (job.path / "worker.log").open("ab")
-    job.output = tempfile.TemporaryFile()  # noqa: SIM115
+    with storage_errors(None):  # it names the folders that were tried
+        job.output = tempfile.TemporaryFile()  # noqa: SIM115
     environment = {COMMAND: json.dumps(typed_command()), **os.environ,
                    **({} if device.startswith("cuda") else dict.fromkeys(ONE_THREAD, "1"))}
     job.process = subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=job.output, stderr=job.log,
@@ -161,9 +178,7 @@ def _collect(job: Job) -> None:
     outcome = _last_json(job.output.read())
     with suppress(BrokenPipeError):
         job.process.stdin.close()
-    for file in (job.output, job.log):
-        if file is not None:
-            file.close()
+    _close_files(job)
     if outcome is None and job.told and code == -signal.SIGTERM:
         job.exit_code, job.message = 75, "stopped before it began"  # it was not yet ready to hear of it
     elif outcome is None:
@@ -171,6 +186,13 @@ def _collect(job: Job) -> None:
     else:
         job.exit_code, job.message = int(outcome["exit_code"]), str(outcome["message"])
     job.state = {0: "done", 75: "stopped"}.get(job.exit_code, "failed")
+
+
+def _close_files(job: Job) -> None:
+    """Close what its process writes to, as far as it was opened."""
+    for file in (job.output, job.log):
+        if file is not None:
+            file.close()
 
 
 def _last_json(output: bytes) -> dict[str, Any] | None:
