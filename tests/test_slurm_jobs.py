@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from pvdr_bench.errors import Interrupted, LockedError, TrainingError
+from pvdr_bench.errors import Interrupted, LockedError, StorageError, TrainingError
 from pvdr_bench.launch import jobs
 from pvdr_bench.launch.jobs import JobStop, RunJob, StageJob
 from pvdr_bench.launch.local import run_local
 from pvdr_bench.launch.records import RunRecord, read_end
+from pvdr_bench.launch.watch import statuses
 from pvdr_bench.rl.replay.scratch import SCRATCH
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.faults import FULL_AT
@@ -158,6 +159,20 @@ def test_a_warning_makes_it_leave_and_go_on(slurm: FakeSlurm, tmp_path: Path) ->
     assert end_of(waits)[0] == "done" and len(requeues(slurm)) == 1
 
 
+def test_a_run_that_cannot_be_started_does_not_keep_its_sibling_from_going_on(slurm: FakeSlurm, tmp_path: Path) -> None:
+    submission(tmp_path, runs_per_job=2)
+    waits, spoilt = run(tmp_path, "wait"), run(tmp_path, "wait", 1)
+    (spoilt / "worker.log").mkdir()
+    process = begin([waits, spoilt])
+    until((tmp_path / "ready-0").exists)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGUSR2)
+    assert ended(process) == StorageError.exit_code
+    assert end_of(waits)[0] == "requeued" and requeues(slurm) == [["requeue", "101_0"]]
+    assert end_of(spoilt)[0] == "failed" and "cannot write: Is a directory" in end_of(spoilt)[1]
+    assert statuses(tmp_path, {}, [spoilt])[0].state == "failed"
+
+
 def test_a_job_that_is_no_array_is_requeued_by_its_own_number(slurm: FakeSlurm, tmp_path: Path) -> None:
     submission(tmp_path)
     path = run(tmp_path, "wait")
@@ -174,13 +189,27 @@ def test_when_the_time_is_out_a_run_without_a_new_checkpoint_fails_and_its_sibli
     assert ended(begin([waits, saves])) == TrainingError.exit_code
     failed = RunDir(waits).failed()
     assert failed is not None and "no checkpoint was published in a whole start of 2 minutes" in failed["message"]
-    assert "raise time_min in the profile" in failed["message"] and end_of(waits)[0] == "failed"
+    assert "which ended in the phase 'online'" in failed["message"] and end_of(waits)[0] == "failed"
+    assert "raise time_min in the profile, then `pvdr-bench retry --profile test`" in failed["message"]
+    assert "sync_every" not in failed["message"]  # it is part of the recipe, which cannot be changed any longer
     monkeypatch.setattr(jobs, "JobStop", JobStop)
     assert end_of(saves) == ("requeued", "its time was out; it continues in its next start")
     assert requeues(slurm) == [["requeue", "101_0"]]
     # its next start leaves the failed one alone
     assert ended(begin([waits, saves], SLURM_RESTART_COUNT="1")) == TrainingError.exit_code
     assert (waits / "starts").read_text() == "1" and RunDir(saves).done() and RunDir(waits).failed() == failed
+
+
+def test_the_phase_of_an_earlier_start_is_not_told(slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                   ) -> None:
+    run_dir = RunDir(run(tmp_path, "wait"))
+    assert jobs.last_phase(run_dir) is None
+    for key, value in (ENVIRONMENT | {"SLURM_RESTART_COUNT": "1"}).items():
+        monkeypatch.setenv(key, value)
+    run_dir.heartbeat(phase="evaluate final")
+    assert jobs.last_phase(run_dir) == "evaluate final"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert jobs.last_phase(run_dir) is None
 
 
 def test_a_process_that_is_told_to_stop_while_it_starts_has_not_failed(

@@ -202,6 +202,45 @@ def test_retry_plans_as_if_silent_jobs_were_gone(slurm: FakeSlurm, no_stages: No
     assert (path / "lock").exists() and len(slurm.rows()) == 1
 
 
+@pytest.mark.parametrize("content", ["", '{"of": "another version"}'])
+def test_a_job_file_that_cannot_be_read_is_written_anew(slurm: FakeSlurm, tmp_path: Path, content: str,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results"
+    words = ("submit", *WORDS, "--seeds", "2", "--profile", "cpu", "--results", str(results))
+    assert cli(capsys, *words)[0] == 0
+    slurm.set_rows([])
+    first, second = run_folders(results)
+    (first / "job.json").write_text(content)
+    assert {status.state for status in statuses(results, queue())} == {"broken", "lost"}
+    told = f"job.json of 1 run cannot be read, first that of {first}"
+    code, out, _ = cli(capsys, *words, "--dry-run")
+    assert code == 0 and told in out and (first / "job.json").read_text() == content
+    code, out, err = cli(capsys, *words, "--json")
+    assert code == 0 and json.loads(out)["runs"] == 2 and told in json.loads(out)["note"], err
+    record = RunRecord.read(first)
+    assert record is not None and {(row[0], row[3]) for row in slurm.rows()} == {(record.name, 0), (record.name, 1)}
+    code, out, _ = cli(capsys, *words)
+    assert code == 0 and "skipped: 2 queued" in out and "cannot be read" not in out
+
+
+def test_retry_and_cancel_leave_out_a_run_whose_job_cannot_be_read(slurm: FakeSlurm, no_stages: None, tmp_path: Path,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    unread, failed, _ = specs = dummies(3)
+    plan = go(specs, tmp_path)
+    for index in (0, 1):
+        RunDir(specs[index].path(tmp_path)).mark_failed(RuntimeError("it broke"))
+        slurm.change(plan.arrays[0].name, index, None)
+    path = unread.path(tmp_path)
+    (path / "job.json").write_text("")
+    code, out, err = cli(capsys, "retry", "--results", str(tmp_path), "--json")
+    assert code == 0 and [each["runs"] for each in json.loads(out)] == [1]
+    assert err.count("left out: ") == 1 and f"{path / 'job.json'}: not a job's description" in err
+    record = RunRecord.read(failed.path(tmp_path))
+    assert record is not None and {plan.arrays[0].name, record.name} == {row[0] for row in slurm.rows()}
+    code, out, err = cli(capsys, "cancel", "--results", str(tmp_path), "--yes")
+    assert code == 0 and "2 jobs cancelled" in out and not slurm.rows() and f"left out: {path / 'job.json'}" in err
+
+
 def test_cancelling_one_run_tells_of_all_that_its_job_does(slurm: FakeSlurm, no_stages: None, tmp_path: Path,
                                                            capsys: pytest.CaptureFixture[str]) -> None:
     specs = dummies(3)

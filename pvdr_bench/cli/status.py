@@ -171,7 +171,7 @@ def cancel(
     protocol.sync_every env_steps) is done again. The training of an artefact saves before it leaves.
     A job may do several runs (runs_per_job of its profile): all of them end with it, and are told before.
     """
-    from pvdr_bench.errors import UsageError
+    from pvdr_bench.errors import DataError, UsageError
     from pvdr_bench.launch.cluster import cancel as scancel
     from pvdr_bench.launch.cluster import queue
     from pvdr_bench.launch.records import RunRecord, Submission
@@ -188,7 +188,11 @@ def cancel(
     known = queue()
     jobs: dict[str, list[str]] = {}
     for run in folders:
-        record = RunRecord.read(run)
+        try:
+            record = RunRecord.read(run)
+        except DataError as error:
+            typer.echo(f"left out: {error}", err=True)
+            continue
         if record is not None and (entry := known.get((record.name, record.index))):
             jobs[entry.job_id] = [str(each) for each in Submission.of(record).runs_of(record) or [run]]
     if not (runs or methods or tasks):  # everything: the stages too

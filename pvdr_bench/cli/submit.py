@@ -112,24 +112,30 @@ def _regroup(found: Sequence[RunStatus], root: Path, profile: str | None
              ) -> list[tuple[Profile, Profile, list[RunSpec]]]:
     """Runs by the profiles they go to: the one named, or those they were last submitted with.
 
+    A run whose last job cannot be read is left out, with a line that says so.
+
     Raises:
         UsageError: a run was never submitted, and no profile is named.
     """
     from pvdr_bench.catalog.catalog import load_catalog
-    from pvdr_bench.errors import UsageError
+    from pvdr_bench.errors import DataError, UsageError
     from pvdr_bench.launch.jobs import read_spec
     from pvdr_bench.launch.records import RunRecord, Submission
 
     groups: dict[str, tuple[Profile, Profile, list[RunSpec]]] = {}
     for status in found:
-        record = RunRecord.read(root / status.run)
         if profile is not None:
             key, pair = profile, profiles_of(load_catalog(), profile, None)
-        elif record is not None:
+        else:
+            try:
+                record = RunRecord.read(root / status.run)
+            except DataError as error:
+                typer.echo(f"left out: {error}", err=True)
+                continue
+            if record is None:
+                raise UsageError(f"{status.run} was never submitted", hint="name a cluster with --profile")
             own = Submission.of(record)
             key, pair = own.name, (own.profile("runs"), own.profile("stages"))
-        else:
-            raise UsageError(f"{status.run} was never submitted", hint="name a cluster with --profile")
         groups.setdefault(key, (*pair, []))[2].append(read_spec(root / status.run))
     return list(groups.values())
 
@@ -174,7 +180,7 @@ def hand_in(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile
     else:
         plan = hand_over(specs, root, site, stages, lambda text: None if quiet else typer.echo(text))
     kinds = _kinds(plan, reached)
-    facts = facts_of(plan, kinds) | {"note": note}
+    facts = facts_of(plan, kinds) | {"note": "; ".join(filter(None, (note, _unread(plan))))}
     if not quiet:
         show(plan, facts, lines_of(kinds), dry_run)
     return facts | ({"script": _script(plan)} if dry_run else {})
@@ -233,6 +239,14 @@ def show(plan: Plan, facts: dict[str, Any], cost: Sequence[str], dry_run: bool) 
         typer.echo(f"\nthe script of {plan.arrays[0].name}:\n\n{_script(plan)}")
     elif facts["runs"]:
         typer.echo("watch them: pvdr-bench status")
+
+
+def _unread(plan: Plan) -> str:
+    """What people should know of runs whose last job is not known any longer; empty where there is none."""
+    if not plan.unread:
+        return ""
+    return (f"job.json of {counted(len(plan.unread), 'run')} cannot be read, first that of {plan.unread[0]}: "
+            "each gets a new one, and a job of before is not looked for in the queue")
 
 
 def _cost(facts: dict[str, Any], lines: Sequence[str]) -> list[str]:

@@ -231,15 +231,23 @@ def note_end(folder: Path, outcome: str, message: str) -> None:
 
 def fail_stuck(job: Job, profile: Profile) -> None:
     """A whole time limit without a checkpoint would repeat itself for ever."""
-    error = TrainingError(f"no checkpoint was published in a whole start of {profile.time_min} minutes",
-                          where=str(job.path), hint="raise time_min in the profile, or lower protocol.sync_every")
     run_dir = RunDir(job.path)
+    phase = last_phase(run_dir)
+    error = TrainingError(f"no checkpoint was published in a whole start of {profile.time_min} minutes"
+                          + (f", which ended in the phase {phase!r}" if phase else ""), where=str(job.path),
+                          hint=f"raise time_min in the profile, then `pvdr-bench retry --profile {profile.name}`")
     try:
         with run_dir.lock():
             run_dir.mark_failed(error)
     except LockedError:
         return  # another process has taken it over, and it is theirs
     job.state, job.exit_code, job.message = "failed", error.exit_code, str(error)
+
+
+def last_phase(run_dir: RunDir) -> str | None:
+    """What a run told of last in this start of the job, such as ``evaluate final``; None where it told nothing."""
+    beat = run_dir.last_beat()
+    return beat.get("phase") if (beat.get("job"), beat.get("restarts")) == (job_id(), restarts()) else None
 
 
 def failed_before(run: Path) -> Job:

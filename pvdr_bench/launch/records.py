@@ -93,9 +93,12 @@ class RunRecord:
     after: str | None  # name of the stage job it waits for
 
     def write(self, run: Path) -> None:
-        """Into the run's folder; an earlier job's end is forgotten."""
+        """Into the run's folder; an earlier job's end is forgotten.
+
+        Brought to the disk: without it nobody knows the job that is about to be in the queue.
+        """
         (run / JOB_END).unlink(missing_ok=True)
-        write_json(run / JOB, asdict(self), durable=False)
+        write_json(run / JOB, asdict(self))
 
     @classmethod
     def read(cls, run: Path) -> RunRecord | None:
@@ -109,8 +112,8 @@ class RunRecord:
         except FileNotFoundError:
             return None
         except DataError as error:
-            raise DataError(f"not a job's description: {error.message}", where=error.where, hint="submit the run again"
-                            ) from error
+            raise DataError(f"not a job's description: {error.message}", where=error.where,
+                            hint="submit the run again: it is then written anew") from error
         return cls(**{key: found[key] for key in JobFile.__annotations__})  # type: ignore[literal-required]
 
 

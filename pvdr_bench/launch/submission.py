@@ -16,13 +16,13 @@ from typing import Any
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import SetupError
+from pvdr_bench.errors import DataError, SetupError
 from pvdr_bench.launch import sbatch
 from pvdr_bench.launch import snapshot as snapshots
 from pvdr_bench.launch.cluster import Queue, clean_environment, queue
 from pvdr_bench.launch.jobs import RunJob, StageJob
 from pvdr_bench.launch.needs import StageNeed, claim, need_of, stage_needs
-from pvdr_bench.launch.records import STAGE, RunRecord, Submission, home, job_name, stage_path, submissions
+from pvdr_bench.launch.records import JOB, STAGE, RunRecord, Submission, home, job_name, stage_path, submissions
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import make_folder, write_json
 from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock
@@ -59,6 +59,7 @@ class Plan:
     arrays: list[ArrayPlan] = field(default_factory=list)
     skipped: dict[str, list[RunSpec]] = field(default_factory=dict)  # by state: done, running, queued
     dead: dict[Path, dict[str, Any]] = field(default_factory=dict)  # runs with a lock whose holder's job has ended
+    unread: list[Path] = field(default_factory=list)  # runs that get a new job.json, since theirs cannot be read
 
     @property
     def runs(self) -> list[RunSpec]:
@@ -72,11 +73,14 @@ def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Pr
     todo = []
     for spec in specs:
         path = spec.path(results)
-        if holder := dead_holder(path, known):
+        record = _last_record(path)
+        if holder := dead_holder(path, record, known):
             plan.dead[path] = holder
-        state = taken(spec, results, known, dead=holder is not None)
+        state = taken(spec, results, record, known, dead=holder is not None)
         if state is None:
             todo.append(spec)
+            if record is None and (path / JOB).exists():
+                plan.unread.append(path)
         else:
             plan.skipped.setdefault(state, []).append(spec)
     catalog = load_catalog()
@@ -90,28 +94,39 @@ def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Pr
     return plan
 
 
-def taken(spec: RunSpec, results: Path, known: Queue, *, dead: bool = False) -> str | None:
+def _last_record(run: Path) -> RunRecord | None:
+    """The job a run was last submitted with; one that cannot be read is none, since submitting writes it anew."""
+    try:
+        return RunRecord.read(run)
+    except DataError:
+        return None
+
+
+def taken(spec: RunSpec, results: Path, record: RunRecord | None, known: Queue, *, dead: bool = False) -> str | None:
     """``done``, ``running`` or ``queued`` where a run needs no job; None where it does.
 
     Args:
+        record: the job it was last submitted with.
         dead: whether the holder of its lock is known to be dead.
     """
     run_dir = RunDir(spec.path(results))
     if run_dir.is_done(spec.protocol.env_steps) and run_dir.failed() is None:
         return "done"
-    record = RunRecord.read(run_dir.path)
     if record is not None and (record.name, record.index) in known:
         return "queued" if known[record.name, record.index].waits else "running"
     return "running" if not dead and run_dir.status() == "running" else None
 
 
-def dead_holder(run: Path, known: Queue) -> dict[str, Any] | None:
+def dead_holder(run: Path, record: RunRecord | None, known: Queue) -> dict[str, Any] | None:
     """The holder of a run's lock, if it is silent, and was the run's own job, which has left the queue.
 
     Without this question nothing tells that a process on another node is dead until its lock opens ten minutes later.
+
+    Args:
+        record: the job the run was last submitted with.
     """
     lock = FileLock(run / "lock")
-    record, holder = RunRecord.read(run), lock.holder()
+    holder = lock.holder()
     if holder is None or lock.silence() <= SILENT_SECONDS or record is None or (record.name, record.index) in known:
         return None
     number = Submission.of(record).jobs().get(record.name)
