@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from pvdr_bench.errors import Interrupted, LockedError
+from pvdr_bench.errors import Interrupted, LockedError, UnreadableError
 from pvdr_bench.runs import guard
 from pvdr_bench.runs.holders import certainly_gone, identity, process_alive
 from pvdr_bench.runs.locks import FileLock
@@ -194,3 +194,19 @@ def test_of_many_racing_processes_exactly_one_wins(tmp_path, monkeypatch, count,
             child.join(30)
         assert sum(won) == 1
         assert not path.exists()
+
+
+def test_a_lock_that_cannot_be_read_for_a_moment_is_not_lost(tmp_path, monkeypatch):
+    """A failing disk says nothing of who holds it: nothing is written then, and the next look decides."""
+    lock = FileLock(tmp_path / "lock", "the run")
+    with lock:
+        def failing(*_):
+            raise UnreadableError("cannot be read: Input/output error", where=str(lock.path))
+        with monkeypatch.context() as broken:
+            broken.setattr("pvdr_bench.runs.locks.read", failing)
+            lock.beat()
+            assert lock.held
+            with pytest.raises(UnreadableError, match="Input/output"):
+                lock.check()
+        lock.check()
+        assert lock.held

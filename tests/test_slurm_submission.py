@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pvdr_bench.errors import ChangedError, LockedError, SetupError
+from pvdr_bench.errors import ChangedError, LockedError, SetupError, UnreadableError
 from pvdr_bench.launch import submission
 from pvdr_bench.launch.cluster import queue
 from pvdr_bench.launch.needs import StageNeed
@@ -221,6 +221,21 @@ def test_a_job_file_that_cannot_be_read_is_written_anew(slurm: FakeSlurm, tmp_pa
     assert record is not None and {(row[0], row[3]) for row in slurm.rows()} == {(record.name, 0), (record.name, 1)}
     code, out, _ = cli(capsys, *words)
     assert code == 0 and "skipped: 2 queued" in out and "cannot be read" not in out
+
+
+def test_a_job_file_that_may_be_whole_submits_nothing_twice(slurm: FakeSlurm, no_stages: None, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = dummies(1)
+    go(specs, tmp_path)
+    before = slurm.rows()
+
+    def failing(*_: object) -> None:
+        raise UnreadableError("cannot be read: Input/output error", where="job.json")
+
+    monkeypatch.setattr("pvdr_bench.launch.records.read", failing)
+    with pytest.raises(UnreadableError, match="Input/output"):
+        go(specs, tmp_path)
+    assert slurm.rows() == before
 
 
 def test_retry_and_cancel_leave_out_a_run_whose_job_cannot_be_read(slurm: FakeSlurm, no_stages: None, tmp_path: Path,

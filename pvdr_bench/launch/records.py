@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from pvdr_bench.catalog.profile import Profile
-from pvdr_bench.errors import DataError
+from pvdr_bench.errors import DataError, UnreadableError
 from pvdr_bench.launch.cluster import PREFIX
 from pvdr_bench.runs.files import write_json
 from pvdr_bench.runs.schema import Count, Finite, read, read_if_any
@@ -105,12 +105,14 @@ class RunRecord:
         """Of a run; None where it was never submitted.
 
         Raises:
-            DataError: another version wrote it, or it is broken.
+            DataError: another version wrote it, or it is broken. UnreadableError: it cannot be read, and may be whole.
         """
         try:
             found = read(JobFile, run / JOB)
         except FileNotFoundError:
             return None
+        except UnreadableError:
+            raise
         except DataError as error:
             raise DataError(f"not a job's description: {error.message}", where=error.where,
                             hint="submit the run again: it is then written anew") from error

@@ -16,7 +16,7 @@ from typing import Any
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.profile import Profile
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import DataError, SetupError
+from pvdr_bench.errors import DataError, SetupError, UnreadableError
 from pvdr_bench.launch import sbatch
 from pvdr_bench.launch import snapshot as snapshots
 from pvdr_bench.launch.cluster import Queue, clean_environment, queue
@@ -95,9 +95,15 @@ def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Pr
 
 
 def _last_record(run: Path) -> RunRecord | None:
-    """The job a run was last submitted with; one that cannot be read is none, since submitting writes it anew."""
+    """The job a run was last submitted with; a broken one is none, since submitting writes it anew.
+
+    Raises:
+        UnreadableError: reading failed; the job may be in the queue, and must not be submitted twice.
+    """
     try:
         return RunRecord.read(run)
+    except UnreadableError:
+        raise
     except DataError:
         return None
 

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Self, cast
 
-from pvdr_bench.errors import DataError, Interrupted, LockedError
+from pvdr_bench.errors import DataError, Interrupted, LockedError, UnreadableError
 from pvdr_bench.runs.faults import crash_point
 from pvdr_bench.runs.files import encode, storage_errors, to_json, write_file
 from pvdr_bench.runs.guard import guarded
@@ -66,11 +66,26 @@ class FileLock:
     def holder(self) -> dict[str, Any] | None:
         """Who holds the lock now, dead or alive; None where nobody does."""
         try:
+            return self._written()
+        except DataError:  # published whole, so this was damaged from outside; its heartbeat still counts
+            return {"host": "unknown", "pid": 0, "token": "damaged"}
+
+    def _written(self) -> dict[str, Any] | None:
+        """What the file says; None where there is none. DataError: it is damaged, or cannot be read now."""
+        try:
             return cast("dict[str, Any]", read(LockFile, self.path))
         except FileNotFoundError:
             return None
-        except DataError:  # published whole, so this was damaged from outside; its heartbeat still counts
-            return {"host": "unknown", "pid": 0, "token": "damaged"}
+
+    def _is_mine(self) -> bool:
+        """Whether the file is this process's. UnreadableError: it cannot be read now, which says nothing."""
+        try:
+            holder = self._written()
+        except UnreadableError:
+            raise
+        except DataError:
+            return False
+        return self._me is not None and holder is not None and holder.get("token") == self._me["token"]
 
     def silence(self) -> float:
         """Seconds since the holder was last heard of, by this host's clock; 0 where nobody holds the lock."""
@@ -163,23 +178,25 @@ class FileLock:
 
         Raises:
             LockedError: another process took this lock over (this one was stopped for too long).
+            UnreadableError: it cannot be read now; it may still be this process's.
         """
         if not self._lost and 0 <= time.time() - self._looked < every_seconds:
             return
-        holder = self.holder()
-        if self._me is None or holder is None or holder.get("token") != self._me["token"]:
+        if not self._is_mine():
             self._lost = True
-            raise LockedError(f"this process lost {self.what} to {describe(holder)}", where=str(self.path),
+            raise LockedError(f"this process lost {self.what} to {describe(self.holder())}", where=str(self.path),
                               hint="it was silent for too long; nothing more is written here")
         self._looked = time.time()
 
     def beat(self) -> None:
         """Say that the holder lives."""
         if self._me is not None and not self._lost:
-            holder = self.holder()
-            if holder is None or holder.get("token") != self._me["token"]:
-                self._lost = True
-                return
+            try:
+                if not self._is_mine():
+                    self._lost = True
+                    return
+            except UnreadableError:
+                return  # the next beat looks again
             with suppress(FileNotFoundError):
                 os.utime(self.path)
 
