@@ -253,3 +253,8 @@ def test_interrupted_and_continued_at_smoke_scale(capsys: pytest.CaptureFixture[
     assert told["drawn"][0]["missing"] == [] and "Missing" not in picture.with_suffix(".txt").read_text()
     code, out, _ = cli(capsys, *command)
     assert code == 0 and "2 runs: 2 done" in out and "made once" not in out
+    published = folder / "published"  # as a folder of reference results: packed, and drawn as it is
+    assert cli(capsys, "aggregate", "--results", str(results), "--publish", str(published))[0] == 0
+    code, out, _ = cli(capsys, *command[:2], "--results", str(published), "--draw-only")
+    assert code == 0 and "  missing: " not in out and not list(published.rglob("done.json"))
+    assert "Missing" not in (published / "reproduce" / "floor.txt").read_text()

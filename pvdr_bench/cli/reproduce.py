@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pvdr_bench.launch.local import Job
     from pvdr_bench.launch.plan import RunPlan
     from pvdr_bench.launch.reproduction import Group, Reproduction
+    from pvdr_bench.results.collect import Results as Collected
     from pvdr_bench.results.reproduce import Drawn
 
 
@@ -202,6 +203,12 @@ def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: 
     return groups
 
 
+def packed_budgets(results: Collected) -> dict[str, int]:
+    """Path below the results folder -> env_steps of the runs that are done there, those of its archive among them."""
+    done = results.runs[results.runs["status"].eq("done")]
+    return dict(zip(done["path"].map(str), done["budget"].map(int), strict=True))
+
+
 def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console) -> list[dict[str, Any]]:
     """Draw every experiment from what there is now, and say what is missing; returns the same as JSON types."""
     from pvdr_bench.launch.plan import plan_runs
@@ -210,11 +217,13 @@ def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console
     from pvdr_bench.results.reproduce import Drawn, draw, summary
 
     plans: dict[str, list[RunPlan]] = {one.experiment.name: plan_runs(one.specs, root) for one in groups}
-    missing = {name: missing_lines(found) for name, found in plans.items()}
-    if not root.is_dir():
+    found = collect(root) if root.is_dir() else None
+    packed = {} if found is None else packed_budgets(found)
+    missing = {name: missing_lines([one for one in runs if packed.get(one.path.relative_to(root).as_posix(), -1)
+                                    < one.spec.protocol.env_steps]) for name, runs in plans.items()}
+    if found is None:
         drawn: list[Drawn] = [Drawn(name, problem="there is no run yet") for name in plans]
     else:
-        found = collect(root)
         drawn = [draw(one.experiment, one.specs, found, folder, missing[one.experiment.name], one.variants)
                  for one in groups]
     console.print(summary(drawn, missing), highlight=False, soft_wrap=True, markup=False)
