@@ -212,7 +212,7 @@ def test_a_job_file_that_cannot_be_read_is_written_anew(slurm: FakeSlurm, tmp_pa
     first, second = run_folders(results)
     (first / "job.json").write_text(content)
     assert {status.state for status in statuses(results, queue())} == {"broken", "lost"}
-    told = f"job.json of 1 run cannot be read, first that of {first}"
+    told = f"job.json of 1 run is broken, first that of {first}"
     code, out, _ = cli(capsys, *words, "--dry-run")
     assert code == 0 and told in out and (first / "job.json").read_text() == content
     code, out, err = cli(capsys, *words, "--json")
@@ -220,7 +220,7 @@ def test_a_job_file_that_cannot_be_read_is_written_anew(slurm: FakeSlurm, tmp_pa
     record = RunRecord.read(first)
     assert record is not None and {(row[0], row[3]) for row in slurm.rows()} == {(record.name, 0), (record.name, 1)}
     code, out, _ = cli(capsys, *words)
-    assert code == 0 and "skipped: 2 queued" in out and "cannot be read" not in out
+    assert code == 0 and "skipped: 2 queued" in out and "is broken" not in out
 
 
 def test_a_job_file_that_may_be_whole_submits_nothing_twice(slurm: FakeSlurm, no_stages: None, tmp_path: Path,

@@ -245,7 +245,7 @@ def _unread(plan: Plan) -> str:
     """What people should know of runs whose last job is not known any longer; empty where there is none."""
     if not plan.unread:
         return ""
-    return (f"job.json of {counted(len(plan.unread), 'run')} cannot be read, first that of {plan.unread[0]}: "
+    return (f"job.json of {counted(len(plan.unread), 'run')} is broken, first that of {plan.unread[0]}: "
             "each gets a new one, and a job of before is not looked for in the queue")
 
 

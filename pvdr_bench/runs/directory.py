@@ -255,7 +255,7 @@ class RunDir(RunContents):
             LockedError: the lock was lost to another process; what it tells watchers stays.
         """
         if time.monotonic() - self._last_beat >= every_seconds:
-            self.check_lock()
+            self.check_lock(LOOK_SECONDS)
             self._last_beat = time.monotonic()
             facts = {"time": time.time(), "pid": os.getpid(), **place(), **progress}
             write_json(self.path / "heartbeat.json", facts, durable=False)

@@ -178,11 +178,17 @@ class FileLock:
 
         Raises:
             LockedError: another process took this lock over (this one was stopped for too long).
-            UnreadableError: it cannot be read now; it may still be this process's.
+            UnreadableError: it cannot be read now, and something is to be published; it may still be this process's.
         """
         if not self._lost and 0 <= time.time() - self._looked < every_seconds:
             return
-        if not self._is_mine():
+        try:
+            mine = self._is_mine()
+        except UnreadableError:
+            if every_seconds:  # the next look, or that before publishing, decides
+                return
+            raise
+        if not mine:
             self._lost = True
             raise LockedError(f"this process lost {self.what} to {describe(self.holder())}", where=str(self.path),
                               hint="it was silent for too long; nothing more is written here")
