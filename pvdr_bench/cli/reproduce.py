@@ -87,7 +87,7 @@ def reproduce(
                      scale=scale, default_scale=size, protocol=protocol, overrides=override or [])
     plan, count, facts = _planned(groups, catalog, root, site, chosen, jobs)
     facts |= {"experiment": name, "results": str(root)}
-    if not json_:
+    if not json_ and not draw_only:  # which tells what is missing, and makes none of it
         show(plan, facts, root, site[0] if site else None)
     if dry_run:
         if json_:
@@ -203,10 +203,10 @@ def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: 
     return groups
 
 
-def packed_budgets(results: Collected) -> dict[str, int]:
+def done_budgets(results: Collected) -> dict[str, int]:
     """Path below the results folder -> env_steps of the runs that are done there, those of its archive among them."""
-    done = results.runs[results.runs["status"].eq("done")]
-    return dict(zip(done["path"].map(str), done["budget"].map(int), strict=True))
+    rows = results.runs[results.runs["status"].eq("done")]
+    return dict(zip(rows["path"].map(str), rows["budget"].map(int), strict=True))
 
 
 def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console) -> list[dict[str, Any]]:
@@ -218,8 +218,8 @@ def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console
 
     plans: dict[str, list[RunPlan]] = {one.experiment.name: plan_runs(one.specs, root) for one in groups}
     found = collect(root) if root.is_dir() else None
-    packed = {} if found is None else packed_budgets(found)
-    missing = {name: missing_lines([one for one in runs if packed.get(one.path.relative_to(root).as_posix(), -1)
+    done = {} if found is None else done_budgets(found)
+    missing = {name: missing_lines([one for one in runs if done.get(one.path.relative_to(root).as_posix(), -1)
                                     < one.spec.protocol.env_steps]) for name, runs in plans.items()}
     if found is None:
         drawn: list[Drawn] = [Drawn(name, problem="there is no run yet") for name in plans]

@@ -180,7 +180,7 @@ def hand_in(specs: Sequence[RunSpec], root: Path, site: Profile, stages: Profile
     else:
         plan = hand_over(specs, root, site, stages, lambda text: None if quiet else typer.echo(text))
     kinds = _kinds(plan, reached)
-    facts = facts_of(plan, kinds) | {"note": "; ".join(filter(None, (note, _unread(plan))))}
+    facts = facts_of(plan, kinds) | {"note": "; ".join(filter(None, (note, _broken_records(plan))))}
     if not quiet:
         show(plan, facts, lines_of(kinds), dry_run)
     return facts | ({"script": _script(plan)} if dry_run else {})
@@ -241,11 +241,11 @@ def show(plan: Plan, facts: dict[str, Any], cost: Sequence[str], dry_run: bool) 
         typer.echo("watch them: pvdr-bench status")
 
 
-def _unread(plan: Plan) -> str:
+def _broken_records(plan: Plan) -> str:
     """What people should know of runs whose last job is not known any longer; empty where there is none."""
-    if not plan.unread:
+    if not plan.broken:
         return ""
-    return (f"job.json of {counted(len(plan.unread), 'run')} is broken, first that of {plan.unread[0]}: "
+    return (f"job.json of {counted(len(plan.broken), 'run')} is broken, first that of {plan.broken[0]}: "
             "each gets a new one, and a job of before is not looked for in the queue")
 
 

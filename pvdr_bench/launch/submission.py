@@ -59,7 +59,7 @@ class Plan:
     arrays: list[ArrayPlan] = field(default_factory=list)
     skipped: dict[str, list[RunSpec]] = field(default_factory=dict)  # by state: done, running, queued
     dead: dict[Path, dict[str, Any]] = field(default_factory=dict)  # runs with a lock whose holder's job has ended
-    unread: list[Path] = field(default_factory=list)  # runs that get a new job.json, since theirs cannot be read
+    broken: list[Path] = field(default_factory=list)  # runs that get a new job.json, since theirs is broken
 
     @property
     def runs(self) -> list[RunSpec]:
@@ -80,7 +80,7 @@ def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Pr
         if state is None:
             todo.append(spec)
             if record is None and (path / JOB).exists():
-                plan.unread.append(path)
+                plan.broken.append(path)
         else:
             plan.skipped.setdefault(state, []).append(spec)
     catalog = load_catalog()

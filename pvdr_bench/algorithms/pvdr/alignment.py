@@ -180,12 +180,10 @@ class Aligner:
         for _ in range(online.lact_e1_epochs):
             for rows in self._minibatches(len(source), count, online.minibatch):
                 self.step(alignment.parts(rows.to(new.action.device)))
+        if not online.e1_decisions:  # no E1 follows that would draw from them
+            self.kept = None
         after = self.on(new).metrics()
         return {"e1_l_act_before": before, **{f"e1_{name}": value for name, value in after.items()}}
-
-    def forget(self) -> None:
-        """Keep no labels any more: no E1 will follow that would draw from them."""
-        self.kept = None
 
     def _minibatches(self, size: int, count: int, minibatch: int) -> Iterator[Tensor]:
         """``count`` minibatches: of all kept labels drawn with repetition, or a pass over the buffer's."""

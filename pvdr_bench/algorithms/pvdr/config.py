@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from pvdr_bench.rl.config import AlgorithmConfig, Schedule, Section, check_divides, key, schedule_from
 
@@ -57,8 +57,8 @@ class PretrainConfig(Section):
     lr_final: float = key(1.0, "learning rate at the end as a share of lr (cosine)", "paper silent: constant", ge=0)
     max_grad_norm: float = key(0.0, "clip of the global gradient norm; 0: none", "paper silent: none", ge=0)
     lambda1: float = key(1e-3, "weight of KL(E || N(0, I)), Eq. 1", "paper Table 2", ge=0)
-    lambda1_start: float | None = key(None, "lambda1 at step 0 where it is less, geometric to lambda1",
-                                      "departure: annealing")
+    lambda1_start: float | None = key(None, "lambda1 at step 0, geometric to lambda1; of a lower lambda1 lambda1 "
+                                      "itself", "departure: annealing")
     lambda1_anneal: int = key(0, "steps over which lambda1 is annealed", "departure: annealing", ge=0)
     prior_weight: float = key(1.0, "weight of KL(P || sg E), Eq. 1", "paper Eq. 1", ge=0)
     prior_kl: Literal["prior_posterior", "posterior_prior"] = key(
@@ -72,6 +72,12 @@ class PretrainConfig(Section):
     validation_clips: int = key(512, "held-out clips in a validation", "paper silent", ge=1)
     dtype: Literal["float32", "bfloat16"] = key("float32", "autocast precision", "hardware")
     compile: bool = key(False, "torch.compile the model", "hardware")
+
+    @field_validator("lambda1_start")
+    @classmethod
+    def _only_rises(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """A variant with a lower lambda1 is not annealed from above: z is to be used first, and compressed then."""
+        return None if value is None else min(value, info.data.get("lambda1", value))
 
 
 class PlannerConfig(Section):

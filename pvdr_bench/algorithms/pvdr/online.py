@@ -207,8 +207,6 @@ class PVDRLearner(Learner):
             if self.config.online.lact_e1_epochs:
                 with self.stopwatch("align", clips):
                     metrics |= self.aligner.learn(self.aligner.labels(rollout, future, valid))
-            if not self.config.online.e1_decisions:
-                self.aligner.forget()
             with self.stopwatch("teach"):
                 return metrics | self.taught(rollout)
         self.rounds += 1

@@ -51,14 +51,11 @@ def pretraining_loss(model: DynamicsModel, config: PretrainConfig, lambda1: floa
 
 
 def lambda1_at(config: PretrainConfig, step: int) -> float:
-    """lambda1 at an optimiser step: constant, or geometric from ``lambda1_start`` over ``lambda1_anneal`` steps.
-
-    It only rises: a lambda1 below the start is constant, as z is to be used first and compressed then.
-    """
+    """lambda1 at an optimiser step: constant, or geometric from ``lambda1_start`` over ``lambda1_anneal`` steps."""
     if config.lambda1_start is None or not config.lambda1_anneal:
         return config.lambda1
-    part, start = min(1.0, step / config.lambda1_anneal), min(config.lambda1_start, config.lambda1)
-    return float(start ** (1 - part) * config.lambda1**part)
+    part = min(1.0, step / config.lambda1_anneal)
+    return float(config.lambda1_start ** (1 - part) * config.lambda1**part)
 
 
 def lr_at(config: PretrainConfig, step: int) -> float:
