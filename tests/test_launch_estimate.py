@@ -14,17 +14,19 @@ import pytest
 from rich.console import Console
 
 from pvdr_bench.bench.pace import measure
+from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.launch.estimate import Rate, TimeLeft, done_share, expected, key_of, wall_time
 from pvdr_bench.launch.local import Job, Together, Watcher, run_local
 from pvdr_bench.launch.plan import RunPlan, plan_runs
 from pvdr_bench.launch.progress import PlainLines, summary
+from pvdr_bench.launch.rates import Place, Rates
 from pvdr_bench.launch.redraw import Redraw
 from pvdr_bench.rl.contract import LearnerContext, Transition
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.training.online import Pieces, run_online
 from tests.dummies import EPISODE, SYNC, OnPolicyDummy, make_pieces, make_spec
-from tests.results_runs import make_grid
+from tests.results_runs import finish, make_grid
 from tests.results_runs import make_spec as made_spec
 
 COMMAND = (sys.executable, "-m", "tests.dummies", "worker")
@@ -68,7 +70,7 @@ class Started(Job):
 
 def test_one_time_left_for_all_follows_the_pace_of_what_was_done(tmp_path: Path) -> None:
     plans = plans_of(tmp_path, [0, 1, 2, 3])
-    rates = {key_of(plan): Rate(1.0, 1.0) for plan in plans}
+    rates = {key_of(plan.spec): Rate(1.0, 1.0) for plan in plans}
     left, unknown = TimeLeft(plans, rates, 2, 2), TimeLeft(plans, {}, 2, 2)
     whole = expected(plans[0], Rate(1.0, 1.0))
     jobs = [Started(plan.spec, plan.path) for plan in plans]
@@ -92,7 +94,7 @@ def test_one_time_left_for_all_follows_the_pace_of_what_was_done(tmp_path: Path)
 
 def test_a_pace_without_updates_is_not_believed_and_updates_count_as_work(tmp_path: Path) -> None:
     plan, rate = plans_of(tmp_path, [0])[0], Rate(train=2.0, evaluate=0.5)
-    left, job = TimeLeft([plan], {key_of(plan): rate}, 1, 1), Started(plan.spec, plan.path, state="running")
+    left, job = TimeLeft([plan], {key_of(plan.spec): rate}, 1, 1), Started(plan.spec, plan.path, state="running")
     run_dir, whole, told = RunDir(job.path), expected(plan, rate), list[float | None]()
     with run_dir.lock():
         for elapsed, steps, learned in ((5.0, SYNC // 2, 0.0), (500.0, SYNC // 2, 0.0), (500.0, SYNC // 2, 0.3)):
@@ -111,10 +113,10 @@ def test_the_probe_sees_updates_and_leaves_nothing_behind(tmp_path: Path, monkey
     said: list[str] = []
     specs = [make_spec(), make_spec(seed=1), make_spec("recurrent"), make_spec("never", config={"rollout": 10**9})]
     rates = measure(specs, make_pieces, 0.6, lambda: False, said.append)
-    assert set(rates) == {("onpolicy", "smoke"), ("recurrent", "smoke"), ("never", "smoke")} and not said
+    assert set(rates) == {(kind, "smoke", "dummy") for kind in ("onpolicy", "recurrent", "never")} and not said
     assert all(rate.train > 0 and rate.evaluate > 0 and rate.start > 0 for rate in rates.values())
-    assert rates["onpolicy", "smoke"].whole and rates["recurrent", "smoke"].whole
-    assert not rates["never", "smoke"].whole  # learning was never due: training takes longer than this
+    assert rates["onpolicy", "smoke", "dummy"].whole and rates["recurrent", "smoke", "dummy"].whole
+    assert not rates["never", "smoke", "dummy"].whole  # learning was never due: training takes longer than this
     assert not list(tmp_path.glob("pvdr-bench*"))
 
 
@@ -154,7 +156,7 @@ def test_of_hundreds_of_updates_due_at_once_a_few_are_timed(env_steps: int, whol
     def pieces(spec: RunSpec) -> Pieces:
         return replace(make_pieces(spec), make_learner=lambda context: made.append(Bursting(context)) or made[0])
 
-    rate = measure([spec], pieces, 0.3, lambda: False, pytest.fail)["bursting", "smoke"]
+    rate = measure([spec], pieces, 0.3, lambda: False, pytest.fail)["bursting", "smoke", "dummy"]
     assert 2 <= made[0].made < Bursting.FIRST / 2, "the rest is not waited for"
     assert made[0].decided > 2 and rate.evaluate > 0, "it goes on deciding"
     updates = made[0].updates_due(env_steps // spec.protocol.action_repeat)
@@ -187,7 +189,7 @@ def test_what_cannot_be_measured_is_said_and_left_to_its_run() -> None:
     said: list[str] = []
     rates = measure([make_spec(config={"nan_at": 0}), make_spec("recurrent")], make_pieces, 0.2, lambda: False,
                     said.append)
-    assert set(rates) == {("recurrent", "smoke")}
+    assert set(rates) == {("recurrent", "smoke", "dummy")}
     assert len(said) == 1 and "onpolicy" in said[0] and "the loss is nan" in said[0]
 
 
@@ -245,3 +247,21 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(tmp_path: Path, monkeypatch
     assert [job.state for job in jobs] == ["done", "done"]
     text = output.getvalue()
     assert "not drawn: " in text and "2 of 2 runs done, time left for all: 0:00" in text
+
+
+def test_the_rate_of_finished_runs_is_of_their_kind_and_device(tmp_path: Path) -> None:
+    def rate(device: str = "cpu", suite: str = "metaworld", **spec: Any) -> float | None:
+        variant, label, _ = key_of(made_spec(**spec))
+        found = Rates(load_catalog(), tmp_path, Place(device)).here(variant, label, suite)
+        return found.per_step if found else None
+
+    assert rate() is None
+    for seed, seconds in enumerate((32.0, 96.0)):
+        spec = made_spec(seed=seed)
+        run_dir = RunDir(spec.path(tmp_path))
+        run_dir.open(spec)
+        assert rate() == (0.5 if seed else None)
+        finish(run_dir, 64, wall_seconds=seconds)
+    assert rate() == 1.0
+    assert rate(variant="pvdr") is None and rate(suite="tabletop") is None and rate("cuda") is None
+    assert rate(scale="smoke") is None

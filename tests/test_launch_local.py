@@ -20,11 +20,10 @@ import pytest
 from rich.console import Console
 
 from pvdr_bench.launch.local import Job, Watcher, at_a_time, exit_code_of, run_local
-from pvdr_bench.launch.plan import known_rate, plan_runs
+from pvdr_bench.launch.plan import plan_runs
 from pvdr_bench.launch.progress import LiveTable, PlainLines, duration
 from pvdr_bench.runs.directory import RunDir
 from tests.dummies import SYNC, make_spec
-from tests.results_runs import finish
 
 COMMAND = (sys.executable, "-m", "tests.dummies", "worker")
 
@@ -161,17 +160,6 @@ def test_exit_codes_and_durations() -> None:
 
     assert [exit_code_of(jobs(*codes)) for codes in ((0, 0), (0, 8, 75), (8, 9), (75, 0), (6,))] == [0, 8, 1, 75, 6]
     assert [duration(value) for value in (None, 59.9, 61, 3723, float("inf"))] == ["-", "0:59", "1:01", "1:02:03", "-"]
-
-
-def test_the_rate_of_finished_runs(tmp_path: Path) -> None:
-    spec = make_spec()
-    assert known_rate(spec, tmp_path / "none") is None
-    run_dir = RunDir(spec.path(tmp_path))
-    run_dir.open(spec)
-    assert known_rate(spec, tmp_path) is None
-    finish(run_dir, 64, wall_seconds=32.0)
-    assert known_rate(spec, tmp_path) == 0.5
-    assert known_rate(make_spec("recurrent"), tmp_path) is None
 
 
 def test_a_worker_whose_log_cannot_be_written_still_tells_its_outcome() -> None:

@@ -4,6 +4,7 @@ that is interrupted and goes on."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,21 @@ def plan(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> dict[
     return facts
 
 
-def done(folder: Path, method: str, task: str, seed: int, seconds: float, env_steps: int = 320) -> None:
+def done(folder: Path, method: str, task: str, seed: int, seconds: float, env_steps: int = 320,
+         checkpoint: bool = False) -> RunDir:
     spec = load_catalog().resolve(method, task, seed, "smoke", overrides=[f"protocol.env_steps={env_steps}"])
     run_dir = RunDir(spec.path(folder / "results"))
     with run_dir.lock():
         run_dir.open(spec)
+        if checkpoint:
+            run_dir.checkpoints.save(env_steps, {})
         finish(run_dir, env_steps, wall_seconds=seconds)
+    return run_dir
 
 
 def test_a_plan_counts_as_one_counts_by_hand(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     done(folder, "random", "reach", 0, 32.0)
-    done(folder, "ppo", "reach", 1, 64.0)  # of 320 env_steps, where TWO asks for 640: it goes on
+    done(folder, "ppo", "reach", 1, 64.0, checkpoint=True)  # of 320 env_steps, where TWO asks for 640: it goes on
     facts = plan(capsys, folder, "both")
     # one: (pvdr, ppo, random) x 2 tasks x 2 seeds, and pvdr on fetch-push; two: ppo x 3 seeds and stg x 3 seeds
     assert facts["asked"] == (3 * 2 * 2 + 1) + (3 + 3)
@@ -103,7 +108,7 @@ def test_a_plan_counts_as_one_counts_by_hand(capsys: pytest.CaptureFixture[str],
     # a rate of 0.1 s an env_step for random, 0.2 for ppo, whose runs are 4 x 320 or 640 env_steps, but for 320 made
     hours = {kind["variant"]: kind["hours"] for kind in facts["kinds"]}
     assert hours["random"] == pytest.approx(3 * 320 * 0.1 / 3600)
-    assert hours["ppo"] == pytest.approx((2 * 640 + 640 + 2 * 320) * 0.2 / 3600)
+    assert hours["ppo"] == pytest.approx((2 * 640 + 320 + 2 * 320) * 0.2 / 3600)
     assert facts["hours_unknown"] == {"pvdr": 5, "stg": 3}
     assert facts["hours"] == pytest.approx(hours["random"] + hours["ppo"])
     part = plan(capsys, folder, "both", "--tasks", "reach", "--methods", "ppo,pvdr", "--seeds", "1,")
@@ -114,6 +119,29 @@ def test_a_plan_counts_as_one_counts_by_hand(capsys: pytest.CaptureFixture[str],
     labels = [one["label"] for one in other["artefacts"]]
     assert labels == ["tokenize tokenizer · smoke", "pretrain pvdr on fetch-push · smoke"]
     assert sorted(path.name for path in (folder / "results").iterdir()) == ["ppo", "random"]  # nothing was written
+
+
+def test_what_cannot_be_trained_on_is_refused_before_anything_runs_and_drawn_all_the_same(
+        capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "mine" / "experiments" / "budgets.yaml").write_text(
+        "title: Budgets\nscale: smoke\nseeds: 1\nfigure: {kind: curves}\ngrid:\n"
+        "  - {methods: [ppo, efficientzero], tasks: [reach], overrides: [protocol.env_steps=640]}\n")
+    run_dir, command = done(folder, "ppo", "reach", 0, 64.0), ("reproduce", "budgets", "--device", "cpu", "--results",
+                                                               str(folder / "results"))
+    for words in (("--dry-run",), ()):
+        code, out, err = cli(capsys, *command, *words)
+        assert code == 5 and not out and "to train on would erase it" in err and str(run_dir.path) in err
+    run_dir.checkpoints.save(320, {})
+    done(folder, "efficientzero", "reach", 0, 64.0)
+    for words in (("--dry-run",), ()):
+        code, _, err = cli(capsys, *command, *words)
+        assert code == 7 and "the schedules of efficientzero follow the budget" in err
+    shutil.rmtree(run_dir.checkpoints.path(320))
+    code, out, err = cli(capsys, *command, "--draw-only")
+    assert code == 0, err
+    for name in ("ppo", "efficientzero"):
+        assert f"{name}: reach: seed 0 at 320 of 640 env_steps" in out
+    assert (folder / "results/reproduce/budgets.png").exists()
 
 
 def test_a_part_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

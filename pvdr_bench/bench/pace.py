@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.launch.estimate import Key, Rate
+from pvdr_bench.launch.estimate import Key, Rate, key_of
 from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.training.online import OnlineLoop, Pieces
@@ -31,7 +31,7 @@ def measure(specs: Iterable[RunSpec], pieces: Callable[[RunSpec], Pieces], secon
         seconds: for all kinds together, beside their starts.
         say: told what could not be measured.
     """
-    kinds = {(spec.variant, spec.scale_label): spec for spec in specs}
+    kinds = {key_of(spec): spec for spec in specs}
     rates: dict[Key, Rate] = {}
     for key, spec in kinds.items():
         if stop():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from pvdr_bench.catalog.catalog import Catalog
     from pvdr_bench.catalog.profile import Profile
-    from pvdr_bench.catalog.specs import RunSpec
     from pvdr_bench.errors import BenchError
     from pvdr_bench.launch.local import Job
     from pvdr_bench.launch.plan import RunPlan
@@ -83,25 +82,21 @@ def reproduce(
     site = profiles_of(catalog, profile, pretrain_profile) if profile else None
     chosen = choose_device(device).value if site is None else site[0].device
     size = choose_scale(scale, chosen).value if site is None or scale is not None else site[0].scale
-    groups = _groups(catalog, name, root, site is not None, tasks=tasks, methods=methods, seeds=seeds, videos=videos,
-                     scale=scale, default_scale=size, protocol=protocol, overrides=override or [])
-    plan, count, facts = _planned(groups, catalog, root, site, chosen, jobs)
-    facts |= {"experiment": name, "results": str(root)}
-    if not json_ and not draw_only:  # which tells what is missing, and makes none of it
-        show(plan, facts, root, site[0] if site else None)
-    if dry_run:
-        if json_:
-            typer.echo(json.dumps(facts))
-        return
-    if not plan.plans and not draw_only:
-        raise next(group.obstacle for group in groups if group.obstacle is not None)
-    ended = Ended()
-    if plan.todo and not draw_only:
-        ended = _make([one.spec for one in plan.todo], root, console, site, json_,
-                      lambda: work(console, plan.plans, root, chosen, count, fresh=fresh))
-    drawn = draw_all(groups, root, out or root / "reproduce", console)
+    groups = _groups(catalog, name, tasks=tasks, methods=methods, seeds=seeds, videos=videos, scale=scale,
+                     default_scale=size, protocol=protocol, overrides=override or [])
+    facts, ended = {"experiment": name, "results": str(root)}, Ended()
+    if dry_run or not draw_only:
+        plan, count, cost = _planned(groups, catalog, root, site, chosen, jobs)
+        facts = cost | facts
+        if not json_:
+            show(plan, facts, root, site[0] if site else None)
+        if not dry_run:
+            ended = _make(plan, root, console, site, json_,
+                          lambda: work(console, plan.plans, root, chosen, count, fresh=fresh))
+    if not dry_run:
+        facts |= ended.facts | {"drawn": draw_all(groups, root, out or root / "reproduce", console)}
     if json_:
-        typer.echo(json.dumps(facts | ended.facts | {"drawn": drawn}))
+        typer.echo(json.dumps(facts))
     if ended.failure is not None:
         raise ended.failure
     raise typer.Exit(ended.code)
@@ -112,11 +107,12 @@ def _planned(groups: Sequence[Group], catalog: Catalog, root: Path, site: tuple[
     """What is to be done and what it costs, how many runs go at a time here, and all of it as JSON types."""
     from pvdr_bench.launch.local import at_a_time
     from pvdr_bench.launch.rates import Place, all_rates
-    from pvdr_bench.launch.reproduction import reproduction
+    from pvdr_bench.launch.reproduction import reproduction, with_obstacles
     from pvdr_bench.runs.provenance import cores
 
     place, stages = map(Place.of, site) if site else (Place(device.partition(":")[0]), None)
-    plan = reproduction(groups, catalog, root, all_rates(catalog, root, place), stages)
+    plan = reproduction(with_obstacles(groups, catalog, root, site is not None), catalog, root,
+                        all_rates(catalog, root, place), stages)
     count = jobs or (at_a_time(len(plan.todo), cores()) if device == "cpu" else 1)
     runs_site, stages_site = site or (None, None)
     return plan, count, facts_of(plan, place, runs_site, count, stages_site)
@@ -131,13 +127,22 @@ class Ended:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def _make(todo: list[RunSpec], root: Path, console: Console, site: tuple[Profile, Profile] | None, json_: bool,
+def _make(plan: Reproduction, root: Path, console: Console, site: tuple[Profile, Profile] | None, json_: bool,
           here: Callable[[], list[Job]]) -> Ended:
-    """Submit what is missing, or make it ``here``. What ends this is no reason not to draw what there is."""
+    """Submit what is missing, or make it ``here``. What ends this is no reason not to draw what there is.
+
+    Raises:
+        BenchError: nothing of it can be made here.
+    """
     from pvdr_bench.errors import BenchError
     from pvdr_bench.launch.local import exit_code_of
     from pvdr_bench.training.checks import warnings
 
+    if not plan.plans:
+        raise next(group.obstacle for group in plan.groups if group.obstacle is not None)
+    todo = [one.spec for one in plan.todo]
+    if not todo:
+        return Ended()
     for warning in () if json_ else warnings(todo):
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
     try:
@@ -163,8 +168,8 @@ def _check_options(profile: str | None, of_clusters: dict[str, bool], of_this_ma
                          hint="leave it out, or leave --profile out")
 
 
-def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: Tasks, methods: Methods, seeds: Seeds,
-            videos: Videos, overrides: Sequence[str], **asked: Any) -> list[Group]:
+def _groups(catalog: Catalog, name: str, *, tasks: Tasks, methods: Methods, seeds: Seeds, videos: Videos,
+            overrides: Sequence[str], **asked: Any) -> list[Group]:
     """The experiments of a name with the runs that are asked for, those without any left out.
 
     Raises:
@@ -175,8 +180,8 @@ def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: 
     from pvdr_bench.catalog.problems import SettingsError
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
-    from pvdr_bench.launch.plan import experiment_runs, members, plan_runs, variants_of
-    from pvdr_bench.launch.reproduction import Group, obstacle
+    from pvdr_bench.launch.plan import experiment_runs, members, variants_of
+    from pvdr_bench.launch.reproduction import Group
     from pvdr_bench.launch.validate import drawn_problems
 
     wanted = {"--tasks": [catalog.task_name(task) for task in split_names(tasks)], "--methods": split_names(methods)}
@@ -193,9 +198,8 @@ def _groups(catalog: Catalog, name: str, root: Path, submitted: bool, *, tasks: 
     for experiment in experiments:
         specs = experiment_runs(catalog, experiment, methods=wanted["--methods"], tasks=wanted["--tasks"],
                                 seeds=seeds, videos=split_videos(videos), overrides=overrides, **asked)
-        todo = [plan.spec for plan in plan_runs(specs, root) if plan.state != "done"]
         if specs:
-            groups.append(Group(experiment, tuple(specs), obstacle(todo, catalog, submitted) if todo else None,
+            groups.append(Group(experiment, tuple(specs),
                                 variants_of(catalog, experiment, specs, wanted["--methods"], overrides)))
     if not groups:
         raise UsageError(f"no experiment of {name} has these methods in these tasks", where="--methods",
@@ -209,18 +213,25 @@ def done_budgets(results: Collected) -> dict[str, int]:
     return dict(zip(rows["path"].map(str), rows["budget"].map(int), strict=True))
 
 
+def short_of(plans: Sequence[RunPlan], root: Path, done: Mapping[str, int]) -> list[RunPlan]:
+    """The runs that are not done up to their budget, loose or in an archive, each with how far it is."""
+    budgets = [(plan, done.get(plan.path.relative_to(root).as_posix(), 0)) for plan in plans]
+    return [replace(plan, reached=max(plan.reached, steps)) for plan, steps in budgets
+            if steps < plan.spec.protocol.env_steps]
+
+
 def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console) -> list[dict[str, Any]]:
     """Draw every experiment from what there is now, and say what is missing; returns the same as JSON types."""
-    from pvdr_bench.launch.plan import plan_runs
+    from pvdr_bench.launch.plan import how_far
     from pvdr_bench.launch.reproduction import missing_lines
     from pvdr_bench.results.collect import collect
     from pvdr_bench.results.reproduce import Drawn, draw, summary
 
-    plans: dict[str, list[RunPlan]] = {one.experiment.name: plan_runs(one.specs, root) for one in groups}
+    plans: dict[str, list[RunPlan]] = {one.experiment.name: [how_far(spec, root) for spec in one.specs]
+                                       for one in groups}
     found = collect(root) if root.is_dir() else None
     done = {} if found is None else done_budgets(found)
-    missing = {name: missing_lines([one for one in runs if done.get(one.path.relative_to(root).as_posix(), -1)
-                                    < one.spec.protocol.env_steps]) for name, runs in plans.items()}
+    missing = {name: missing_lines(short_of(runs, root, done)) for name, runs in plans.items()}
     if found is None:
         drawn: list[Drawn] = [Drawn(name, problem="there is no run yet") for name in plans]
     else:

@@ -185,18 +185,20 @@ def expect(console: Console, plans: Sequence[RunPlan], root: Path, device: str, 
            stop: Callable[[], bool]) -> TimeLeft:
     """Say how long all of it takes on this machine: as finished runs of its kind went, else by a short measurement."""
     from pvdr_bench.bench.pace import measure
+    from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.estimate import PROBE_SECONDS, PROBE_SHARE, Rate, TimeLeft, key_of
-    from pvdr_bench.launch.plan import known_rate
     from pvdr_bench.launch.progress import duration
+    from pvdr_bench.launch.rates import Place, Rates
     from pvdr_bench.runs.provenance import cores
     from pvdr_bench.training.stages import Stages
 
     todo = [plan for plan in plans if plan.state != "done"]
     share = jobs if device.startswith("cuda") else max(1, cores())  # what runs at the same time divide among them
     alone = min(1.0, share / jobs)  # finished runs shared it in the same way
-    known = {key_of(plan): rate for plan in todo if (rate := known_rate(plan.spec, root)) is not None}
-    rates = {key: Rate(rate * alone, 0.0) for key, rate in known.items()}
-    new = [plan for plan in todo if key_of(plan) not in rates]
+    measured = Rates(load_catalog(), root, Place(device.partition(":")[0]))
+    found = {key: measured.here(*key) for key in dict.fromkeys(key_of(plan.spec) for plan in todo)}
+    rates = {key: Rate(known.per_step * alone, 0.0) for key, known in found.items() if known and known.per_step}
+    new = [plan for plan in todo if key_of(plan.spec) not in rates]
     if new:
         steps = sum(plan.env_steps + plan.evaluation_steps for plan in new)
         console.print("measuring how fast they go on this machine", highlight=False)

@@ -15,10 +15,11 @@ from pvdr_bench.launch.progress import facts
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pvdr_bench.catalog.specs import RunSpec
     from pvdr_bench.launch.local import Job
     from pvdr_bench.launch.plan import RunPlan
 
-Key = tuple[str, str]  # variant and scale with the protocol's name: what one rate holds for
+Key = tuple[str, str, str]  # variant, scale with the protocol's name, and suite: what one rate holds for
 PROBE_SHARE, PROBE_SECONDS = 5e-5, (4.0, 30.0)  # seconds of measuring per env_step to do; at least and at most
 SURE = 0.02  # share of a run that has to be done before its pace is believed
 
@@ -39,9 +40,9 @@ class Rate:
 UNKNOWN = Rate(1.0, 1.0)  # all steps alike, in no unit: good for shares, not for seconds
 
 
-def key_of(plan: RunPlan) -> Key:
-    """What a plan's rate is known by."""
-    return plan.spec.variant, plan.spec.scale_label
+def key_of(spec: RunSpec) -> Key:
+    """What a run's rate is known by."""
+    return spec.variant, spec.scale_label, spec.task.suite
 
 
 def expected(plan: RunPlan, rate: Rate) -> float:
@@ -73,7 +74,7 @@ class TimeLeft:
     """
 
     def __init__(self, plans: Sequence[RunPlan], rates: Mapping[Key, Rate], jobs: int, cores: int) -> None:
-        self.known = bool(plans) and all(key_of(plan) in rates for plan in plans if plan.state != "done")
+        self.known = bool(plans) and all(key_of(plan.spec) in rates for plan in plans if plan.state != "done")
         self.plans = {plan.path: plan for plan in plans}
         self.rates = dict(rates) if self.known else {}
         self.jobs, self.cores = jobs, cores
@@ -84,7 +85,7 @@ class TimeLeft:
         return all(rate.whole for rate in self.rates.values())
 
     def _rate(self, plan: RunPlan) -> Rate:
-        return self.rates.get(key_of(plan), UNKNOWN)
+        return self.rates.get(key_of(plan.spec), UNKNOWN)
 
     def at_start(self) -> float | None:
         """Seconds that all of it takes; None where a rate is not known."""
@@ -108,7 +109,7 @@ class TimeLeft:
         slots = [0.0] * max(1, self.jobs)
         for job in sorted(jobs, key=lambda job: job.state != "running"):
             if job.state in ("running", "waiting"):
-                pace = paces.get(key_of(self.plans[job.path]), paces.get(None, crowded))
+                pace = paces.get(key_of(job.spec), paces.get(None, crowded))
                 place = slots.index(min(slots))
                 slots[place] += whole[job.path] * (1.0 - shares[job.path]) * pace
         return max(slots)
@@ -121,7 +122,7 @@ class TimeLeft:
         for job in jobs:
             if job.state not in ("running", "done") or shares[job.path] < SURE:
                 continue
-            for key in (key_of(self.plans[job.path]), None):
+            for key in (key_of(job.spec), None):
                 clock[key] = clock.get(key, 0.0) + job.seconds
                 work[key] = work.get(key, 0.0) + shares[job.path] * whole[job.path]
         return {key: clock[key] / work[key] for key in clock if work[key] > 0}

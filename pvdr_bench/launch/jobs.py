@@ -114,7 +114,7 @@ class RunJob:
         again = [job for job in stopped if job.state == "stopped"]
         for job in jobs:
             if job not in again:
-                note_end(job.path, "failed" if job.state == "failed" else "done", job.message)
+                note_end(job.path, outcome_of(job), job.message)
         if again:
             leave([job.path for job in again], profile, stop)
         return exit_code_of(jobs)
@@ -161,6 +161,13 @@ class StageJob:
             raise
         if leads():
             note_end(folder, "done", str(path))
+
+
+def outcome_of(job: Job) -> str:
+    """How a job leaves a run that it does not put back into the queue."""
+    if job.exit_code == LockedError.exit_code:  # another process has it: what becomes of it is that one's to say
+        return "stopped"
+    return "failed" if job.state == "failed" else "done"
 
 
 def leads() -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from pvdr_bench.catalog.problems import unknown
 from pvdr_bench.catalog.resolve import PROTOCOL_PREFIX
 from pvdr_bench.catalog.seeds import Texts, parse_seeds, split_names
 from pvdr_bench.catalog.specs import RunSpec, written_spec
-from pvdr_bench.errors import CatalogError, ChangedError, DataError, UsageError
+from pvdr_bench.errors import CatalogError, ChangedError, UsageError
 from pvdr_bench.runs.directory import RunDir
 
 
@@ -171,24 +169,36 @@ class RunPlan:
 
 
 def plan_runs(specs: Sequence[RunSpec], results: Path) -> list[RunPlan]:
-    """How far each run is.
+    """How far each run is, all of which can go on to their budgets.
 
     Raises:
         ChangedError: one was made with another recipe, or with another budget that it learns by; nothing has been
             written.
+        DataError: one is to be trained on and has no checkpoint.
     """
-    plans = []
-    for spec in specs:
-        run_dir = RunDir(spec.path(results))
-        run_dir.check(spec)
-        reached = max(run_dir.checkpoints.steps(), default=0)
-        if run_dir.is_done(spec.protocol.env_steps) and run_dir.failed() is None:
-            state = "done"
-        else:
-            _check_budget(run_dir, spec)
-            state = "extend" if run_dir.done() is not None else "continue" if reached else "new"
-        plans.append(RunPlan(spec, run_dir.path, state, reached))
+    plans = [how_far(spec, results) for spec in specs]
+    for plan in plans:
+        if plan.state != "done":
+            _check_budget(RunDir(plan.path), plan.spec)
+        if plan.state == "extend" and not plan.reached:
+            raise RunDir(plan.path).no_way_on()
     return plans
+
+
+def how_far(spec: RunSpec, results: Path) -> RunPlan:
+    """How far a run is, whether or not it can go on.
+
+    Raises:
+        ChangedError: it was made with another recipe.
+    """
+    run_dir = RunDir(spec.path(results))
+    run_dir.check(spec)
+    reached = max(run_dir.checkpoints.steps(), default=0)
+    if run_dir.is_done(spec.protocol.env_steps) and run_dir.failed() is None:
+        state = "done"
+    else:
+        state = "extend" if run_dir.done() is not None else "continue" if reached else "new"
+    return RunPlan(spec, run_dir.path, state, reached)
 
 
 def _check_budget(run_dir: RunDir, spec: RunSpec) -> None:
@@ -207,17 +217,3 @@ def _check_budget(run_dir: RunDir, spec: RunSpec) -> None:
             f"{spec.algorithm} follow the budget, so trained on it would be a run of neither", where=str(run_dir.path),
             hint=f"give the old budget, -o protocol.env_steps={made}, or choose another --results folder, or remove "
                  "the run")
-
-
-def known_rate(spec: RunSpec, results: Path) -> float | None:
-    """Seconds per env_step of finished runs of the same method and scale, evaluation included; None if unknown.
-
-    Of whatever tasks, corpora and seeds, and for an estimate only; what is wrong with another run is its own matter.
-    """
-    seconds = steps = 0.0
-    pattern = f"{glob.escape(spec.variant)}/*/*/{glob.escape(spec.scale_label)}/seed-*/done.json"
-    for path in sorted(results.glob(pattern)):
-        with suppress(DataError):
-            if (done := RunDir(path.parent).done()) and "wall_seconds" in done:
-                seconds, steps = seconds + done["wall_seconds"], steps + done["env_steps"]
-    return seconds / steps if steps else None

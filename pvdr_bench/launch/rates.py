@@ -102,13 +102,17 @@ class Rates:
             self._known[key] = next((known for known in found if known is not None), None)
         return self._known[key]
 
-    def _found(self, name: str, label: str, spec: RunSpec) -> Known | None:
+    def here(self, name: str, label: str, suite: str) -> Known | None:
+        """The rate of finished runs in the results folder, of a variant, scale and suite, on such a device."""
         own = [(seconds, steps) for run, done, device in finished(self.results, name, label)
-               if device == self.place.device and self._suite(run.path.parents[2].name) == spec.task.suite
+               if device == self.place.device and self._suite(run.path.parents[2].name) == suite
                for seconds, steps in [(done.get("wall_seconds", 0.0), done["env_steps"])] if seconds and steps]
-        if own:
-            return Known(name, f"{_runs(len(own))} in the results folder",
-                         sum(seconds for seconds, _ in own) / sum(steps for _, steps in own))
+        return Known(name, f"{_runs(len(own))} in the results folder",
+                     sum(seconds for seconds, _ in own) / sum(steps for _, steps in own)) if own else None
+
+    def _found(self, name: str, label: str, spec: RunSpec) -> Known | None:
+        if (own := self.here(name, label, spec.task.suite)) is not None:
+            return own
         packed = self._packed().get((name, label, spec.task.suite), [])
         if packed:
             places = ", ".join(dict.fromkeys(where for _, _, where in packed))

@@ -6,7 +6,7 @@ Imports torch only to look for artefacts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ class Group:
     """One experiment with the runs that were asked for.
 
     Attributes:
-        obstacle: why they cannot be made here. variants: see :func:`~pvdr_bench.launch.plan.variants_of`.
+        variants: see :func:`~pvdr_bench.launch.plan.variants_of`. obstacle: why they cannot be made here.
     """
 
     experiment: Experiment
     specs: tuple[RunSpec, ...]
-    obstacle: BenchError | None = None
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    obstacle: BenchError | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,19 @@ class Reproduction:
     def todo(self) -> list[RunPlan]:
         """What is not done."""
         return [plan for plan in self.plans if plan.state != "done"]
+
+
+def with_obstacles(groups: Sequence[Group], catalog: Catalog, results: Path, submitted: bool) -> list[Group]:
+    """The groups, each with what is in the way of those of its runs that are not done.
+
+    Raises:
+        ChangedError, DataError: see :func:`~pvdr_bench.launch.plan.plan_runs`.
+    """
+    found = []
+    for group in groups:
+        todo = [plan.spec for plan in plan_runs(group.specs, results) if plan.state != "done"]
+        found.append(replace(group, obstacle=obstacle(todo, catalog, submitted) if todo else None))
+    return found
 
 
 def obstacle(specs: Sequence[RunSpec], catalog: Catalog, submitted: bool = False) -> BenchError | None:
@@ -135,7 +148,7 @@ def reproduction(groups: Sequence[Group], catalog: Catalog, results: Path, rates
         stages: where artefacts will be made; None: where the runs are.
 
     Raises:
-        ChangedError: see :func:`~pvdr_bench.launch.plan.plan_runs`.
+        ChangedError, DataError: see :func:`~pvdr_bench.launch.plan.plan_runs`.
     """
     possible = [group for group in groups if group.obstacle is None]
     plans = plan_runs(merged(group.specs for group in possible), results)

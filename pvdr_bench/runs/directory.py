@@ -212,10 +212,14 @@ class RunDir(RunContents):
         """
         found = self.checkpoints.latest()
         if found is None and self.done() is not None:
-            raise DataError(f"{_WITHOUT}; to train on would erase it", where=str(self.path),
-                            hint="put its checkpoints back, or give --results the folder that it was made in, or "
-                                 "another one to make it anew")
+            raise self.no_way_on()
         return found
+
+    def no_way_on(self) -> DataError:
+        """What is said of a run that is done, and has no checkpoint to train on from."""
+        return DataError(f"{_WITHOUT}; to train on would erase it", where=str(self.path),
+                         hint="put its checkpoints back, or give --results the folder that it was made in, or "
+                              "another one to make it anew")
 
     def restore(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
         """The newest whole checkpoint, with the run reopened and the logs cut back to it; None (and empty logs) for a
