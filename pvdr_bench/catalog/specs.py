@@ -139,7 +139,7 @@ class RunSpec(PlainSpec):
     scale: Scale = Field(description="the scale")
     scale_label: str = Field(description="the scale in paths: with the protocol's name and changes, if any")
     protocol: Protocol = Field(description="the protocol at this scale")
-    seed: int = Field(description="seed of the run", ge=0)
+    seed: int = Field(description="seed of the run", ge=0, le=2**53)
 
     def recipe(self) -> dict[str, Any]:
         """All that determines results, as plain JSON data; the budget ``env_steps`` does not belong to it."""
