@@ -20,8 +20,9 @@ def inspect(
     context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A run as any command prints it, or an artefact: its "
                                                                  "folder, or NAME-HASH.")],
-    what: Annotated[list[str] | None, typer.Argument(metavar="WHAT", help="What to show; default: all that the target "
-                                                                          "can. --list tells.")] = None,
+    what: Annotated[list[str] | None, typer.Argument(metavar="WHAT", help="What to show; default: all that an artefact "
+                                                                          "can, and of a run all but what its artefacts "
+                                                                          "show. --list tells.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: RUN/inspect, where the report "
                                              "finds it; of an artefact RESULTS/inspect/NAME-HASH.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Only say what the target can show.")] = False,
