@@ -21,7 +21,7 @@ def inspect(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A run as any command prints it, or an artefact: its "
                                                                  "folder, or NAME-HASH.")],
     what: Annotated[list[str] | None, typer.Argument(metavar="WHAT", help="What to show; default: all that an artefact "
-                                                                          "can, and of a run all but what its artefacts "
+                                                                          "can, of a run all but what its artefacts "
                                                                           "show. --list tells.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: RUN/inspect, where the report "
                                              "finds it; of an artefact RESULTS/inspect/NAME-HASH.")] = None,
