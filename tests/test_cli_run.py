@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(
         monkeypatch.setattr(f"pvdr_bench.cli.run.{name}", lambda *_, **__: pytest.fail("work began"))
     code, _, err = cli(capsys, "run", "--method", "random", "--task", "reach", "--scale", "smoke", "--device", "cpu",
                        "--results", str(tmp_path / "results"))
-    assert code == 9 and "the file system is read-only: choose another folder with --results" in err
+    assert code == 9 and "the file system is read-only: choose another place: --out, --results" in err
     assert f"error: {tmp_path / 'results'}: cannot write" in err
 
 

@@ -286,3 +286,11 @@ def test_interrupted_and_continued_at_smoke_scale(capsys: pytest.CaptureFixture[
     code, out, _ = cli(capsys, *command[:2], "--results", str(published), "--draw-only")
     assert code == 0 and "  missing: " not in out and not list(published.rglob("done.json"))
     assert "Missing" not in (published / "reproduce" / "floor.txt").read_text()
+    code, out, _ = cli(capsys, *command[:2], "--results", str(published), "--dry-run")
+    assert code == 0 and "2 runs: 2 done" in out
+    code, _, err = cli(capsys, *command[:2], "--results", str(published), "--dry-run", "-o", "protocol.env_steps=64000")
+    assert code == 5 and "it was published without its checkpoints" in err
+    (folder / "mine" / "tasks" / "dot.yaml").write_text("suite: dummy\nenv_id: ball\n")
+    for words in (("--draw-only",), ("--dry-run",)):  # packed or not, runs of another recipe are not this experiment's
+        code, _, err = cli(capsys, *command[:2], "--results", str(published), *words)
+        assert code == 7 and "env_id: 'point' (there) -> 'ball'" in err and "runs.zip: random/dot/none/" in err

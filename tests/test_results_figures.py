@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from pvdr_bench.errors import UsageError
+from pvdr_bench.errors import StorageError, UsageError
 from pvdr_bench.results.collect import Results, collect
 from pvdr_bench.results.figures import (
     WIDTHS,
@@ -51,6 +51,8 @@ def test_every_file_is_written_and_fonts_are_embedded(grid: Results, tmp_path: P
     assert b"FontFile2" in pdf and b"/Type3" not in pdf  # whole TrueType fonts
     svg = files["svg"].read_text()
     assert "<svg" in svg and "window-open" in svg and "<dc:date>" not in svg  # text stays text
+    with pytest.raises(StorageError, match="a folder stands where a file is needed"):
+        save(plot_curves(grid, repetitions=50), tmp_path)
     again = save(plot_curves(grid, repetitions=50), tmp_path / "g")
     assert all(again[kind].read_bytes() == files[kind].read_bytes() for kind in files)
 

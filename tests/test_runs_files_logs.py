@@ -197,3 +197,22 @@ def test_a_folder_that_cannot_be_made_is_told_with_its_place(tmp_path: Path, mak
     with pytest.raises(StorageError, match=hint) as raised:
         make(tmp_path / where)
     assert str(tmp_path / where) in str(raised.value) and raised.value.exit_code == 9
+
+
+def test_a_folder_is_no_place_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, Path(), Path("/")):
+        with pytest.raises(StorageError, match="a folder stands where a file is needed") as raised:
+            atomic_write(path, b"data")
+        assert str(raised.value).startswith(f"{path}: ") and "add the file's name" in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_writing_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(StorageError) as raised:
+        patched.setattr(os, "open", refuse)
+        atomic_write(tmp_path / "figure.png", b"data")
+    assert raised.value.where == str(tmp_path / "figure.png") and "--out" in str(raised.value)

@@ -287,7 +287,12 @@ def test_status_lists_filters_and_sums(mixture: Path, slurm: FakeSlurm, monkeypa
         enumerate(state for state in STATES if state != "new"))
     assert len(slurm.calls("squeue")) == 1 and [stage["state"] for stage in found["stages"]] == ["failed"]
     assert {run["state"] for run in listed(capsys, mixture, "--state", "failed,lost")["runs"]} == {"failed", "lost"}
-    assert listed(capsys, mixture, "--method", "ppo")["runs"] == []
+    (run,) = {run["run"].partition("/")[0] for run in found["runs"]}
+    assert len(listed(capsys, mixture, "--method", run)["runs"]) == len(found["runs"])
+    for option, name in (("--methods", "ppo"), ("--tasks", "poimt")):
+        code, _, err = cli(capsys, "status", "--results", str(mixture), option, name)
+        assert code == 2 and f"{option}: no run here is of {name}" in err and "there is: " in err
+    assert "did you mean 'point'" in err
     monkeypatch.setenv("COLUMNS", "250")
     code, out, _ = cli(capsys, "status", "--results", str(mixture))
     assert code == 0 and "\n11 runs: 1 done, 1 running, 1 " in out
@@ -388,7 +393,10 @@ def test_logs_of_arrays_and_of_jobs_alone(tmp_path: Path, capsys: pytest.Capture
     code, out, _ = cli(capsys, "logs", str(array), "-n", "2")
     assert code == 0 and out.count("101_0_0_log.out line") == 2 and "101_0_0_log.err line 49" in out
     code, out, _ = cli(capsys, "logs", str(local))
-    assert code == 0 and "nothing has been printed" in out
+    assert code == 0 and "nothing has been printed yet" in out
+    RunDir(local).mark_done(env_steps=64)
+    code, out, _ = cli(capsys, "logs", str(local))
+    assert code == 0 and "this run printed nothing" in out
     code, _, err = cli(capsys, "logs", str(tmp_path))
     assert code == 2 and "holds no run" in err
     shutil.rmtree(found.path)  # an old submission's folder may be removed

@@ -20,7 +20,16 @@ import torch
 
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import CatalogError, ChangedError, DataError, LockedError, SetupError, TrainingError, UsageError
+from pvdr_bench.errors import (
+    CatalogError,
+    ChangedError,
+    DataError,
+    Interrupted,
+    LockedError,
+    SetupError,
+    TrainingError,
+    UsageError,
+)
 from pvdr_bench.launch.local import run_local
 from pvdr_bench.rl.contract import Learner, LearnerContext, Transition
 from pvdr_bench.runs.cleaning import why_broken
@@ -241,6 +250,8 @@ def test_an_evaluation_plays_the_episodes_that_are_asked_for_and_no_others(tmp_p
     found = {count: evaluate_again(run_dir, spec, lambda: (make_pieces(spec), {}), count)[1] for count in (3, 5, 7)}
     assert [len(results) for results in found.values()] == [3, 5, 7]
     assert found[3] == found[5][:3] and found[5] == found[7][:5]
+    with pytest.raises(Interrupted, match="nothing of it is kept: the same command begins anew"):
+        evaluate_again(run_dir, spec, lambda: (make_pieces(spec), {}), 3, lambda: True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -155,6 +155,9 @@ def test_unknown_names_and_numbers(tmp_path: Path) -> None:
         generate("metawrld", 16, tmp_path)
     with pytest.raises(UsageError, match="at least 1"):
         generate("fake", 16, tmp_path, 0)
+    with pytest.raises(UsageError, match="a seed is not negative"):
+        generate("fake", 16, tmp_path, 2, seed=-1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_cover_all_episodes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,8 +226,10 @@ def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console
     from pvdr_bench.launch.reproduction import missing_lines
     from pvdr_bench.results.collect import collect
     from pvdr_bench.results.reproduce import Drawn, draw, summary
+    from pvdr_bench.runs.archive import archived_runs
 
-    plans: dict[str, list[RunPlan]] = {one.experiment.name: [how_far(spec, root) for spec in one.specs]
+    archived = archived_runs(root)
+    plans: dict[str, list[RunPlan]] = {one.experiment.name: [how_far(spec, root, archived) for spec in one.specs]
                                        for one in groups}
     found = collect(root) if root.is_dir() else None
     done = {} if found is None else done_budgets(found)

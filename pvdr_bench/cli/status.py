@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,6 +72,7 @@ def look(root: Path, methods: Names, tasks: Names, state: Names, named: Names = 
     from pvdr_bench.launch import watch
     from pvdr_bench.launch.cluster import queue_if_any
     from pvdr_bench.runs.archive import run_name
+    from pvdr_bench.words import did_you_mean, nearest
 
     wanted = split_names(state)
     for name in wanted:
@@ -83,10 +84,21 @@ def look(root: Path, methods: Names, tasks: Names, state: Names, named: Names = 
     dark: list[watch.RunStatus] = []  # folders that cannot be looked into may hold any run
     every = watch.named_folders(named, root, packed=True) if named else watch.run_folders(
         root, lambda name, reason: dark.append(watch.unreadable(name, reason)))
-    folders = [run for run in every if _asked(run_name(run, root), *names)]
+    places = {run: run_name(run, root) for run in every}
+    for option, asked, there in zip(("--methods", "--tasks"), names, _names_of(places.values()), strict=True):
+        if places and (absent := [name for name in asked if name not in there]):
+            raise UsageError(f"no run here is of {', '.join(absent)}", where=option,
+                             hint=f"{did_you_mean(nearest(absent[0], there))}there is: {', '.join(there)}")
+    folders = [run for run, place in places.items() if _asked(place, *names)]
     runs = [each for each in (*watch.statuses(root, known, folders), *dark) if not wanted or each.state in wanted]
     stages = [each for each in ([] if named else watch.stages_of(root, known)) if not wanted or each.state in wanted]
     return stages, runs, note
+
+
+def _names_of(places: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The methods and the tasks of runs' places."""
+    parts = [(*place.split("/"), "", "")[:2] for place in places]
+    return sorted({method for method, _ in parts}), sorted({task for _, task in parts if task})
 
 
 def _asked(place: str, methods: Sequence[str], tasks: Sequence[str]) -> bool:
@@ -132,12 +144,13 @@ def logs(
 ) -> None:
     """Print what a run's process and its job wrote: the end of each file, under its name."""
     from pvdr_bench.launch.control import log_files
+    from pvdr_bench.runs.directory import RunDir
     from pvdr_bench.runs.names import find_run
 
     folder = find_run(run, results, packed=True)
     files = log_files(folder)
     if not files:
-        typer.echo("nothing has been printed yet")
+        typer.echo("this run printed nothing" if RunDir(folder).done() else "nothing has been printed yet")
     seen: dict[Path, int] = {}
     for path in files:
         data = path.read_bytes()

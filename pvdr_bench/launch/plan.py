@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,10 @@ from pvdr_bench.catalog.resolve import PROTOCOL_PREFIX
 from pvdr_bench.catalog.seeds import Texts, parse_seeds, split_names
 from pvdr_bench.catalog.specs import RunSpec, written_spec
 from pvdr_bench.errors import CatalogError, ChangedError, UsageError
+from pvdr_bench.runs.archive import archived_runs
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.folders import loose
+from pvdr_bench.runs.paths import ARCHIVE
 
 
 def grid(catalog: Catalog, methods: Sequence[str], tasks: Sequence[str], seeds: Texts, scale: str,
@@ -176,7 +179,8 @@ def plan_runs(specs: Sequence[RunSpec], results: Path) -> list[RunPlan]:
             written.
         DataError: one is to be trained on and has no checkpoint.
     """
-    plans = [how_far(spec, results) for spec in specs]
+    archived = archived_runs(results)
+    plans = [how_far(spec, results, archived) for spec in specs]
     for plan in plans:
         if plan.state != "done":
             _check_budget(RunDir(plan.path), plan.spec)
@@ -185,20 +189,25 @@ def plan_runs(specs: Sequence[RunSpec], results: Path) -> list[RunPlan]:
     return plans
 
 
-def how_far(spec: RunSpec, results: Path) -> RunPlan:
-    """How far a run is, whether or not it can go on.
+def how_far(spec: RunSpec, results: Path, archived: Mapping[str, Path]) -> RunPlan:
+    """How far a run is, whether or not it can go on; one that lies in the folder goes before that of its archive.
+
+    Args:
+        archived: see :func:`~pvdr_bench.runs.archive.archived_runs`.
 
     Raises:
         ChangedError: it was made with another recipe.
     """
-    run_dir = RunDir(spec.path(results))
-    run_dir.check(spec)
+    path, name = spec.path(results), spec.path("").as_posix()
+    packed = None if loose(path) else archived.get(name)
+    run_dir = RunDir(packed or path)
+    run_dir.check(spec, f"{results / ARCHIVE}: {name}" if packed else str(path))
     reached = max(run_dir.checkpoints.steps(), default=0)
     if run_dir.is_done(spec.protocol.env_steps) and run_dir.failed() is None:
         state = "done"
     else:
         state = "extend" if run_dir.done() is not None else "continue" if reached else "new"
-    return RunPlan(spec, run_dir.path, state, reached)
+    return RunPlan(spec, path, state, reached)
 
 
 def _check_budget(run_dir: RunDir, spec: RunSpec) -> None:

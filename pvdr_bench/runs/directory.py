@@ -129,7 +129,7 @@ class RunDir(RunContents):
         wanted = {"format": FORMAT, "recipe_hash": content_hash(recipe), "recipe": recipe, "spec": whole}
         found = self.read_run()
         if found is not None:
-            self._compare(found, recipe)
+            self._compare(found, recipe, str(self.path))
             if canonical_json(found) == canonical_json(wanted):
                 return
         if not self.locked:
@@ -150,21 +150,24 @@ class RunDir(RunContents):
         """Write ``provenance.json`` or ``artefacts.json``; a start of a done run that fails later leaves it done."""
         self._replace(name, encode(to_json(facts, indent=2) + "\n"))
 
-    def check(self, spec: Spec) -> None:
+    def check(self, spec: Spec, where: str) -> None:
         """Refuse as :meth:`open` would, and write nothing.
+
+        Args:
+            where: what an error calls this folder.
 
         Raises:
             ChangedError: recipe, protocol or algorithm version differ; the message is the difference.
         """
         if (found := self.read_run()) is not None:
-            self._compare(found, plain(spec.recipe()))
+            self._compare(found, plain(spec.recipe()), where)
 
-    def _compare(self, found: dict[str, Any], recipe: dict[str, Any]) -> None:
+    def _compare(self, found: dict[str, Any], recipe: dict[str, Any], where: str) -> None:
         lines = difference(found.get("recipe"), recipe)
         if lines:
             raise ChangedError(
                 "this run was made with another recipe:\n" + "\n".join(f"    {line}" for line in lines),
-                where=str(self.path), hint="give the old values, or choose another --results folder, or remove the run")
+                where=where, hint="give the old values, or choose another --results folder, or remove the run")
 
     def write_provenance(self) -> dict[str, Any]:
         """Record what this start runs with; returns it. Later starts keep the first and add what differs."""

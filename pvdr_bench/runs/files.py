@@ -26,11 +26,11 @@ NONFINITE = "_nonfinite"
 _HINTS = {
     errno.ENOSPC: "the disk is full ({free} free): make room and give the same command again; what was saved is intact",
     errno.EDQUOT: "your disk quota is used up: make room and give the same command again; what was saved is intact",
-    errno.EROFS: "the file system is read-only: choose another folder with --results or PVDR_BENCH_DATA",
+    errno.EROFS: "the file system is read-only: choose another place: --out, --results or PVDR_BENCH_DATA",
     **dict.fromkeys((errno.EACCES, errno.EPERM),
-                    "no permission to write: choose another folder with --results or PVDR_BENCH_DATA"),
+                    "no permission to write: choose another place: --out, --results or PVDR_BENCH_DATA"),
     **dict.fromkeys((errno.ENOTSUP, errno.ENOSYS),
-                    "the file system has no hard links: choose another folder with --results or PVDR_BENCH_DATA"),
+                    "the file system has no hard links: choose another place: --out, --results or PVDR_BENCH_DATA"),
     errno.EFBIG: "the file is larger than the file system or `ulimit -f` allows",
     errno.EIO: "the disk reports an input/output error: check it, then give the same command again",
     errno.ESTALE: "the network file system lost this file: give the same command again",
@@ -84,9 +84,9 @@ def _write(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view):]
 
 
-def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a new file that nobody reads yet, and fsync it if ``durable``."""
-    with storage_errors(path):
+def write_file(path: Path, data: bytes, *, durable: bool = True, target: Path | None = None) -> None:
+    """Write a new file that nobody reads yet, and fsync it if ``durable``; errors name ``target``, if it is given."""
+    with storage_errors(target or path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             write_all(descriptor, data, f"write/{_label(path)}")
@@ -97,16 +97,27 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         crash_point(f"write/{_label(path)}/done")
 
 
+def refuse_folder(path: Path) -> None:
+    """A path at which a file, or files whose names begin so, are to be written must not be a folder.
+
+    Raises:
+        StorageError: it is one.
+    """
+    if not path.name or path.is_dir():
+        raise StorageError("a folder stands where a file is needed", where=str(path), hint="add the file's name to it")
+
+
 def atomic_write(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace ``path`` by ``data``: a reader, or a crash at any moment, sees the old file or the new one.
 
     Raises:
         StorageError: the disk is full or cannot be written; the old file is intact.
     """
+    refuse_folder(path)
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write_file(temporary, data, durable=durable)
+        write_file(temporary, data, durable=durable, target=path)
         with storage_errors(path):
             temporary.replace(path)
     except BaseException:

@@ -51,5 +51,10 @@ def loose_runs(root: Path, refused: Refused = lambda name, reason: None) -> Iter
             names[:] = sorted(name for name in names if not name.startswith(".") and name not in committed)
 
 
+def loose(path: Path) -> bool:
+    """Whether a run lies in this folder: it has one of :data:`SIGNS`."""
+    return any(os.path.lexists(path / sign) for sign in SIGNS)
+
+
 def _name(folder: Path, root: Path) -> str:
     return folder.relative_to(root).as_posix()

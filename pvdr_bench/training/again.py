@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.errors import SetupError, UsageError
+from pvdr_bench.errors import Interrupted, SetupError, UsageError
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.episodes import EpisodeResult
 from pvdr_bench.runs.paths import data_root
@@ -77,6 +77,7 @@ def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], Pie
     Raises:
         UsageError: there is no checkpoint.
         ChangedError: an artefact that the run stands on was made anew.
+        Interrupted: ``stop`` said so; nothing is kept.
     """
     found = run_dir.newest()
     protocol = spec.protocol
@@ -95,5 +96,7 @@ def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], Pie
                               pieces.needs_expert, stop)
         whole = protocol.eval_final_episodes
         return found.step, list(evaluator.run(learner, episodes or whole, found.step, "final", whole))
+    except Interrupted as error:
+        raise Interrupted(error.message, hint="nothing of it is kept: the same command begins anew") from None
     finally:
         envs.close()

@@ -92,6 +92,8 @@ def generate(
     total = corpus.episodes if episodes is None else episodes
     if total < 1 or workers < 1 or image_size < 8:
         raise UsageError("episodes and workers must be at least 1, the image size at least 8")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: a seed is not negative")
     recipe = recipe_of(corpus, image_size, total, seed)
     path = corpus_path(corpus_name, image_size, data_dir)
     make_folder(path.parent)

@@ -21,7 +21,7 @@ from pvdr_bench.results.collect import Results
 from pvdr_bench.results.figures.printed import printed_key
 from pvdr_bench.results.looks import DASHES, Look, reference_dash
 from pvdr_bench.results.series import METRICS, Row, budget_words, caption_facts, left_out, rows_of
-from pvdr_bench.runs.files import atomic_write
+from pvdr_bench.runs.files import atomic_write, refuse_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,7 +145,12 @@ def close_caption(sentences: list[str], results: Results, reported: pd.DataFrame
 
 
 def save(plot: Plot, stem: Path) -> dict[str, Path]:
-    """Write ``STEM.pdf``, ``.svg``, ``.png`` and the caption ``.txt``. The same plot gives the same bytes."""
+    """Write ``STEM.pdf``, ``.svg``, ``.png`` and the caption ``.txt``. The same plot gives the same bytes.
+
+    Raises:
+        StorageError: ``stem`` is a folder, or nothing can be written there.
+    """
+    refuse_folder(stem)
     paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "svg", "png", "txt")}
     metadata: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None, "ModDate": None}, "svg": {"Date": None},
                                            "png": {"Software": None}}
