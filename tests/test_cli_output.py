@@ -129,7 +129,7 @@ def test_what_was_not_written_is_told_with_the_advice_of_its_kind(capsys: pytest
     def command(kind: int) -> None:
         raise OSError(kind, os.strerror(kind), "/mnt/x")
 
-    for kind, advice in ((errno.EROFS, "the file system is read-only: choose another folder"),
+    for kind, advice in ((errno.EROFS, "the file system is read-only: choose another place"),
                          (errno.EDQUOT, "your disk quota is used up: make room")):
         assert output.run(lambda kind=kind: command(kind)) == 9
         assert capsys.readouterr().err.startswith(f"error: /mnt/x: cannot write: {os.strerror(kind)}\n  -> {advice}")
