@@ -72,6 +72,8 @@ def test_another_budget_is_refused_where_schedules_follow_it(tmp_path: Path) -> 
 
     for method in ("efficientzero", "ppo"):
         make_run(tmp_path, [0.5] * 2, variant=method, seed=0, env_steps=16000)
+        with (run_dir := RunDir(make_spec(method, seed=0).path(tmp_path))).lock():
+            run_dir.checkpoints.save(16000, {"w": np.zeros(3)})
         for seed, steps in ((1, 8000), (2, None)):
             run_dir = RunDir(make_run(tmp_path, [], variant=method, seed=seed, env_steps=16000, done=False))
             if steps is not None:
