@@ -11,6 +11,7 @@ import pytest
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.errors import ChangedError
 from pvdr_bench.launch.plan import RunPlan, plan_runs
+from pvdr_bench.runs.archive import write_archive
 from pvdr_bench.runs.directory import RunDir
 from tests.dummies import EPISODE, SYNC
 from tests.dummies import make_spec as dummy_spec
@@ -88,6 +89,11 @@ def test_another_budget_is_refused_where_schedules_follow_it(tmp_path: Path) -> 
         with pytest.raises(ChangedError, match=f"budget of 16,000 env_steps, and {steps:,} are asked for") as caught:
             states("efficientzero", seed, steps)
         assert "-o protocol.env_steps=16000" in str(caught.value.hint) and path.read_bytes() == before
+    run, packed = make_spec("efficientzero", seed=0).path(tmp_path), tmp_path / "packed"
+    write_archive(packed / "runs.zip", {path.relative_to(tmp_path).as_posix(): path for path in run.iterdir()
+                                        if path.is_file() and path.name != "lock"})
+    with pytest.raises(ChangedError, match=r"runs\.zip: efficientzero/reach/.*budget of 16,000 env_steps"):
+        plan_runs([make_spec("efficientzero", seed=0, env_steps=32000)], packed)
 
 
 def test_run_and_submit_refuse_it_before_anything_is_written(capsys: pytest.CaptureFixture[str], nowhere: None,

@@ -290,6 +290,11 @@ def test_interrupted_and_continued_at_smoke_scale(capsys: pytest.CaptureFixture[
     assert code == 0 and "2 runs: 2 done" in out
     code, _, err = cli(capsys, *command[:2], "--results", str(published), "--dry-run", "-o", "protocol.env_steps=64000")
     assert code == 5 and "it was published without its checkpoints" in err
+    more = ("--methods", "random", "--seeds", "2", "--device", "cpu", "--jobs", "1")
+    code, out, err = cli(capsys, *command[:2], "--results", str(published), *more)
+    assert code == 0 and " skipped  random · dot" in out and "2 runs: 1 new, 1 done" in out, err
+    (made,) = published.rglob("done.json")  # what is packed is not made again beside one that is missing
+    assert made.parent.name == "seed-1"
     (folder / "mine" / "tasks" / "dot.yaml").write_text("suite: dummy\nenv_id: ball\n")
     for words in (("--draw-only",), ("--dry-run",)):  # packed or not, runs of another recipe are not this experiment's
         code, _, err = cli(capsys, *command[:2], "--results", str(published), *words)

@@ -16,6 +16,7 @@ from pvdr_bench.launch.records import RunRecord
 from pvdr_bench.launch.submission import make_plan
 from pvdr_bench.launch.watch import run_folders, statuses
 from pvdr_bench.runs import faults
+from pvdr_bench.runs.archive import write_archive
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.locks import FileLock
 from tests.dummies import make_spec
@@ -37,6 +38,18 @@ def test_arrays_of_the_sites_size_and_several_runs_in_a_job(slurm: FakeSlurm, no
     assert [record and (record.name[-2:], record.index) for record in records] == [
         ("r0", 0), ("r0", 0), ("r0", 1), ("r0", 1), ("r1", 0), ("r1", 0), ("r1", 1)]
     assert {(job.name[-2:], job.index) for job in queue().values()} == {("r0", 0), ("r0", 1), ("r1", 0), ("r1", 1)}
+
+
+def test_packed_runs_are_not_submitted(slurm: FakeSlurm, no_stages: None, tmp_path: Path) -> None:
+    specs, packed = dummies(3), tmp_path / "packed"
+    run_dir = RunDir(specs[0].path(tmp_path))
+    with run_dir.lock():
+        run_dir.open(specs[0])
+        finish(run_dir, specs[0].protocol.env_steps)
+    write_archive(packed / "runs.zip", {path.relative_to(tmp_path).as_posix(): path for path in run_dir.path.iterdir()
+                                        if path.is_file() and path.name != "lock"})
+    plan = make_plan(specs, packed, SMALL, SMALL, queue())
+    assert plan.skipped == {"done": specs[:1]} and plan.runs == specs[1:]
 
 
 def test_shipped_artefacts_need_no_stage_job(slurm: FakeSlurm, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from pvdr_bench.launch.local import Job
     from pvdr_bench.launch.plan import RunPlan
     from pvdr_bench.launch.reproduction import Group, Reproduction
-    from pvdr_bench.results.collect import Results as Collected
     from pvdr_bench.results.reproduce import Drawn
 
 
@@ -207,19 +206,6 @@ def _groups(catalog: Catalog, name: str, *, tasks: Tasks, methods: Methods, seed
     return groups
 
 
-def done_budgets(results: Collected) -> dict[str, int]:
-    """Path below the results folder -> env_steps of the runs that are done there, those of its archive among them."""
-    rows = results.runs[results.runs["status"].eq("done")]
-    return dict(zip(rows["path"].map(str), rows["budget"].map(int), strict=True))
-
-
-def short_of(plans: Sequence[RunPlan], root: Path, done: Mapping[str, int]) -> list[RunPlan]:
-    """The runs that are not done up to their budget, loose or in an archive, each with how far it is."""
-    budgets = [(plan, done.get(plan.path.relative_to(root).as_posix(), 0)) for plan in plans]
-    return [replace(plan, reached=max(plan.reached, steps)) for plan, steps in budgets
-            if steps < plan.spec.protocol.env_steps]
-
-
 def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console) -> list[dict[str, Any]]:
     """Draw every experiment from what there is now, and say what is missing; returns the same as JSON types."""
     from pvdr_bench.launch.plan import how_far
@@ -232,8 +218,7 @@ def draw_all(groups: Sequence[Group], root: Path, folder: Path, console: Console
     plans: dict[str, list[RunPlan]] = {one.experiment.name: [how_far(spec, root, archived) for spec in one.specs]
                                        for one in groups}
     found = collect(root) if root.is_dir() else None
-    done = {} if found is None else done_budgets(found)
-    missing = {name: missing_lines(short_of(runs, root, done)) for name, runs in plans.items()}
+    missing = {name: missing_lines(runs) for name, runs in plans.items()}
     if found is None:
         drawn: list[Drawn] = [Drawn(name, problem="there is no run yet") for name in plans]
     else:

@@ -21,8 +21,10 @@ from typing import IO, Any
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import BenchError, LockedError, SetupError, StorageError, TrainingError
+from pvdr_bench.runs.archive import archived_runs
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import storage_errors
+from pvdr_bench.runs.folders import place_of
 from pvdr_bench.runs.provenance import COMMAND, cores, typed_command
 
 POLL_SECONDS = 0.5
@@ -98,7 +100,8 @@ def run_local(specs: Sequence[RunSpec], results: Path, jobs: int, device: str, s
 
     When ``stop`` says so, running processes get SIGTERM, save nothing new and leave; none is left behind.
     """
-    todo = [Job(spec, spec.path(results)) for spec in specs]
+    archived = archived_runs(results)
+    todo = [Job(spec, place_of(spec.path("").as_posix(), results, archived)) for spec in specs]
     for job in todo:
         run_dir = RunDir(job.path)
         if run_dir.is_done(job.spec.protocol.env_steps) and run_dir.failed() is None:

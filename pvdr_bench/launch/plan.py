@@ -17,7 +17,7 @@ from pvdr_bench.catalog.specs import RunSpec, written_spec
 from pvdr_bench.errors import CatalogError, ChangedError, UsageError
 from pvdr_bench.runs.archive import archived_runs
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.folders import loose
+from pvdr_bench.runs.folders import place_of
 from pvdr_bench.runs.paths import ARCHIVE
 
 
@@ -147,12 +147,18 @@ def merged(groups: Iterable[Sequence[RunSpec]]) -> list[RunSpec]:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run and how far it is."""
+    """One run and how far it is.
+
+    Attributes:
+        path: the run's folder, or the copy of it that the results folder's archive has. state: new, continue, extend
+            or done. reached: env_steps of its newest checkpoint. done: env_steps up to which it was done once.
+    """
 
     spec: RunSpec
     path: Path
-    state: str  # new | continue | extend | done
-    reached: int  # env_steps of its newest checkpoint
+    state: str
+    reached: int
+    done: int = 0
 
     @property
     def env_steps(self) -> int:
@@ -183,9 +189,9 @@ def plan_runs(specs: Sequence[RunSpec], results: Path) -> list[RunPlan]:
     plans = [how_far(spec, results, archived) for spec in specs]
     for plan in plans:
         if plan.state != "done":
-            _check_budget(RunDir(plan.path), plan.spec)
+            _check_budget(RunDir(plan.path), plan.spec, results)
         if plan.state == "extend" and not plan.reached:
-            raise RunDir(plan.path).no_way_on()
+            raise RunDir(plan.path).no_way_on(_where(plan.path, plan.spec, results))
     return plans
 
 
@@ -198,19 +204,22 @@ def how_far(spec: RunSpec, results: Path, archived: Mapping[str, Path]) -> RunPl
     Raises:
         ChangedError: it was made with another recipe.
     """
-    path, name = spec.path(results), spec.path("").as_posix()
-    packed = None if loose(path) else archived.get(name)
-    run_dir = RunDir(packed or path)
-    run_dir.check(spec, f"{results / ARCHIVE}: {name}" if packed else str(path))
-    reached = max(run_dir.checkpoints.steps(), default=0)
+    run_dir = RunDir(place_of(spec.path("").as_posix(), results, archived))
+    run_dir.check(spec, _where(run_dir.path, spec, results))
+    reached, done = max(run_dir.checkpoints.steps(), default=0), run_dir.done()
     if run_dir.is_done(spec.protocol.env_steps) and run_dir.failed() is None:
         state = "done"
     else:
-        state = "extend" if run_dir.done() is not None else "continue" if reached else "new"
-    return RunPlan(spec, path, state, reached)
+        state = "extend" if done is not None else "continue" if reached else "new"
+    return RunPlan(spec, run_dir.path, state, reached, done["env_steps"] if done else 0)
 
 
-def _check_budget(run_dir: RunDir, spec: RunSpec) -> None:
+def _where(path: Path, spec: RunSpec, results: Path) -> str:
+    """What an error calls a run's folder: people know an archive, and not the copy of it that is read."""
+    return str(path) if path == spec.path(results) else f"{results / ARCHIVE}: {spec.path('').as_posix()}"
+
+
+def _check_budget(run_dir: RunDir, spec: RunSpec, results: Path) -> None:
     """Refuse to train on to another budget where schedules follow it: that would be a run of neither.
 
     Raises:
@@ -223,6 +232,7 @@ def _check_budget(run_dir: RunDir, spec: RunSpec) -> None:
     if made != asked and (run_dir.checkpoints.steps() or run_dir.done() is not None):
         raise ChangedError(
             f"this run was made for a budget of {made:,} env_steps, and {asked:,} are asked for: the schedules of "
-            f"{spec.algorithm} follow the budget, so trained on it would be a run of neither", where=str(run_dir.path),
+            f"{spec.algorithm} follow the budget, so trained on it would be a run of neither",
+            where=_where(run_dir.path, spec, results),
             hint=f"give the old budget, -o protocol.env_steps={made}, or choose another --results folder, or remove "
                  "the run")

@@ -227,7 +227,8 @@ def _by_state(plans: Sequence[RunPlan]) -> dict[str, list[int]]:
     for plan in plans:
         if plan.state == "done":
             continue
-        state = f"at {plan.reached:,} of {plan.spec.protocol.env_steps:,} env_steps" if plan.reached else "not begun"
+        reached = max(plan.reached, plan.done)
+        state = f"at {reached:,} of {plan.spec.protocol.env_steps:,} env_steps" if reached else "not begun"
         if RunDir(plan.path).failed() is not None:
             state += ", failed"
         found.setdefault(state, []).append(plan.spec.seed)

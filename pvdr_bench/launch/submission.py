@@ -23,8 +23,10 @@ from pvdr_bench.launch.cluster import Queue, clean_environment, queue
 from pvdr_bench.launch.jobs import RunJob, StageJob
 from pvdr_bench.launch.needs import StageNeed, claim, need_of, stage_needs
 from pvdr_bench.launch.records import JOB, STAGE, RunRecord, Submission, home, job_name, stage_path, submissions
+from pvdr_bench.runs.archive import archived_runs
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.files import make_folder, write_json
+from pvdr_bench.runs.folders import place_of
 from pvdr_bench.runs.locks import SILENT_SECONDS, FileLock
 from pvdr_bench.runs.provenance import redacted, typed_command
 
@@ -70,13 +72,13 @@ class Plan:
 def make_plan(specs: Sequence[RunSpec], results: Path, runs: Profile, stages: Profile, known: Queue) -> Plan:
     """Which jobs are to be submitted for these runs, as files and queue are now."""
     plan = Plan(results, Submission.new(results), {"runs": runs, "stages": stages})
-    todo = []
+    todo, archived = [], archived_runs(results)
     for spec in specs:
-        path = spec.path(results)
+        path = place_of(spec.path("").as_posix(), results, archived)
         record = _last_record(path)
         if holder := dead_holder(path, record, known):
             plan.dead[path] = holder
-        state = taken(spec, results, record, known, dead=holder is not None)
+        state = taken(RunDir(path), spec, record, known, dead=holder is not None)
         if state is None:
             todo.append(spec)
             if record is None and (path / JOB).exists():
@@ -108,14 +110,13 @@ def _last_record(run: Path) -> RunRecord | None:
         return None
 
 
-def taken(spec: RunSpec, results: Path, record: RunRecord | None, known: Queue, *, dead: bool = False) -> str | None:
+def taken(run_dir: RunDir, spec: RunSpec, record: RunRecord | None, known: Queue, *, dead: bool = False) -> str | None:
     """``done``, ``running`` or ``queued`` where a run needs no job; None where it does.
 
     Args:
         record: the job it was last submitted with.
         dead: whether the holder of its lock is known to be dead.
     """
-    run_dir = RunDir(spec.path(results))
     if run_dir.is_done(spec.protocol.env_steps) and run_dir.failed() is None:
         return "done"
     if record is not None and (record.name, record.index) in known:

@@ -215,12 +215,13 @@ class RunDir(RunContents):
         """
         found = self.checkpoints.latest()
         if found is None and self.done() is not None:
-            raise self.no_way_on()
+            raise self.no_way_on(str(self.path))
         return found
 
-    def no_way_on(self) -> DataError:
+    @staticmethod
+    def no_way_on(where: str) -> DataError:
         """What is said of a run that is done, and has no checkpoint to train on from."""
-        return DataError(f"{_WITHOUT}; to train on would erase it", where=str(self.path),
+        return DataError(f"{_WITHOUT}; to train on would erase it", where=where,
                          hint="put its checkpoints back, or give --results the folder that it was made in, or "
                               "another one to make it anew")
 

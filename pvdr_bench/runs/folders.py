@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pvdr_bench.runs.archive import SIGNS, archived_runs
@@ -51,9 +51,14 @@ def loose_runs(root: Path, refused: Refused = lambda name, reason: None) -> Iter
             names[:] = sorted(name for name in names if not name.startswith(".") and name not in committed)
 
 
-def loose(path: Path) -> bool:
-    """Whether a run lies in this folder: it has one of :data:`SIGNS`."""
-    return any(os.path.lexists(path / sign) for sign in SIGNS)
+def place_of(name: str, root: Path, archived: Mapping[str, Path]) -> Path:
+    """The folder of a run: that in ``root``, or where none lies there and ``archived`` has it, the archive's copy.
+
+    Args:
+        name: the path below ``root``. archived: see :func:`~pvdr_bench.runs.archive.archived_runs`.
+    """
+    path = root / name
+    return path if any(os.path.lexists(path / sign) for sign in SIGNS) else archived.get(name, path)
 
 
 def _name(folder: Path, root: Path) -> str:
