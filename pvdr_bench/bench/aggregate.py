@@ -21,6 +21,7 @@ import yaml
 
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.errors import UsageError
 from pvdr_bench.progress import told
 from pvdr_bench.results.collect import Results, collect, write_frame
 from pvdr_bench.runs.files import content_hash, encode, plain, write_json
@@ -49,7 +50,14 @@ def measure(tasks: int = 15, methods: int = 12, seeds: int = 5, evaluations: int
         SVG, PNG) and table (Markdown, CSV, LaTeX). runs, rows (episode lines) and points: of the second time.
         written_s: making the folder. NAME_cpu_s beside each NAME_s: seconds of computing, which leave out what other
         programs took of the machine. peak_gib: largest resident set of this process and of the command.
+
+    Raises:
+        UsageError: a number of which there must be one at least is less.
     """
+    numbers = {"tasks": tasks, "methods": methods, "seeds": seeds, "evaluations": evaluations, "episodes": episodes}
+    for key, number in numbers.items():
+        if number < 1:
+            raise UsageError(f"{key} = {number}: at least 1 is needed", where=f"-o {key}")
     rng = np.random.default_rng(seed)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="pvdr-bench-") as name:

@@ -40,7 +40,13 @@ def measure(
         ratio: stock time / lean time, from the sums over tasks of each task's median frame. ratio_min: of the worst
         task. ssim_min: the worst frame of all tasks. lean_ms, stock_ms: means over tasks. backend, size, frames, and
         ``tasks`` with the same numbers for each.
+
+    Raises:
+        UsageError: no frame, or pictures that are smaller than the window in which they are compared.
     """
+    if size < _WINDOW or frames < 1:
+        raise UsageError(f"size = {size}, frames = {frames}: at least {_WINDOW} pixels and one frame are measured",
+                         where="-o size, -o frames")
     backend = choose_backend()
     rows: dict[str, dict[str, float]] = {}
     info = suite_of(suite)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pvdr_bench.cli.options import OVERRIDE, Json
+from pvdr_bench.cli.options import OVERRIDE, Json, choose_device
 
 
 class Name(StrEnum):
@@ -86,8 +86,10 @@ def bench(
     room = "diagnostics" if name in DIAGNOSTICS else "bench"
     measure = import_module(f"pvdr_bench.{room}.{name.value.replace('-', '_')}").measure
     arguments = arguments_of(measure, override or [])
+    if "device" in arguments:
+        arguments["device"] = choose_device(arguments["device"], "-o device").value
     with StageProgress(console(stderr=True), f"bench {name.value}") as bars, listening(bars.report):
-        result = measure(**arguments)
+        result = _measured(measure, arguments)
     if json_:
         typer.echo(json.dumps(result, default=float))
     else:
@@ -95,6 +97,27 @@ def bench(
         echo_result(result, "  ")
     if name in (Name.gpu_check, Name.agreement) and result["failed"]:
         raise typer.Exit(1)
+
+
+def _measured(measure: Any, arguments: dict[str, Any]) -> Any:
+    """What the measurement returns.
+
+    Raises:
+        UsageError: one of the given arguments makes a configuration that its schema refuses.
+    """
+    from pydantic import ValidationError
+
+    from pvdr_bench.errors import UsageError
+
+    try:
+        return measure(**arguments)
+    except ValidationError as error:
+        if not arguments:  # nobody's words: the measurement itself is wrong
+            raise
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))} = {item['input']!r}: {item['msg']}"
+                             for item in error.errors(include_url=False))
+        raise UsageError(f"refused by {error.title}: {problems}",
+                         where=" ".join(f"-o {key}" for key in arguments)) from error
 
 
 def arguments_of(measure: Any, overrides: list[str]) -> dict[str, Any]:

@@ -51,8 +51,11 @@ class Choice:
     reason: str
 
 
-def choose_device(device: str = "auto") -> Choice:
+def choose_device(device: str = "auto", where: str = "--device") -> Choice:
     """``cpu`` or ``cuda[:N]``, with the reason; imports torch only where an NVIDIA driver is loaded.
+
+    Args:
+        where: the option that names it, for errors.
 
     Raises:
         UsageError: no such kind of device.
@@ -63,13 +66,13 @@ def choose_device(device: str = "auto") -> Choice:
     if device == "cpu":
         return Choice("cpu", "asked for")
     if device != "auto" and device != "cuda" and not (device.startswith("cuda:") and device[5:].isdigit()):
-        raise UsageError(f"unknown device {device!r}", where="--device", hint="auto, cpu, cuda or cuda:N")
+        raise UsageError(f"unknown device {device!r}", where=where, hint="auto, cpu, cuda or cuda:N")
     usable = _cuda_devices()
     if device == "auto":
         return Choice("cuda", "a CUDA device is usable") if usable else Choice("cpu", "no usable CUDA device")
     index = int(device[5:]) if ":" in device else 0
     if index >= usable:
-        raise SetupError(f"torch can use {usable} CUDA devices, so not {device}", where="--device",
+        raise SetupError(f"torch can use {usable} CUDA devices, so not {device}", where=where,
                          hint="pvdr-bench doctor tells driver and torch's CUDA version")
     return Choice(device, "asked for")
 
