@@ -115,7 +115,7 @@ def test_a_missing_package_is_named() -> None:
 def test_exit_codes_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(capsys, "--help")
     words = set(out.replace(",", " ").replace(".", " ").split())
-    assert {str(code) for code in EXIT_CODES} <= words
+    assert {*map(str, EXIT_CODES), "130"} <= words
 
 
 def test_list(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
@@ -189,6 +189,21 @@ def test_bench_passes_typed_arguments(capsys: pytest.CaptureFixture[str], monkey
     assert json.loads(out) == {"repeats": 7, "seconds": 2.0, "nested": {"sizes": [1, 2]}, "device": "cpu"}
     _, out, _ = call(capsys, "bench", "plan")
     assert "  repeats: 3" in out
+
+
+@pytest.mark.parametrize(("words", "code", "message"), [
+    ("plan -o device=cuda", 4, "-o device: torch can use 0 CUDA devices, so not cuda"),
+    ("landscape -o device=tpu", 2, "-o device: unknown device 'tpu'"),
+    ("plan -o grid_n=[0]", 2, "-o grid_n: refused by PlannerConfig: candidates = 0: Input should be greater than"),
+    ("render -o size=-1", 2, "-o size, -o frames: size = -1, frames = 8: at least 7 pixels and one frame"),
+    ("aggregate -o tasks=0", 2, "-o tasks: tasks = 0: at least 1 is needed"),
+])
+def test_impossible_arguments_of_measurements_are_one_message(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str, code: int, message: str,
+) -> None:
+    monkeypatch.setattr("pvdr_bench.cli.options._cuda_devices", lambda: 0)
+    found, out, err = call(capsys, "bench", *words.split())
+    assert (found, out) == (code, "") and f"error: {message}" in err
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -130,6 +130,28 @@ def test_kill_9_of_the_parent_leaves_no_worker_and_continues(tmp_path: Path) -> 
         generate("fake", 16, tmp_path / "y", 9, 1).path)
 
 
+def test_ctrl_c_ends_with_75_and_the_same_command_continues(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(
+        "import sys\nfrom tests import test_videos_generate as t\nfrom pvdr_bench.videos import sources\n"
+        "from pvdr_bench.cli.main import main\n"
+        "if __name__ == '__main__':\n    sources.register(t.ENTRY)\n    main(sys.argv[1:])\n")
+    words = [sys.executable, str(tmp_path / "run.py"), "videos", "generate", "fake", "--image-size", "16",
+             "--episodes", "9", "--jobs", "2"]
+    env = {**os.environ, "PYTHONPATH": str(Path.cwd()), "PVDR_BENCH_DATA": str(tmp_path / "x")}
+    process = subprocess.Popen(words, env={**env, "FAKE_SLEEP": "0.4"}, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    deadline = time.monotonic() + 90
+    while not list((tmp_path / "x").rglob("part-*.partial")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+    told = process.communicate(timeout=90)[1]
+    assert process.returncode == 75 and "error: stopped\n  -> the same command goes on" in told
+    assert subprocess.run(words, env=env, capture_output=True).returncode == 0
+    assert contents(corpus_path("fake", 16, tmp_path / "x")) == contents(
+        generate("fake", 16, tmp_path / "y", 9, 1).path)
+
+
 def _descendants(pid: int) -> list[int]:
     found = [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
     assert found

@@ -89,7 +89,7 @@ def root(
 
     Exit codes: 0 done, 1 runs failed in different ways, or what no other code says, 2 usage, 3 YAML or override,
     4 missing on this machine, 5 broken data, 6 locked, 7 changed recipe, 8 training failed, 9 disk, 75 interrupted (the
-    same command continues).
+    same command continues), 130 ended by Ctrl-C (where nothing is kept).
     """
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvdr_bench.cli import videos_files
-from pvdr_bench.cli.videos_progress import counting
+from pvdr_bench.cli.videos_progress import counting, stopping
 
 if TYPE_CHECKING:
     from pvdr_bench.suites.corpora import CorpusSource
@@ -30,8 +30,8 @@ def generate(
     from pvdr_bench.runs.paths import data_root
     from pvdr_bench.videos.generate import generate as make
 
-    with counting(f"videos {name}", quiet=json_) as report:
-        store = make(name, image_size, data_root(), episodes, jobs, seed, report)
+    with counting(f"videos {name}", quiet=json_) as report, stopping(report) as told:
+        store = make(name, image_size, data_root(), episodes, jobs, seed, told)
     entry = {
         "corpus": name, "path": str(store.path), "image_size": store.image_size, "episodes": len(store.episodes),
         "frames": store.num_frames, "hash": store.hash,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from pvdr_bench.cli.videos_progress import Count, counting
+from pvdr_bench.cli.videos_progress import counting, stopping
 
 if TYPE_CHECKING:
     from pvdr_bench.suites.corpora import CorpusSource
@@ -32,7 +32,7 @@ def fetch(
     corpus = source(name)
     if not json_:
         _terms(corpus.license, corpus.citation)
-    with counting(f"fetch {name}", json_, "bytes") as report, _stopping(report) as told:
+    with counting(f"fetch {name}", json_, "bytes") as report, stopping(report) as told:
         folder = get(corpus, data_root(), told, mirror)
     if json_:
         typer.echo(json.dumps({"corpus": name, "path": str(folder), "license": corpus.license,
@@ -76,7 +76,7 @@ def import_(
         cut = default_cut(root, ReadOptions(camera, fps), format_)
     options = ImportOptions(format_, camera, fps, corpus.fps if corpus else 0.0, cast(Fit, fit), cut,
                             _about(corpus, license_, citation))
-    with counting(f"import {name}", json_, "bytes") as report, _stopping(report) as told:
+    with counting(f"import {name}", json_, "bytes") as report, stopping(report) as told:
         store = import_videos(name, root, image_size, data_root(), options, jobs, told)
     _tell(name, store, json_)
 
@@ -144,28 +144,6 @@ def _terms(license_: str, citation: str) -> None:
     for word, text in (("licence", license_), ("cite", citation)):
         if text:
             typer.echo(f"{word}: {text}")
-
-
-def _stopping(report: Count | None) -> Any:
-    """Progress that also ends the command, cleanly, where a signal asked for it."""
-    from contextlib import contextmanager
-
-    from pvdr_bench.errors import Interrupted
-    from pvdr_bench.launch.worker import StopFlag
-
-    @contextmanager
-    def stopping() -> Any:
-        stop = StopFlag().install()
-
-        def told(done: int, total: int) -> None:
-            if report is not None:
-                report(done, total)
-            if stop():
-                raise Interrupted("stopped", hint="the same command goes on")
-
-        yield told
-
-    return stopping()
 
 
 def check(

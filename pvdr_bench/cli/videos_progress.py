@@ -63,3 +63,20 @@ def _lines(title: str, unit: str) -> Iterator[Count]:
         typer.echo(f"{title}: {amount}, {now - start:.0f} s", err=True)
 
     yield report
+
+
+@contextlib.contextmanager
+def stopping(report: Count | None) -> Iterator[Count]:
+    """Progress that also ends the command, cleanly, where a signal asked for it."""
+    from pvdr_bench.errors import Interrupted
+    from pvdr_bench.launch.worker import StopFlag
+
+    stop = StopFlag().install()
+
+    def told(done: int, total: int) -> None:
+        if report is not None:
+            report(done, total)
+        if stop():
+            raise Interrupted("stopped", hint="the same command goes on")
+
+    yield told

@@ -45,6 +45,9 @@ def make_parts(parts: Sequence[P], make: Callable[[P], None], workers: int, tick
                 for future in done:
                     future.result()
                 tick()
+        except KeyboardInterrupt:
+            tick()  # a worker's, as its result: a terminal's Ctrl-C meets workers and us, and we may end with more words
+            raise
         except BrokenProcessPool as error:
             tick()  # it raises where we were told to stop: a cluster tells workers too, and they die of it
             raise TrainingError(f"a worker died while {what} (killed, or out of memory)",
