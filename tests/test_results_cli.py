@@ -111,6 +111,10 @@ def test_table_in_all_formats(grid: Path, tmp_path: Path) -> None:
     run("table", "--results", str(grid), "--format", "csv", "--out", str(tmp_path / "a" / "t.csv"))
     shown = set(pd.read_csv(tmp_path / "a" / "t.csv")["variant"])
     assert shown == {"ppo", "pvdr", "pvdr-scratch", "random", "scripted"}
+    for name, asked, form in (("t.csv", [], "csv"), ("t.TEX", [], "tex"), ("t", [], "md"), ("t.txt", ["tex"], "tex")):
+        out, words = tmp_path / name, ["table", "--results", str(grid)]
+        run(*words, "--out", str(out), *(["--format", *asked] if asked else []))
+        assert out.read_text().strip() == run(*words, "--format", form).strip()
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -118,6 +122,9 @@ def test_table_in_all_formats(grid: Path, tmp_path: Path) -> None:
     (["plot", "--methods", "nobody"], "there is: "), (["plot", "--seeds", "x"], "not a list"),
     (["plot", "--kind", "bars", "--axis", "time"], "--axis says nothing about --kind bars"),
     (["plot", "--kind", "sweep"], "needs the key"), (["plot", "--key", "lr"], "--key says nothing about --kind curves"),
+    (["table", "--out", "t.xlsx"], "no table format has the suffix 'xlsx'"),
+    (["table", "--out", "t.tex", "--format", "csv"], "suffix 'tex' is of another format than --format csv"),
+    (["report", "--out", "r.pdf"], "a report is HTML and ends in .html, not '.pdf'"),
     (["table", "--reported", "stg"], "no number is reported"), (["table", "--statistic", "mode"], "no statistic"),
     (["plot", "--confidence", "95"], "confidence"), (["video", "nowhere"], "holds no run"),
     (["table", "--aggregates", "--threshold", "50"], "threshold 50 is not a rate between 0 and 1"),
@@ -137,6 +144,8 @@ def test_wrong_words_get_one_clear_error(grid: Path, words: list[str], message: 
 @pytest.mark.parametrize(("words", "message"), [
     ("table --threshold 0.5", "table: --threshold says nothing about a table of tasks\n  -> leave it out, or add "),
     ("table --aggregates --statistic iqm --paper", "--statistic, --paper say nothing about --aggregates\n  -> leave "),
+    ("table --statistic iqm", r"--statistic says nothing about one task \(reach\)\n  -> leave it out, or choose"),
+    ("report --statistic iqm", r"--statistic says nothing about one task \(reach\)"),
     ("table --columns time --metric success", "--metric says nothing about --columns time"),
     ("table --columns cost --aggregates --threshold 1", "--aggregates, --threshold say nothing about --columns cost"),
     ("table --reported pvdr --paper", "--paper shows the numbers of every method"),

@@ -390,6 +390,7 @@ def test_the_command(grid: Path, tmp_path: Path) -> None:
     (grid / "ppo/reach/none/cpu/seed-0/videos/a.mp4").write_bytes(b"film")
     words = ["--results", str(grid), "--out", str(tmp_path / "new" / "r.html"), "--tasks", "reach", "--json",
              "--reported", "pvdr"]
+    inspected = grid / "ppo/reach/none/cpu/seed-0/inspect"
     try:
         done = CliRunner().invoke(app, words, catch_exceptions=False)
         told = json.loads(done.stdout)
@@ -400,8 +401,15 @@ def test_the_command(grid: Path, tmp_path: Path) -> None:
         assert page.tables["final"][0] == ["method", "reach"]
         small = json.loads(CliRunner().invoke(app, [*words, "--video-mb", "0"], catch_exceptions=False).stdout)
         assert [left["name"] for left in small["left_out"]] == ["a.mp4"] and "a.mp4 (" in Path(small["out"]).read_text()
+        inspected.mkdir()
+        (inspected / "futures.png").write_bytes(b"picture")
+        plain = [word for word in words if word != "--json"] + ["--video-mb", "0"]
+        told_of = re.findall("left out: (.*?): ", CliRunner().invoke(app, plain, catch_exceptions=False).stdout)
+        assert len(told_of) == 2 and all((grid / name).is_file() for name in told_of)
+        assert all(f"{name} (" in Path(small["out"]).read_text() for name in told_of)
     finally:
         shutil.rmtree(grid / "ppo/reach/none/cpu/seed-0/videos")
+        shutil.rmtree(inspected, ignore_errors=True)
     with pytest.raises(UsageError, match="no metric"):
         CliRunner().invoke(app, ["--results", str(grid), "--metric", "speed"], catch_exceptions=False)
 

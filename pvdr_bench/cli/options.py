@@ -98,6 +98,17 @@ def refuse_idle(context: typer.Context, names: Collection[str], beside: str, hin
                          where=context.info_name, hint=f"{leave}, or {hint}" if hint else leave)
 
 
+def refuse_idle_statistic(context: typer.Context, tasks: Collection[str]) -> None:
+    """Refuse ``--statistic`` where there is one task, as it is of the column over several.
+
+    Raises:
+        UsageError: it was given, and there is.
+    """
+    if len(tasks) < 2:
+        refuse_idle(context, ("statistic",), f"one task ({', '.join(tasks)})",
+                    "choose several with --tasks: it is of the column over all")
+
+
 def _was_given(context: typer.Context, name: str) -> bool:
     """Whether a parameter was given on the command line, be it with its default."""
     source = context.get_parameter_source(name)

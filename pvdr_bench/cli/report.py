@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pvdr_bench.cli.options import Json, Names
+from pvdr_bench.cli.options import Json, Names, refuse_idle_statistic
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.selection import (
     Confidence,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 
 def report(
+    context: typer.Context,
     methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
     protocol: Protocol = None, override: Overrides = None, results: Folder = None,
     metric: Metric = "success", confidence: Confidence = 0.95,
@@ -50,16 +51,20 @@ def report(
 
     Runs of several protocols get a chapter for each. The file needs no network. Hosts and local paths do not enter it.
     """
+    from pvdr_bench.errors import UsageError
     from pvdr_bench.results.report import Options, build_report
     from pvdr_bench.runs.files import atomic_write
 
+    if out is not None and out.suffix.lower() not in ("", ".html", ".htm"):
+        raise UsageError(f"a report is HTML and ends in .html, not {out.suffix!r}", where="--out")
     found = select(results, methods, tasks, seeds, scale, videos, protocol, override)
     options = Options(metric, confidence, statistic, allow_mixed, _published(found, reported, paper),
                       media_total=int(video_mb * 1e6))
     made = build_report(found, options)
+    refuse_idle_statistic(context, set(map(str, found.runs["task"])))
     path, data = out or found.root / "report.html", made.html.encode("utf-8")
     atomic_write(path, data)
-    left_out = [{"run": m.run, "name": m.name, "why": m.why} for m in made.left_out]
+    left_out = [{"run": m.run, "name": m.name, "path": m.path, "why": m.why} for m in made.left_out]
     if json_:
         typer.echo(json.dumps({
             "out": str(path), "bytes": len(data), "title": made.title, "runs": made.runs, "media": len(made.media),
@@ -73,7 +78,7 @@ def report(
         for warned in chapter.warnings:
             typer.echo(f"{'  ' if chapter.name else ''}{warned.title}: {warned.text}")
     for medium in left_out:
-        typer.echo(f"left out: {medium['run']}/videos/{medium['name']}: {medium['why']}")
+        typer.echo(f"left out: {medium['path']}: {medium['why']}")
     typer.echo(f"{made.title}: {counted(made.runs, 'run')}, {len(data) / 1e6:.2f} MB")
     typer.echo(str(path))
 

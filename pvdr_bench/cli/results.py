@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pvdr_bench.cli.options import Json, refuse_idle
+from pvdr_bench.cli.options import Json, refuse_idle, refuse_idle_statistic
 from pvdr_bench.cli.options import Results as Folder
 from pvdr_bench.cli.selection import (
     At,
@@ -86,7 +86,8 @@ def table(
     methods: Methods = None, tasks: Tasks = None, seeds: Seeds = None, scale: Scale = None, videos: Videos = None,
     protocol: Protocol = None, override: Overrides = None, results: Folder = None,
     metric: Metric = "success", confidence: Confidence = 0.95,
-    format_: Annotated[str, typer.Option("--format", help="md, csv or tex (booktabs).")] = "md",
+    format_: Annotated[str | None, typer.Option("--format", help="md, csv or tex (booktabs); default: what the suffix "
+                                                "of --out says, else md.")] = None,
     statistic: Annotated[str, typer.Option("--statistic", help="Over all tasks: mean or iqm.")] = "mean",
     aggregates: Annotated[bool, typer.Option("--aggregates", help="Columns are mean, IQM, optimality gap, area under "
                                                                   "the curve and steps to --threshold, of all "
@@ -99,14 +100,11 @@ def table(
     allow_mixed: Mixed = False, json_: Json = False,
 ) -> None:
     """Print or write the final evaluations with intervals, or what they cost; bold only where the intervals say so."""
-    from pvdr_bench.errors import UsageError
     from pvdr_bench.results.aggregate_table import build_aggregate_table
     from pvdr_bench.results.tables import FORMATS, build_table
     from pvdr_bench.runs.files import atomic_write
 
-    if format_ not in FORMATS:
-        raise UsageError(f"there is no table format {format_!r}", where="--format",
-                         hint=f"there is: {', '.join(FORMATS)}")
+    form = _format(format_, out)
     if columns is not Columns.success:
         refuse_idle(context, _IDLE[columns], f"--columns {columns}")
     elif aggregates:  # published numbers are of single tasks
@@ -123,7 +121,8 @@ def table(
     else:
         built = build_table(found, metric, confidence=confidence, statistic=statistic, allow_mixed=allow_mixed,
                             reported=printed)
-    text = FORMATS[format_](built)
+        refuse_idle_statistic(context, set(map(str, found.runs["task"])))
+    text = FORMATS[form](built)
     if out is not None:
         atomic_write(out, text.encode())
     if json_:
@@ -131,6 +130,30 @@ def table(
                                "out": str(out) if out else None}))
     else:
         typer.echo(str(out) if out else text, nl=out is not None)
+
+
+def _format(asked: str | None, out: Path | None) -> str:
+    """The table's format: as asked for, else of the file's suffix, else Markdown.
+
+    Raises:
+        UsageError: there is no such format, or the suffix says another one.
+    """
+    from pvdr_bench.errors import UsageError
+    from pvdr_bench.results.tables import FORMATS
+
+    there = f"there is: {', '.join(FORMATS)}"
+    if asked is not None and asked not in FORMATS:
+        raise UsageError(f"there is no table format {asked!r}", where="--format", hint=there)
+    suffix = out.suffix.lower().removeprefix(".") if out is not None else ""
+    if asked is None:
+        if suffix and suffix not in FORMATS:
+            raise UsageError(f"no table format has the suffix {suffix!r}", where="--out",
+                             hint=f"{there}; or name one with --format")
+        return suffix or "md"
+    if suffix in FORMATS and suffix != asked:
+        raise UsageError(f"the suffix {suffix!r} is of another format than --format {asked}", where="--out",
+                         hint="leave --format out, or give the file its suffix")
+    return asked
 
 
 def _cost_table(columns: Columns, found: Any, metric: str, confidence: float, allow_mixed: bool) -> Any:

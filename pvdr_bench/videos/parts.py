@@ -46,7 +46,7 @@ def make_parts(parts: Sequence[P], make: Callable[[P], None], workers: int, tick
                     future.result()
                 tick()
         except KeyboardInterrupt:
-            tick()  # a worker's, as its result: a terminal's Ctrl-C meets workers and us, and we may end with more words
+            tick()  # a worker's own: a terminal's Ctrl-C meets workers and us, and we may have advice
             raise
         except BrokenProcessPool as error:
             tick()  # it raises where we were told to stop: a cluster tells workers too, and they die of it

@@ -49,7 +49,7 @@ class Report:
     """A finished report, and what is to be said about it.
 
     Attributes:
-        left_out: files of ``videos/`` that were not embedded.
+        left_out: files of ``videos/`` and ``inspect/`` that were not embedded.
     """
 
     html: str
@@ -146,7 +146,7 @@ def _limits(sources: list[Source], media: list[Medium]) -> str:
     kept = len(media) - len(out)
     if media:
         items.append(f"Videos and pictures: {kept} of {len(media)} are in this file"
-                     + (f"; left out: {'; '.join(f'{m.run}/videos/{m.name} ({m.why})' for m in out[:20])}"
+                     + (f"; left out: {'; '.join(f'{m.path} ({m.why})' for m in out[:20])}"
                         f"{f' and {len(out) - 20} more' if len(out) > 20 else ''}." if out else "."))
     else:
         items.append("No run directory holds videos; pvdr-bench video makes them.")

@@ -25,6 +25,7 @@ class Medium:
         run: run directory below the results folder.
         data: base64, or None where it was left out.
         why: the reason, empty where it is embedded.
+        path: of the file below the results folder; ``name`` leaves the run and ``videos/`` out.
         caption: what it shows, where ``inspect.json`` says so.
     """
 
@@ -34,6 +35,7 @@ class Medium:
     size: int
     data: str | None
     why: str
+    path: str
     caption: str = ""
 
 
@@ -66,9 +68,10 @@ def embed(runs: Mapping[str, Path], *, total: int, each: int) -> list[Medium]:
             why = _refusal(size, left, total, each)
             data = None if why else base64.b64encode(path.read_bytes()).decode("ascii")
             left -= 0 if why else size
-            name = path.relative_to(runs[run]).as_posix().removeprefix("videos/")
+            place = path.relative_to(runs[run]).as_posix()
+            name = place.removeprefix("videos/")
             found[run, path] = Medium(run, name, TYPES[path.suffix.lower()], size, data, why,
-                                      captions[run].get(name, ""))
+                                      f"{run}/{place}", captions[run].get(name, ""))
     return [found[run, path] for run, paths in listed.items() for path in paths]
 
 
