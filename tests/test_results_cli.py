@@ -168,8 +168,9 @@ def test_options_without_effect_are_refused_and_not_ignored(grid: Path, words: s
 @pytest.mark.parametrize("words", ["table", "plot", "report", "export --format json", "aggregate"])
 def test_where_nothing_can_be_written_is_told_with_advice(grid: Path, tmp_path: Path, words: str) -> None:
     (tmp_path / "file").write_text("")
-    for place, advice in ((tmp_path / "file" / "below" / "x.json", "a file stands where a folder is needed"),
-                          (Path("/proc/nowhere/x.json"), "cannot be made: choose another one")):
+    name = {"table": "x.md", "report": "x.html"}.get(words, "x.json")
+    for place, advice in ((tmp_path / "file" / "below" / name, "a file stands where a folder is needed"),
+                          (Path("/proc/nowhere") / name, "cannot be made: choose another one")):
         with pytest.raises(StorageError, match="cannot write: ") as raised:
             run(*words.split(), "--results", str(grid), "--out", str(place))
         assert advice in str(raised.value)
