@@ -60,8 +60,9 @@ def report(
     found = select(results, methods, tasks, seeds, scale, videos, protocol, override)
     options = Options(metric, confidence, statistic, allow_mixed, _published(found, reported, paper),
                       media_total=int(video_mb * 1e6))
+    if not found.runs.empty:  # of none the report says what is wrong
+        refuse_idle_statistic(context, set(map(str, found.runs["task"])))
     made = build_report(found, options)
-    refuse_idle_statistic(context, set(map(str, found.runs["task"])))
     path, data = out or found.root / "report.html", made.html.encode("utf-8")
     atomic_write(path, data)
     left_out = [{"run": m.run, "name": m.name, "path": m.path, "why": m.why} for m in made.left_out]

@@ -121,7 +121,7 @@ def table(
     else:
         built = build_table(found, metric, confidence=confidence, statistic=statistic, allow_mixed=allow_mixed,
                             reported=printed)
-        refuse_idle_statistic(context, set(map(str, found.runs["task"])))
+        refuse_idle_statistic(context, set(map(str, found.runs["task"])))  # a wrong name is told before
     text = FORMATS[form](built)
     if out is not None:
         atomic_write(out, text.encode())
