@@ -13,6 +13,9 @@ from pvdr_bench.cli import doctor as module
 from pvdr_bench.cli.main import main
 from pvdr_bench.cli.options import choose_device, choose_scale
 from pvdr_bench.errors import CatalogError, SetupError, UsageError
+from tests.slurm_fakes import FakeSlurm, slurm
+
+__all__ = ["slurm"]
 
 SMI = "| NVIDIA-SMI 550.54    Driver Version: 550.54.15    CUDA Version: 12.4     |"
 
@@ -120,3 +123,11 @@ def test_default_device_and_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_scale("smoke", "cuda").value == "smoke"
     with pytest.raises(CatalogError, match="'smoke'"):
         choose_scale("smok")
+
+
+def test_a_cluster_that_does_not_answer_is_told(slurm: FakeSlurm) -> None:
+    assert module.check_slurm().status == "ok"
+    slurm.fail("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    found = module.check_slurm()
+    assert found.status == "warn" and str(slurm.bin) in found.detail
+    assert "no cluster answers: squeue failed" in found.detail

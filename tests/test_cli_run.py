@@ -141,3 +141,12 @@ def test_evaluate_builds_nothing_that_a_run_stands_on(capsys: pytest.CaptureFixt
         "PVDR_BENCH_DATA to that one; what `pvdr-bench pretrain --method ppo --task reach --scale smoke --protocol "
         "pvdr` makes serves if its weights come out the same"]
     assert not (tmp_path / "data").exists()
+
+
+def test_a_dry_run_asks_for_the_simulator_as_the_run_does(capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COPPELIASIM_ROOT", raising=False)
+    for dry in (("--dry-run",), ()):
+        code, _, err = cli(capsys, "run", "--method", "random", "--task", "rlbench-lamp-on", "--scale", "smoke",
+                           "--device", "cpu", "--results", str(tmp_path), *dry)
+        assert code == 4 and "the suite rlbench is not ready" in err

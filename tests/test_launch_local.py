@@ -19,6 +19,8 @@ import psutil
 import pytest
 from rich.console import Console
 
+from pvdr_bench.errors import BenchError, DataError, LockedError
+from pvdr_bench.launch import worker
 from pvdr_bench.launch.local import Job, Watcher, at_a_time, exit_code_of, run_local
 from pvdr_bench.launch.plan import plan_runs
 from pvdr_bench.launch.progress import LiveTable, PlainLines, duration
@@ -166,3 +168,17 @@ def test_a_worker_whose_log_cannot_be_written_still_tells_its_outcome() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(COMMAND, input=b"{}\n", stdout=subprocess.PIPE, stderr=full, timeout=90)
     assert json.loads(done.stdout)["message"].startswith("KeyError") and done.returncode == 1
+
+
+@pytest.mark.parametrize(("error", "traces"), [(LockedError("node1 has this run"), False), (DataError("torn"), True)])
+def test_a_run_that_another_process_has_leaves_no_traceback_in_its_log(
+        error: BenchError, traces: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(*_: object) -> bool:
+        raise error
+
+    monkeypatch.setattr(worker, "read_order", dict)
+    monkeypatch.setattr(worker, "watch_lifeline", lambda stop: None)
+    monkeypatch.setattr(worker.StopFlag, "install", lambda self: self)
+    assert worker.main(work) == error.exit_code
+    out, err = capsys.readouterr()
+    assert json.loads(out)["message"] == str(error) and ("Traceback" in err) == traces

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.catalog.scales import EXTENDS, Scale
+from pvdr_bench.catalog.seeds import LARGEST
 from pvdr_bench.errors import CatalogError, DataError
 from pvdr_bench.strict import StrictModel
 
@@ -139,7 +140,7 @@ class RunSpec(PlainSpec):
     scale: Scale = Field(description="the scale")
     scale_label: str = Field(description="the scale in paths: with the protocol's name and changes, if any")
     protocol: Protocol = Field(description="the protocol at this scale")
-    seed: int = Field(description="seed of the run", ge=0, le=2**53)
+    seed: int = Field(description="seed of the run", ge=0, le=LARGEST)
 
     def recipe(self) -> dict[str, Any]:
         """All that determines results, as plain JSON data; the budget ``env_steps`` does not belong to it."""

@@ -267,10 +267,17 @@ def check_disk(results: Path | None) -> Check:
 
 def check_slurm() -> Check:
     """Whether jobs could be submitted from here."""
+    from pvdr_bench.launch.cluster import queue_if_any
+
     sbatch = shutil.which("sbatch")
     job = os.environ.get("SLURM_JOB_ID")
     detail = (f"{sbatch}" if sbatch else "not here: runs are local") + (f"; inside job {job}" if job else "")
-    return Check("slurm", "ok", detail, data={"sbatch": sbatch, "job": job})
+    data: dict[str, object] = {"sbatch": sbatch, "job": job}
+    found, why = queue_if_any() if sbatch else (None, "")
+    if sbatch and found is None:
+        return Check("slurm", "warn", f"{detail}, and no cluster answers: {why.partition(';')[0]}",
+                     "start or mend it before submitting; runs here need none", data)
+    return Check("slurm", "ok", detail, data=data)
 
 
 def check_corpora() -> Check:

@@ -93,7 +93,8 @@ def run(
     show_plan(console, plans, count)
     if dry_run:
         show_hours(console, plans, root, chosen.value, count)
-        check_corpora(todo, catalog)  # the runs themselves are refused for the same before anything is made
+        check_suites(todo)  # the runs themselves are refused for the same before anything is made
+        check_corpora(todo, catalog)
         return
     if not todo:
         if plot:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pvdr_bench.errors import BenchError
+from pvdr_bench.errors import BenchError, LockedError
 from pvdr_bench.streams import of_no_matter
 
 GRACE_SECONDS = 120.0  # from the lifeline's end until the process ends itself, checkpoint or not
@@ -93,7 +93,8 @@ def main(work: Callable[[dict[str, Any], StopFlag], bool] = perform) -> int:
         code, message = (0, "done") if work(order, stop) else (75, "stopped; the same command continues")
     except BenchError as error:
         code, message = error.exit_code, str(error)
-        traceback.print_exc()
+        if not isinstance(error, LockedError):  # which is no fault, and the log is that of the process that has the run
+            traceback.print_exc()
     except Exception as error:
         code, message = 1, f"{type(error).__name__}: {error}"
         traceback.print_exc()
