@@ -12,6 +12,7 @@ from pvdr_bench.api import load_run
 from pvdr_bench.cli.main import app
 from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.runs.directory import RunDir
+from pvdr_bench.runs.names import find_run
 from pvdr_bench.training.again import evaluate_again
 from tests.results_runs import make_grid, make_run
 
@@ -108,3 +109,17 @@ def test_pack_and_unpack(grid: Path, tmp_path: Path) -> None:
     assert (folder / "runs.zip").read_bytes() == archive and mine.is_dir()
     with pytest.raises(UsageError, match="no archive"):
         run("unpack", str(tmp_path / "out"), str(tmp_path / "out"))
+
+
+def test_a_packed_run_is_not_sent_for_an_unpacking_that_does_not_help(grid: Path, tmp_path: Path) -> None:
+    published = tmp_path / "p"
+    run("aggregate", "--results", str(grid), "--method", "ppo", "--publish", str(published))
+    for name, root in (("ppo/reach/none/cpu/seed-0", published), ("ppo/reach", published),
+                       ("ppo · reach · seed 0", published), (published / "ppo/reach/none/cpu/seed-0", grid)):
+        with pytest.raises(UsageError, match=r"published in .*runs\.zip, without checkpoints") as raised:
+            find_run(name, root)
+        assert "make it anew in another folder" in str(raised.value)
+    with pytest.raises(UsageError, match="did you mean 'ppo/reach/none/cpu/seed-0'") as raised:
+        find_run("ppo/raech/none/cpu/seed-0", published)
+    assert "unpack" not in str(raised.value)
+    assert find_run("ppo/reach/none/cpu/seed-0", published, packed=True).name == "seed-0"

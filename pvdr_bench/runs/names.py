@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.runs.archive import open_archive
 from pvdr_bench.runs.folders import loose_runs, run_folders
 from pvdr_bench.runs.paths import ARCHIVE, results_root
 from pvdr_bench.words import did_you_mean, nearest
@@ -24,11 +25,12 @@ def find_run(name: str | Path, results: str | Path | None = None, *, packed: boo
 
     Args:
         results: the results folder, as ``--results`` has it.
-        packed: also of a run in the results folder's archive, for commands that only read.
+        packed: also of a run in the results folder's archive, for commands that need no checkpoint.
 
     Raises:
-        UsageError: no run, or several; with the nearest match, or the runs that it may be.
-        DataError: the folder cannot be looked into.
+        UsageError: no run, or several, or one that is published without its checkpoints; with the nearest match, or
+            the runs that it may be.
+        DataError: the folder, or an archive, cannot be looked into.
     """
     given, root = Path(str(name).strip()).expanduser(), results_root(results)
     for path in (given, root / given):
@@ -36,16 +38,24 @@ def find_run(name: str | Path, results: str | Path | None = None, *, packed: boo
             return path
     runs = named_runs(root, packed=packed)
     text = given.as_posix().removeprefix(f"{root.as_posix()}/")
-    found = [text] if text in runs else [each for each in runs if each.startswith(f"{text}/")] or _spoken(text, runs)
+    found = _meant(text, runs)
     if len(found) == 1:
         return runs[found[0]]
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise UsageError(f"this may be any of {len(found)} runs", where=str(name),
                          hint=f"name one: {', '.join(found[:_SHOWN])}{more}")
+    published = _published(given, root)
+    for archive, inner, names in published:
+        if _meant(inner, names):
+            raise UsageError(f"this run is published in {archive}, without checkpoints", where=str(name),
+                             hint="make it anew in another folder: pvdr-bench run --results DIR; to read its files: "
+                                  f"pvdr-bench unpack {archive.parent} DIR")
+    close = nearest(text, runs) or next(filter(None, (nearest(inner, names) for _, inner, names in published)), None)
     raise UsageError("this folder holds no run (there is no run.yaml)" if given.is_dir() else
                      "there is no such folder, so it holds no run", where=str(name),
-                     hint=_advice(text, runs, root / given))
+                     hint=f"{did_you_mean(close)}a run is RESULTS/method/task/corpus/scale/seed-N; see: "
+                          "pvdr-bench list runs --results RESULTS")
 
 
 def named_runs(root: Path, *, packed: bool = False) -> dict[str, Path]:
@@ -61,12 +71,21 @@ def _says_what_it_is(run: Path) -> bool:
         raise DataError(f"cannot be looked into: {error.strerror}", where=str(run)) from error
 
 
-def _advice(text: str, names: Iterable[str], path: Path) -> str:
-    archive = next((folder for folder in path.absolute().parents if (folder / ARCHIVE).is_file()), None)
-    if archive is not None:
-        return f"the runs of {archive} are packed: pvdr-bench unpack {archive} FOLDER"
-    meant = did_you_mean(nearest(text, names))
-    return f"{meant}a run is RESULTS/method/task/corpus/scale/seed-N; see: pvdr-bench list runs --results RESULTS"
+def _published(given: Path, root: Path) -> list[tuple[Path, str, list[str]]]:
+    """The archives that a path may lead into, each with what it says below its folder and the runs that are there."""
+    found = {}
+    for path in (given.absolute(), (root / given).absolute()):
+        folder = next((folder for folder in path.parents if (folder / ARCHIVE).is_file()), None)
+        if folder is not None:
+            archive = folder / ARCHIVE
+            found[folder] = (archive, path.relative_to(folder).as_posix(), open_archive(archive).runs())
+    return list(found.values())
+
+
+def _meant(text: str, names: Iterable[str]) -> list[str]:
+    """The runs that a name may stand for; see the module's description."""
+    names = list(names)
+    return [text] if text in names else [each for each in names if each.startswith(f"{text}/")] or _spoken(text, names)
 
 
 def _spoken(text: str, names: Iterable[str]) -> list[str]:
