@@ -99,10 +99,11 @@ class Policy:
     Actions are sampled, from a generator of its own.
     """
 
-    def __init__(self, learner: Learner, seed: int = 0) -> None:
+    def __init__(self, learner: Learner, seed: int = 0, image_size: int | None = None) -> None:
+        """``image_size``: height and width that the learner was trained on, in pixels; None: not checked."""
         import torch
 
-        self.learner = learner
+        self.learner, self.image_size = learner, image_size
         self.extras: dict[str, torch.Tensor] = {}  # what the last decision came with, e.g. the plan
         self._generator = torch.Generator().manual_seed(seed)
         self._carry: dict[str, Any] | None = None
@@ -125,6 +126,9 @@ class Policy:
 
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise UsageError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
+        if self.image_size is not None and images.shape[1:3] != (self.image_size, self.image_size):
+            raise UsageError(f"the run was trained on images of {self.image_size} x {self.image_size} pixels, and "
+                             f"these have {images.shape[1]} x {images.shape[2]}", hint="resize them first")
         carry, fresh = self._carry, self._carry is None
         if not fresh and len(images) != self._n:
             raise UsageError(f"{len(images)} images after {self._n} in the decision before", hint="call reset() first")
@@ -285,4 +289,4 @@ class Run:
             if session.needs_expert:
                 raise UsageError(f"{self.spec.algorithm} acts on the simulator's state, not on images",
                                  where=str(self.path))
-            return Policy(session.learner, seed)
+            return Policy(session.learner, seed, self.spec.protocol.image_size)

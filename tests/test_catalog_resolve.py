@@ -244,7 +244,7 @@ def test_pretrain_seeds_spread_the_runs(root: Path) -> None:
     ({"overrides": ["net.width=101"]}, ["more than 100", "-o net.width"]),
     ({"overrides": ["lr"]}, ["key=value"]),
     ({"overrides": ["=3"]}, ["key=value"]),
-    ({"overrides": ["protocol.env_step=1"]}, ["did you mean 'env_steps'"]),
+    ({"overrides": ["protocol.env_step=1"]}, ["did you mean 'protocol.env_steps'", "-o protocol.env_step"]),
     ({"overrides": ["protocol.scale=x"]}, ["--scale"]),
     ({"overrides": ["protocol.sync_every=81"]}, ["multiple of num_envs * episode_steps = 40"]),
 ])

@@ -37,6 +37,28 @@ def test_dry_run_counts_and_writes_nothing(capsys: pytest.CaptureFixture[str], t
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_tells_what_is_made_before_the_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVDR_BENCH_DATA", str(tmp_path / "data"))
+    (tmp_path / "results").mkdir()
+    reward = "made once:", "  tokenize tokenizer · smoke, for 2 runs of {}: to be made, "
+    for method, told in (("pvdr", (*reward, "  pretrain pvdr on metaworld · smoke, for 2 runs of {}: to be made, ")),
+                         ("random", reward)):
+        code, out, _ = cli(capsys, "run", "--method", method, "--task", "reach", "--scale", "smoke", "--seeds", "2",
+                           "--device", "cpu", "--results", str(tmp_path / "results"), "--dry-run")
+        lines = [line for line in out.splitlines() if line.startswith("made once") or "to be made" in line]
+        assert code == 0 and len(lines) == len(told) and all(
+            line.startswith(words.format(method)) for line, words in zip(lines, told, strict=True)), out
+
+
+def test_a_key_is_told_as_it_has_to_be_given(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for given, hint in (("protocol.env_step=3", "did you mean 'protocol.env_steps'? allowed: protocol.name, "),
+                        ("env_steps=3", "did you mean 'protocol.env_steps'? allowed: "),
+                        ("protocol.steps=3", "allowed: protocol.name, ")):
+        code, _, err = run(capsys, tmp_path, "-o", given)
+        assert code == 3 and hint in err and f"-o {given.partition('=')[0]}: unknown key" in err
+
+
 def test_a_scale_whose_numbers_are_no_results_says_so_at_once(capsys: pytest.CaptureFixture[str],
                                                               tmp_path: Path) -> None:
     told = {}

@@ -94,6 +94,9 @@ def test_a_policy_acts_on_images(run_path: Path) -> None:
     for bad in (images.astype(np.float32), images[0]):
         with pytest.raises(UsageError, match="uint8"):
             first(bad)
+    for height, width in ((32, 32), (16, 8)):  # a transformer over tokens would act on any size
+        with pytest.raises(UsageError, match=f"images of 16 x 16 pixels, and these have {height} x {width}"):
+            first(np.zeros((2, height, width, 3), np.uint8))
 
 
 class Planning(Learner):

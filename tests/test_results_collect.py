@@ -180,6 +180,12 @@ def test_select_keeps_what_is_asked_for_and_names_what_there_is(tmp_path: Path) 
     make_run(tmp_path, [0.5] * 5, seed=0, variant="pvdr", corpus="metaworld")  # lacks seed 1
     assert [problem.kind for problem in collect(tmp_path).select(task=["reach"]).problems] == ["missing"]
     assert collect(tmp_path).select(task=["reach"], variant=["ppo"]).problems == []
+    assert collect(tmp_path).select(task=["reach"], seed=[0]).problems == []
+    make_run(tmp_path, [0.5] * 5, seed=2)
+    for seeds, words in (([1], "seed 1"), ([2, 0], "seed 2"), ([2, 1], "seeds 1, 2")):
+        found = collect(tmp_path).select(task=["reach"], seed=seeds).problems
+        assert [(problem.kind, problem.detail) for problem in found] == [("missing", words)]
+    assert {p.kind for p in collect(tmp_path).select(task=["drawer-open"], seed=[0]).problems} == {"short"}
     with pytest.raises(UsageError, match="there is: drawer-open, reach"):
         collect(tmp_path).select(task=["dial-turn"])
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pvdr_bench.cli.compare import agreement, compare
+from pvdr_bench.cli.selection import select
 from pvdr_bench.errors import UsageError
 from pvdr_bench.results.collect import Results, collect
 from pvdr_bench.results.compare import compare_rows, find_row
@@ -224,8 +225,11 @@ def test_names_are_variants_and_ambiguous_ones_list_their_candidates(tmp_path: P
     with pytest.raises(UsageError, match="no metric"):
         compare_rows(results, "ppo", "random", "speed")
     make_run(tmp_path, [0.1] * 5, goal_blur=5, scale="gpu")
-    with pytest.raises(UsageError, match=r"ppo:none \(scale cpu.*ppo:none \(scale gpu.*\n.*--scale or --protocol$"):
+    with pytest.raises(UsageError, match=r"ppo:none \(scale cpu.*ppo:none \(scale gpu.*\n.*--protocol HASH$"):
         find_row(collect(tmp_path), "ppo")
+    found = collect(tmp_path)
+    for key in found.protocols:  # as the advice says
+        assert find_row(select(tmp_path, protocol=[key[:6]]), "ppo").protocol_hash == key
 
 
 def test_the_command_says_effect_interval_and_test(tmp_path: Path) -> None:

@@ -130,6 +130,10 @@ def test_mixed_protocols_need_permission_and_rows_of_their_own(tmp_path: Path) -
     for build in (build_table, plot_curves):
         with pytest.raises(UsageError, match="never mix"):
             build(results)
+    with pytest.raises(UsageError, match=r"never mix(.*\n)*.*--protocol [0-9a-f]{12}, or give --allow-mixed"):
+        results.require_one_protocol(allow_mixed=False)
+    with pytest.raises(UsageError, match=r"never mix(.*\n)*.*--protocol [0-9a-f]{12}$"):  # compare has no other way
+        results.require_one_protocol()
     table = build_table(results, allow_mixed=True)
     assert len(table.rows) == 2 and all(row.protocol_hash in row.label for row in table.rows)
     assert {cell.interval.n for cell in table.cells.values() if cell} == {1}

@@ -260,7 +260,7 @@ class Catalog(Files):
         changed: list[str] = []
         for text in texts:
             key, value = split_override(text)
-            path = find_key(key.removeprefix(PROTOCOL_PREFIX), Protocol, what)
+            path = find_key(key.removeprefix(PROTOCOL_PREFIX), Protocol, what, PROTOCOL_PREFIX)
             if path[0] in ("name", "scale", "suite_version"):
                 raise UsageError(f"protocol.{path[0]} cannot be set with -o", hint="use --protocol and --scale")
             layers.set(path, typed_value(value, Protocol, path), f"{OVERRIDE}{key}")

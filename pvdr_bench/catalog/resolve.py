@@ -50,8 +50,11 @@ def split_variant(name: str) -> tuple[str, tuple[str, ...]]:
     return base, tuple(inside)
 
 
-def find_key(key: str, model: type[BaseModel], what: str) -> Path_:
+def find_key(key: str, model: type[BaseModel], what: str, prefix: str = "") -> Path_:
     """The full path of a dotted key; its last part alone is enough where only one section has it.
+
+    Args:
+        what: that has the keys, in messages. prefix: that ``-o`` wants before them, and messages give.
 
     Raises:
         CatalogError: no such key, or several sections have it.
@@ -59,8 +62,8 @@ def find_key(key: str, model: type[BaseModel], what: str) -> Path_:
     path = tuple(key.split("."))
     if field_at(model, path) is not None:
         if model_at(model, path) is not None:
-            inside = ", ".join(f"{key}.{name}" for name in keys_of(model_at(model, path)))
-            raise CatalogError(f"{key!r} of {what} is a section, not a value", where=f"-o {key}",
+            inside = ", ".join(f"{prefix}{key}.{name}" for name in keys_of(model_at(model, path)))
+            raise CatalogError(f"{key!r} of {what} is a section, not a value", where=f"-o {prefix}{key}",
                                hint=f"set one of {inside}")
         return path
     every = [full for full, _ in leaves(model)]
@@ -68,12 +71,15 @@ def find_key(key: str, model: type[BaseModel], what: str) -> Path_:
     if len(ends) == 1:
         return ends[0]
     if ends:
-        raise CatalogError(f"{key!r} stands in several sections of {what}", where=f"-o {key}",
-                           hint="say which: " + ", ".join(".".join(full) for full in ends))
+        raise CatalogError(f"{key!r} stands in several sections of {what}", where=f"-o {prefix}{key}",
+                           hint="say which: " + ", ".join(prefix + ".".join(full) for full in ends))
     dotted = [".".join(full) for full in every]
     close = nearest(key, dotted) or _nearest_end(key, every)
-    raise CatalogError(f"unknown key {key!r} of {what}", where=f"-o {key}",
-                       hint=f"{did_you_mean(close)}allowed: {', '.join(dotted)}")
+    meant = f"{prefix}{close}" if close else None
+    if key in Protocol.model_fields and not prefix:
+        meant = f"{PROTOCOL_PREFIX}{key}"
+    raise CatalogError(f"unknown key {key!r} of {what}", where=f"-o {prefix}{key}",
+                       hint=f"{did_you_mean(meant)}allowed: {', '.join(prefix + name for name in dotted)}")
 
 
 def _nearest_end(key: str, every: list[Path_]) -> str | None:

@@ -163,6 +163,10 @@ def agreement(
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise UsageError("a stand-in is written THEIRS=OURS", where="--as", hint="--as bair=fetch-push")
     asked = select(results, seeds=seeds, scale=scale, protocol=protocol)
+    known = sorted(map(str, asked.runs["corpus"].unique()))
+    if absent := [ours for _, ours in pairs if ours not in known]:
+        raise UsageError(f"no run here is of the corpus {', '.join(absent)}, so it stands in for nothing",
+                         where="--as", hint=f"there is: {', '.join(known) or 'nothing'}")
     found = agree(asked, metric, tasks=split(tasks), env_steps=env_steps, stand_ins=dict(pairs), confidence=confidence)
     if json_:
         typer.echo(json.dumps(plain([asdict(one) for one in found])))

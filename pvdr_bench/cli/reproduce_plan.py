@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from pvdr_bench.catalog.profile import Profile
     from pvdr_bench.launch.rates import Place
-    from pvdr_bench.launch.reproduction import Reproduction, SharedArtefact
+    from pvdr_bench.launch.reproduction import Reproduction
 
 
 def facts_of(plan: Reproduction, place: Place, site: Profile | None, jobs: int,
@@ -66,6 +65,7 @@ def _of_artefacts(plan: Reproduction) -> dict[str, Any]:
 
 def show(plan: Reproduction, facts: dict[str, Any], root: Path, site: Profile | None) -> None:
     """The plan for people."""
+    from pvdr_bench.launch.shared import artefact_lines
     from pvdr_bench.words import counted
 
     where = f"profile {site.name} ({site.device})" if site else f"device {facts['device']}"
@@ -84,39 +84,10 @@ def show(plan: Reproduction, facts: dict[str, Any], root: Path, site: Profile | 
     shared = f"; {facts['shared']} more are shared and made once" if facts["shared"] else ""
     typer.echo(f"{counted(facts['runs'], 'run')}: {states or 'none'}{shared}")
     if plan.todo:
-        _show_artefacts(plan, facts)
+        elsewhere = facts["pretrain_profile"] if facts["pretrain_profile"] != facts["profile"] else None
+        for line in artefact_lines(plan.artefacts, elsewhere):
+            typer.echo(line)
         _show_cost(plan, facts)
-
-
-def _show_artefacts(plan: Reproduction, facts: dict[str, Any]) -> None:
-    from pvdr_bench.words import counted
-
-    if plan.artefacts:
-        elsewhere = facts["pretrain_profile"] not in (None, facts["profile"])
-        typer.echo("made once" + (f", by jobs of profile {facts['pretrain_profile']}:" if elsewhere else ":"))
-    for one in plan.artefacts:
-        on = f" on {counted(one.gpus, 'GPU')}" if one.gpus else ""
-        state = "here" if one.there else "to be made, time not known" if one.hours is None else (
-            f"to be made, {_gpu_hours(one)}{_hours(one.hours)}{on} ({one.source})")
-        typer.echo(f"  {one.label}, for {counted(one.runs, 'run')} of {_some(one.variants)}: {state}")
-    count = sum(not one.there for one in plan.artefacts)
-    unknown = facts["artefact_hours_unknown"]
-    if count > unknown:
-        gpu = f", {facts['artefact_gpu_hours']:,.0f} GPU-hours" if facts["artefact_gpu_hours"] else ""
-        typer.echo(f"  together {_hours(facts['artefact_hours'])}{gpu} for {count - unknown} of {count} to be made")
-
-
-def _gpu_hours(one: SharedArtefact) -> str:
-    return f"{one.hours * one.gpus:,.3g} GPU-hours, " if one.hours and one.gpus else ""
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first of many names."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _show_cost(plan: Reproduction, facts: dict[str, Any]) -> None:

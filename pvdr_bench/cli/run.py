@@ -163,16 +163,20 @@ def show_plan(console: Console, plans: Sequence[RunPlan], jobs: int) -> None:
 
 
 def show_hours(console: Console, plans: Sequence[RunPlan], root: Path, device: str, jobs: int) -> None:
-    """What the work takes, each kind of run at its own rate; of a kind that was never measured it is not known."""
+    """What the work takes: the artefacts that it stands on, and each kind of run at its own rate; of a kind that was
+    never measured it is not known."""
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.launch.kinds import hours_of, kinds_of, lines_of, without_hours
     from pvdr_bench.launch.progress import duration
     from pvdr_bench.launch.rates import Place, all_rates
+    from pvdr_bench.launch.shared import artefact_lines, shared_artefacts
     from pvdr_bench.runs.provenance import cores
 
     catalog, place = load_catalog(), Place(device.partition(":")[0])
-    kinds = kinds_of(plans, catalog, root, all_rates(catalog, root, place))
-    lines = [f"  {line}" for line in lines_of(kinds)]
+    rates = all_rates(catalog, root, place)
+    kinds = kinds_of(plans, catalog, root, rates)
+    todo = [plan.spec for plan in plans if plan.state != "done"]
+    lines = [*artefact_lines(shared_artefacts(todo, catalog, rates, place)), *(f"  {line}" for line in lines_of(kinds))]
     unknown, count = without_hours(kinds), sum(kind.runs for kind in kinds)
     if known := count - sum(unknown.values()):
         share = 1 if place.device == "cuda" else min(jobs, known, max(1, cores()))  # rates are of a core or a GPU alone

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pvdr_bench.cli.options import METHODS, OVERRIDE, SEEDS, TASKS, VIDEOS, Names
+from pvdr_bench.words import did_you_mean, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,8 @@ Seeds = Annotated[Names, typer.Option(*SEEDS, metavar="SEEDS",
                                       help="5 means 0..4; 5, means seed 5; 3,7 those two; default: all.")]
 Scale = Annotated[Names, typer.Option("--scale", metavar="SCALE", help="Scales to show; default: all.")]
 Videos = Annotated[Names, typer.Option(*VIDEOS, metavar="C,D", help="Corpora (and methods without); default: all.")]
-Protocol = Annotated[Names, typer.Option("--protocol", metavar="P", help="Protocols, by name; default: all.")]
+Protocol = Annotated[Names, typer.Option("--protocol", metavar="P", help="Protocols, by name, or by hash or its "
+                                         "beginning; default: all.")]
 Overrides = Annotated[list[str] | None, typer.Option(
     *OVERRIDE, metavar="KEY=VALUE", help="As given to run: the methods' variants with these changes.")]
 Metric = Annotated[str, typer.Option("--metric", help="success, success_any, success_end or return.")]
@@ -46,8 +48,8 @@ def select(results: Path | None, methods: Names = None, tasks: Names = None, see
     found, names, corpora = collect(existing_results(results)), split_names(methods), split_videos(videos)
     rows = found.select(
         variant=_variants(names, split_names(scale), overrides or []), task=split_names(tasks),
-        seed=parse_seeds(seeds) if seeds else None, scale=split_names(scale), protocol=split_names(protocol),
-        protocol_hash=_hashes(found, overrides or []))
+        seed=parse_seeds(seeds) if seeds else None, scale=split_names(scale),
+        protocol_hash=_protocols(found, split_names(protocol), overrides or []))
     if corpora and "none" in set(rows.runs["corpus"]):  # methods without pre-training are on no corpus' side
         corpora = (*corpora, "none")
     return rows.select(corpus=corpora)
@@ -73,6 +75,34 @@ def _variants(names: Sequence[str], scales: Sequence[str], overrides: list[str])
                    for name in names for scale in scales or ("cpu",)})
 
 
+def _protocols(found: Results, names: Sequence[str], overrides: list[str]) -> list[str] | None:
+    """Hashes of the protocols asked for, by name, hash or its beginning, that have the asked meaning; None: all.
+
+    Raises:
+        UsageError: nothing has such a name or hash, or such a meaning.
+    """
+    from pvdr_bench.errors import UsageError
+
+    known, asked = found.protocols, _hashes(found, overrides)
+    named: set[str] = set()
+    for name in names:
+        meant = [key for key, protocol in known.items() if protocol.get("name") == name] or [
+            key for key in known if len(name) >= 4 and key.startswith(name)]
+        if not meant:
+            there = ", ".join(f"{protocol.get('name', '?')} ({key}, scale {protocol.get('scale', '?')})"
+                              for key, protocol in known.items())
+            raise UsageError(f"no run with protocol {name}", where=str(found.root),
+                             hint=f"there is: {there or 'nothing'}")
+        named.update(meant)
+    if asked is None:
+        return sorted(named) or None
+    kept = [key for key in asked if not names or key in named]
+    if not kept:
+        raise UsageError(f"no run of protocol {', '.join(names)} has the meaning that -o asks for",
+                         where=str(found.root), hint="leave out --protocol, or -o")
+    return kept
+
+
 def _hashes(found: Results, overrides: list[str]) -> list[str] | None:
     """Protocols with the asked meaning; a budget (``protocol.env_steps``) changes no meaning and chooses nothing."""
     from pvdr_bench.catalog.protocol import Protocol as Schema
@@ -82,7 +112,7 @@ def _hashes(found: Results, overrides: list[str]) -> list[str] | None:
     meaning, asked = Schema.keys("meaning"), {}
     for key, value in map(split_override, overrides):
         if key.startswith(PROTOCOL_PREFIX):
-            path = find_key(key.removeprefix(PROTOCOL_PREFIX), Schema, "a protocol")
+            path = find_key(key.removeprefix(PROTOCOL_PREFIX), Schema, "a protocol", PROTOCOL_PREFIX)
             if path[0] in meaning:
                 asked[path[0]] = typed_value(value, Schema, path)
     if not asked:
@@ -101,13 +131,14 @@ def published_numbers(names: Names, every: bool, results: Results, curves: bool 
         curves: whole published curves, not their last points.
 
     Raises:
-        UsageError: both are asked for, rows of several protocols, or nothing is published for these rows.
+        UsageError: both are asked for, rows of several protocols, nothing is published for these rows, or nothing at
+            all of one of the methods.
     """
     if not names and not every:
         return None
     from pvdr_bench.catalog.seeds import split_names
     from pvdr_bench.errors import UsageError
-    from pvdr_bench.results.paper import beside, reported
+    from pvdr_bench.results.paper import beside, published, reported
 
     if names and every:
         raise UsageError("--paper shows the numbers of every method, so --reported chooses none", where="--reported",
@@ -119,6 +150,10 @@ def published_numbers(names: Names, every: bool, results: Results, curves: bool 
                          + ", ".join(protocols),
                          hint=f"add --protocol {protocols[0]}")
     methods = None if every else list(split_names(names))
+    everyone = sorted(set(published(paper=None)["method"]))
+    if strange := [name for name in methods or () if name not in everyone]:
+        raise UsageError(f"no number is published of a method {', '.join(strange)}", where="--reported",
+                         hint=f"{did_you_mean(nearest(strange[0], everyone))}there is: {', '.join(everyone)}")
     found = reported(tasks, methods, protocol=protocols[0], curves=curves)
     if found.empty:
         known = beside(protocols[0])

@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pvdr_bench.catalog.catalog import Catalog
 from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.catalog.specs import RunSpec
-from pvdr_bench.catalog.stage_graph import StageNode, stage_graph
+from pvdr_bench.catalog.stage_graph import stage_graph
 from pvdr_bench.errors import BenchError
-from pvdr_bench.launch.artefact_costs import Cost, made_of_kind, size_of_artefact, time_of
 from pvdr_bench.launch.kinds import Kind, kinds_of
-from pvdr_bench.launch.needs import stage_needs
 from pvdr_bench.launch.plan import RunPlan, merged, plan_runs
-from pvdr_bench.launch.rates import Place, Rates, names_of, published_hours
+from pvdr_bench.launch.rates import Place, Rates
+from pvdr_bench.launch.shared import SharedArtefact, alike, shared_artefacts
 from pvdr_bench.results.problems import REFERENCES
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.paths import data_root
@@ -39,27 +37,6 @@ class Group:
     specs: tuple[RunSpec, ...]
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     obstacle: BenchError | None = None
-
-
-@dataclass(frozen=True)
-class SharedArtefact:
-    """What is made once, and how many of the planned runs stand on it.
-
-    Attributes:
-        variants: whose runs they are.
-        hours: on ``gpus`` GPUs (none: on a processor), those of the profile where it is known, as measured here or else
-            published; None: not known.
-        bytes: of its folder, as one of its kind has that is here; None: not known.
-    """
-
-    label: str
-    variants: tuple[str, ...]
-    runs: int
-    there: bool
-    hours: float | None = None
-    gpus: int = 0
-    source: str = ""
-    bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,13 +78,13 @@ def obstacle(specs: Sequence[RunSpec], catalog: Catalog, submitted: bool = False
     Args:
         submitted: they go to a cluster, whose nodes need the simulator, and not this machine.
     """
-    alike = [group[0] for group in _alike(specs)]
+    firsts = [group[0] for group in alike(specs)]
     try:
         check_runs(specs, catalog)
         if not submitted:
             check_suites(specs)
-        _check_videos(alike, catalog)
-        check_corpora(alike, catalog)
+        _check_videos(firsts, catalog)
+        check_corpora(firsts, catalog)
     except BenchError as error:
         return error
     return None
@@ -131,15 +108,6 @@ def _check_videos(specs: Sequence[RunSpec], catalog: Catalog) -> None:
                           where=first.where, hint=f"{first.hint}{likewise}")
 
 
-def _alike(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
-    """Runs that stand on the same artefacts, together."""
-    found: dict[tuple[object, ...], list[RunSpec]] = {}
-    for spec in specs:
-        key = (spec.variant, spec.corpus, spec.scale_label, spec.task.suite, spec.task.set, spec.pretrain_seed)
-        found.setdefault(key, []).append(spec)
-    return list(found.values())
-
-
 def reproduction(groups: Sequence[Group], catalog: Catalog, results: Path, rates: Rates,
                  stages: Place | None = None) -> Reproduction:
     """What is to be done for these experiments, and what is known of its cost.
@@ -154,41 +122,9 @@ def reproduction(groups: Sequence[Group], catalog: Catalog, results: Path, rates
     plans = plan_runs(merged(group.specs for group in possible), results)
     todo = [plan for plan in plans if plan.state != "done"]
     return Reproduction(tuple(groups), tuple(plans), sum(len(group.specs) for group in possible),
-                        tuple(_artefacts([plan.spec for plan in todo], catalog, rates, stages or rates.place)),
+                        tuple(shared_artefacts([plan.spec for plan in todo], catalog, rates,
+                                               stages or rates.place)),
                         tuple(kinds_of(todo, catalog, results, rates)))
-
-
-def _artefacts(specs: Sequence[RunSpec], catalog: Catalog, rates: Rates, place: Place) -> list[SharedArtefact]:
-    users: dict[str, list[RunSpec]] = {}
-    nodes: dict[str, StageNode] = {}
-    alike = _alike(specs)
-    for group in alike:
-        for node in stage_graph(group[0], catalog):
-            users.setdefault(node.key, []).extend(group)
-            nodes[node.key] = node
-    missing = stage_needs([group[0] for group in alike], catalog)
-    found = []
-    for key, node in nodes.items():
-        made = made_of_kind(node, data_root() / "artefacts")
-        cost = (time_of(node, made, place) or _published(node, catalog, rates.paper, place) or Cost()).on(place.gpus)
-        found.append(SharedArtefact(node.label, tuple(dict.fromkeys(spec.variant for spec in users[key])),
-                                    len(users[key]), key not in missing, cost.hours, cost.gpus, cost.source,
-                                    size_of_artefact(made)))
-    return found
-
-
-def _published(node: StageNode, catalog: Catalog, paper: Path | None, place: Place) -> Cost | None:
-    """What a publication reports of a stage."""
-    names = names_of(node.method, catalog)
-    for row in published_hours(paper):
-        if row["method"] in names and (row["scale"], row["stage"]) == (node.scale, node.stage.name) and place.has(row):
-            return Cost(float(row["hours"]), int(row["gpus"]), _reported(row, node.method))
-    return None
-
-
-def _reported(row: Mapping[str, Any], method: str) -> str:
-    """Where reported hours are from, and of which method where it is another one."""
-    return ("" if row["method"] == method else f"as {row['method']}: ") + str(row["source"])
 
 
 def budgets(specs: Iterable[RunSpec]) -> dict[int, list[str]]:

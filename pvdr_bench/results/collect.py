@@ -116,6 +116,8 @@ class Results:
         kept, everything = set(runs["path"]), set(self.runs["path"])
         problems = [p for p in self.problems
                     if p.run in kept or (p.run not in everything and self._concerns(p, chosen))]
+        if seeds := [int(seed) for seed in chosen.get("seed") or ()]:
+            problems = [left for p in problems if (left := p.of_seeds(seeds)) is not None]
         hashes = set(runs["protocol_hash"])
         return replace(self, points=points.reset_index(drop=True), runs=runs.reset_index(drop=True), problems=problems,
                        protocols={key: value for key, value in self.protocols.items() if key in hashes},
@@ -164,8 +166,11 @@ class Results:
             raise UsageError(f"there is no run to show{broken}", where=str(self.root),
                              hint="run something first, or give --results")
 
-    def require_one_protocol(self, *, allow_mixed: bool = False) -> None:
+    def require_one_protocol(self, *, allow_mixed: bool | None = None) -> None:
         """Refuse to put numbers of different meaning side by side.
+
+        Args:
+            allow_mixed: show them all the same; None: the reader has no way to, and is not told of one.
 
         Raises:
             UsageError: there are several protocol hashes, or seeds of one row made with different recipes or budgets.
@@ -179,14 +184,15 @@ class Results:
             for key in hashes[1:]:
                 changed = difference(first, self.protocols[key])
                 lines += [f"{line}".replace("(there)", hashes[0]).replace("(asked for)", key) for line in changed]
+            side_by_side = "" if allow_mixed is None else (
+                ", or give --allow-mixed to see them side by side, each in rows of its own")
             raise UsageError("runs of different protocols never mix:\n" + "\n".join(f"    {line}" for line in lines),
-                             where=str(self.root), hint="choose one with --scale or --protocol, or give --allow-mixed "
-                             "to see them side by side, each in rows of its own")
+                             where=str(self.root), hint=f"choose one by its hash: --protocol {hashes[0]}{side_by_side}")
         mixed = [problem for problem in self.problems if problem.kind == "mixed"]
         if mixed:
             raise UsageError("; ".join(f"{p.run}: {p.detail}" for p in mixed), where=str(self.root),
                              hint="seeds of one row must share one recipe, and the budget where it is told: run the "
-                                  "old ones anew, or give --allow-mixed")
+                                  "old ones anew" + ("" if allow_mixed is None else ", or give --allow-mixed"))
 
 
 def _protocol_title(key: str, protocol: dict[str, Any]) -> str:

@@ -90,7 +90,7 @@ def find_row(results: Results, name: str) -> Row:
         raise UsageError(f"there is no row {name!r}", where=str(results.root),
                          hint=f"{close}there is: {', '.join(listed)}")
     ways = " and ".join(way for way, wanted in (("name the corpus, variant:corpus", corpora),
-                                                ("choose with --scale or --protocol", places)) if wanted)
+                                                ("choose with --protocol HASH", places)) if wanted)
     raise UsageError(f"{name!r} may be any of: {', '.join(listed)}", where=str(results.root), hint=ways)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,24 @@ REFERENCES = ("random", "scripted")  # algorithms that do not learn: floor and c
 class Problem:
     """A run that is not, or not wholly, in the results.
 
-    ``kind``: missing, failed, running, stopped, short, incomplete, mixed, twice or broken.
+    Attributes:
+        run: its path below the results folder, or of what is missing or mixed a row's: variant/task/corpus/scale.
+        kind: missing, failed, running, stopped, short, incomplete, mixed, twice or broken.
+        seeds: those that are missing.
     """
 
     run: str
     kind: str
     detail: str
+    seeds: tuple[int, ...] = ()
+
+    def of_seeds(self, seeds: Collection[int]) -> Problem | None:
+        """What is left of it where only these seeds are looked at."""
+        if self.kind == "missing":
+            left = [seed for seed in self.seeds if seed in seeds]
+            return _missing(self.run, left) if left else None
+        last = self.run.rsplit("/", 1)[-1]
+        return self if not last.startswith("seed-") or last in {f"seed-{seed}" for seed in seeds} else None
 
 
 @dataclass(frozen=True)
@@ -104,9 +117,12 @@ def missing(runs: pd.DataFrame) -> list[Problem]:
         for (variant, corpus, task, scale), row in group.groupby(["variant", "corpus", "task", "scale"], sort=True):
             absent = sorted(expected - set(row["seed"]))
             if absent:
-                problems.append(Problem(f"{variant}/{task}/{corpus}/{scale}", "missing",
-                                        f"seed{'s' if len(absent) > 1 else ''} {', '.join(map(str, absent))}"))
+                problems.append(_missing(f"{variant}/{task}/{corpus}/{scale}", absent))
     return problems
+
+
+def _missing(row: str, seeds: Sequence[int]) -> Problem:
+    return Problem(row, "missing", f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}", tuple(seeds))
 
 
 def mixed(runs: pd.DataFrame, recipes: dict[str, dict[str, Any]]) -> list[Problem]:
