@@ -13,7 +13,7 @@ import pytest
 from pvdr_bench.algorithms.registry import algorithms
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.stage_graph import stage_graph
-from pvdr_bench.errors import BenchError, DataError, SetupError, UsageError
+from pvdr_bench.errors import BenchError, DataError, SetupError, StorageError, UsageError
 from pvdr_bench.inspection import show
 from pvdr_bench.inspection.artefact import ArtefactTarget, Settings, held_out
 from pvdr_bench.inspection.run import RunTarget
@@ -147,6 +147,17 @@ def test_what_cannot_be_shown_is_refused_in_one_line(here: Path, run_path: Path,
     shutil.copytree(run_path, copy)
     shutil.rmtree(copy / "checkpoints")
     refused(UsageError, "no checkpoint: it was published without", copy)
+
+
+def test_a_folder_that_cannot_be_one_is_refused_before_anything_is_drawn(run_path: Path, tmp_path: Path,
+                                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
+        code, told, err = call(capsys, "inspect", str(run_path), "--out", str(out))
+        assert (code, told) == (StorageError.exit_code, "") and "made" not in err
+        assert f"{out}: cannot write: Not a directory" in err and "a file stands where a folder is needed" in err
+    code, _, err = call(capsys, "inspect", str(run_path), "latents", "--out", str(tmp_path / "new" / "folder"))
+    assert code == 2 and [path.name for path in tmp_path.iterdir()] == ["file"]  # what is refused makes no folder
 
 
 def test_what_is_damaged_is_refused_with_its_place(here: Path, run_path: Path, tmp_path: Path) -> None:

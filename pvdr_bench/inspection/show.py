@@ -16,7 +16,7 @@ from pvdr_bench.inspection.run import RunTarget
 from pvdr_bench.inspection.strips import compose
 from pvdr_bench.playing.film import write_picture, write_video
 from pvdr_bench.rl.views import Cloud, Curves, Exhibit, Film, Picture, Strips
-from pvdr_bench.runs.files import atomic_write, plain, write_json
+from pvdr_bench.runs.files import atomic_write, check_folder, plain, write_json
 from pvdr_bench.runs.inspected import FOLDER, INSPECTED, InspectedFile, PictureEntry
 from pvdr_bench.runs.paths import results_root
 from pvdr_bench.runs.schema import read_if_any
@@ -93,8 +93,10 @@ def inspect(target: Target, what: Sequence[str], folder: Path, settings: Setting
 
     Raises:
         UsageError, DataError, SetupError: it cannot be shown; what was made before stands.
+        StorageError: nothing can be written to the folder.
     """
     names = chosen(target, what)
+    check_folder(folder)
     facts = target.facts(settings)
     before = read_if_any(InspectedFile, folder / INSPECTED)
     kept = dict(before["pictures"]) if before is not None and before["target"] == plain(facts) else {}

@@ -59,6 +59,19 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def check_folder(path: Path) -> None:
+    """Refuse what cannot become a folder to write in, before the work whose results it is for; makes nothing.
+
+    Raises:
+        StorageError: a file stands there or above, or there is no permission.
+    """
+    above = next(place for place in (path, *path.absolute().parents) if place.exists())
+    with storage_errors(path):
+        os.scandir(above).close()  # of a file: NotADirectoryError
+        if not os.access(above, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def _free(path: Path) -> str:
     for folder in (path, *path.parents):
         with suppress(OSError):
