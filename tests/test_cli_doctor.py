@@ -26,8 +26,9 @@ def test_doctor_here(capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch: 
         main(["doctor", "--json", "--results", str(tmp_path)])
     found = json.loads(capsys.readouterr().out)
     checks = {check["name"]: check for check in found["checks"]}
-    assert list(checks) == ["python", "packages", "suites", "rlbench", "torch", "device", "render", "disk", "slurm",
-                            "corpora", "authors' dreamerv3"]
+    assert list(checks) == ["python", "code", "packages", "suites", "rlbench", "torch", "device", "render", "disk",
+                            "slurm", "corpora", "authors' dreamerv3"]
+    assert checks["code"]["data"]["sources"] in checks["code"]["detail"] and "commit " in checks["code"]["detail"]
     missing = checks["rlbench"]["data"]["missing"]
     assert checks["rlbench"]["status"] == "ok" and "COPPELIASIM_ROOT" in missing[0]["what"], "optional, and told"
     assert found["ok"] is True and caught.value.code in (0, None)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -306,3 +307,21 @@ def test_the_recorded_command_can_be_typed_again(monkeypatch):
     assert provenance.typed_command() == ["python", "-m", "pvdr_bench", "run", "--seeds", "5"]
     monkeypatch.setattr("sys.argv", ["/venv/bin/pvdr-bench", "run"])
     assert provenance.typed_command() == ["/venv/bin/pvdr-bench", "run"]
+
+
+def test_the_same_code_has_the_same_hash_wherever_it_lies(tmp_path: Path) -> None:
+    def sources() -> str:
+        words = "from pvdr_bench.runs import provenance; print(provenance.sources(), provenance.code())"
+        done = subprocess.run([sys.executable, "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    package = Path(provenance.__file__).resolve().parents[1]
+    copy = tmp_path / package.name
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    assert sources() == f"{provenance.sources()} {{}}"  # no repository, and told all the same
+    (copy / "more.py").touch()
+    more = sources()
+    (copy / "more.py").rename(copy / "most.py")
+    assert len({provenance.sources(), more, renamed := sources()}) == 3
+    (copy / "most.py").write_text("x = 1")
+    assert sources() not in (more, renamed)

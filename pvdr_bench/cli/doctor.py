@@ -41,10 +41,10 @@ class Check:
 
 
 def doctor(results: Results = None, json_: Json = False) -> None:
-    """Check Python, packages, suites, torch, device, GL (a frame is rendered and timed), disk, SLURM and corpora."""
+    """Check Python, code, packages, suites, torch, device, GL (a frame is drawn and timed), disk, SLURM and corpora."""
     checks: list[Callable[[], Check]] = [
-        check_python, check_packages, check_suites, *optional_checks(), check_torch, check_device, check_render,
-        lambda: check_disk(results), check_slurm, check_corpora, check_published_dreamerv3,
+        check_python, check_code, check_packages, check_suites, *optional_checks(), check_torch, check_device,
+        check_render, lambda: check_disk(results), check_slurm, check_corpora, check_published_dreamerv3,
     ]
     found: list[Check] = []
     for check in checks:
@@ -69,6 +69,16 @@ def check_python() -> Check:
     """The interpreter's version."""
     detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
     return Check("python", "ok" if sys.version_info >= (3, 11) else "fail", detail, "Python 3.11 or newer is needed")
+
+
+def check_code() -> Check:
+    """What runs made here will say of their code in ``provenance.json``."""
+    from pvdr_bench.runs import provenance
+
+    git, sources = provenance.code(), provenance.sources()
+    changes = ", with changes" if git.get("dirty") else ""
+    commit = f"commit {git['commit']}{changes}" if git.get("commit") else "no commit: this is no checkout"
+    return Check("code", "ok", f"sources {sources}, {commit}", data={"sources": sources, **git})
 
 
 def check_packages() -> Check:

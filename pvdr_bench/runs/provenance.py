@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -37,6 +38,7 @@ def collect() -> dict[str, Any]:
         "directory": str(Path.cwd()),
         "pvdr_bench": _version("pvdr-bench"),
         "git": code(),
+        "sources": sources(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "torch": _torch(),
@@ -111,6 +113,16 @@ def _git_output(*arguments: str) -> str | None:
 def code() -> dict[str, Any]:
     """Commit of the code and whether tracked files differ from it; empty for a wheel."""
     return dict(_git())
+
+
+@cache
+def sources() -> str:
+    """Hash of the package's Python files: the same code has the same, in a checkout, a wheel or a copy of either."""
+    package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(package).as_posix()} {content}\n".encode())
+    return digest.hexdigest()[:12]
 
 
 @cache
