@@ -61,7 +61,7 @@ class Room:
                           truth={name: value.astype(np.float32) for name, value in truth.items()})
 
 
-def followed(seed: int, candidates: int) -> tuple[Track, dict[str, float]]:
+def followed(seed: int, candidates: int, at_goal: bool = False) -> tuple[Track, dict[str, float]]:
     online = GUIDED | {"e1_first": 1200, "lact_e1_epochs": 30, "e1_play": "noise",
                        "lact_target": "plan_mean"}
     made = context(config(online, planner={"candidates": candidates, "metric": "code_l1_blur", "goal_frames": "last"}),
@@ -75,6 +75,8 @@ def followed(seed: int, candidates: int) -> tuple[Track, dict[str, float]]:
     found = learner.aligner.on(held).metrics()
     with torch.no_grad():
         learner.ppo.actor.get_parameter("log_std").fill_(closed_loop.SILENT)
+    if at_goal:
+        learner.planner = closed_loop.GoalPlanner(learner.model, learner.config.planner, learner.distance)
     return closed_loop.follow(learner, room, 20, 0, seed), found  # type: ignore[arg-type]
 
 
@@ -113,11 +115,12 @@ def test_the_whole_measurement_plays_learns_and_follows(rounds: int) -> None:
 
     spec = SimpleNamespace(protocol=protocol, seed=0, env_config=lambda: EnvConfig("dummy", "dot"))
     pieces = Pieces(room, learner, cfg, torch.device("cpu"), artefacts={"pretrain": pretrained(0)})  # type: ignore[arg-type]
-    found = closed_loop.closed_loop(spec, pieces, rounds, 20, (1, 3))  # type: ignore[arg-type]
-    assert rooms[0].closed and set(found) == {"explained", "explained_other_z", "learned", "held_out", "n_1", "n_3"}
+    found = closed_loop.closed_loop(spec, pieces, rounds, 20, (1, 3), True)  # type: ignore[arg-type]
+    assert rooms[0].closed and set(found) == {"explained", "explained_other_z", "learned", "held_out", "n_1", "n_3",
+                                              "at_goal"}
     # the last buffer's 20 decisions are an episode of 16 and 4 of another; the last two of each see no whole plan
     assert (found["learned"], found["held_out"]) == (16 * 14, 16 * 2)
-    assert "success_gain" in found["n_3"] and "success_gain" not in found["n_1"]
+    assert "success_gain" in found["n_3"] and "success_gain" not in found["n_1"] and "success_gain" in found["at_goal"]
     kept = made[0].aligner.kept
     # of 20 decisions 16 are early, an episode; the last two of it do not see three frames more
     assert kept is not None and len(kept) == rounds * 16 * 14
@@ -143,10 +146,33 @@ def test_summaries_by_hand() -> None:
     assert told["cosine_first"][0] == pytest.approx((0.4 + 0.1) / 2)
     assert told["cosine_episode"][0] == pytest.approx((1 / 6 + 1.5 / 6) / 2, abs=1e-3)
     assert told["nearest_cm"][0] == pytest.approx(7.5) and told["last_cm"][0] == pytest.approx(15.0)
-    assert told["success"] == [0.5, 0.0, 1.0] and told["cosine_near"] == pytest.approx((0.5 + 0.0) / 2)
+    assert told["success"] == [0.5, 0.0, 1.0]
+    # at both decisions from within 15 cm of the goal: the first episode's third, the second one's second
+    assert told["cosine_near"] == [pytest.approx((0.0 + 0.5) / 2), 0.0, 0.5] and told["near"] == 1.0
+    alone = Track(cosine, distance[:-1] + np.array([1.0, 0.0]), distance, np.array([False, True]))
+    told = closed_loop.summary(alone, None)
+    assert told["cosine_near"] == [0.5, 0.5, 0.5] and told["near"] == 0.5
+    assert closed_loop.summary(Track(cosine, distance[:-1] + 1, distance, alone.success), None)["cosine_near"] is None
     worse = Track(cosine - 0.5, distance[:-1], distance, np.array([False, False]))
     assert closed_loop.summary(track, worse)["cosine_first_gain"] == [0.5, 0.5, 0.5]
     assert closed_loop.summary(track, worse)["success_gain"][0] == 0.5
+
+
+def test_a_plan_that_ends_at_the_goal_is_another_only_there() -> None:
+    learner = build(config(GUIDED, planner={"candidates": 1}), 16)
+    named = closed_loop.planners(learner, (1, 3), True)
+    assert list(named) == ["n_1", "n_3", "at_goal"] and [p.config.candidates for p in named.values()] == [1, 3, 1]
+    seen = learner.encode(torch.from_numpy(Room(16).reset(list(range(16)))))[:, None].expand(-1, 2, -1, -1)
+    plain, ended = (named[name].plan(seen, torch.Generator().manual_seed(3)) for name in ("n_1", "at_goal"))
+    goal = learner.encode(torch.from_numpy(image_of(Dots.goal))[None])[0]
+    assert torch.equal(ended.codes[:, :-1], plain.codes[:, :-1]) and torch.equal(ended.z, plain.z)
+    assert (ended.codes[:, -1] == goal).all() and (ended.ends == goal).all() and (plain.codes[:, -1] != goal).any()
+
+
+def test_a_guide_that_is_shown_the_goal_itself_goes_there() -> None:
+    """The control of the measurement: it comes nearer than with one plan that was drawn anyhow (by 1.0 to 2.1)."""
+    drawn, shown = (followed(0, 1, at_goal)[0].distance.min(0).mean() for at_goal in (False, True))
+    assert shown < drawn - 0.4
 
 
 def test_directions_and_what_a_task_has_to_tell() -> None:
@@ -154,6 +180,11 @@ def test_directions_and_what_a_task_has_to_tell() -> None:
     assert closed_loop.cosines(a, b) == pytest.approx([1, 0, -1])
     with pytest.raises(UsageError, match="goal_x"):
         closed_loop.offsets({name: np.zeros(1) for name in ("hand_x", "hand_y", "hand_z")})
+
+
+def test_the_goal_as_a_plans_end_is_refused_where_no_frames_are_read() -> None:
+    with pytest.raises(UsageError, match="does not read it(.|\n)*online.guide_reads=plan"):
+        closed_loop.measure(at_goal=True)
 
 
 @pytest.mark.parametrize("wrong", [{"labels": 0}, {"candidates": ()}, {"episodes": 0}, {"rounds": 0}])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pvdr_bench.algorithms.pvdr.alignment import Labels
 from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
-from pvdr_bench.algorithms.pvdr.planner import Planner
+from pvdr_bench.algorithms.pvdr.planner import Planner, Plans
 from pvdr_bench.algorithms.pvdr.probes import bootstrap_interval
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.diagnostics.positions import AXES
@@ -53,7 +53,7 @@ class Track:
 
 def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpus: str = DEFAULT_CORPUS,
             labels: int = 4000, rounds: int = 1, passes: int = 15, correlation: float = 0.9, episodes: int = 100,
-            candidates: tuple[int, ...] = (1, 16), keys: tuple[str, ...] = (), seed: int = 0,
+            candidates: tuple[int, ...] = (1, 16), at_goal: bool = False, keys: tuple[str, ...] = (), seed: int = 0,
             device: str = "cpu") -> dict[str, Any]:
     """Learn L_act on correlated play and follow plans with it.
 
@@ -66,17 +66,20 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
         correlation: in time, of the play's noise.
         candidates: numbers of candidates that plans are chosen from. With online.pi_form=taught the action module has
             learned from plans of ``planner.candidates``, and is followed itself.
+        at_goal: follow, as a control, plans whose last frame is the goal image itself too: what is lost with it, no
+        better plan can mend. For a guide that reads frames (online.guide_reads=plan).
         keys: further ``key=value`` of the method, such as planner.goal_frames=last.
 
     Returns:
         learned, held_out: labels of the last buffer. explained: 1 - L_act / L_act of the mean action, on those held
         out; explained_other_z: the same with another decision's z. By N: cosine of the followed action (x, y, z) to
         the direction from hand to goal, at the first decisions, over whole episodes and within 15 cm of the goal; cm
-        to the goal at the nearest and at the end; success at any step. With 95 % bootstrap intervals over episodes,
-        and the differences to the first N.
+        to the goal at the nearest and at the end; success at any step. With 95 % bootstrap intervals over episodes
+        (``cosine_near``: over those that come near), and the differences to the first N.
 
     Raises:
-        UsageError: a method without plans, a task that does not tell where hand and goal are, or too little play.
+        UsageError: a method without plans, a task that does not tell where hand and goal are, too little play, or
+            ``at_goal`` of an action module that reads no frames of a plan.
     """
     from pvdr_bench.catalog.catalog import load_catalog
     from pvdr_bench.training.stages import Stages
@@ -88,14 +91,17 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
            f"online.lact_e1_epochs={passes}", f"online.lact_replay={labels}")
     torch.set_num_threads(1)  # as runs have
     spec = load_catalog().resolve(method, task, seed, scale, videos=corpus, overrides=(*keys, *own))
-    config_as(PVDRConfig, spec.config_object())  # a method without plans is refused before anything is made
+    online = config_as(PVDRConfig, spec.config_object()).online  # what has no plans is refused before all else
+    if at_goal and (online.pi_form, online.guide_reads) != ("guided", "plan"):
+        raise UsageError("at_goal changes a plan's last frame, and this action module does not read it",
+                         where="bench closed-loop", hint="-o 'keys=[online.pi_form=guided,online.guide_reads=plan]'")
     pieces, _ = Stages(spec, device=device).pieces()
     return {"method": spec.variant, "task": task, "corpus": spec.corpus, "scale": scale, "labels": labels, "seed": seed,
-            "rounds": rounds, **closed_loop(spec, pieces, rounds, episodes, candidates)}
+            "rounds": rounds, **closed_loop(spec, pieces, rounds, episodes, candidates, at_goal)}
 
 
-def closed_loop(spec: RunSpec, pieces: Pieces, rounds: int, episodes: int,
-                candidates: tuple[int, ...]) -> dict[str, Any]:
+def closed_loop(spec: RunSpec, pieces: Pieces, rounds: int, episodes: int, candidates: tuple[int, ...],
+                at_goal: bool = False) -> dict[str, Any]:
     """The measurement with a run's pieces; see :func:`measure`."""
     n = spec.protocol.num_envs
     envs = pieces.make_envs(dataclasses.replace(spec.env_config(), terminate_on_success=False), n)
@@ -116,14 +122,33 @@ def closed_loop(spec: RunSpec, pieces: Pieces, rounds: int, episodes: int,
         with torch.no_grad():
             learner.ppo.actor.get_parameter("log_std").fill_(SILENT)
         tracks = {}
-        for count in candidates:
-            chosen = learner.config.planner.model_copy(update={"candidates": count})
-            learner.planner = Planner(learner.model, chosen, learner.distance)
-            tracks[count] = follow(learner, envs, episodes, spec.protocol.eval_seed_base, spec.seed)
+        for name, planner in planners(learner, candidates, at_goal).items():
+            learner.planner = planner
+            tracks[name] = follow(learner, envs, episodes, spec.protocol.eval_seed_base, spec.seed)
     finally:
         envs.close()
-    return out | {f"n_{count}": summary(track, tracks[candidates[0]] if place else None)
-                  for place, (count, track) in enumerate(tracks.items())}
+    first, *_ = tracks.values()
+    return out | {name: summary(track, None if track is first else first) for name, track in tracks.items()}
+
+
+class GoalPlanner(Planner):
+    """Plans whose last frame is the goal itself."""
+
+    def plan(self, context: torch.Tensor, generator: torch.Generator) -> Plans:
+        """As :meth:`Planner.plan`, and then the chosen plan's last frame and all candidates' are the goal's codes."""
+        plans = super().plan(context, generator)
+        codes, ends = plans.codes.clone(), self.distance.goal_codes.to(plans.ends.dtype).expand_as(plans.ends)
+        codes[:, -1] = self.distance.goal_codes
+        return dataclasses.replace(plans, codes=codes, ends=ends)
+
+
+def planners(learner: PVDRLearner, candidates: tuple[int, ...], at_goal: bool) -> dict[str, Planner]:
+    """What is followed, by its name in the result."""
+    def of(kind: type[Planner], count: int) -> Planner:
+        return kind(learner.model, learner.config.planner.model_copy(update={"candidates": count}), learner.distance)
+
+    found = {f"n_{count}": of(Planner, count) for count in candidates}
+    return found | ({"at_goal": of(GoalPlanner, 1)} if at_goal else {})
 
 
 def collect(learner: PVDRLearner, envs: VectorEnvLike, seeds: list[int]) -> tuple[Labels, Labels, Rollout]:
@@ -213,14 +238,19 @@ def summary(track: Track, first: Track | None) -> dict[str, Any]:
     mine, others = per_episode(track), per_episode(first) if first is not None else {}
     out: dict[str, Any] = {}
     for name, values in mine.items():
-        low, high = bootstrap_interval(values)
-        out[name] = [round(float(x), 3) for x in (values.mean(), low, high)]
+        out[name] = meant(values)
         if name in others:
-            difference = values - others[name]
-            low, high = bootstrap_interval(difference)
-            out[f"{name}_gain"] = [round(float(x), 3) for x in (difference.mean(), low, high)]
+            out[f"{name}_gain"] = meant(values - others[name])
     near = track.before < NEAR
-    return out | {"cosine_near": round(float(track.cosine[near].mean()), 3) if near.any() else None}
+    came = near.any(0)
+    by_episode = np.where(near, track.cosine, 0.0).sum(0)[came] / near.sum(0)[came]
+    return out | {"cosine_near": meant(by_episode) if came.any() else None, "near": round(float(came.mean()), 3)}
+
+
+def meant(values: NDArray[np.float64]) -> list[float]:
+    """Mean of episodes [E] with its 95 % bootstrap interval."""
+    low, high = bootstrap_interval(values)
+    return [round(float(x), 3) for x in (values.mean(), low, high)]
 
 
 def per_episode(track: Track) -> dict[str, NDArray[np.float64]]:

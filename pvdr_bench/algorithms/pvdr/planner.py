@@ -24,7 +24,7 @@ class GoalDistance:
     """Mean absolute difference to the goal under the planner's metric; the goal is encoded once."""
 
     def __init__(self, config: PlannerConfig, tokenizer: Tokenizer, goal_codes: Tensor) -> None:
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenizer, self.goal_codes = config, tokenizer, goal_codes
         self.goal = self.features(goal_codes)
         self.soft_goal = self.soft_features(tokenizer.embed(goal_codes))
 
