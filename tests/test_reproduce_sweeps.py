@@ -10,7 +10,7 @@ import pytest
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
 from pvdr_bench.catalog.experiment import Experiment
 from pvdr_bench.launch.plan import experiment_runs
-from pvdr_bench.results.paper import figure_called
+from pvdr_bench.results.paper import figure_called, figure_has
 from pvdr_bench.results.reproduce import values_of
 from tests.test_reproduce import drawn, experiment
 
@@ -51,7 +51,7 @@ def test_the_sentence_on_a_sweep_ends_with_the_papers_words(catalog: Catalog, tm
                           (14, "moderately influenced by lambda3")):
         told = figure_called(catalog.experiment(f"fig{number}").source)
         assert told == f"The publication calls PVDR {words} (appendix B.1)."
-    assert figure_called(catalog.experiment("fig4").source) == ""
+    assert figure_called(catalog.experiment("fig4").source) == figure_has(catalog.experiment("fig12").source) == ""
     one = experiment(source="arXiv 2411.03169, Fig. 13", figure={"kind": "sweep", "key": "lambda2"}, grid=[
         {"methods": ["pvdr", "pvdr@lambda2=8"], "tasks": ["reach"], "videos": ["metaworld"]}])
     found = drawn(catalog, one, tmp_path, lambda spec: 0.4 if spec.variant == "pvdr" else 0.5)

@@ -51,12 +51,13 @@ def _verdict(one: Agreement) -> tuple[str, str]:
 
 
 def highest_row(results: Results, variant: str, tasks: Sequence[str], source: str, metric: str = "success", *,
-                theirs: str = "", confidence: float = CONFIDENCE) -> str:
+                theirs: str = "", has: str = "", confidence: float = CONFIDENCE) -> str:
     """Whether the row that a publication has above all others is above them here, by the mean over the tasks.
 
     Args:
         theirs: what the publication has above its rows, where the rows here are ours and none of them is printed there;
             empty: the row itself, above the others.
+        has: what it says of it, where that is known and the rows are its own.
     """
     rows = [row for row in rows_of(results) if not row.reference]
     own = [row for row in rows if row.variant == variant]
@@ -69,9 +70,28 @@ def highest_row(results: Results, variant: str, tasks: Sequence[str], source: st
     for row in own:
         gaps = {other: _gap(row, other, results, tasks, metric, confidence) for other in others
                 if len(own) == 1 or other.corpus in (row.corpus, "none")}
+        told = (f"The publication has {theirs} above its rows{where}, and the rows here are ours;" if theirs else
+                f"The publication has {has or f'{title_of(row)} above all other rows'}{where}; here")
         sentences.append(_told(row, {other: gap for other, gap in gaps.items() if gap is not None},
-                               [other for other, gap in gaps.items() if gap is None], where, confidence, theirs))
+                               [other for other, gap in gaps.items() if gap is None], where, confidence, told))
+        if len(tasks) > 1 and None not in gaps.values():
+            first = _first_on(row, list(gaps), results, tasks, metric)
+            sentences.append(f"Its mean is the highest on {len(first)} of {len(tasks)} tasks"
+                             + (f": {', '.join(first)}." if first else "."))
     return " ".join(sentences)
+
+
+def title_of(row: Row) -> str:
+    """A row's label without its corpus."""
+    return row.label.removesuffix(f" ({row.corpus})")
+
+
+def _first_on(row: Row, others: Sequence[Row], results: Results, tasks: Sequence[str], metric: str) -> list[str]:
+    """The tasks on which the mean of ``row`` is above those of all others; all have a final evaluation."""
+    def mean(one: Row, task: str) -> float:
+        return float(final_values(one, results.points, task, metric).values.mean())
+
+    return [task for task in tasks if all(mean(row, task) > mean(other, task) for other in others)]
 
 
 def _gap(row: Row, other: Row, results: Results, tasks: Sequence[str], metric: str,
@@ -93,7 +113,7 @@ def _gap(row: Row, other: Row, results: Results, tasks: Sequence[str], metric: s
 
 
 def _told(row: Row, gaps: Mapping[Row, Interval], missing: Sequence[Row], where: str, confidence: float,
-          theirs: str) -> str:
+          opening: str) -> str:
     if not gaps:
         return (f"Whether {row.label} is above all other rows{where} cannot be said: none has a final evaluation at "
                 f"its env_steps in every task; not compared: {', '.join(other.label for other in missing)}.")
@@ -101,11 +121,8 @@ def _told(row: Row, gaps: Mapping[Row, Interval], missing: Sequence[Row], where:
     above = [other.label for other, gap in gaps.items() if gap.value > 0.0]
     clear = [other.label for other, gap in gaps.items() if gap.low is not None and gap.low > 0.0]
     below = [other.label for other, gap in gaps.items() if gap.high is not None and gap.high < 0.0]
-    printed = (f"The publication has {theirs} above its rows{where}, and the rows here are ours; the mean of "
-               f"{row.label}" if theirs else
-               f"The publication has {row.label} above all other rows{where}; here its mean")
-    text = (f"{printed} is above {len(above)} of {len(gaps)}, clearly ({level} interval of the difference above zero) "
-            f"above {', '.join(clear) if clear else 'none'}")
+    text = (f"{opening} the mean of {row.label} is above {len(above)} of {len(gaps)}, clearly ({level} "
+            f"interval of the difference above zero) above {', '.join(clear) if clear else 'none'}")
     text += f", and clearly below {', '.join(below)}" if below else ""
     return text + (f"; not compared: {', '.join(other.label for other in missing)}." if missing else ".")
 

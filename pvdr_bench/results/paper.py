@@ -2,7 +2,7 @@
 
 ``results/paper/*.csv`` has the columns of :data:`COLUMNS`; success and its spread are in percent, as printed. A row has
 either a success rate or a return. What a source does not say is empty. ``figures.json`` says of figures, whose numbers
-nobody printed, how they were measured, and under ``calls`` what the text says of one.
+nobody printed, how they were measured, and what the text says of one (``calls``) and of its highest row (``has``).
 """
 
 from __future__ import annotations
@@ -124,6 +124,13 @@ def figure_called(source: str, folder: Path | None = None) -> str:
     figure, row = _figure(source, folder)
     words = row.get("calls", {}).get(figure)
     return f"The publication calls {words}." if words else ""
+
+
+def figure_has(source: str, folder: Path | None = None) -> str:
+    """What the publication says of the highest row of that figure, as the object of a sentence; empty where it is not
+    known. Arguments and errors as for :func:`figure_otherwise`."""
+    figure, row = _figure(source, folder)
+    return str(row.get("has", {}).get(figure, ""))
 
 
 def _figure(source: str, folder: Path | None) -> tuple[str, dict[str, Any]]:

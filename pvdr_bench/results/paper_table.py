@@ -18,6 +18,7 @@ from pvdr_bench.results.latex import SCRIPT, environment, escape_latex
 from pvdr_bench.results.paper import measured_otherwise, published
 from pvdr_bench.results.series import Row
 from pvdr_bench.results.tables import Cell, Table, mark_bold
+from pvdr_bench.words import counted
 
 HERE, THERE = "here", "published"
 
@@ -116,10 +117,19 @@ def _title(spec: RunSpec) -> str:
 
 
 def _column(spec: RunSpec, numbers: pd.DataFrame) -> str:
-    """A method's title, with the published horizon where the table is about horizons."""
+    """A method's title, with its horizon here and the published one where the table is about horizons."""
     mine = numbers[numbers["variant"].eq(spec.variant)]["horizon"] if len(numbers) else pd.Series(dtype=str)
     told = numbers["horizon"].nunique() > 1 and not mine.empty and bool(mine.iloc[0])
-    return f"{_title(spec)}, there {mine.iloc[0]}" if told else _title(spec)
+    return f"{_title(spec)}, {_horizon(spec)}there {mine.iloc[0]}" if told else _title(spec)
+
+
+def _horizon(spec: RunSpec) -> str:
+    """``here 2+4 over 12 decisions, ``: frames of context and of plan, and the decisions that the plan spans."""
+    model = spec.config.get("model", {})
+    if not {"context_frames", "future_frames", "frame_stride"} <= set(model):
+        return ""
+    ahead = model["future_frames"] * model["frame_stride"]
+    return f"here {model['context_frames']}+{model['future_frames']} over {counted(ahead, 'decision')}, "
 
 
 def _difference(numbers: pd.DataFrame, stand_ins: Mapping[str, str], specs: Sequence[RunSpec]) -> str:

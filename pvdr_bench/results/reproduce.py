@@ -25,7 +25,7 @@ from pvdr_bench.results.figures import Plot, plot_bars, plot_curves, plot_sweep,
 from pvdr_bench.results.figures.sweep import is_numeric, leaves
 from pvdr_bench.results.looks import MARKS, Look
 from pvdr_bench.results.ordering import highest_row, sensitivity, table_ordering
-from pvdr_bench.results.paper import figure_called, figure_otherwise
+from pvdr_bench.results.paper import figure_called, figure_has, figure_otherwise
 from pvdr_bench.results.problems import REFERENCES
 from pvdr_bench.results.series import rows_of
 from pvdr_bench.results.tables import build_table, to_csv
@@ -152,7 +152,8 @@ class _Drawing:
         experiment, files, ordering, problem = self.experiment, list[Path](), "", ""
         if experiment.highest is not None:
             ordering = " ".join(highest_row(self.results, variant, self.tasks, experiment.source,
-                                            theirs=self._theirs(experiment.highest, variant))
+                                            theirs=self._theirs(experiment.highest, variant),
+                                            has=figure_has(experiment.source))
                                 for variant in self._as_run(experiment.highest))
         if experiment.figure is not None:
             found, key = self.results, experiment.figure.key

@@ -44,6 +44,7 @@ from pvdr_bench.results.tables import ALL
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LEVELS = ("0.1", "0.5")  # of levels in place of curves: of no row's colour, so that none is taken for one
 AXES = {"env_steps": "env_steps", "time": "hours of training", "gpu": "GPU-hours of training"}
 
 
@@ -182,9 +183,9 @@ def _panel(ax: Axes, facet: Facet[Row], drawing: _Drawing) -> None:
     for row in drawing.rows:
         if row.reference and (level := _level(row, facet.task, drawing)) is not None:
             ax.axhline(level, **reference_look(row), label=row.label, zorder=1.5, clip_on=False)
-    for row in drawing.levels:
+    for place, row in enumerate(drawing.levels):
         if (level := _level(row, facet.task, drawing)) is not None:
-            ax.axhline(level, color=drawing.looks[row].color, linestyle=(0, (4, 2)), linewidth=1.2, zorder=3,
+            ax.axhline(level, color=_LEVELS[place % len(_LEVELS)], linestyle=(0, (4, 2)), linewidth=1.2, zorder=3,
                        label=f"{label_of(row, drawing.results)}, at the end", clip_on=False)
     for row in facet.behind:
         if (drawn := _drawn(row, facet.task, drawing)) is not None:
