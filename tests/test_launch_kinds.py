@@ -11,11 +11,14 @@ import pytest
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.errors import ChangedError
 from pvdr_bench.launch.plan import RunPlan, plan_runs
+from pvdr_bench.launch.rates import Place, Rates, labels_of
+from pvdr_bench.results.collect import collect
+from pvdr_bench.results.publish import publish
 from pvdr_bench.runs.archive import write_archive
 from pvdr_bench.runs.directory import RunDir
 from tests.dummies import EPISODE, SYNC
 from tests.dummies import make_spec as dummy_spec
-from tests.results_runs import make_run, make_spec
+from tests.results_runs import finish, make_run, make_spec
 from tests.slurm_fakes import nowhere
 from tests.test_cli_run import cli
 from tests.test_reproduce_command import done, folder
@@ -60,6 +63,34 @@ def test_a_submission_takes_each_kind_at_its_own_rate(capsys: pytest.CaptureFixt
     assert [(kind["variant"], kind["runs"]) for kind in facts["kinds"]] == [("random", 2), ("ppo", 3)]
     code, out, _ = cli(capsys, *words)
     assert code == 0 and "ppo: 3 runs, unknown" in out and "together 0.0 hours of runs for 2 of 5 runs" in out
+
+
+def test_a_rate_of_other_keys_is_better_than_none_and_says_so(folder: Path) -> None:
+    """Of ppo under 2 episodes a point there is a run; then one under the protocol's own keys, which is taken."""
+    catalog, results = load_catalog(), folder / "results"
+    wanted = catalog.resolve("ppo", "reach", 0, "smoke", overrides=["protocol.eval_episodes=3"])
+
+    def known() -> tuple[float | None, str] | None:
+        found = Rates(catalog, results, Place("cpu")).of(wanted)
+        return (found.per_step, found.source) if found else None
+
+    def made(seed: int, seconds: float, *overrides: str) -> None:
+        spec = catalog.resolve("ppo", "reach", seed, "smoke", overrides=overrides)
+        with (run_dir := RunDir(spec.path(results))).lock():
+            run_dir.open(spec)
+            finish(run_dir, 320, wall_seconds=seconds)
+
+    assert labels_of("cpu@a=1") == ["cpu@a=1", "cpu", "cpu@"] and labels_of("cpu") == ["cpu", "cpu@"]
+    assert known() is None
+    made(0, 32.0, "protocol.eval_episodes=2")
+    assert known() == (0.1, "1 finished run in the results folder, under other keys of the protocol")
+    publish(collect(results), folder / "packed")
+    assert Rates(catalog, folder / "none", Place("cpu"), [folder / "packed"]).of(wanted).source == (  # type: ignore[union-attr]
+        "1 finished run in packed, under other keys of the protocol")
+    made(1, 64.0)
+    assert known() == (0.2, "1 finished run in the results folder")
+    made(2, 96.0, "protocol.eval_episodes=3")
+    assert known() == (pytest.approx(0.3), "1 finished run in the results folder")
 
 
 def test_nothing_is_left_but_the_end_of_a_run_whose_budget_was_lowered_below_its_checkpoint() -> None:

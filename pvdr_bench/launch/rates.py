@@ -2,7 +2,8 @@
 
 A rate is looked for in the results folder, then among the packed reference runs, then among the hours that a
 publication reports (``results/paper/hours.json``); first of the variant itself, then of its method, then of the method
-that this one extends. It is of one kind of device, and says where it is from: nothing is guessed. Imports no torch.
+that this one extends; of each under the run's own protocol first, and then under other keys of it. It is of one kind of
+device, and says where it is from: nothing is guessed. Imports no torch.
 """
 
 from __future__ import annotations
@@ -98,25 +99,30 @@ class Rates:
         key = spec.variant, spec.scale_label, spec.task.suite
         if key not in self._known:
             found = (self._found(name, label, spec) for name in names_of(spec.variant, self.catalog)
-                     for label in dict.fromkeys((spec.scale_label, spec.scale_label.partition("@")[0])))
+                     for label in labels_of(spec.scale_label))
             self._known[key] = next((known for known in found if known is not None), None)
         return self._known[key]
 
     def here(self, name: str, label: str, suite: str) -> Known | None:
-        """The rate of finished runs in the results folder, of a variant, scale and suite, on such a device."""
+        """The rate of finished runs in the results folder, of a variant, scale and suite, on such a device.
+
+        Args:
+            label: of the scale, see :func:`labels_of`.
+        """
         own = [(seconds, steps) for run, done, device in finished(self.results, name, label)
                if device == self.place.device and self._suite(run.path.parents[2].name) == suite
                for seconds, steps in [(done.get("wall_seconds", 0.0), done["env_steps"])] if seconds and steps]
-        return Known(name, f"{_runs(len(own))} in the results folder",
+        return Known(name, f"{_runs(len(own))} in the results folder{_otherwise(label)}",
                      sum(seconds for seconds, _ in own) / sum(steps for _, steps in own)) if own else None
 
     def _found(self, name: str, label: str, spec: RunSpec) -> Known | None:
         if (own := self.here(name, label, spec.task.suite)) is not None:
             return own
-        packed = self._packed().get((name, label, spec.task.suite), [])
+        packed = [each for (variant, other, suite), runs in self._packed().items() for each in runs
+                  if (variant, suite) == (name, spec.task.suite) and _of_label(other, label)]
         if packed:
             places = ", ".join(dict.fromkeys(where for _, _, where in packed))
-            return Known(name, f"{_runs(len(packed))} in {places}",
+            return Known(name, f"{_runs(len(packed))} in {places}{_otherwise(label)}",
                          sum(seconds for seconds, _, _ in packed) / sum(steps for _, steps, _ in packed))
         return self._published(name, spec)
 
@@ -145,6 +151,20 @@ class Rates:
         return None
 
 
+def labels_of(label: str) -> list[str]:
+    """The scale's label of a run, its scale's own, and ``cpu@``, which stands for that scale with any other keys."""
+    scale, _, _ = label.partition("@")
+    return list(dict.fromkeys((label, scale, f"{scale}@")))
+
+
+def _of_label(label: str, asked: str) -> bool:
+    return label.startswith(asked) if asked.endswith("@") else label == asked
+
+
+def _otherwise(label: str) -> str:
+    return ", under other keys of the protocol" if label.endswith("@") else ""
+
+
 def names_of(variant: str, catalog: Catalog) -> list[str]:
     """The variant, its method, and those that this extends, the nearest first."""
     names = [variant, split_variant(variant)[0]]
@@ -165,8 +185,9 @@ class Size:
 
 def size_of(spec: RunSpec, catalog: Catalog, results: Path) -> Size | None:
     """What a finished run of this kind takes up here; else what can be counted: checkpoints, and a replay's frames."""
-    folders = [run.path for run, _, _ in finished(results, spec.variant, spec.scale_label)]
-    if folders:
+    labels = labels_of(spec.scale_label)
+    found = ([run.path for run, _, _ in finished(results, spec.variant, label)] for label in labels)
+    if folders := next(filter(None, found), []):
         return Size(sum(map(bytes_of, folders)) / len(folders), f"{_runs(len(folders))} in the results folder")
     paper = paper_folder()
     known = _records(paper.parent / "reference" / SIZES) if paper else []
@@ -210,10 +231,11 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 def finished(results: Path, variant: str, label: str) -> Iterator[tuple[RunDir, Mapping[str, Any], str]]:
-    """Finished runs of a variant and scale, whatever task, corpus and seed; with done.json and the device."""
+    """Finished runs of a variant and scale (see :func:`labels_of`), whatever task, corpus and seed; with done.json and
+    the device."""
     if not (results / variant).is_dir():
         return
-    for path in sorted((results / variant).glob(f"*/*/{_plain(label)}/seed-*/done.json")):
+    for path in sorted((results / variant).glob(f"*/*/{_plain(label)}{'*' * label.endswith('@')}/seed-*/done.json")):
         run_dir = RunDir(path.parent)
         with suppress(BenchError):  # what is wrong with another run is that run's matter
             if done := run_dir.done():
