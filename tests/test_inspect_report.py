@@ -10,6 +10,7 @@ from pvdr_bench.playing.film import write_picture
 from pvdr_bench.results.collect import collect
 from pvdr_bench.results.report.build import build_report
 from pvdr_bench.results.report.media import captions_of, embed, inspected
+from pvdr_bench.results.report.models import models_part
 from pvdr_bench.runs.files import write_json
 from tests.results_runs import make_run
 
@@ -39,6 +40,27 @@ def test_the_page_holds_picture_caption_and_numbers(tmp_path: Path) -> None:
     assert "inspect/latents.png" in page.html and "As the action module reads them." in page.html
     assert '"probe_r2":0.12346' in page.html.replace(" ", "")
     assert page.html == build_report(collect(tmp_path)).html
+
+
+def test_models_that_were_inspected_beside_the_runs_are_shown(tmp_path: Path) -> None:
+    """Their pictures, captions and numbers; what has no room, or cannot be read, is a note; runs' folders are none."""
+    shown(tmp_path)
+    folder = tmp_path / "inspect" / "pvdr-x-cpu-0123"
+    write_picture(np.zeros((8, 8, 3), np.uint8), folder / "futures.png")
+    entry = {"what": "futures", "title": "Futures", "about": "Beside <true> ones.", "drawn": {},
+             "files": ["futures.png", "gone.mp4"], "numbers": {"psnr": 20.123456, "panels": {"a": {"shown": [1.5, None]}}}}
+    write_json(folder / "inspect.json", {"format": 1, "pictures": {"futures": entry}, "target": {
+        "kind": "artefact", "stage": "pretrain", "corpora": {"metaworld": "1"}}})
+    page = build_report(collect(tmp_path)).html
+    assert "Models that runs start from" in page and "pretrain pvdr-x-cpu-0123, clips of metaworld" in page
+    assert "Futures. Beside &lt;true&gt; ones." in page and page.count('src="data:image/png;base64,') == 1
+    assert "<dt>psnr</dt><dd>20.12</dd>" in page and "<dt>panels, a, shown</dt><dd>1.5, None</dd>" in page
+    assert "inspect/pvdr-x-cpu-0123/gone.mp4 was left out: it is no picture or film that is there." in page
+    tight = models_part(tmp_path, total=10, each=10**6)
+    assert "futures.png was left out" in tight and "src=" not in tight
+    (folder / "inspect.json").write_text("{")
+    assert "inspect/pvdr-x-cpu-0123/inspect.json cannot be read" in build_report(collect(tmp_path)).html
+    assert models_part(tmp_path / "nowhere", total=10, each=10) == ""
 
 
 def test_a_broken_inspect_json_is_a_note(tmp_path: Path) -> None:

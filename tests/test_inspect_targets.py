@@ -207,9 +207,23 @@ def test_a_run_also_takes_the_words_of_its_artefacts(here: Path) -> None:
     target = show.find_target(ROOT / "policies/pvdr/reach/metaworld/cpu/seed-3")
     assert isinstance(target, RunTarget)
     assert target.own == ("episode", "futures", "adaptation", "latents")
-    assert show.choices(target) == (*target.own, "reconstructions")
+    assert show.choices(target) == (*target.own, "reconstructions", "pretrain.futures", "pretrain.latents")
     assert show.chosen(target, []) == list(target.own) and show.chosen(target, ["latents", "latents"]) == ["latents"]
-    assert target.artefacts["reconstructions"].artefact.path == TOKENIZER
+    assert [(artefact.artefact.path, word) for artefact, word in target.artefacts.values()] == [
+        (TOKENIZER, "reconstructions"), (PRETRAINED, "futures"), (PRETRAINED, "latents")]
+    model, _ = target.artefacts["pretrain.futures"]
+    assert target.reads("pretrain.futures") == ("videos", *model.views["futures"].reads)
+
+
+def test_a_run_shows_what_its_model_foretold_before_it_was_trained_on(here: Path, tmp_path: Path) -> None:
+    """Its own word is the run's, whose files stay; held-out clips are the model's."""
+    target = show.find_target(ROOT / "policies/pvdr/reach/metaworld/cpu/seed-3")
+    made = show.inspect(target, ["pretrain.futures"], tmp_path, Settings(Amounts(cases=2)))
+    assert {entry["what"] for entry in made.pictures.values()} == {"pretrain.futures"}
+    assert made.pictures and all(stem.startswith("pretrain-futures") for stem in made.pictures)
+    alone = show.inspect(show.find_target(PRETRAINED), ["futures"], tmp_path / "alone", Settings(Amounts(cases=2)))
+    mine, theirs = (next(iter(one.pictures.values())) for one in (made, alone))
+    assert mine["numbers"] == theirs["numbers"] and mine["about"] == theirs["about"]
 
 
 def test_a_word_with_nothing_to_show_is_told_of_and_refused_where_it_was_asked_for(here: Path, tmp_path: Path,

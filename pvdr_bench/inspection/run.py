@@ -47,18 +47,21 @@ class RunTarget:
         return {} if path is None else dict(load_object(path))
 
     @cached_property
-    def artefacts(self) -> dict[str, ArtefactTarget]:
-        """By word, the artefact that shows it, where the run does not."""
-        found: dict[str, ArtefactTarget] = {}
+    def artefacts(self) -> dict[str, tuple[ArtefactTarget, str]]:
+        """By word, the artefact that shows it and its own word: the same, or behind its stage where that is taken."""
+        found: dict[str, tuple[ArtefactTarget, str]] = {}
         for reference in (self.run.dir.read_artefacts() or {}).values():
             if (target := _artefact(reference)) is not None:
-                found |= {word: target for word in target.views if word not in self.own and word not in found}
+                for word in target.views:
+                    taken = word in self.own or word in found
+                    found[f"{target.artefact.stage}.{word}" if taken else word] = target, word
         return found
 
     def reads(self, word: str) -> tuple[str, ...]:
         """Names of the settings that change what a word shows; the seed of what is drawn is none of an episode's."""
         if word not in self.own:
-            return self.artefacts[word].reads(word)
+            target, own = self.artefacts[word]
+            return target.reads(own)
         return ("episode", *(() if word == EPISODE else self._views[word].reads))
 
     def facts(self, settings: Settings) -> dict[str, Any]:
@@ -80,7 +83,9 @@ class RunTarget:
                 yield from self._shown(own, session, settings)
         for name in names:
             if name not in self.own:
-                yield from self.artefacts[name].exhibits([name], settings)
+                target, word = self.artefacts[name]
+                for _, stem, exhibit in target.exhibits([word], settings):
+                    yield name, stem if name == word else f"{target.artefact.stage}-{stem}", exhibit
 
     def _shown(self, names: Sequence[str], session: Session, settings: Settings) -> Iterator[tuple[str, str, Exhibit]]:
         ask_for_plans(session.learner)

@@ -28,6 +28,7 @@ from pvdr_bench.results.report.chapters import (
 )
 from pvdr_bench.results.report.corpora import videos_part
 from pvdr_bench.results.report.media import Medium, embed, megabytes
+from pvdr_bench.results.report.models import models_part
 from pvdr_bench.results.report.overview import Warned
 from pvdr_bench.results.report.parts import text
 from pvdr_bench.results.report.runs import (
@@ -95,7 +96,7 @@ def build_report(results: Results, options: Options | None = None) -> Report:
                            for i, medium in enumerate(media) if medium.data is not None),
         "navigation": navigation(chapters), "chapters": "\n".join([contents(chapters, title), *sections]),
         "runs": parts.run_table(results, pages["runs"], options.metric),
-        "method": _method(results, sources, media),
+        "method": _method(results, sources, media, options),
     })
     return Report(html, title, len(sources), tuple(chapters), tuple(media))
 
@@ -120,7 +121,7 @@ def _commits(sources: list[Source], chapter: Chapter) -> list[str]:
     return sorted(found - {""})
 
 
-def _method(results: Results, sources: list[Source], media: list[Medium]) -> str:
+def _method(results: Results, sources: list[Source], media: list[Medium], options: Options) -> str:
     """How numbers are made, what each protocol means, and what this file leaves out."""
     interval = ("A seed's number is the mean over its evaluation episodes; episodes are never pooled over seeds. One "
                 "task: mean over seeds with a Student t interval. Several tasks: every task weighs the same, and the "
@@ -129,9 +130,10 @@ def _method(results: Results, sources: list[Source], media: list[Medium]) -> str
              "fixed episodes that no training seed meets; it is not the best of the curve.")
     again = ("With the results folder, the same numbers come from pvdr-bench's commands table, plot and aggregate, and "
              "each run's page has the command that made it.")
+    left = options.media_total - sum(medium.size for medium in media if medium.data is not None)
     paragraphs = "\n".join(f"<p>{text(sentence)}</p>" for sentence in (interval, steps, again))
     return (f"{paragraphs}\n<h3>What the numbers mean</h3>\n{parts.protocol_tables(results)}\n"
-            f"{videos_part(results)}\n"
+            f"{videos_part(results)}\n{models_part(results.root, total=left, each=options.media_each)}\n"
             f"<h3>What this file leaves out</h3>\n{_limits(sources, media)}")
 
 

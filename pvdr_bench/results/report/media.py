@@ -65,7 +65,7 @@ def embed(runs: Mapping[str, Path], *, total: int, each: int) -> list[Medium]:
     for turn in zip_longest(*([(run, path) for path in paths] for run, paths in listed.items())):
         for run, path in filter(None, turn):
             size = path.stat().st_size
-            why = _refusal(size, left, total, each)
+            why = refusal(size, left, total, each)
             data = None if why else base64.b64encode(path.read_bytes()).decode("ascii")
             left -= 0 if why else size
             place = path.relative_to(runs[run]).as_posix()
@@ -92,7 +92,8 @@ def inspected(run: Path) -> tuple[dict[str, Any], str]:
     return (dict(found["pictures"]), "") if found is not None else ({}, "")
 
 
-def _refusal(size: int, left: int, total: int, each: int) -> str:
+def refusal(size: int, left: int, total: int, each: int) -> str:
+    """Why a file of ``size`` bytes is not embedded; empty: it is."""
     if size == 0:
         return "the file is empty"
     if size > each:
