@@ -47,8 +47,9 @@ def test_models_that_were_inspected_beside_the_runs_are_shown(tmp_path: Path) ->
     shown(tmp_path)
     folder = tmp_path / "inspect" / "pvdr-x-cpu-0123"
     write_picture(np.zeros((8, 8, 3), np.uint8), folder / "futures.png")
+    numbers = {"psnr": 20.123456, "panels": {"a": {"shown": [1.5, None]}}}
     entry = {"what": "futures", "title": "Futures", "about": "Beside <true> ones.", "drawn": {},
-             "files": ["futures.png", "gone.mp4"], "numbers": {"psnr": 20.123456, "panels": {"a": {"shown": [1.5, None]}}}}
+             "files": ["futures.png", "gone.mp4"], "numbers": numbers}
     write_json(folder / "inspect.json", {"format": 1, "pictures": {"futures": entry}, "target": {
         "kind": "artefact", "stage": "pretrain", "corpora": {"metaworld": "1"}}})
     page = build_report(collect(tmp_path)).html
