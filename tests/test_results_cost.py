@@ -90,8 +90,8 @@ def told(root: Path, seed: int, phases: list[PhaseRow], artefacts: dict[str, flo
     log.close()
     if artefacts is not None:
         (path / "artefacts.json").write_text(json.dumps({
-            stage: {"stage": stage, "name": "n", "hash": "h", "weights_sha256": "w",
-                    **({"wall_seconds": seconds, "device": "cpu"} if seconds is not None else {})}
+            stage: {"stage": stage, "name": "n", "hash": "h", "weights_sha256": "w", **(
+                {"wall_seconds": seconds, "device": "cpu", "flop": 1e9 * seconds} if seconds is not None else {})}
             for stage, seconds in artefacts.items()}))
     resealed(path, wall_seconds=160.0, success_any=0.5, success_end=0.25, episodes=100)
 
@@ -115,7 +115,9 @@ def test_tables_stand_beside_success_and_dashes_for_old_runs(folder: Path) -> No
     assert lines["method"].count("hours") == 4 and "GPU-hours" in lines["method"] and "CPU-hours" in lines["method"]
     assert ("| 50.0 [50.0, 50.0] (n = 2) | 0.0500 [0.0500, 0.0500] (n = 2) | — | — | 2.00 [2.00, 2.00] (n = 2) | 5.00"
             in lines["PVDR (metaworld)"])
-    assert lines["PPO"].count("—") == 7 and lines["STG"].count("—") == 3 and "0.0444" in lines["PPO"]
+    assert lines["PPO"].count("—") == 8 and lines["STG"].count("—") == 4 and "0.0444" in lines["PPO"]
+    assert lines["method"].rstrip(" |").endswith("artefact TFLOP")
+    assert lines["PVDR (metaworld)"].endswith("| 7.20 [7.20, 7.20] (n = 2) |")  # of 1800 and 5400 s at 1e9 FLOP/s
     frame = to_frame(time)
     shares = frame[frame["variant"].eq("pvdr") & frame["statistic"].isin(list(KINDS))]
     assert shares["value"].sum() == pytest.approx(1) and set(shares["metric"]) == {"time"}

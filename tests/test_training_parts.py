@@ -315,6 +315,24 @@ def test_time_of_an_offline_stage_is_that_of_what_was_kept(tmp_path: Path, monke
     assert read_stage_rows(path) == []
 
 
+def test_flop_of_an_offline_stage_are_those_of_all_processes_and_starts(tmp_path: Path) -> None:
+    """An update is a product of [4, 8] and [8, 16]: 1024 FLOP; of 20 a few are counted, and all are told."""
+    path, (a, b) = tmp_path / "timing.jsonl", (torch.ones(4, 8), torch.ones(8, 16))
+
+    def made(clock: StageClock, *steps: int) -> list[float | None]:
+        for step in steps:
+            for _ in range(10):
+                with clock.counting():
+                    a @ b
+            clock.tell(step)
+        return [row.get("flop") for row in read_stage_rows(path)]
+
+    assert made(StageClock(path, 0, "cpu", 2), 10, 20) == [20_480.0, 40_960.0]
+    assert made(StageClock(path, 10, "cpu", 1), 20) == [20_480.0, 30_720.0]  # goes on from step 10 with one process
+    assert made(StageClock(path, 20, "cpu"), 30) == [20_480.0, 30_720.0, None]  # what compiles is not counted
+    assert made(StageClock(path, 30, "cpu", 1), 40) == [20_480.0, 30_720.0, None, None]  # so the whole is not known
+
+
 def test_offline_stage_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="step 6"):
         run_offline(OfflineDummy(nan_at=7), Clips(0, 30), SCHEDULE, tmp_path, seed=0)

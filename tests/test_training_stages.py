@@ -104,6 +104,7 @@ def test_artefacts_are_made_once_shared_and_made_anew(data: Path, monkeypatch: p
     pieces, references = again.pieces()
     assert references["pretrain"]["weights_sha256"] == first["pretrain"].weights_sha256
     assert all(each["wall_seconds"] > 0 and each["device"] == "cpu" for each in references.values())
+    assert all(each["flop"] > 0 for each in references.values())
     assert pieces.tokenizer is not None and set(pieces.artefacts) == {"tokenize", "pretrain"}
     codes = pieces.tokenizer.encode(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
     assert pieces.tokenizer.embed(codes).shape[:3] == codes.shape

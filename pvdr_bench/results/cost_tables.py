@@ -81,13 +81,14 @@ def build_cost_table(results: Results, metric: str = "success", *, confidence: f
     if metric not in METRICS:
         raise UsageError(f"there is no metric {metric!r}", hint=f"there is: {', '.join(METRICS)}")
     costs = costs_of(results, allow_mixed)
-    values = {**_hours(costs), "artefact hours": lambda cost: cost.artefact_hours, **_FLOP}
+    values = {**_hours(costs), "artefact hours": lambda cost: cost.artefact_hours, **_FLOP,
+              "artefact TFLOP": lambda cost: _scaled(cost.artefact_flop, TERA)}
     given = "methods were not given the same env_steps, and" if len(_budgets(results)) > 1 else (
         "methods were given the same env_steps,")
     caption = (f"What a run took beside what it came to, at the end of its budget: {given} not the same compute. "
-               f"{METRICS[metric].capitalize()}: as in the table of final evaluations. Artefact hours: training the "
-               "models that a run stands on (pre-trained, tokenizers), each counted whole, though runs share them. "
-               "FLOP are those of matrix products, convolutions and attention, per decision of training and of the "
+               f"{METRICS[metric].capitalize()}: as in the table of final evaluations. Artefact hours and TFLOP: "
+               "training the models that a run stands on (pre-trained, tokenizers), each counted whole, though runs "
+               "share them, validations not in the FLOP. FLOP are those of matrix products, convolutions and attention, per decision of training and of the "
                "whole run, evaluations included; an update is all that one round learns. "
                f"{_caption(results, costs, confidence)}")
     table = _table("cost", results, costs, values, ("digits",) * len(values), confidence, caption)

@@ -93,7 +93,10 @@ class Artefact:
         rows = read_stage_rows(self.path / TIMING)  # those of before have none
         if not rows:
             return self.reference
-        return {**self.reference, "wall_seconds": rows[-1]["wall_seconds"], "device": rows[-1]["device"]}
+        cost: ReferenceFile = {**self.reference, "wall_seconds": rows[-1]["wall_seconds"], "device": rows[-1]["device"]}
+        if "flop" in rows[-1]:
+            cost["flop"] = rows[-1]["flop"]
+        return cost
 
 
 class ArtefactStore:

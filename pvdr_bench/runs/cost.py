@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from pvdr_bench.runs.contents import RunContents
 from pvdr_bench.runs.schema import PhaseRow, ReferenceFile
@@ -40,7 +40,8 @@ class RunCost:
         acting, learning: FLOP per decision of training, before and in updates.
         update: FLOP of one update: all that one round learns.
         flop: of the whole run, evaluations included.
-        artefact_hours: of training the models that the run stands on, each counted whole; 0 without any.
+        artefact_hours, artefact_flop: of training the models that the run stands on, each counted whole (FLOP of their
+            updates, validations left out); 0 without any.
     """
 
     device: str | None = None
@@ -53,6 +54,7 @@ class RunCost:
     update: float | None = None
     flop: float | None = None
     artefact_hours: float | None = None
+    artefact_flop: float | None = None
 
 
 def read_cost(run: RunContents, action_repeat: int, until: int | None = None) -> RunCost:
@@ -65,22 +67,24 @@ def read_cost(run: RunContents, action_repeat: int, until: int | None = None) ->
     Raises:
         DataError: a file is broken.
     """
-    artefact_hours = _hours_of(run.read_artefacts())
+    stands_on = run.read_artefacts()
+    seconds, flop = _of_artefacts(stands_on, "wall_seconds"), _of_artefacts(stands_on, "flop")
+    hours = None if seconds is None else seconds / 3600
     phases = [row for row in run.read_phases() if until is None or row["env_steps"] <= until]
     if phases:
-        return replace(cost_of(phases, action_repeat), artefact_hours=artefact_hours)
+        return replace(cost_of(phases, action_repeat), artefact_hours=hours, artefact_flop=flop)
     done = run.done()
     devices = {row["device"] for row in run.read_timing()}
     whole = done is not None and (until is None or done["env_steps"] <= until)
     return RunCost(devices.pop() if len(devices) == 1 else None,
                    done["wall_seconds"] / 3600 if done is not None and whole and "wall_seconds" in done else None,
-                   artefact_hours=artefact_hours)
+                   artefact_hours=hours, artefact_flop=flop)
 
 
-def _hours_of(artefacts: Mapping[str, ReferenceFile] | None) -> float | None:
-    if artefacts is None or any("wall_seconds" not in each for each in artefacts.values()):
-        return None
-    return sum(each["wall_seconds"] for each in artefacts.values()) / 3600
+def _of_artefacts(artefacts: Mapping[str, ReferenceFile] | None, key: Literal["wall_seconds", "flop"]) -> float | None:
+    """The sum over all of them; None where one does not tell."""
+    told = None if artefacts is None else [each.get(key) for each in artefacts.values()]
+    return None if told is None or None in told else float(sum(value for value in told if value is not None))
 
 
 def cost_of(phases: Sequence[PhaseRow], action_repeat: int) -> RunCost:

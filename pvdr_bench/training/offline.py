@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from pvdr_bench.errors import Interrupted, TrainingError
 from pvdr_bench.rl.config import Schedule
 from pvdr_bench.rl.contract import OfflineLearner
+from pvdr_bench.rl.flop import FlopTally
 from pvdr_bench.rl.process_group import ProcessGroup, current_group
 from pvdr_bench.runs.artefacts import MODEL, TIMING, read_stage_rows
 from pvdr_bench.runs.checkpoints import Checkpoint, CheckpointStore
@@ -81,7 +83,7 @@ def as_tensor(batch: NDArray[Any]) -> Tensor:
 
 def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, folder: Path, seed: int,
                 stop: Callable[[], bool] = lambda: False, progress: OfflineProgress | None = None,
-                group: ProcessGroup | None = None, device: str = "cpu",
+                group: ProcessGroup | None = None, device: str = "cpu", count_flop: bool = True,
                 check: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Train, validate and leave ``model.safetensors`` in ``folder``; returns the last validation's metrics.
 
@@ -90,6 +92,8 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
             around it. Rank 0 writes, validates and tells of progress. A stop on one rank stops all at the same step,
             and another number of processes may go on.
         device: ``cpu`` or ``cuda``, written down beside the time that it took.
+        count_flop: write down the FLOP of its updates, too (:class:`~pvdr_bench.rl.flop.FlopTally`); off for a learner
+            that compiles, which would compile again for every step that is counted.
         check: called before anything is written; raises LockedError where the folder is another process's by now.
 
     Raises:
@@ -109,7 +113,8 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
         learner.load_state_dict(found["state"])
     record = None
     if group.leads:
-        record = _Record(learner, data, schedule, seed, folder, checkpoints, found or {}, device, check)
+        clock = StageClock(folder / TIMING, step, device, group.size if count_flop else 0)
+        record = _Record(learner, data, schedule, seed, folder, checkpoints, found or {}, clock, check)
     try:
         while step < schedule.steps:
             if group.agreed(stop()):
@@ -119,7 +124,8 @@ def run_offline(learner: OfflineLearner, data: ClipSource, schedule: Schedule, f
                 raise Interrupted(f"stopped at step {step} of {schedule.steps}", hint="the same command continues")
             rng = np.random.default_rng([seed, step])
             batch = data.draw(rng, schedule.batch, schedule.frames, schedule.stride, part=part)
-            metrics = finite(learner.update(as_tensor(batch.frames), torch.from_numpy(batch.start)), step)
+            with record.clock.counting() if record else nullcontext():
+                metrics = finite(learner.update(as_tensor(batch.frames), torch.from_numpy(batch.start)), step)
             step += 1
             row = record.take(step, metrics) if record else None
             if row and progress is not None:
@@ -137,15 +143,14 @@ class _Record:
     """What rank 0 alone does: rows, validations, checkpoints, time.
 
     Attributes:
-        validation: the last one's metrics.
+        validation: the last one's metrics. clock: of the time that steps take, and of their FLOP.
     """
 
     def __init__(self, learner: OfflineLearner, data: ClipSource, schedule: Schedule, seed: int, folder: Path,
-                 checkpoints: CheckpointStore, found: Mapping[str, Any], device: str, check: Callable[[], None]
+                 checkpoints: CheckpointStore, found: Mapping[str, Any], clock: StageClock, check: Callable[[], None]
                  ) -> None:
         self._learner, self._schedule, self._checkpoints, self._check = learner, schedule, checkpoints, check
-        self._saved, extra = found.get("step", 0), found.get("extra", {})
-        self._clock = StageClock(folder / TIMING, self._saved, device)
+        self._saved, extra, self.clock = found.get("step", 0), found.get("extra", {}), clock
         self.log = JsonlLog(folder / "train.jsonl")
         self.log.truncate(extra.get("offset", 0))
         self.validation: dict[str, float] = dict(extra.get("validation", {}))
@@ -174,35 +179,54 @@ class _Record:
         """A checkpoint, if this step has none yet."""
         if step > self._saved:
             self._check()  # before another process's half-written checkpoint is cleared away, too
-            self._clock.tell(step)  # before the checkpoint: a step that can be gone on from has its time
+            self.clock.tell(step)  # before the checkpoint: a step that can be gone on from has its time
             self._checkpoints.save(step, self._learner.state_dict(), {
                 "offset": self.log.sync(), "validation": self.validation, "interval": self._interval.state()})
             self._saved = step
 
 
 class StageClock:
-    """Seconds of training over all starts, a row of ``timing.jsonl`` at each checkpoint.
+    """Seconds of training over all starts and FLOP of its updates, a row of ``timing.jsonl`` at each checkpoint.
 
     Args:
         step: where this start begins; rows of what was done in vain after it are dropped. Where that checkpoint has no
             row, as those of earlier versions, the whole is not known, and nothing is written.
+        processes: that have an equal part of each update, whose FLOP are counted in one; 0: they are not counted.
     """
 
-    def __init__(self, path: Path, step: int, device: str) -> None:
+    def __init__(self, path: Path, step: int, device: str, processes: int = 0) -> None:
         rows = [row for row in read_stage_rows(path) if row["step"] <= step]
         self._path, self._device, self._started = path, device, time.monotonic()
         self._known = step == (rows[-1]["step"] if rows else 0)
         self._before = rows[-1]["wall_seconds"] if rows else 0.0
+        self._tally, self._processes = FlopTally(), processes
+        self._flop = rows[-1].get("flop") if rows else 0.0  # None: that of an earlier start is not known
         if path.exists():
             atomic_write(path, "".join(to_json(row) + "\n" for row in rows if self._known).encode())
 
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """An update is made within."""
+        if not self._processes:
+            yield
+            return
+        self._tally.enter("update", 1)
+        try:
+            yield
+        finally:
+            self._tally.leave()
+
     def tell(self, step: int) -> None:
-        """Write down the time of a checkpoint that is about to be made."""
+        """Write down the time of a checkpoint that is about to be made, and what its updates took."""
         if not self._known:
             return
+        row = {"step": step, "wall_seconds": round(self._before + time.monotonic() - self._started, 3),
+               "device": self._device}
+        if self._flop is not None:
+            self._flop += self._processes * sum(self._tally.take().values())
+        counted = {"flop": self._flop} if self._processes and self._flop is not None else {}
         log = JsonlLog(self._path)
-        log.append({"step": step, "wall_seconds": round(self._before + time.monotonic() - self._started, 3),
-                    "device": self._device})
+        log.append({**row, **counted})
         log.close()
 
 

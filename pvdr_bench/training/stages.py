@@ -19,11 +19,14 @@ import torch
 
 from pvdr_bench.algorithms import registry
 from pvdr_bench.catalog.catalog import Catalog, load_catalog
+from pvdr_bench.catalog.keys import leaves
 from pvdr_bench.catalog.mixture import Share
+from pvdr_bench.catalog.resolve import value_at
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.catalog.stage_graph import StageNode, stage_graph
 from pvdr_bench.errors import Interrupted, LockedError, SetupError, UsageError
 from pvdr_bench.progress import Report, tell
+from pvdr_bench.rl.config import AlgorithmConfig
 from pvdr_bench.rl.contract import StageContext
 from pvdr_bench.rl.process_group import current_group, wait_for
 from pvdr_bench.runs.artefacts import Artefact, ArtefactStore, Make, read_artefact
@@ -229,7 +232,7 @@ class Stages:
         data = clips[0] if len(clips) == 1 and not stage.own_videos else MixedClips(clips, weights)
         metrics = run_offline(learner, data, node.config.schedule(stage.name), folder, node.seed, self.stop,
                               lambda step, steps, _: self.report(stage.name, step, steps), device=self.device.type,
-                              check=check)
+                              count_flop=not _compiles(node.config), check=check)
         return {**metrics, "corpora": {name: store.hash for name, store in stores.items()}, **self._sizes(node, stores)}
 
     def _share(self, share: Share, node: StageNode) -> ClipStore:
@@ -296,3 +299,9 @@ class Stages:
 
     def _make_envs(self, config: EnvConfig, n: int) -> VectorEnv:
         return VectorEnv(config, n, min(n, self.env_workers))
+
+
+def _compiles(config: AlgorithmConfig) -> bool:
+    """Whether a stage of this config has its networks compiled."""
+    values = config.model_dump()
+    return any(path[-1] == "compile" and value_at(values, path) for path, _ in leaves(type(config)))
