@@ -88,8 +88,9 @@ def build_cost_table(results: Results, metric: str = "success", *, confidence: f
     caption = (f"What a run took beside what it came to, at the end of its budget: {given} not the same compute. "
                f"{METRICS[metric].capitalize()}: as in the table of final evaluations. Artefact hours and TFLOP: "
                "training the models that a run stands on (pre-trained, tokenizers), each counted whole, though runs "
-               "share them, validations not in the FLOP. FLOP are those of matrix products, convolutions and attention, per decision of training and of the "
-               "whole run, evaluations included; an update is all that one round learns. "
+               "share them, validations not in the FLOP. FLOP are those of matrix products, convolutions and "
+               "attention, per decision of training and of the whole run, evaluations included; an update is all that "
+               "one round learns. "
                f"{_caption(results, costs, confidence)}")
     table = _table("cost", results, costs, values, ("digits",) * len(values), confidence, caption)
     tasks, name = sorted(map(str, results.runs["task"].unique())), METRICS[metric]
