@@ -65,7 +65,7 @@ def test_lists_append_in_what_reads(capsys: pytest.CaptureFixture[str], results:
 
 def test_a_wrong_key_of_a_protocol_is_no_longer_passed_over(capsys: pytest.CaptureFixture[str], results: Path) -> None:
     code, _, err = call(capsys, "table", "-o", "protocol.imagesize=3", "--results", str(results))
-    assert code == 3 and "did you mean 'image_size'" in err
+    assert code == 3 and "did you mean 'protocol.image_size'" in err
     assert call(capsys, "table", "-o", "protocol.image_size=64", "--results", str(results))[0] == 0
     code, _, err = call(capsys, "table", "-o", "protocol.image_size=32", "--results", str(results))
     assert code == 2 and "no run has a protocol with image_size=32" in err

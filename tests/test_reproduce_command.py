@@ -197,7 +197,9 @@ def test_where_a_rate_is_from(folder: Path) -> None:
     rates = Rates(catalog, results, Place("cpu"))
     assert rates.of(catalog.resolve("random", "reach", 0, "smoke")) is None  # another suite's run tells nothing
     assert rates.of(catalog.resolve("random", "dot", 1, "smoke")) is not None
-    packed = cpu.of(catalog.resolve("pvdr-taught", "reach", 0, "cpu"))  # extends pvdr, whose runs are packed
+    own = cpu.of(catalog.resolve("pvdr-taught", "reach", 0, "cpu"))  # of its own, but with fewer episodes
+    assert own is not None and own.of == "pvdr-taught" and own.source.endswith(", under other keys of the protocol")
+    packed = cpu.of(catalog.resolve("pvdr-goal-last", "reach", 0, "cpu"))  # extends pvdr, whose runs are packed
     assert packed is not None and packed.of == "pvdr" and "reach-cpu" in packed.source
     assert packed.per_step == pytest.approx(0.03, abs=0.02)
     assert cpu.of(catalog.resolve("pvdr", "reach", 0, "paper")) is None

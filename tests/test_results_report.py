@@ -473,5 +473,5 @@ def test_the_command_names_the_chapters(tmp_path: Path) -> None:
     data = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
     assert [(chapter["title"], chapter["runs"]) for chapter in data["chapters"]] == [
         ("PPO and PVDR (metaworld) on reach", 6), ("PPO on reach", 4)]
-    with pytest.raises(UsageError, match="no number is reported"):
+    with pytest.raises(UsageError, match="no number is published of a method nobody"):
         CliRunner().invoke(app, [*words[:-1], "nobody"], catch_exceptions=False)

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvdr_bench.catalog.catalog import load_catalog
+from pvdr_bench.catalog.protocol import Protocol
+from pvdr_bench.catalog.resolve import find_key
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.suites.base import Image, VectorStep
 from pvdr_bench.suites.vector import VectorEnv
@@ -70,6 +72,8 @@ class Tasks:
 
 def resolved(task: str, scale: str, protocol: str | None, keys: dict[str, Any]) -> RunSpec:
     """The task under a protocol, of which ``keys`` change some."""
+    for key in keys:
+        find_key(key, Protocol, "a protocol")  # told as it is given here, which is without -o's prefix
     grid = {"num_envs": 1}  # of a run's checkpoints and evaluations, which there are none of here
     if "episode_steps" in keys:
         grid |= {"sync_every": keys["episode_steps"], "eval_every": keys["episode_steps"]}
