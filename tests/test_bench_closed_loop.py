@@ -162,6 +162,7 @@ def test_a_plan_that_ends_at_the_goal_is_another_only_there() -> None:
     learner = build(config(GUIDED, planner={"candidates": 1}), 16)
     named = closed_loop.planners(learner, (1, 3), True)
     assert list(named) == ["n_1", "n_3", "at_goal"] and [p.config.candidates for p in named.values()] == [1, 3, 1]
+    assert closed_loop.planners(learner, (3, 1), True)["at_goal"].config.candidates == 3
     seen = learner.encode(torch.from_numpy(Room(16).reset(list(range(16)))))[:, None].expand(-1, 2, -1, -1)
     plain, ended = (named[name].plan(seen, torch.Generator().manual_seed(3)) for name in ("n_1", "at_goal"))
     goal = learner.encode(torch.from_numpy(image_of(Dots.goal))[None])[0]

@@ -57,11 +57,16 @@ def test_models_that_were_inspected_beside_the_runs_are_shown(tmp_path: Path) ->
     assert "Futures. Beside &lt;true&gt; ones." in page and page.count('src="data:image/png;base64,') == 1
     assert "<dt>psnr</dt><dd>20.12</dd>" in page and "<dt>panels, a, shown</dt><dd>1.5, None</dd>" in page
     assert "inspect/pvdr-x-cpu-0123/gone.mp4 was left out: it is no picture or film that is there." in page
-    tight = models_part(tmp_path, total=10, each=10**6)
-    assert "futures.png was left out" in tight and "src=" not in tight
+    tight = models_part(tmp_path, left=10, total=10**7, each=10**6)
+    assert "futures.png was left out: " in tight and "all files together may have 10.0 MB" in tight
+    assert "src=" not in tight
+    write_picture(np.zeros((8, 8, 3), np.uint8), tmp_path / "other.png")
+    write_json(folder / "inspect.json", {"format": 1, "target": {"kind": "artefact"}, "pictures": {
+        "futures": {**entry, "files": ["../../other.png"]}}})
+    assert "src=" not in models_part(tmp_path, left=10**6, total=10**7, each=10**6)  # it stays in its folder
     (folder / "inspect.json").write_text("{")
     assert "inspect/pvdr-x-cpu-0123/inspect.json cannot be read" in build_report(collect(tmp_path)).html
-    assert models_part(tmp_path / "nowhere", total=10, each=10) == ""
+    assert models_part(tmp_path / "nowhere", left=10, total=10, each=10) == ""
 
 
 def test_a_broken_inspect_json_is_a_note(tmp_path: Path) -> None:

@@ -67,6 +67,15 @@ def test_no_experiment_says_that_a_row_of_ours_is_published(catalog: Catalog, tm
                                else begin[name]), (name, told)
 
 
+def test_a_row_alone_on_its_corpus_is_the_highest_of_nothing(catalog: Catalog, tmp_path: Path) -> None:
+    one = experiment(source="arXiv 2411.03169, Fig. 4", figure={"kind": "curves"}, highest="pvdr", grid=[
+        {"methods": ["pvdr"], "tasks": ["reach", "drawer-close"], "videos": ["metaworld", "fetch-push"]},
+        {"methods": ["apv"], "tasks": ["reach", "drawer-close"], "videos": ["metaworld"]}])
+    told = drawn(catalog, one, tmp_path, lambda spec: 0.5).ordering
+    assert "Whether PVDR (fetch-push) is above all other rows (arXiv 2411.03169, Fig. 4) cannot be said: none" in told
+    assert told.count("Its mean is the highest on") == 1
+
+
 def test_on_how_many_tasks_a_row_is_the_highest_is_counted(catalog: Catalog, tmp_path: Path) -> None:
     """Above both on one of three tasks, level with one on another, below on the last; a mean may hide it."""
     rates = {"reach": (0.9, 0.1, 0.2), "drawer-close": (0.8, 0.8, 0.1), "button-press": (0.6, 0.1, 0.7)}

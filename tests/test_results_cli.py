@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pvdr_bench.cli.main import app
+from pvdr_bench.cli.selection import select
 from pvdr_bench.errors import BenchError, StorageError, UsageError
 from tests.results_runs import make_grid, make_run
 
@@ -169,6 +170,18 @@ def test_wrong_words_get_one_clear_error(grid: Path, words: list[str], message: 
 def test_options_without_effect_are_refused_and_not_ignored(grid: Path, words: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         runner.invoke(app, [*words.split(), "--results", str(grid)], catch_exceptions=False)
+
+
+def test_a_protocol_is_chosen_by_name_hash_and_meaning_together(tmp_path: Path) -> None:
+    for blur in (3, 5):
+        make_run(tmp_path, [0.5], seed=blur, goal_blur=blur)
+    shown = {blur: select(tmp_path, overrides=[f"protocol.goal_blur={blur}"]).runs["protocol_hash"].item()
+             for blur in (3, 5)}
+    assert shown[3] != shown[5] and len(select(tmp_path, protocol=["pvdr"]).runs) == 2
+    assert list(select(tmp_path, protocol=[shown[5]]).runs["seed"]) == [5]
+    assert list(select(tmp_path, protocol=["pvdr"], overrides=["protocol.goal_blur=5"]).runs["seed"]) == [5]
+    with pytest.raises(UsageError, match=f"no run of protocol {shown[3]} has the meaning that -o asks for"):
+        select(tmp_path, protocol=[shown[3]], overrides=["protocol.goal_blur=5"])
 
 
 @pytest.mark.parametrize("words", ["table", "plot", "report", "export --format json", "aggregate"])

@@ -65,7 +65,7 @@ def _of_artefacts(plan: Reproduction) -> dict[str, Any]:
 
 def show(plan: Reproduction, facts: dict[str, Any], root: Path, site: Profile | None) -> None:
     """The plan for people."""
-    from pvdr_bench.launch.shared import artefact_lines
+    from pvdr_bench.launch.shared_artefacts import artefact_lines
     from pvdr_bench.words import counted
 
     where = f"profile {site.name} ({site.device})" if site else f"device {facts['device']}"

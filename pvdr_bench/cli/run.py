@@ -169,7 +169,7 @@ def show_hours(console: Console, plans: Sequence[RunPlan], root: Path, device: s
     from pvdr_bench.launch.kinds import hours_of, kinds_of, lines_of, without_hours
     from pvdr_bench.launch.progress import duration
     from pvdr_bench.launch.rates import Place, all_rates
-    from pvdr_bench.launch.shared import artefact_lines, shared_artefacts
+    from pvdr_bench.launch.shared_artefacts import artefact_lines, shared_artefacts
     from pvdr_bench.runs.provenance import cores
 
     catalog, place = load_catalog(), Place(device.partition(":")[0])

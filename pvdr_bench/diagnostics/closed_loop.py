@@ -66,8 +66,8 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
         correlation: in time, of the play's noise.
         candidates: numbers of candidates that plans are chosen from. With online.pi_form=taught the action module has
             learned from plans of ``planner.candidates``, and is followed itself.
-        at_goal: follow, as a control, plans whose last frame is the goal image itself too: what is lost with it, no
-        better plan can mend. For a guide that reads frames (online.guide_reads=plan).
+        at_goal: follow, as a control, plans whose last frame is the goal image itself too, of the first N: what is lost
+            with it, no better plan can mend. For a guide that reads frames (online.guide_reads=plan).
         keys: further ``key=value`` of the method, such as planner.goal_frames=last.
 
     Returns:
@@ -75,7 +75,7 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
         out; explained_other_z: the same with another decision's z. By N: cosine of the followed action (x, y, z) to
         the direction from hand to goal, at the first decisions, over whole episodes and within 15 cm of the goal; cm
         to the goal at the nearest and at the end; success at any step. With 95 % bootstrap intervals over episodes
-        (``cosine_near``: over those that come near), and the differences to the first N.
+        (``cosine_near``: over the share ``near`` of them that come that near), and the differences to the first N.
 
     Raises:
         UsageError: a method without plans, a task that does not tell where hand and goal are, too little play, or
@@ -148,7 +148,7 @@ def planners(learner: PVDRLearner, candidates: tuple[int, ...], at_goal: bool) -
         return kind(learner.model, learner.config.planner.model_copy(update={"candidates": count}), learner.distance)
 
     found = {f"n_{count}": of(Planner, count) for count in candidates}
-    return found | ({"at_goal": of(GoalPlanner, 1)} if at_goal else {})
+    return found | ({"at_goal": of(GoalPlanner, candidates[0])} if at_goal else {})
 
 
 def collect(learner: PVDRLearner, envs: VectorEnvLike, seeds: list[int]) -> tuple[Labels, Labels, Rollout]:

@@ -185,9 +185,8 @@ class Size:
 
 def size_of(spec: RunSpec, catalog: Catalog, results: Path) -> Size | None:
     """What a finished run of this kind takes up here; else what can be counted: checkpoints, and a replay's frames."""
-    labels = labels_of(spec.scale_label)
-    found = ([run.path for run, _, _ in finished(results, spec.variant, label)] for label in labels)
-    if folders := next(filter(None, found), []):
+    folders = [run.path for run, _, _ in finished(results, spec.variant, spec.scale_label)]
+    if folders:
         return Size(sum(map(bytes_of, folders)) / len(folders), f"{_runs(len(folders))} in the results folder")
     paper = paper_folder()
     known = _records(paper.parent / "reference" / SIZES) if paper else []

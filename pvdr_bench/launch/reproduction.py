@@ -17,7 +17,7 @@ from pvdr_bench.errors import BenchError
 from pvdr_bench.launch.kinds import Kind, kinds_of
 from pvdr_bench.launch.plan import RunPlan, merged, plan_runs
 from pvdr_bench.launch.rates import Place, Rates
-from pvdr_bench.launch.shared import SharedArtefact, alike, shared_artefacts
+from pvdr_bench.launch.shared_artefacts import SharedArtefact, alike, shared_artefacts
 from pvdr_bench.results.problems import REFERENCES
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.paths import data_root

@@ -102,7 +102,7 @@ def _meant(rows: list[Row], name: str) -> Iterator[list[Row]]:
     for same in (str, str.casefold):
         yield [row for row in rows if same(one_line(row.label)) == same(name)]
         yield [row for row in rows if same(f"{row.variant} ({row.corpus})") == same(name)]
-        yield [row for row in rows if same(one_line(row.label.removesuffix(f" ({row.corpus})"))) == same(name)]
+        yield [row for row in rows if same(one_line(row.title)) == same(name)]
 
 
 def compare_rows(results: Results, a: str, b: str, metric: str = "success", *, env_steps: int | None = None,

@@ -71,19 +71,14 @@ def highest_row(results: Results, variant: str, tasks: Sequence[str], source: st
         gaps = {other: _gap(row, other, results, tasks, metric, confidence) for other in others
                 if len(own) == 1 or other.corpus in (row.corpus, "none")}
         told = (f"The publication has {theirs} above its rows{where}, and the rows here are ours;" if theirs else
-                f"The publication has {has or f'{title_of(row)} above all other rows'}{where}; here")
+                f"The publication has {has or f'{row.title} above all other rows'}{where}; here")
         sentences.append(_told(row, {other: gap for other, gap in gaps.items() if gap is not None},
                                [other for other, gap in gaps.items() if gap is None], where, confidence, told))
-        if len(tasks) > 1 and None not in gaps.values():
+        if gaps and len(tasks) > 1 and None not in gaps.values():
             first = _first_on(row, list(gaps), results, tasks, metric)
             sentences.append(f"Its mean is the highest on {len(first)} of {len(tasks)} tasks"
                              + (f": {', '.join(first)}." if first else "."))
     return " ".join(sentences)
-
-
-def title_of(row: Row) -> str:
-    """A row's label without its corpus."""
-    return row.label.removesuffix(f" ({row.corpus})")
 
 
 def _first_on(row: Row, others: Sequence[Row], results: Results, tasks: Sequence[str], metric: str) -> list[str]:
@@ -115,8 +110,9 @@ def _gap(row: Row, other: Row, results: Results, tasks: Sequence[str], metric: s
 def _told(row: Row, gaps: Mapping[Row, Interval], missing: Sequence[Row], where: str, confidence: float,
           opening: str) -> str:
     if not gaps:
-        return (f"Whether {row.label} is above all other rows{where} cannot be said: none has a final evaluation at "
-                f"its env_steps in every task; not compared: {', '.join(other.label for other in missing)}.")
+        why = ("none has a final evaluation at its env_steps in every task; not compared: "
+               f"{', '.join(other.label for other in missing)}" if missing else "none is of its corpus")
+        return f"Whether {row.label} is above all other rows{where} cannot be said: {why}."
     level = f"{100.0 * confidence:g} %"
     above = [other.label for other, gap in gaps.items() if gap.value > 0.0]
     clear = [other.label for other, gap in gaps.items() if gap.low is not None and gap.low > 0.0]

@@ -42,6 +42,11 @@ class Row:
     label: str
     reference: bool  # does not learn: floor or ceiling
 
+    @property
+    def title(self) -> str:
+        """The label without the corpus."""
+        return self.label.removesuffix(f" ({self.corpus})")
+
     def of(self, frame: pd.DataFrame, task: str | None = None) -> pd.DataFrame:
         """This row's part of a frame, in the frame's order."""
         key = tuple(getattr(self, column) for column in ROW)

@@ -83,8 +83,8 @@ def read_cost(run: RunContents, action_repeat: int, until: int | None = None) ->
 
 def _of_artefacts(artefacts: Mapping[str, ReferenceFile] | None, key: Literal["wall_seconds", "flop"]) -> float | None:
     """The sum over all of them; None where one does not tell."""
-    told = None if artefacts is None else [each.get(key) for each in artefacts.values()]
-    return None if told is None or None in told else float(sum(value for value in told if value is not None))
+    told = [each[key] for each in (artefacts or {}).values() if key in each]
+    return float(sum(told)) if artefacts is not None and len(told) == len(artefacts) else None
 
 
 def cost_of(phases: Sequence[PhaseRow], action_repeat: int) -> RunCost:

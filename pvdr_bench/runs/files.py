@@ -65,10 +65,11 @@ def check_folder(path: Path) -> None:
     Raises:
         StorageError: a file stands there or above, or there is no permission.
     """
-    above = next(place for place in (path, *path.absolute().parents) if place.exists())
     with storage_errors(path):
-        os.scandir(above).close()  # of a file: NotADirectoryError
-        if not os.access(above, os.W_OK):
+        above = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(above, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -16,6 +15,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
+
+from pvdr_bench.runs.files import content_hash, sha256_file
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_PROCID", "SLURM_NNODES",
           "SLURM_JOB_PARTITION", "SLURM_RESTART_COUNT", "SLURM_CLUSTER_NAME")
@@ -117,12 +118,13 @@ def code() -> dict[str, Any]:
 
 @cache
 def sources() -> str:
-    """Hash of the package's Python files: the same code has the same, in a checkout, a wheel or a copy of either."""
-    package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
-    for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix()):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(package).as_posix()} {content}\n".encode())
-    return digest.hexdigest()[:12]
+    """Hash of the package's Python files: the same code has the same, in a checkout, a wheel or a copy of either.
+
+    Recipes are not in it, which a run's ``run.yaml`` has, unlike in the hash of a cluster's snapshot.
+    """
+    package = Path(__file__).resolve().parents[1]
+    return content_hash(sorted([path.relative_to(package).as_posix(), sha256_file(path)]
+                               for path in package.rglob("*.py")))
 
 
 @cache

@@ -19,7 +19,6 @@ from pvdr_bench.runs.files import read_json
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Positive = Annotated[int, Field(ge=1, le=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Flop = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of what is counted beyond 2**53
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -113,7 +112,7 @@ class ReferenceFile(TypedDict):
     weights_sha256: Word
     wall_seconds: NotRequired[Seconds]  # that its training took, on this kind of device
     device: NotRequired[str]
-    flop: NotRequired[Flop]  # of its updates
+    flop: NotRequired[Amount]  # of its updates
 
 
 class StageRow(TypedDict):
@@ -125,7 +124,7 @@ class StageRow(TypedDict):
     step: Count
     wall_seconds: Seconds
     device: str
-    flop: NotRequired[Flop]  # of its updates, of all processes together; missing where it was not counted
+    flop: NotRequired[Amount]  # of its updates, of all processes together; missing where it was not counted
 
 
 class ManifestFile(TypedDict):

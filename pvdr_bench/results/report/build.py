@@ -131,9 +131,10 @@ def _method(results: Results, sources: list[Source], media: list[Medium], option
     again = ("With the results folder, the same numbers come from pvdr-bench's commands table, plot and aggregate, and "
              "each run's page has the command that made it.")
     left = options.media_total - sum(medium.size for medium in media if medium.data is not None)
+    models = models_part(results.root, left=left, total=options.media_total, each=options.media_each)
     paragraphs = "\n".join(f"<p>{text(sentence)}</p>" for sentence in (interval, steps, again))
     return (f"{paragraphs}\n<h3>What the numbers mean</h3>\n{parts.protocol_tables(results)}\n"
-            f"{videos_part(results)}\n{models_part(results.root, total=left, each=options.media_each)}\n"
+            f"{videos_part(results)}\n{models}\n"
             f"<h3>What this file leaves out</h3>\n{_limits(sources, media)}")
 
 

@@ -17,8 +17,9 @@ from pvdr_bench.runs.schema import read_if_any
 
 @dataclass
 class _Room:
-    """Bytes that are left of ``total`` for all pictures and films, and what was left out for want of them."""
+    """Bytes that are ``left`` of ``total`` for all pictures and films, and what was left out for want of them."""
 
+    left: int
     total: int
     each: int
     said: list[str] = field(default_factory=list)
@@ -26,12 +27,12 @@ class _Room:
     def embedded(self, path: Path, caption: str) -> str:
         """A picture or film with its caption; nothing, and a note, where it cannot be shown."""
         kind = TYPES.get(path.suffix.lower())
-        if kind is None or path.is_symlink() or not path.is_file():
+        if kind is None or path.parent.is_symlink() or path.is_symlink() or not path.is_file():
             return self._left_out(path, "it is no picture or film that is there")
         size = path.stat().st_size
-        if why := refusal(size, self.total, self.total, self.each):
+        if why := refusal(size, self.left, self.total, self.each):
             return self._left_out(path, why)
-        self.total -= size
+        self.left -= size
         source, told = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}", text(caption)
         shown = (f'<video controls src="{source}" aria-label="{told}"></video>' if kind.startswith("video/") else
                  f'<img alt="{told}" src="{source}">')
@@ -42,13 +43,13 @@ class _Room:
         return ""
 
 
-def models_part(root: Path, *, total: int, each: int) -> str:
+def models_part(root: Path, *, left: int, total: int, each: int) -> str:
     """A heading for every inspected artefact below ``root/inspect``, with its pictures; empty where there is none.
 
     Args:
-        total: bytes that all pictures and films may have together. each: bytes of one.
+        left: bytes that pictures and films may still have, of ``total`` of the whole report. each: bytes of one.
     """
-    room = _Room(total, each)
+    room = _Room(left, total, each)
     parts = "".join(_artefact(folder, room) for folder in sorted((root / FOLDER).glob("*/")))
     notes = "".join(f'<p class="note">{text(line)}</p>\n' for line in room.said)
     return f"<h3>Models that runs start from</h3>\n{parts}{notes}" if parts or notes else ""
@@ -67,7 +68,7 @@ def _artefact(folder: Path, room: _Room) -> str:
     pieces = [f"<h4>{text(head)}</h4>\n"]
     for entry in found["pictures"].values():
         caption = f"{entry['title']}. {entry['about']}"
-        pictures = "".join(room.embedded(folder / name, caption) for name in entry["files"])
+        pictures = "".join(room.embedded(folder / Path(name).name, caption) for name in entry["files"])
         numbers = facts((name, text(value)) for name, value in flat(entry["numbers"]))
         pieces.append(f'<div class="media">{pictures}</div>\n{numbers}\n')
     return "".join(pieces)
