@@ -21,7 +21,8 @@ from pvdr_bench.algorithms.pvdr.pretrain import (
     rollout_accuracy,
 )
 from pvdr_bench.bench.plan import compare
-from pvdr_bench.nets.blur import box_blur
+from pvdr_bench.errors import CatalogError
+from pvdr_bench.nets.blur import box_blur, pyramid
 from tests.learning import above, below, learns
 
 CODES = 11
@@ -184,7 +185,20 @@ def test_blur_against_a_loop() -> None:
     torch.testing.assert_close(box_blur(x, 3), want)
 
 
-@pytest.mark.parametrize("metric", ["code_l1", "code_l1_blur", "pixel_l1"])
+def test_a_pyramid_tells_short_ways_and_long_ones() -> None:
+    """A spot that moves along a row: plain cells tell nothing after the first, the pyramid until the fourth."""
+    row = torch.eye(8)[:, None, :, None].expand(8, 1, 8, 1)  # [8 places, h, w, C]
+    plain, wide, both = ((f(row, w) - f(row, w)[:1]).abs().mean((1, 2, 3)).tolist()
+                         for f, w in ((box_blur, 1), (box_blur, 5), (pyramid, 5)))
+    middle = (box_blur(row, 3) - box_blur(row, 3)[:1]).abs().mean((1, 2, 3)).tolist()
+    assert both == pytest.approx([(a + b + c) / 3 for a, b, c in zip(plain, middle, wide, strict=True)])
+    assert len(set(plain[1:])) == 1 and both[1] < both[2] < both[3] < both[4] and both[0] == 0
+    assert both[1] > wide[1] and torch.equal(pyramid(row, 1), row) and pyramid(row, 5).shape == (8, 1, 8, 3)
+    with pytest.raises(CatalogError, match="odd"):
+        pyramid(row, 4)
+
+
+@pytest.mark.parametrize("metric", ["code_l1", "code_l1_blur", "code_l1_pyramid", "pixel_l1"])
 @pytest.mark.parametrize("goal_frames", ["all", "last"])
 def test_equation_2_by_brute_force(metric: str, goal_frames: str) -> None:
     model, tokenizer, context = tiny(init_logvar=1.0), TableTokenizer(), clips(3)[:, :2]
@@ -197,7 +211,8 @@ def test_equation_2_by_brute_force(metric: str, goal_frames: str) -> None:
     def features(codes: Tensor) -> Tensor:
         if metric == "pixel_l1":
             return tokenizer.decode(codes).float() / 255
-        return box_blur(tokenizer.embed(codes), 3 if metric == "code_l1_blur" else 1)
+        levels = {"code_l1": [1], "code_l1_blur": [3], "code_l1_pyramid": [1, 3]}[metric]
+        return torch.stack([box_blur(tokenizer.embed(codes), window) for window in levels])
 
     for b in range(3):
         distances = []

@@ -131,7 +131,7 @@ def naive_blur(grid: np.ndarray[Any, Any], window: int) -> np.ndarray[Any, Any]:
     return out
 
 
-@pytest.mark.parametrize("metric", ["pixel_l1", "pixel_l1_blur", "code_l1", "code_l1_blur"])
+@pytest.mark.parametrize("metric", ["pixel_l1", "pixel_l1_blur", "code_l1", "code_l1_blur", "code_l1_pyramid"])
 @pytest.mark.parametrize("normalise", [False, True])
 def test_goal_distance(metric: str, normalise: bool) -> None:
     protocol = make_protocol(goal_metric=metric, normalise_distance=normalise, goal_blur=3)
@@ -144,6 +144,8 @@ def test_goal_distance(metric: str, normalise: bool) -> None:
         if metric.startswith("code"):
             cells = image.reshape(4, 4, 4, 4, 3).astype(np.float64).mean((1, 3, 4)).astype(int)
             grid = FakeTokenizer.table.numpy()[cells].astype(np.float64)
+        if metric.endswith("pyramid"):
+            return np.stack([grid, naive_blur(grid, 3)])
         return naive_blur(grid, 3) if metric.endswith("blur") else grid
 
     expected = np.array([np.abs(features(image) - features(goal)).mean() for image in images])

@@ -57,8 +57,9 @@ class Protocol(StrictModel):
     reward: Literal["goal_distance", "dense"] = _meaning(
         "goal_distance: minus the distance to the goal image; dense: the suite's own, summed over the repeated steps, "
         "which needs no goal image", source="PVDR 5.1: goal_distance; APV: dense")
-    goal_metric: Literal["pixel_l1", "pixel_l1_blur", "code_l1", "code_l1_blur"] | None = _meaning(
-        "distance between an observation and the goal image: pixels or code embeddings, plain or box-blurred; null "
+    goal_metric: Literal["pixel_l1", "pixel_l1_blur", "code_l1", "code_l1_blur", "code_l1_pyramid"] | None = _meaning(
+        "distance between an observation and the goal image: pixels or code embeddings, plain or box-blurred, or the "
+        "mean over a pyramid of boxes of 1, 3, ... goal_blur cells; null "
         "with reward dense, as the three keys below", source="PVDR 5.1: pixel_l1")
     goal_blur: int | None = _meaning("window of the blurred metrics, odd: pixels, or cells of the token grid", ge=1)
     normalise_distance: bool | None = _meaning("divide the distance by the one between start and goal image",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,3 +22,16 @@ def box_blur(features: Tensor, window: int) -> Tensor:
     planes = features.reshape(-1, *features.shape[-3:]).permute(0, 3, 1, 2)
     out = F.avg_pool2d(planes, window, stride=1, padding=window // 2, count_include_pad=False)
     return out.permute(0, 2, 3, 1).reshape(features.shape)
+
+
+def pyramid(features: Tensor, window: int) -> Tensor:
+    """Boxes of 1, 3, ... up to an odd ``window`` side by side: [..., h, w, C] -> [..., h, w, C * (window + 1) / 2].
+
+    The sum of absolute differences of a thing that stands elsewhere grows with the way until it is a window's size, and
+    is the same in all windows from there on: so small ones tell short ways, and large ones long ways.
+
+    Raises:
+        CatalogError: the window is even or not positive.
+    """
+    largest = box_blur(features, window)
+    return torch.cat([*(box_blur(features, size) for size in range(1, window, 2)), largest], -1)

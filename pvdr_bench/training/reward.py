@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import CatalogError, TrainingError
-from pvdr_bench.nets.blur import box_blur
+from pvdr_bench.nets.blur import box_blur, pyramid
 from pvdr_bench.rl.facts import GoalFacts, RewardFacts
 from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.suites.base import Image, VectorStep
@@ -80,6 +80,8 @@ class GoalReward:
             features = self.tokenizer.embed(codes).float()
         else:
             features = pixels.float() / 255
+        if self.metric.endswith("pyramid"):
+            return pyramid(features, self.blur)
         return box_blur(features, self.blur) if self.metric.endswith("blur") else features
 
     def distance(self, images: Image) -> NDArray[np.float32]:

@@ -84,15 +84,15 @@ class PlannerConfig(Section):
     """Planning-based inference, Eq. 2."""
 
     candidates: int = key(16, "N, candidates z ~ P per decision", "paper silent (reading 1)", ge=1)
-    metric: Literal["code_l1", "code_l1_blur", "pixel_l1"] = key(
+    metric: Literal["code_l1", "code_l1_blur", "code_l1_pyramid", "pixel_l1"] = key(
         "code_l1", "space of the distance between plan and goal in Eqs. 2 and 6; of Eq. 4: goal_term_metric",
-        "paper: compressed grids (reading 6)")
-    goal_term_metric: Literal["code_l1", "code_l1_blur"] | None = key(
+        "paper: compressed grids (reading 6); departures: the others")
+    goal_term_metric: Literal["code_l1", "code_l1_blur", "code_l1_pyramid"] | None = key(
         None, "space of the goal term's distance in Eq. 4, which needs a gradient and so is one of codes; "
         "normalise_distance divides it by the start-to-goal distance in this space. None: that of metric; under "
         "pixel_l1 code_l1, and with normalise_distance it must be told",
         "paper: that of Eq. 2 (reading 6); departure: another", added=True)
-    blur: int = key(3, "window of code_l1_blur in grid cells, odd", "departure", ge=1)
+    blur: int = key(3, "window of code_l1_blur in grid cells, odd; of code_l1_pyramid the largest of 1, 3, ...", "departure", ge=1)
     goal_frames: Literal["all", "last"] = key("all", "frames of the plan compared with the goal",
                                               "paper: the sum over frames (reading 5)")
     selection: Literal["best", "first"] = key("best", "take the best candidate, or the first: no planning",
@@ -108,7 +108,7 @@ class PlannerConfig(Section):
         "paper Algorithm 1: planned at every decision; departure if more", ge=1)
 
     @property
-    def codes_of_goal_term(self) -> Literal["code_l1", "code_l1_blur"]:
+    def codes_of_goal_term(self) -> Literal["code_l1", "code_l1_blur", "code_l1_pyramid"]:
         """The space of Eq. 4's distance."""
         return self.goal_term_metric or ("code_l1" if self.metric == "pixel_l1" else self.metric)
 

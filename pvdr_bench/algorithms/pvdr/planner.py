@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.config import PlannerConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
-from pvdr_bench.nets.blur import box_blur
+from pvdr_bench.nets.blur import box_blur, pyramid
 
 if TYPE_CHECKING:
     from pvdr_bench.tokenizer.frozen import Tokenizer
@@ -35,10 +35,13 @@ class GoalDistance:
         return self._blurred(self.tokenizer.embed(codes), self.config.metric)
 
     def soft_features(self, embedded: Tensor) -> Tensor:
-        """What Eq. 4 compares: code embeddings [..., h, w, q], blurred where its own metric is."""
+        """What Eq. 4 compares: code embeddings [..., h, w, q], blurred where its own metric is (a pyramid of them
+        [..., h, w, L * q])."""
         return self._blurred(embedded, self.config.codes_of_goal_term)
 
     def _blurred(self, embedded: Tensor, metric: str) -> Tensor:
+        if metric == "code_l1_pyramid":
+            return pyramid(embedded, self.config.blur)
         return box_blur(embedded, self.config.blur) if metric == "code_l1_blur" else embedded
 
     def of_frame(self, codes: Tensor) -> float:
