@@ -159,6 +159,34 @@ def test_the_guide_is_l_acts_alone() -> None:
     assert found == [[False, True], [True, False]]
 
 
+def test_labels_of_e2_are_learned_from_and_kept_where_asked() -> None:
+    """With passes over both, of every buffer's labels; a guide moves in E2 too, and PPO's part in E2 alone."""
+    online = GUIDED | {"e1_decisions": 160, "e2_decisions": 160, "lact_replay": 1000, "lact_e1_epochs": 1,
+                       "lact_e2_epochs": 3}
+    learner = build(config(online), 16)
+    assert learner.guide is not None
+    player, guides = Player(learner, 16), []  # type: ignore[arg-type]
+    steps = []
+    plain = learner.guide.step
+    learner.guide.step = lambda parts: (steps.append(1), plain(parts))[1]  # type: ignore[method-assign]
+    learner.aligner.step = learner.guide.step
+    for _ in range(20):
+        count = len(player.metrics)
+        player.decide()
+        if len(player.metrics) > count:
+            guides.append((len(steps), copy.deepcopy(learner.guide.network.state_dict())))
+    e1, e2 = player.metrics
+    assert "e2_l_act" not in e1 and e2["e2_l_act_before"] > e2["e2_l_act"] and "e1_l_act" not in e2
+    assert guides[1][0] == guides[0][0] + 3 * round(e2_labels(learner, e1) / learner.config.online.minibatch)
+    assert any(not torch.equal(guides[0][1][name], value) for name, value in guides[1][1].items())
+
+
+def e2_labels(learner: PVDRLearner, e1: dict[str, float]) -> int:
+    """Those kept but for E1's."""
+    assert learner.aligner.kept is not None
+    return len(learner.aligner.kept) - int(e1["e1_clips"])
+
+
 @pytest.mark.parametrize("play_", ["policy", "noise"])
 def test_e1_plays_noise_alone_where_it_is_asked_to_and_only_its_labels_are_kept(play_: str) -> None:
     """A policy that goes to one side shows in E1's actions unless noise alone plays; E2 has it in either case."""
@@ -227,7 +255,8 @@ def test_read_back_gives_the_action_module_what_l_act_gives_it() -> None:
     assert torch.equal(seen[0], want)
 
 
-@pytest.mark.parametrize("form", [{}, {"pi_form": "guided", "guide_reads": "plan", "lact_replay": 50},
+@pytest.mark.parametrize("form", [{}, {"pi_form": "guided", "guide_reads": "plan", "lact_replay": 50,
+                                   "lact_e2_epochs": 1},
                                   {"pi_form": "taught", "guide_reads": "plan", "guide_action": "trend",
                                    "lact_decay": 0.1, "teach_epochs": 2, "teach_weight": 1.0, "teach_decisions": 96}])
 def test_buffers_alternate_and_resume_in_the_middle_of_one_is_exact(form: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -161,13 +161,15 @@ class Aligner:
         return Alignment(self.network, labels, config.planner.z_star == "drawn", config.online.lact_form,
                          self.generator, config.pretrain.micro_batch)
 
-    def learn(self, new: Labels) -> dict[str, float]:
-        """``lact_e1_epochs`` passes over E1's labels or, with ``lact_replay``, as many minibatches of all kept ones.
+    def learn(self, new: Labels, buffer: Literal["e1", "e2"] = "e1") -> dict[str, float]:
+        """``lact_e1_epochs`` (``lact_e2_epochs``) passes over the buffer's labels or, with ``lact_replay``, as many
+        minibatches of all kept ones.
 
         Metrics: L_act of the new ones before and after; before, none of them has been learned from.
         """
         online = self.config.online
-        if not online.lact_e1_epochs or not len(new):
+        passes = online.lact_e1_epochs if buffer == "e1" else online.lact_e2_epochs
+        if not passes or not len(new):
             return {}
         if online.lact_replay:
             self.kept = (self.kept or new.rows(slice(0))).followed_by(new, online.lact_replay)
@@ -177,13 +179,13 @@ class Aligner:
         count = max(1, round(len(new) / online.minibatch))
         source = self.kept if self.kept is not None else new
         alignment = self.on(source)
-        for _ in range(online.lact_e1_epochs):
+        for _ in range(passes):
             for rows in self._minibatches(len(source), count, online.minibatch):
                 self.step(alignment.parts(rows.to(new.action.device)))
-        if not online.e1_decisions:  # no E1 follows that would draw from them
+        if not (online.e1_decisions or online.lact_e2_epochs):  # no buffer follows that would draw from them
             self.kept = None
         after = self.on(new).metrics()
-        return {"e1_l_act_before": before, **{f"e1_{name}": value for name, value in after.items()}}
+        return {f"{buffer}_l_act_before": before, **{f"{buffer}_{name}": value for name, value in after.items()}}
 
     def _minibatches(self, size: int, count: int, minibatch: int) -> Iterator[Tensor]:
         """``count`` minibatches: of all kept labels drawn with repetition, or a pass over the buffer's."""

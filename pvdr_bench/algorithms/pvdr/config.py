@@ -137,6 +137,9 @@ class OnlineConfig(Section):
     lact_e1_epochs: int = key(0, "passes of L_act alone (without lact_weight) over E1 as well, after fine-tuning; a "
                               "guide learns in these alone",
                               "paper Algorithm 1: E2 only; departure if more", ge=0)
+    lact_e2_epochs: int = key(0, "passes of L_act alone (without lact_weight) over E2, after PPO's; so a guide learns "
+                              "from every decision", "paper Algorithm 1: L_act on E2, beside PPO; departure: by itself",
+                              ge=0, added=True)
     e1_play: Literal["policy", "noise"] = key(
         "policy", "actions in E1: the action module's with its noise, or that noise around zero, so that L_act learns "
         "from frames what an action did, and not what the policy does there",
@@ -145,7 +148,8 @@ class OnlineConfig(Section):
                                 "paper silent: white noise; departure if more", ge=0, lt=1)
     e2_correlation: float = key(0.0, "the same in E2; PPO's ratio stays that of the marginals",
                                 "paper silent; departure if more (coloured noise in PPO, arXiv 2312.11091)", ge=0, lt=1)
-    lact_replay: int = key(0, "decisions of past E1 whose labels are kept, and drawn from by lact_e1_epochs; "
+    lact_replay: int = key(0, "decisions of past buffers whose labels are kept, and drawn from by lact_e1_epochs "
+                           "(and lact_e2_epochs); "
                            "0: of the buffer alone", "paper Algorithm 1: the round's own; departure if more", ge=0)
     lact_lr: float = key(4e-5, "learning rate of L_act's own optimiser, which a guide has", "paper Table 2", gt=0)
     lact_decay: float = key(0.0, "weight decay of that optimiser (AdamW)",

@@ -253,6 +253,9 @@ class PVDRLearner(Learner):
         loss = lesson(self.ppo.actor, weight) if weight else loss
         metrics = self.ppo.update(batch, loss, policy_weight=online.rl_weight)
         metrics |= alignment.metrics()
+        if online.lact_e2_epochs:
+            with self.stopwatch("align", int(valid.sum())):
+                metrics |= self.aligner.learn(alignment.labels, "e2")
         return {**metrics, "plan_error": float(error.mean()), "reward_mean": float(rollout.reward.mean())}
 
     def state_dict(self) -> dict[str, Any]:
