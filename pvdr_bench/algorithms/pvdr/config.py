@@ -92,7 +92,8 @@ class PlannerConfig(Section):
         "normalise_distance divides it by the start-to-goal distance in this space. None: that of metric; under "
         "pixel_l1 code_l1, and with normalise_distance it must be told",
         "paper: that of Eq. 2 (reading 6); departure: another", added=True)
-    blur: int = key(3, "window of code_l1_blur in grid cells, odd; of code_l1_pyramid the largest of 1, 3, ...", "departure", ge=1)
+    blur: int = key(3, "window of code_l1_blur in grid cells, odd; of code_l1_pyramid the largest of 1, 3, ...",
+                    "departure", ge=1)
     goal_frames: Literal["all", "last"] = key("all", "frames of the plan compared with the goal",
                                               "paper: the sum over frames (reading 5)")
     selection: Literal["best", "first"] = key("best", "take the best candidate, or the first: no planning",
