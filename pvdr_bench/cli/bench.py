@@ -29,6 +29,7 @@ class Name(StrEnum):
     landscape = "landscape"
     stg = "stg"
     coverage = "coverage"
+    seeds = "seeds"
     aggregate = "aggregate"
     replay = "replay"
     dreamer = "dreamer"
@@ -54,6 +55,8 @@ HELP = {
     Name.stg: "whether STG's frozen model ranks true transitions of held-out videos above false ones, and tells the "
               "direction of time",
     Name.coverage: "how often the intervals over seeds hold the truth, simulated",
+    Name.seeds: "what the results of a measurement say together over seeds, -o files=[SEED-0.json,SEED-1.json], and "
+                "beside another's, -o beside=[...]",
     Name.aggregate: "collecting, figures and tables of 900 synthetic runs, first and after one new run",
     Name.replay: "experience on disk: appending, sampling, and its share of an update",
     Name.dreamer: "an update of a Dreamer (-o method=dreamerv3): seconds by part, memory, and the compiled scan "
@@ -69,7 +72,7 @@ HELP = {
 
 # About a trained model, a run or the statistics; the others measure speed and memory.
 DIAGNOSTICS = (Name.dynamics, Name.following, Name.closed_loop, Name.goals, Name.landscape, Name.stg,
-               Name.coverage)
+               Name.coverage, Name.seeds)
 
 
 def bench(

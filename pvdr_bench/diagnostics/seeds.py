@@ -1,0 +1,134 @@
+"""``bench seeds``: what the results of one measurement say together over several seeds, and beside another's.
+
+It reads what ``bench NAME --json -o seed=...`` printed, a file of each seed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pvdr_bench.errors import DataError, UsageError
+from pvdr_bench.results.differences import stratified_t
+from pvdr_bench.results.stats import Interval, t_interval
+
+BOUNDS = {"success": (0.0, 1.0), "near": (0.0, 1.0)}  # others are not clipped
+Found = dict[str, Any]
+
+
+def measure(files: tuple[str, ...] = (), beside: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Means over seeds with 95 % Student t intervals.
+
+    Args:
+        files: results of one measurement, one of each seed.
+        beside: results of another one of the same seeds, such as untrained weights', which theirs are compared with,
+            seed by seed.
+
+    Returns:
+        What all files say alike (settings), and of every number that they measured its mean, interval and values by
+        seed; a number that came with its own interval over episodes is taken without it. Gains within a file are
+        numbers like others. ``less``: the mean differences to ``beside``, with paired intervals and p.
+
+    Raises:
+        UsageError: fewer than two files, or not the same seeds or the same measurement in all.
+        DataError: a file is no such result.
+    """
+    mine = by_seed(files)
+    told = _alike([mine[seed] for seed in mine], files)
+    out = {"seeds": list(mine)} | told | _over(list(mine.values()))
+    if not beside:
+        return out
+    others = by_seed(beside)
+    if set(others) != set(mine):
+        raise UsageError(f"seeds {sorted(mine)} cannot be paired with seeds {sorted(others)}", where="-o beside")
+    paired = [others[seed] for seed in mine]
+    return out | {"beside": _alike(paired, beside) | _over(paired), "less": _less(list(mine.values()), paired)}
+
+
+def by_seed(files: Sequence[str]) -> dict[int, Found]:
+    """Results by their seeds, in the given order."""
+    found: dict[int, Found] = {}
+    for name in files:
+        try:
+            result = json.loads(Path(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot be read: {error}", where=name, hint="bench NAME --json > FILE") from error
+        if not isinstance(result, dict) or not isinstance(result.get("seed"), int):
+            raise DataError("is no result of a measurement with a seed", where=name, hint="bench NAME --json > FILE")
+        if result["seed"] in found:
+            raise UsageError(f"another file has seed {result['seed']} too", where=name)
+        found[result["seed"]] = result
+    if len(found) < 2:
+        raise UsageError("seeds are told together from two files on, one of each seed", where="bench seeds",
+                         hint="-o files=[seed-0.json,seed-1.json]")
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _measured(value: Any) -> float | None:
+    """A number, or the mean of ``[mean, low, high]``; None for a setting."""
+    if isinstance(value, list) and len(value) == 3 and all(map(_is_number, value)):
+        return float(value[0])
+    return float(value) if isinstance(value, float) else None
+
+
+def _alike(results: Sequence[Found], files: Sequence[str]) -> Found:
+    """Settings at the top, which all have to share; counts that differ are left out."""
+    first, *rest = results
+    for other, name in zip(rest, files[1:], strict=True):
+        if other.keys() != first.keys():
+            raise UsageError(f"not the same measurement as {files[0]}", where=name)
+        if wrong := [key for key, value in first.items() if isinstance(value, str) and other[key] != value]:
+            raise UsageError(f"{wrong[0]} {other[wrong[0]]!r} is not that of {files[0]}: {first[wrong[0]]!r}",
+                             where=name)
+    return {key: value for key, value in first.items() if key != "seed" and not isinstance(value, dict)
+            and _measured(value) is None and all(other[key] == value for other in rest)}
+
+
+def _parts(results: Sequence[Found]) -> dict[str, Sequence[Found]]:
+    """Results' own numbers under an empty name, and those of the parts within them, such as ``n_16``."""
+    within = [key for key, value in results[0].items() if isinstance(value, dict)]
+    return {"": results} | {key: [result[key] for result in results] for key in within}
+
+
+def _columns(results: Sequence[Found]) -> dict[str, list[float]]:
+    """Numbers [seeds] of one part, of those that every seed has."""
+    columns = {key: [_measured(result.get(key)) for result in results] for key in results[0]}
+    return {key: [value for value in values if value is not None] for key, values in columns.items()
+            if None not in values}
+
+
+def _over(results: Sequence[Found]) -> Found:
+    out: Found = {}
+    for part, found in _parts(results).items():
+        told = {key: {"mean": _rounded(t_interval(values, bounds=BOUNDS.get(key))), "by_seed": values}
+                for key, values in _columns(found).items()}
+        out |= {part: told} if part else told
+    return out
+
+
+def _less(mine: Sequence[Found], others: Sequence[Found]) -> Found:
+    out: Found = {}
+    theirs = _parts(others)
+    for part, found in _parts(mine).items():
+        if part not in theirs:
+            continue
+        ours, beside = _columns(found), _columns(theirs[part])
+        told = {key: _difference(ours[key], beside[key]) for key in ours if key in beside}
+        out |= {part: told} if part else told
+    return out
+
+
+def _difference(mine: list[float], others: list[float]) -> Found:
+    interval, verdict = stratified_t([mine], [others], bounds=None)
+    return {"mean": _rounded(interval), "p": None if math.isnan(verdict.p) else round(verdict.p, 4)}
+
+
+def _rounded(interval: Interval) -> list[float | None]:
+    return [None if value is None else round(value, 3) for value in (interval.value, interval.low, interval.high)]
