@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
 from pvdr_bench.rl.views import NothingToShow
 from tests.learning import above, below, learns
-from tests.test_ppo_learner import GRID, IdentityTokenizer, Player, assert_equal, context
+from tests.test_ppo_learner import GRID, Dots, IdentityTokenizer, Player, assert_equal, context, image_of
 
 SIZES = {"context_frames": 2, "future_frames": 3, "d_model": 16, "ff": 32, "heads": 2, "token_dim": 8,
          "encoder_depth": 1, "prior_depth": 1, "decoder_depth": 1, "window": 2, "z_grid": 2, "z_dim": 2,
@@ -157,6 +158,28 @@ def test_the_guide_is_l_acts_alone() -> None:
             after = [net.state_dict() for net in networks]
             found.append([all(torch.equal(a[k], b[k]) for k in a) for a, b in zip(before, after, strict=True)])
     assert found == [[False, True], [True, False]]
+
+
+@pytest.mark.parametrize("play_", ["policy", "noise"])
+def test_e1_has_noise_of_its_own_where_it_is_asked_to(play_: str) -> None:
+    """A spread of e^0 about the mean that e1_play says in E1, the policy's in E2 and in evaluation."""
+    online = {"e1_decisions": 640, "e2_decisions": 640, "log_std_init": -3.0, "e1_log_std": 0.0, "e1_play": play_}
+    learner = build(config(online), 64)
+    with torch.no_grad():
+        learner.ppo.actor.net.head.bias.fill_(0.8)
+    image = torch.from_numpy(np.repeat(image_of(Dots.start)[None], 64, 0))
+    spread, mean = {}, {}
+    for phase, mode in (("e1", "train"), ("e2", "train"), ("e1", "eval")):
+        learner.phase = phase  # type: ignore[assignment]
+        action, _, extras = learner.act(image, torch.ones(64, dtype=torch.bool), learner.initial(64),
+                                        mode, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+        spread[phase, mode], mean[phase, mode] = float(action.std(0).mean()), float(action.mean())
+        own = torch.distributions.Normal(action.mean(0), math.exp(0 if (phase, mode) == ("e1", "train") else -3))
+        assert float(extras["log_prob"].mean()) == pytest.approx(float(own.log_prob(action).sum(1).mean()), abs=0.3)
+    assert spread["e1", "train"] == pytest.approx(1.0, abs=0.2)
+    assert spread["e2", "train"] == spread["e1", "eval"] == pytest.approx(math.exp(-3), abs=0.02)
+    assert mean["e2", "train"] == pytest.approx(0.8, abs=0.1)
+    assert mean["e1", "train"] == pytest.approx(0.8 if play_ == "policy" else 0.0, abs=0.3)
 
 
 def test_labels_of_e2_are_learned_from_and_kept_where_asked() -> None:

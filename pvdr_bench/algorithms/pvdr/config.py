@@ -145,6 +145,9 @@ class OnlineConfig(Section):
         "policy", "actions in E1: the action module's with its noise, or that noise around zero, so that L_act learns "
         "from frames what an action did, and not what the policy does there",
         "paper Algorithm 1: the policy's; departure: noise")
+    e1_log_std: float | None = key(None, "log standard deviation of the action noise in E1; none: the policy's own",
+                                   "paper Algorithm 1: the policy's; departure: a spread of E1's own", ge=-5, le=2,
+                                   added=True)
     e1_correlation: float = key(0.0, "correlation in time of the action noise in E1 (AR(1), same spread)",
                                 "paper silent: white noise; departure if more", ge=0, lt=1)
     e2_correlation: float = key(0.0, "the same in E2; PPO's ratio stays that of the marginals",

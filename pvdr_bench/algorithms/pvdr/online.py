@@ -135,8 +135,8 @@ class PVDRLearner(Learner):
         plan = self._followed(context, is_first.to(self.device), carry["plan"], mode, generator)
         state = {"tokens": context, **read_of(plan)}
         policy: DiagonalGaussian = self.ppo.actor(state)
-        if mode == "train" and self.phase == "e1" and self.config.online.e1_play == "noise":
-            policy = dataclasses.replace(policy, mean=torch.zeros_like(policy.mean))
+        if mode == "train" and self.phase == "e1":
+            policy = self._played(policy)
         noise = self._noise(carry["noise"], is_first, mode, generator)
         action = policy.at(noise)
         extras = {"tokens": context.to(SMALL), "history": history.to(SMALL), **plan,
@@ -146,6 +146,15 @@ class PVDRLearner(Learner):
         if self.render_plans:
             extras["plan_image"] = self.tokenizer.decode(plan["plan"].long())
         return action, {"codes": history, "noise": noise, "plan": plan}, extras
+
+    def _played(self, policy: DiagonalGaussian) -> DiagonalGaussian:
+        """What E1 is played with (``e1_play``, ``e1_log_std``)."""
+        online = self.config.online
+        if online.e1_play == "noise":
+            policy = dataclasses.replace(policy, mean=torch.zeros_like(policy.mean))
+        if online.e1_log_std is not None:
+            policy = dataclasses.replace(policy, log_std=torch.full_like(policy.log_std, online.e1_log_std))
+        return policy
 
     def _followed(self, context: Tensor, is_first: Tensor, before: Followed, mode: Mode,
                   generator: torch.Generator) -> Followed:
