@@ -32,14 +32,16 @@ class Labels:
     mean: Tensor  # [B, s, s, c], of E(z | x_t, y_t) when it was seen
     logvar: Tensor  # [B, s, s, c]
     action: Tensor  # [B, A], as executed, or the mean over the way to a plan frame
+    way: Tensor | None = None  # [B, l, A], with guide_pairs all: actions up to each frame, as a share of the whole plan
 
     def __len__(self) -> int:
         return len(self.action)
 
     def tensors(self) -> dict[str, Tensor]:
         """By name."""
+        way = {} if self.way is None else {"way": self.way}
         return {"tokens": self.tokens, "future": self.future, "mean": self.mean, "logvar": self.logvar,
-                "action": self.action}
+                "action": self.action, **way}
 
     def rows(self, index: Tensor | slice) -> Labels:
         """Some of them."""
@@ -61,10 +63,30 @@ class Alignment:
     form: str
     generator: torch.Generator
     micro_batch: int  # decisions at a time in memory; 0: all
+    pairs: bool = False  # learn from any two frames of a label, not from its own plan
 
     def parts(self, index: Tensor) -> Iterator[Tensor]:
         """Eq. 5's mean over the labels at ``index`` int64 [b], in parts that sum up to it."""
-        return self._parts(index, index, self.noise(index))
+        return self._of_pairs(index) if self.pairs else self._parts(index, index, self.noise(index))
+
+    def _of_pairs(self, index: Tensor) -> Iterator[Tensor]:
+        """The same with one pair of frames drawn of each label: an end, and a start of those before it."""
+        length = self.labels.future.shape[1]
+        end = torch.randint(1, length + 1, (len(index),), generator=self.generator)
+        start = (torch.rand(len(index), generator=self.generator) * end).long()
+        size = self.micro_batch or max(1, len(index))
+        for rows, a, b in zip(*(torch.split(x.to(index.device), size) for x in (index, start, end)), strict=True):
+            yield len(rows) / len(index) * self.pair_errors(rows, a, b).mean()
+
+    def pair_errors(self, index: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Eq. 5 of the labels at ``index`` int64 [b] from frame ``start`` to ``end`` int64 [b], of 0 ... l."""
+        labels = self.labels.rows(index)
+        assert labels.way is not None
+        rows = torch.arange(len(index), device=index.device)
+        frames = torch.cat([labels.tokens[:, -1:], labels.future], 1).long()
+        way = torch.cat([torch.zeros_like(labels.way[:, :1]), labels.way], 1)
+        state = {"tokens": frames[rows, start, None], "plan": frames[rows, end, None]}
+        return action_error(self.network(state), way[rows, end] - way[rows, start], self.form)
 
     def _parts(self, index: Tensor, source: Tensor, noise: Tensor) -> Iterator[Tensor]:
         """The same with z of the labels at ``source`` int64 [b], drawn by ``noise`` [b, s, s, c]."""
@@ -152,14 +174,20 @@ class Aligner:
         action = mean_ahead(rollout.action.clamp(-1, 1), self.config.lact_decisions)[valid]
         empty = action.new_zeros((0, *self.model.z_shape))
         means = torch.cat([empty, *(part.mean for part in parts)])
+        way = self._way(rollout.action.clamp(-1, 1))[valid] if self.config.online.guide_pairs == "all" else None
         return Labels(tokens, future[valid].to(tokens.dtype), means,
-                      torch.cat([empty, *(part.logvar for part in parts)]), action)
+                      torch.cat([empty, *(part.logvar for part in parts)]), action, way)
 
-    def on(self, labels: Labels) -> Alignment:
-        """L_act on labels."""
+    def _way(self, action: Tensor) -> Tensor:
+        """Of actions [T, N, A] those up to each plan frame, as a share of the whole plan's length [T, N, l, A]."""
+        stride, length = self.config.model.frame_stride, self.config.model.future_frames
+        return torch.stack([mean_ahead(action, stride * k) * (k / length) for k in range(1, length + 1)], 2)
+
+    def on(self, labels: Labels, pairs: bool = False) -> Alignment:
+        """L_act on labels, or on any ``pairs`` of their frames."""
         config = self.config
         return Alignment(self.network, labels, config.planner.z_star == "drawn", config.online.lact_form,
-                         self.generator, config.pretrain.micro_batch)
+                         self.generator, config.pretrain.micro_batch, pairs)
 
     def learn(self, new: Labels, buffer: Literal["e1", "e2"] = "e1") -> dict[str, float]:
         """``lact_e1_epochs`` (``lact_e2_epochs``) passes over the buffer's labels or, with ``lact_replay``, as many
@@ -178,7 +206,7 @@ class Aligner:
         self.generator.set_state(draws)  # looking changes nothing
         count = max(1, round(len(new) / online.minibatch))
         source = self.kept if self.kept is not None else new
-        alignment = self.on(source)
+        alignment = self.on(source, online.guide_pairs == "all")
         for _ in range(passes):
             for rows in self._minibatches(len(source), count, online.minibatch):
                 self.step(alignment.parts(rows.to(new.action.device)))

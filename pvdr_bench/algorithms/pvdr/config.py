@@ -182,6 +182,10 @@ class OnlineConfig(Section):
     guide_reads: Literal["z", "plan"] = key(
         "z", "what the guide reads beside the context: z*, as the action module does, or the last plan frame, by a "
         "small convolutional network on code vectors", "paper Eq. 5: z*; departure: plan")
+    guide_pairs: Literal["ends", "all"] = key(
+        "ends", "pairs of frames that a guide of guide_reads plan learns from: the decision's and the last of its plan; "
+        "or any two of them, and then the action that goes that way within a plan's length, so that near ends are near",
+        "paper Eq. 5: the plan of the decision; departure: all", added=True)
     lact_form: Literal["mse", "l2"] = key("mse", "Eq. 5 on the mean action: mean squared error, or the L2 norm",
                                           "reading 21")
     pi_depth: int = key(3, "pairs of blocks in the action module and critic", "paper Table 2", ge=1)
@@ -226,6 +230,10 @@ class PVDRConfig(AlgorithmConfig):
             raise ValueError(f"model.d_model {self.model.d_model} is not a multiple of model.heads {self.model.heads}")
         if self.online.guide_action == "trend" and self.online.guide_reads != "plan":
             raise ValueError("online.guide_action trend needs online.guide_reads plan")
+        if self.online.guide_pairs == "all" and (self.online.pi_form == "joint" or self.online.guide_reads != "plan"
+                                                 or self.online.lact_target != "plan_mean"):
+            raise ValueError("online.guide_pairs all needs a guide (online.pi_form guided or taught) with "
+                             "online.guide_reads plan and online.lact_target plan_mean")
         self._check_lessons(self.online)
         if self.planner.metric == "pixel_l1" and self.online.normalise_distance and not self.planner.goal_term_metric:
             raise ValueError("planner.metric pixel_l1 with online.normalise_distance needs planner.goal_term_metric: "
