@@ -280,6 +280,8 @@ def test_read_back_gives_the_action_module_what_l_act_gives_it() -> None:
 
 @pytest.mark.parametrize("form", [{}, {"pi_form": "guided", "guide_reads": "plan", "lact_replay": 50,
                                    "lact_e2_epochs": 1},
+                                  {"pi_form": "guided", "guide_reads": "plan", "lact_replay": 50,
+                                   "guide_pairs": "all", "lact_target": "plan_mean", "e1_log_std": -1.0},
                                   {"pi_form": "taught", "guide_reads": "plan", "guide_action": "trend",
                                    "lact_decay": 0.1, "teach_epochs": 2, "teach_weight": 1.0, "teach_decisions": 96}])
 def test_buffers_alternate_and_resume_in_the_middle_of_one_is_exact(form: dict[str, Any]) -> None:

@@ -183,7 +183,7 @@ class OnlineConfig(Section):
         "z", "what the guide reads beside the context: z*, as the action module does, or the last plan frame, by a "
         "small convolutional network on code vectors", "paper Eq. 5: z*; departure: plan")
     guide_pairs: Literal["ends", "all"] = key(
-        "ends", "pairs of frames that a guide of guide_reads plan learns from: the decision's and the last of its plan; "
+        "ends", "pairs of frames that a guide which reads plans learns from: the decision's and its last plan frame; "
         "or any two of them, and then the action that goes that way within a plan's length, so that near ends are near",
         "paper Eq. 5: the plan of the decision; departure: all", added=True)
     lact_form: Literal["mse", "l2"] = key("mse", "Eq. 5 on the mean action: mean squared error, or the L2 norm",
