@@ -136,7 +136,8 @@ def gradients(ppo: PPOUpdater, batch: Batch, auxiliary: Auxiliary | None,
               generator: torch.Generator) -> tuple[list[Tensor], list[Tensor] | None]:
     """Of the surrogate with its entropy, by hand, and of the loss beside it, in the order of the coming minibatch."""
     params, actor = list(ppo.actor.parameters()), ppo.actor
-    policy = actor({"tokens": batch.state["tokens"].long(), "extra": batch.state["extra"]})
+    said = {"guide": batch.state["guide"]} if "guide" in batch.state else {}
+    policy = actor({"tokens": batch.state["tokens"].long(), "extra": batch.state["extra"], **said})
     ratio = (policy.log_prob(batch.action) - batch.log_prob).exp()
     advantage = (batch.advantage - batch.advantage.mean()) / batch.advantage.std(correction=0)
     loss = -(ratio * advantage).mean() - pvdr_story.ENTROPY * policy.entropy().mean()

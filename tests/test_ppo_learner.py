@@ -43,6 +43,10 @@ class IdentityTokenizer:
     def embed(self, codes: Tensor) -> Tensor:
         return F.one_hot(codes.long(), 2).float()
 
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images whose every channel is the code."""
+        return codes[..., None].expand(*codes.shape, 3).to(torch.uint8)
+
 
 def image_of(position: np.ndarray) -> np.ndarray:
     """A dot at a position in [0, 3]^2."""

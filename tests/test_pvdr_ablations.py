@@ -5,8 +5,10 @@ A method that extends pvdr, and a variant in an experiment, has to have its chec
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from pvdr_bench.catalog.folders import builtin_root
 from pvdr_bench.catalog.resolve import split_variant
 from pvdr_bench.catalog.scales import SCALES
 from pvdr_bench.catalog.stage_graph import stage_graph
+from tests import pvdr_ablations
 from tests.pvdr_ablations import Greys, filled, kl_step, learner_of, led, own, prior_step, size, small
 from tests.pvdr_story import E1, ENVS, LAMBDA3, SCALE, story, weights
 from tests.test_ppo_learner import GRID, IdentityTokenizer, context
@@ -187,6 +190,31 @@ def without_choosing(name: str, parent: str) -> None:
     assert set(less.rows) <= {1, 2, 3} and less.rows[0] == ENVS and whole.rows[0] == 4 * ENVS
 
 
+def with_l_act_alone(name: str, parent: str) -> None:
+    """A guide learns in E1 and in E2, the action module that corrects it never; another reward changes neither, and
+    makes another action module of the parent's."""
+    ways = {}
+    for each in (name, parent):
+        for reward in (1.0, -2.0):
+            tale = dataclasses.replace(told := story(), reward=reward * told.reward)
+            with patch.object(pvdr_ablations, "story", lambda tale=tale: tale):
+                ways[each, reward] = led(learner_of(small(each)))
+    way, other = ways[name, 1.0], ways[name, -2.0]
+    assert way.moved("guide", "began") and way.moved("guide") and not way.moved("actor", "began")
+    assert {"e1_l_act", "e2_l_act"} <= {key for metrics in way.metrics for key in metrics}
+    assert way.labelled is not None and other.labelled is not None and not torch.equal(way.labelled, other.labelled)
+    assert way.learner.guide is not None and other.learner.guide is not None
+    assert same(way.learner.guide.network, other.learner.guide.network) and same(*(w.learner.ppo.actor
+                                                                                  for w in (way, other)))
+    assert not same(*(ways[parent, reward].learner.ppo.actor for reward in (1.0, -2.0)))
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    """Whether two networks have the same weights."""
+    theirs = b.state_dict()
+    return all(torch.equal(value, theirs[key]) for key, value in a.state_dict().items())
+
+
 CHECKS: dict[str, tuple[Callable[[str, str], None], str]] = {  # and what the method is compared with
     "pvdr-scratch": (without_pre_training, "pvdr"),
     "pvdr-reduced": (without_choosing, "pvdr"),
@@ -200,6 +228,8 @@ CHECKS: dict[str, tuple[Callable[[str, str], None], str]] = {  # and what the me
     "pvdr-h2-2": (with_a_horizon(2, 2), "pvdr"),
     "pvdr-goal-last": (with_goal_frames_last, "pvdr"),
     "pvdr-goal-pixels": (with_a_goal_in_pixels, "pvdr"),
+    "pvdr-guided": (with_l_act_alone, "pvdr"),
+    "pvdr-guided-scratch": (without_pre_training, "pvdr-guided"),
 }
 
 
