@@ -55,7 +55,9 @@ def test_beside_others_seeds_are_paired_whatever_their_order(tmp_path: Path) -> 
     found = told["less"]["n_1"]["success"]
     assert found["p"] == pytest.approx(test.pvalue, abs=1e-4)
     low, high = test.confidence_interval()
-    assert found["mean"] == [pytest.approx(x, abs=1e-3) for x in (np.subtract(RATES, OTHERS).mean(), low, high)]
+    assert found["mean"] == [pytest.approx(x, abs=1e-3) for x in (np.subtract(RATES, OTHERS).mean(), low, min(high, 1))]
+    assert told["less"]["n_1"]["cosine"]["mean"] == [pytest.approx(-x, abs=1e-3) for x in (
+        np.subtract(RATES, OTHERS).mean(), high, low)]
     assert told["less"]["n_1"]["near"] == {"mean": [0.0, 0.0, 0.0], "p": None}  # nothing varies
     assert told["beside"]["method"] == "ppo" and told["beside"]["n_1"]["success"]["by_seed"] == OTHERS
 

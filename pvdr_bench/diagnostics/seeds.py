@@ -15,7 +15,9 @@ from pvdr_bench.errors import DataError, UsageError
 from pvdr_bench.results.differences import stratified_t
 from pvdr_bench.results.stats import Interval, t_interval
 
-BOUNDS = {"success": (0.0, 1.0), "near": (0.0, 1.0)}  # others are not clipped
+# what intervals are clipped to; others are not
+BOUNDS = {"success": (0.0, 1.0), "near": (0.0, 1.0), "success_gain": (-1.0, 1.0)}
+APART = {"success": (-1.0, 1.0), "near": (-1.0, 1.0)}  # the same of differences
 Found = dict[str, Any]
 
 
@@ -120,13 +122,13 @@ def _less(mine: Sequence[Found], others: Sequence[Found]) -> Found:
         if part not in theirs:
             continue
         ours, beside = _columns(found), _columns(theirs[part])
-        told = {key: _difference(ours[key], beside[key]) for key in ours if key in beside}
+        told = {key: _difference(ours[key], beside[key], APART.get(key)) for key in ours if key in beside}
         out |= {part: told} if part else told
     return out
 
 
-def _difference(mine: list[float], others: list[float]) -> Found:
-    interval, verdict = stratified_t([mine], [others], bounds=None)
+def _difference(mine: list[float], others: list[float], bounds: tuple[float, float] | None) -> Found:
+    interval, verdict = stratified_t([mine], [others], bounds=bounds)
     return {"mean": _rounded(interval), "p": None if math.isnan(verdict.p) else round(verdict.p, 4)}
 
 
