@@ -72,6 +72,20 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         measure(mine, rows(tmp_path, "b", OTHERS, [0, 1, 3]))
     with pytest.raises(UsageError, match="method 'ppo' is not that of .*a-0.json: 'pvdr'"):
         measure((mine[0], *rows(tmp_path, "c", [0.1], [5], method="ppo")))
+    with pytest.raises(UsageError, match="labels 7 is not that of .*a-0.json: 100"):
+        measure((mine[0], *rows(tmp_path, "e", [0.1], [5], labels=7)))
+    for order in ((None, "metaworld"), ("metaworld", None)):
+        with pytest.raises(UsageError, match="corpus .* is not that of"):
+            measure(tuple(rows(tmp_path, f"f{seed}", [0.1], [seed], corpus=corpus)[0]
+                          for seed, corpus in enumerate(order)))
+    with pytest.raises(UsageError, match="-o beside: task 'push' is not that of -o files: None"):
+        measure(mine, rows(tmp_path, "g", OTHERS, task="push"))
+    with pytest.raises(UsageError, match="-o beside: no number of theirs"):
+        measure(mine, written(tmp_path, "h", [{"seed": seed, "other": 0.5} for seed in range(3)]))
+    with pytest.raises(UsageError, match="-o beside: seeds are told together"):
+        measure(mine, mine[:1])
+    with pytest.raises(DataError, match=r"i-0.json: explained is not finite"):
+        measure((*mine[1:], *rows(tmp_path, "i", [float("nan")])))
     with pytest.raises(UsageError, match="not the same measurement"):
         measure((mine[0], *rows(tmp_path, "d", [0.1], [5], n_16={})))
     (tmp_path / "cut.json").write_text('{"seed": 1')
@@ -79,6 +93,11 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     for name, said in (("cut.json", "cannot be read"), ("none.json", "cannot be read"), ("list.json", "no result")):
         with pytest.raises(DataError, match=said):
             measure((mine[0], str(tmp_path / name)))
+
+
+def test_a_numbers_own_interval_beside_it_is_no_number_of_its_own(tmp_path: Path) -> None:
+    told = measure(rows(tmp_path, "a", RATES, share=0.5, share_low=0.25, share_high=0.75))
+    assert told["share"]["by_seed"] == [0.5] * 3 and not {"share_low", "share_high"} & set(told)
 
 
 def test_the_command_reads_what_bench_printed(tmp_path: Path) -> None:

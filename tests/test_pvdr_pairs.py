@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from pvdr_bench.rl.rollout import Rollout, State
 from pvdr_bench.suites.spaces import BoxSpace
 from tests.learning import above, below, learns
 from tests.test_bench_closed_loop import Room
-from tests.test_ppo_learner import IdentityTokenizer, context
+from tests.test_ppo_learner import IdentityTokenizer, Player, context
 from tests.test_pvdr_online import GUIDED, build, config, pretrained
 
 PAIRS = GUIDED | {"guide_pairs": "all", "lact_target": "plan_mean"}
@@ -108,8 +109,38 @@ def test_a_guide_of_all_pairs_knows_where_to_stop(seed: int) -> dict[str, float]
     return {"standing": moved["all"] / moved["ends"], "explained": 1 - told["l_act"] / told["l_act_constant"]}
 
 
-@pytest.mark.parametrize("wrong", [{"pi_form": "joint"}, {"guide_reads": "z"}, {"lact_target": "action"}])
-def test_pairs_that_nothing_would_learn_from_are_refused(wrong: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="guide_pairs all needs a guide"):
-        PVDRConfig.model_validate({"online": {"pi_form": "guided", "guide_reads": "plan", "lact_target": "plan_mean",
-                                              "guide_pairs": "all"} | wrong})
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"pi_form": "joint"}, "guide_pairs all needs a guide"), ({"guide_reads": "z"}, "guide_pairs all needs a guide"),
+    ({"lact_target": "action"}, "guide_pairs all needs a guide"),
+    ({"lact_e1_epochs": 0}, "guide_pairs all needs online.lact_e1_epochs"),
+    ({"e1_decisions": 0}, "guide_pairs all needs online.lact_e1_epochs"),
+    ({"e1_decisions": 0, "lact_e2_epochs": 1, "e1_log_std": -1.0}, "e1_log_std needs an E1"),
+    ({"pi_form": "taught", "lact_e2_epochs": 1, "teach_epochs": 1, "e1_decisions": 0, "e1_first": 100},
+     "lact_e2_epochs with online.pi_form taught")])
+def test_what_nothing_would_learn_from_is_refused(wrong: dict[str, Any], said: str) -> None:
+    whole = {"pi_form": "guided", "guide_reads": "plan", "lact_target": "plan_mean", "guide_pairs": "all",
+             "lact_e1_epochs": 1}
+    assert PVDRConfig.model_validate({"online": whole}).online.guide_pairs == "all"
+    with pytest.raises(ValueError, match=said):
+        PVDRConfig.model_validate({"online": whole | wrong})
+
+
+def test_labels_of_e2_are_kept_where_no_e1_follows() -> None:
+    """The first E1's and those of every E2."""
+    learner, sizes = build(config(PAIRS | {"e1_first": 160, "e1_decisions": 0, "e2_decisions": 160,
+                                           "lact_e2_epochs": 1, "lact_replay": 10_000}), 16), []
+    player = Player(learner, 16)  # type: ignore[arg-type]
+    while len(sizes) < 3:
+        count = len(player.metrics)
+        player.decide()
+        if len(player.metrics) > count:
+            assert learner.aligner.kept is not None
+            sizes.append(len(learner.aligner.kept))
+    assert 0 < sizes[0] < sizes[1] < sizes[2]
+
+
+@pytest.mark.parametrize("metric", [{"metric": "code_l1_pyramid"}, {"goal_term_metric": "code_l1_pyramid"}])
+def test_a_pyramid_of_one_window_is_refused(metric: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="is code_l1"):
+        PVDRConfig.model_validate({"planner": metric | {"blur": 1}})
+    assert PVDRConfig.model_validate({"planner": metric | {"blur": 3}}).planner.blur == 3

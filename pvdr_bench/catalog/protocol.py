@@ -61,7 +61,8 @@ class Protocol(StrictModel):
         "distance between an observation and the goal image: pixels or code embeddings, plain or box-blurred, or the "
         "mean over a pyramid of boxes of 1, 3, ... goal_blur cells; null "
         "with reward dense, as the three keys below", source="PVDR 5.1: pixel_l1")
-    goal_blur: int | None = _meaning("window of the blurred metrics, odd: pixels, or cells of the token grid", ge=1)
+    goal_blur: int | None = _meaning("window of the blurred metrics, odd: pixels, or cells of the token grid; of "
+                                         "code_l1_pyramid the largest", ge=1)
     normalise_distance: bool | None = _meaning("divide the distance by the one between start and goal image",
                                                source="PVDR silent (reading 10)")
     success_bonus: float | None = _meaning("sparse reward at the first success of an episode",
@@ -85,6 +86,8 @@ class Protocol(StrictModel):
         self._nothing_idle()
         if self.goal_blur is not None and self.goal_blur % 2 == 0:
             raise ValueError(f"goal_blur must be odd, not {self.goal_blur}")
+        if self.goal_metric == "code_l1_pyramid" and self.goal_blur == 1:
+            raise ValueError("goal_metric code_l1_pyramid with goal_blur 1 is code_l1; 3 or more")
         if self.episode_steps % self.action_repeat:
             raise ValueError(f"episode_steps {self.episode_steps} is not a multiple of "
                              f"action_repeat {self.action_repeat}")

@@ -16,8 +16,10 @@ from pvdr_bench.results.differences import stratified_t
 from pvdr_bench.results.stats import Interval, t_interval
 
 # what intervals are clipped to; others are not
-BOUNDS = {"success": (0.0, 1.0), "near": (0.0, 1.0), "success_gain": (-1.0, 1.0)}
-APART = {"success": (-1.0, 1.0), "near": (-1.0, 1.0)}  # the same of differences
+SHARES = ("success", "near", "reached_own", "reached_other")
+BOUNDS = {"success_gain": (-1.0, 1.0)} | dict.fromkeys(SHARES, (0.0, 1.0))
+APART = dict.fromkeys(SHARES, (-1.0, 1.0))  # the same of differences
+COUNTS = ("seed", "learned", "held_out", "states")  # what the seeds of one measurement may differ in
 Found = dict[str, Any]
 
 
@@ -31,26 +33,35 @@ def measure(files: tuple[str, ...] = (), beside: tuple[str, ...] = ()) -> dict[s
 
     Returns:
         What all files say alike (settings), and of every number that they measured its mean, interval and values by
-        seed; a number that came with its own interval over episodes is taken without it. Gains within a file are
+        seed; a number that came with its own interval over episodes is taken without it (``[mean, low, high]``, or
+        ``X`` with ``X_low`` and ``X_high``). Gains within a file are
         numbers like others. ``less``: the mean differences to ``beside``, with paired intervals and p.
 
     Raises:
-        UsageError: fewer than two files, or not the same seeds or the same measurement in all.
+        UsageError: fewer than two files, not the same seeds or the same measurement in all, or ``beside`` is of another
+            task or scale, or has no number that these have.
         DataError: a file is no such result.
     """
-    mine = by_seed(files)
-    told = _alike([mine[seed] for seed in mine], files)
+    mine = by_seed(files, "-o files")
+    told = _alike(list(mine.values()), files)
     out = {"seeds": list(mine)} | told | _over(list(mine.values()))
     if not beside:
         return out
-    others = by_seed(beside)
+    others = by_seed(beside, "-o beside")
     if set(others) != set(mine):
         raise UsageError(f"seeds {sorted(mine)} cannot be paired with seeds {sorted(others)}", where="-o beside")
+    theirs = _alike(list(others.values()), beside)
+    for key in ("task", "scale"):
+        if told.get(key) != theirs.get(key):
+            raise UsageError(f"{key} {theirs.get(key)!r} is not that of -o files: {told.get(key)!r}", where="-o beside")
     paired = [others[seed] for seed in mine]
-    return out | {"beside": _alike(paired, beside) | _over(paired), "less": _less(list(mine.values()), paired)}
+    less = _less(list(mine.values()), paired)
+    if not any(less.values()):
+        raise UsageError("no number of theirs is also in -o files", where="-o beside")
+    return out | {"beside": theirs | _over(paired), "less": less}
 
 
-def by_seed(files: Sequence[str]) -> dict[int, Found]:
+def by_seed(files: Sequence[str], option: str) -> dict[int, Found]:
     """Results by their seeds, in the given order."""
     found: dict[int, Found] = {}
     for name in files:
@@ -60,12 +71,15 @@ def by_seed(files: Sequence[str]) -> dict[int, Found]:
             raise DataError(f"cannot be read: {error}", where=name, hint="bench NAME --json > FILE") from error
         if not isinstance(result, dict) or not isinstance(result.get("seed"), int):
             raise DataError("is no result of a measurement with a seed", where=name, hint="bench NAME --json > FILE")
+        if broken := [key for part in (result, *_within(result).values()) for key, value in part.items()
+                      if (x := _measured(value)) is not None and not math.isfinite(x)]:
+            raise DataError(f"{broken[0]} is not finite", where=name)
         if result["seed"] in found:
             raise UsageError(f"another file has seed {result['seed']} too", where=name)
         found[result["seed"]] = result
     if len(found) < 2:
-        raise UsageError("seeds are told together from two files on, one of each seed", where="bench seeds",
-                         hint="-o files=[seed-0.json,seed-1.json]")
+        raise UsageError("seeds are told together from two files on, one of each seed", where=option,
+                         hint=f"{option}=[seed-0.json,seed-1.json]")
     return found
 
 
@@ -86,22 +100,31 @@ def _alike(results: Sequence[Found], files: Sequence[str]) -> Found:
     for other, name in zip(rest, files[1:], strict=True):
         if other.keys() != first.keys():
             raise UsageError(f"not the same measurement as {files[0]}", where=name)
-        if wrong := [key for key, value in first.items() if isinstance(value, str) and other[key] != value]:
+        if wrong := [key for key, value in first.items() if _is_setting(key, value)
+                     and _measured(other[key]) is None and other[key] != value]:
             raise UsageError(f"{wrong[0]} {other[wrong[0]]!r} is not that of {files[0]}: {first[wrong[0]]!r}",
                              where=name)
-    return {key: value for key, value in first.items() if key != "seed" and not isinstance(value, dict)
-            and _measured(value) is None and all(other[key] == value for other in rest)}
+    return {key: value for key, value in first.items() if _is_setting(key, value)
+            or (key in COUNTS and key != "seed" and all(other[key] == value for other in rest))}
+
+
+def _is_setting(key: str, value: Any) -> bool:
+    return key not in COUNTS and not isinstance(value, dict) and _measured(value) is None
+
+
+def _within(result: Found) -> dict[str, Found]:
+    return {key: value for key, value in result.items() if isinstance(value, dict)}
 
 
 def _parts(results: Sequence[Found]) -> dict[str, Sequence[Found]]:
     """Results' own numbers under an empty name, and those of the parts within them, such as ``n_16``."""
-    within = [key for key, value in results[0].items() if isinstance(value, dict)]
-    return {"": results} | {key: [result[key] for result in results] for key in within}
+    return {"": results} | {key: [result[key] for result in results] for key in _within(results[0])}
 
 
 def _columns(results: Sequence[Found]) -> dict[str, list[float]]:
     """Numbers [seeds] of one part, of those that every seed has."""
-    columns = {key: [_measured(result.get(key)) for result in results] for key in results[0]}
+    bounds = {f"{key}_{side}" for key in results[0] for side in ("low", "high")}  # a number's own interval
+    columns = {key: [_measured(result.get(key)) for result in results] for key in results[0] if key not in bounds}
     return {key: [value for value in values if value is not None] for key, values in columns.items()
             if None not in values}
 

@@ -80,11 +80,10 @@ class Alignment:
 
     def pair_errors(self, index: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Eq. 5 of the labels at ``index`` int64 [b] from frame ``start`` to ``end`` int64 [b], of 0 ... l."""
-        labels = self.labels.rows(index)
-        assert labels.way is not None
-        rows = torch.arange(len(index), device=index.device)
-        frames = torch.cat([labels.tokens[:, -1:], labels.future], 1).long()
-        way = torch.cat([torch.zeros_like(labels.way[:, :1]), labels.way], 1)
+        assert self.labels.way is not None
+        rows, way = torch.arange(len(index), device=index.device), self.labels.way[index]
+        frames = torch.cat([self.labels.tokens[index][:, -1:], self.labels.future[index]], 1).long()
+        way = torch.cat([torch.zeros_like(way[:, :1]), way], 1)
         state = {"tokens": frames[rows, start, None], "plan": frames[rows, end, None]}
         return action_error(self.network(state), way[rows, end] - way[rows, start], self.form)
 
@@ -193,7 +192,8 @@ class Aligner:
         """``lact_e1_epochs`` (``lact_e2_epochs``) passes over the buffer's labels or, with ``lact_replay``, as many
         minibatches of all kept ones.
 
-        Metrics: L_act of the new ones before and after; before, none of them has been learned from.
+        Metrics: L_act of the new ones before these passes and after; a guide has learned from none of them before, nor
+        has anything from E1's.
         """
         online = self.config.online
         passes = online.lact_e1_epochs if buffer == "e1" else online.lact_e2_epochs

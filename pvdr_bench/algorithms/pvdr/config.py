@@ -136,7 +136,7 @@ class OnlineConfig(Section):
         "action", "what L_act predicts: the executed action, or the mean action on the way to the first plan frame "
         "or to the last", "paper Eq. 5; departures: stride_mean, the same with frame_stride 1, and plan_mean")
     lact_e1_epochs: int = key(0, "passes of L_act alone (without lact_weight) over E1 as well, after fine-tuning; a "
-                              "guide learns in these alone",
+                              "guide learns in these and in lact_e2_epochs alone",
                               "paper Algorithm 1: E2 only; departure if more", ge=0)
     lact_e2_epochs: int = key(0, "passes of L_act alone (without lact_weight) over E2, after PPO's; so a guide learns "
                               "from every decision", "paper Algorithm 1: L_act on E2, beside PPO; departure: by itself",
@@ -230,17 +230,33 @@ class PVDRConfig(AlgorithmConfig):
             raise ValueError(f"model.d_model {self.model.d_model} is not a multiple of model.heads {self.model.heads}")
         if self.online.guide_action == "trend" and self.online.guide_reads != "plan":
             raise ValueError("online.guide_action trend needs online.guide_reads plan")
-        if self.online.guide_pairs == "all" and (self.online.pi_form == "joint" or self.online.guide_reads != "plan"
-                                                 or self.online.lact_target != "plan_mean"):
-            raise ValueError("online.guide_pairs all needs a guide (online.pi_form guided or taught) with "
-                             "online.guide_reads plan and online.lact_target plan_mean")
         self._check_lessons(self.online)
+        self._check_guide(self.online)
         if self.planner.metric == "pixel_l1" and self.online.normalise_distance and not self.planner.goal_term_metric:
             raise ValueError("planner.metric pixel_l1 with online.normalise_distance needs planner.goal_term_metric: "
                              "Eq. 4 compares codes, and its unit is their distance from start to goal")
         if self.planner.blur % 2 == 0:
             raise ValueError(f"planner.blur must be odd, not {self.planner.blur}")
+        if self.planner.blur == 1 and "code_l1_pyramid" in (self.planner.metric, self.planner.goal_term_metric):
+            raise ValueError("code_l1_pyramid with planner.blur 1 is code_l1; 3 or more")
         return self
+
+    @staticmethod
+    def _check_guide(online: OnlineConfig) -> None:
+        e1 = online.e1_decisions or online.e1_first
+        if online.guide_pairs == "all" and (online.pi_form == "joint" or online.guide_reads != "plan"
+                                            or online.lact_target != "plan_mean"):
+            raise ValueError("online.guide_pairs all needs a guide (online.pi_form guided or taught) with "
+                             "online.guide_reads plan and online.lact_target plan_mean")
+        if online.guide_pairs == "all" and not (online.lact_e2_epochs or (online.lact_e1_epochs and e1)):
+            raise ValueError("online.guide_pairs all needs online.lact_e1_epochs with an E1, or online.lact_e2_epochs, "
+                             "in which the guide learns")
+        if online.e1_log_std is not None and not e1:
+            raise ValueError("online.e1_log_std needs an E1: online.e1_decisions or online.e1_first")
+        if online.lact_e2_epochs and online.pi_form == "taught" and not (
+                online.teach_weight or (online.teach_epochs and online.e1_decisions)):
+            raise ValueError("online.lact_e2_epochs with online.pi_form taught needs lessons after E2: "
+                             "online.teach_weight, or online.teach_epochs with online.e1_decisions")
 
     @staticmethod
     def _check_lessons(online: OnlineConfig) -> None:
