@@ -93,6 +93,12 @@ def networks(learner: PVDRLearner) -> dict[str, nn.Module]:
     return {"prior": learner.model.prior, "actor": learner.ppo.actor, "critic": learner.ppo.critic, **guide}
 
 
+def alike(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two networks have the same weights."""
+    theirs = b.state_dict()
+    return all(torch.equal(x, theirs[key]) for key, x in a.state_dict().items())
+
+
 def led(learner: PVDRLearner) -> Led:
     """Lead the learner through E1, where it has one, and E2."""
     out, tale = Led(learner, began=copy.deepcopy(networks(learner))), story()

@@ -23,7 +23,7 @@ from pvdr_bench.catalog.resolve import split_variant
 from pvdr_bench.catalog.scales import SCALES
 from pvdr_bench.catalog.stage_graph import stage_graph
 from tests import pvdr_ablations
-from tests.pvdr_ablations import Greys, filled, kl_step, learner_of, led, own, prior_step, size, small
+from tests.pvdr_ablations import Greys, alike, filled, kl_step, learner_of, led, own, prior_step, size, small
 from tests.pvdr_story import E1, ENVS, LAMBDA3, SCALE, story, weights
 from tests.test_ppo_learner import GRID, IdentityTokenizer, context
 
@@ -204,15 +204,9 @@ def with_l_act_alone(name: str, parent: str) -> None:
     assert {"e1_l_act", "e2_l_act"} <= {key for metrics in way.metrics for key in metrics}
     assert way.labelled is not None and other.labelled is not None and not torch.equal(way.labelled, other.labelled)
     assert way.learner.guide is not None and other.learner.guide is not None
-    assert same(way.learner.guide.network, other.learner.guide.network) and same(*(w.learner.ppo.actor
-                                                                                  for w in (way, other)))
-    assert not same(*(ways[parent, reward].learner.ppo.actor for reward in (1.0, -2.0)))
-
-
-def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    """Whether two networks have the same weights."""
-    theirs = b.state_dict()
-    return all(torch.equal(value, theirs[key]) for key, value in a.state_dict().items())
+    assert alike(way.learner.guide.network, other.learner.guide.network)
+    assert alike(way.learner.ppo.actor, other.learner.ppo.actor)
+    assert not alike(*(ways[parent, reward].learner.ppo.actor for reward in (1.0, -2.0)))
 
 
 CHECKS: dict[str, tuple[Callable[[str, str], None], str]] = {  # and what the method is compared with

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pvdr_bench.algorithms.pvdr.guide import trend
-from tests.pvdr_ablations import Led, kl_step, learner_of, led, prior_step, size, small
+from tests.pvdr_ablations import Led, alike, kl_step, learner_of, led, prior_step, size, small
 from tests.pvdr_story import ENVS
 from tests.test_pvdr_ablations import (
     CATALOG,
@@ -86,12 +86,6 @@ def without_a_goal_term_that_is_felt(name: str, parent: str) -> None:
         assert alike(less.began["actor"], whole.began["actor"])
         assert alike(less.middle["actor"], whole.middle["actor"]) != apart
         assert less.moved("actor", "began") and "lesson_after" in less.metrics[0]
-
-
-def alike(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    """Whether two networks have the same weights."""
-    theirs = b.state_dict()
-    return all(torch.equal(x, theirs[key]) for key, x in a.state_dict().items())
 
 
 CHECKS: dict[str, tuple[Callable[[str, str], None], str]] = {

@@ -24,6 +24,14 @@ def box_blur(features: Tensor, window: int) -> Tensor:
     return out.permute(0, 2, 3, 1).reshape(features.shape)
 
 
+def of_metric(features: Tensor, metric: str, window: int) -> Tensor:
+    """What a goal metric compares of features [..., h, w, C]: by its name's end their ``pyramid``, their ``blur``, or
+    themselves."""
+    if metric.endswith("pyramid"):
+        return pyramid(features, window)
+    return box_blur(features, window) if metric.endswith("blur") else features
+
+
 def pyramid(features: Tensor, window: int) -> Tensor:
     """Boxes of 1, 3, ... up to an odd ``window`` side by side: [..., h, w, C] -> [..., h, w, C * (window + 1) / 2].
 

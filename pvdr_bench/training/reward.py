@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pvdr_bench.catalog.protocol import Protocol
 from pvdr_bench.errors import CatalogError, TrainingError
-from pvdr_bench.nets.blur import box_blur, pyramid
+from pvdr_bench.nets.blur import of_metric
 from pvdr_bench.rl.facts import GoalFacts, RewardFacts
 from pvdr_bench.rl.stopwatch import Stopwatch
 from pvdr_bench.suites.base import Image, VectorStep
@@ -80,9 +80,7 @@ class GoalReward:
             features = self.tokenizer.embed(codes).float()
         else:
             features = pixels.float() / 255
-        if self.metric.endswith("pyramid"):
-            return pyramid(features, self.blur)
-        return box_blur(features, self.blur) if self.metric.endswith("blur") else features
+        return of_metric(features, self.metric, self.blur)
 
     def distance(self, images: Image) -> NDArray[np.float32]:
         """Mean absolute difference to the goal for images uint8 [N, H, W, 3] (in units of the start's); [N]."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pvdr_bench.algorithms.pvdr.config import PlannerConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
-from pvdr_bench.nets.blur import box_blur, pyramid
+from pvdr_bench.nets.blur import of_metric
 
 if TYPE_CHECKING:
     from pvdr_bench.tokenizer.frozen import Tokenizer
@@ -32,17 +32,12 @@ class GoalDistance:
         """What is compared: codes int64 [..., h, w] -> blurred code embeddings, or pixels in [0, 1]."""
         if self.config.metric == "pixel_l1":
             return self.tokenizer.decode(codes).float() / 255
-        return self._blurred(self.tokenizer.embed(codes), self.config.metric)
+        return of_metric(self.tokenizer.embed(codes), self.config.metric, self.config.blur)
 
     def soft_features(self, embedded: Tensor) -> Tensor:
         """What Eq. 4 compares: code embeddings [..., h, w, q], blurred where its own metric is (a pyramid of them
         [..., h, w, L * q])."""
-        return self._blurred(embedded, self.config.codes_of_goal_term)
-
-    def _blurred(self, embedded: Tensor, metric: str) -> Tensor:
-        if metric == "code_l1_pyramid":
-            return pyramid(embedded, self.config.blur)
-        return box_blur(embedded, self.config.blur) if metric == "code_l1_blur" else embedded
+        return of_metric(embedded, self.config.codes_of_goal_term, self.config.blur)
 
     def of_frame(self, codes: Tensor) -> float:
         """Distance of a frame int64 [h, w] to the goal, as Eqs. 2 and 6 measure it."""
