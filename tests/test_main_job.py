@@ -117,10 +117,14 @@ def test_a_killed_run_continues_to_the_same_bytes_and_is_evaluated_again(method:
     again = json.loads(out)
     assert code == 0 and not again["mean_policy"]
     assert returns(again["rows"]) == returns([r for r in rows if r["point"] == "final"])
-    code, out, error = evaluate(straight, data, "--mean-policy")
+    code, out, _ = evaluate(straight, data, "--mean-policy")
+    played = json.loads(out)
+    assert played["mean_policy"] and returns(played["rows"]) != returns(again["rows"])
+    code, out, error = evaluate(straight, data, "--action-std", "0")
     if method == "pvdr":
-        assert code == 2 and "pvdr has no mean policy" in error and not out
+        assert json.loads(out) == played
     else:
-        played = json.loads(out)
-        assert played["mean_policy"] and returns(played["rows"]) != returns(again["rows"])
+        assert code == 2 and "apv has no policy with a standard deviation" in error and not out
+    code, out, error = evaluate(straight, data, "--action-std", "0.1", "--mean-policy")
+    assert code == 2 and "two ways to act" in error and not out
     assert bytes_of(straight) == before

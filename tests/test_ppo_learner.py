@@ -18,7 +18,7 @@ from pvdr_bench.algorithms.random_policy import RandomLearner
 from pvdr_bench.algorithms.scripted import ScriptedLearner
 from pvdr_bench.errors import CatalogError, SetupError
 from pvdr_bench.rl.actor_critic import Actor, Critic, NetworkConfig, standardised
-from pvdr_bench.rl.contract import LearnerContext, Transition
+from pvdr_bench.rl.contract import LearnerContext, Mode, Transition
 from pvdr_bench.rl.facts import GoalFacts, TaskFacts
 from pvdr_bench.rl.token_history import push_frame, token_dtype
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
@@ -208,6 +208,24 @@ def test_evaluation_stores_nothing_and_draws_only_from_its_generator() -> None:
     mean = PPOLearner(context(config(mean_policy_in_eval=True), 4), IdentityTokenizer())
     out = mean.act(image, first, mean.initial(6), "eval", torch.Generator().manual_seed(1))[0]
     assert torch.equal(out[0], out[1])
+
+
+@pytest.mark.parametrize("std", [0.0, 0.125])
+def test_evaluation_may_have_a_spread_of_its_own(std: float) -> None:
+    """eval_std times the noise that evaluation draws anyway, around the mean; training is as it was."""
+    narrow = PPOLearner(context(config(eval_std=std), 4), IdentityTokenizer())
+    plain, mean = (PPOLearner(context(config(mean_policy_in_eval=mean), 4), IdentityTokenizer())
+                   for mean in (False, True))
+    image, first = torch.from_numpy(Dots(6).images()), torch.ones(6, dtype=torch.bool)
+
+    def act(learner: PPOLearner, mode: Mode) -> torch.Tensor:
+        return learner.act(image, first, learner.initial(6), mode, torch.Generator().manual_seed(1))[0]
+
+    noise = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(act(narrow, "eval"), act(mean, "eval") + std * noise, rtol=0, atol=1e-6)
+    assert torch.equal(act(narrow, "train"), act(plain, "train"))
+    with pytest.raises(ValidationError, match="eval_std has no meaning with mean_policy_in_eval"):
+        config(eval_std=std, mean_policy_in_eval=True)
 
 
 @pytest.mark.parametrize("readout", ["mean_pool", "flatten"])

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
@@ -20,6 +20,7 @@ from pvdr_bench.algorithms.pvdr.config import PVDRConfig
 from pvdr_bench.algorithms.pvdr.guide import GuidedActor
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
 from pvdr_bench.algorithms.pvdr.pretrain import PVDRPretrainer
+from pvdr_bench.rl.contract import Mode
 from pvdr_bench.rl.views import NothingToShow
 from tests.learning import above, below, learns
 from tests.test_ppo_learner import GRID, Dots, IdentityTokenizer, Player, assert_equal, context, image_of
@@ -180,6 +181,25 @@ def test_e1_has_noise_of_its_own_where_it_is_asked_to(play_: str) -> None:
     assert spread["e2", "train"] == spread["e1", "eval"] == pytest.approx(math.exp(-3), abs=0.02)
     assert mean["e2", "train"] == pytest.approx(0.8, abs=0.1)
     assert mean["e1", "train"] == pytest.approx(0.8 if play_ == "policy" else 0.0, abs=0.3)
+
+
+@pytest.mark.parametrize("phase", ["e1", "e2"])
+def test_evaluation_may_have_a_spread_of_its_own(phase: Literal["e1", "e2"]) -> None:
+    """eval_std times white noise around the mean of the same weights and plans; training has its own."""
+    form = {"e1_decisions": 640, "e2_decisions": 640, "log_std_init": -1.0, "e1_correlation": 0.5,
+            "e2_correlation": 0.5}
+    image = torch.from_numpy(np.repeat(image_of(Dots.start)[None], 8, 0))
+
+    def act(std: float | None, mode: Mode) -> torch.Tensor:
+        learner = build(config({**form, "eval_std": std}), 8)
+        learner.phase = phase
+        noise = {**learner.initial(8), "noise": torch.ones(8, 2)}
+        return learner.act(image, torch.zeros(8, dtype=torch.bool), noise, mode, torch.Generator().manual_seed(0))[0]
+
+    noise = (act(None, "eval") - act(0.0, "eval")) / math.exp(-1)
+    assert float(noise.std()) > 0.3
+    torch.testing.assert_close(act(0.25, "eval"), act(0.0, "eval") + 0.25 * noise, rtol=0, atol=1e-5)
+    assert torch.equal(act(0.25, "train"), act(None, "train"))
 
 
 def test_labels_of_e2_are_learned_from_and_kept_where_asked() -> None:

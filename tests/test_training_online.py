@@ -36,7 +36,7 @@ from pvdr_bench.runs.cleaning import why_broken
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
-from pvdr_bench.training.again import acts_by_mean, evaluate_again, with_mean_policy
+from pvdr_bench.training.again import evaluate_again, evaluated_std, with_action_std, with_mean_policy
 from pvdr_bench.training.evaluation import SEED_SPAN, Evaluator, train_seeds, waves
 from pvdr_bench.training.execute import check_artefacts, execute
 from pvdr_bench.training.online import Pieces
@@ -268,19 +268,30 @@ def test_evaluating_again_gives_the_final_episodes(kind: str, tmp_path: Path) ->
 
 def test_the_mean_policy_is_one_key_of_the_config() -> None:
     catalog = load_catalog()
-    ppo, dreamer = (catalog.resolve(method, "reach", 0, "smoke") for method in ("ppo", "dreamerv2"))
-    for spec in (ppo, dreamer):
+    ppo, dreamer, pvdr = (catalog.resolve(method, "reach", 0, "smoke") for method in ("ppo", "dreamerv2", "pvdr"))
+    for spec in (ppo, dreamer, pvdr):
         changed = with_mean_policy(spec)
-        assert acts_by_mean(spec) is False and acts_by_mean(changed) is True
+        assert evaluated_std(spec) is None and evaluated_std(changed) == 0
         assert with_mean_policy(changed) == changed
     assert with_mean_policy(ppo).config == {**ppo.config, "mean_policy_in_eval": True}
     behaviour = {**dreamer.config["behaviour"], "mean_policy_in_eval": True}
     assert with_mean_policy(dreamer).config == {**dreamer.config, "behaviour": behaviour}
-    for method in ("pvdr", "random"):
-        spec = catalog.resolve(method, "reach", 0, "smoke")
-        assert acts_by_mean(spec) is None
-        with pytest.raises(UsageError, match=f"{method} has no mean policy"):
-            with_mean_policy(spec)
+    assert with_mean_policy(pvdr).config == {**pvdr.config, "online": {**pvdr.config["online"], "eval_std": 0.0}}
+    with pytest.raises(UsageError, match="random has no mean policy"):
+        with_mean_policy(catalog.resolve("random", "reach", 0, "smoke"))
+
+
+def test_the_spread_of_evaluation_is_one_key_of_the_config() -> None:
+    catalog = load_catalog()
+    ppo, pvdr = (catalog.resolve(method, "reach", 0, "smoke") for method in ("ppo", "pvdr-guided"))
+    assert with_action_std(ppo, 0.22).config == {**ppo.config, "eval_std": 0.22}
+    assert with_action_std(with_mean_policy(ppo), 0.22) == with_action_std(ppo, 0.22), "the later choice holds"
+    assert with_mean_policy(with_action_std(ppo, 0.22)) == with_mean_policy(ppo)
+    assert with_action_std(pvdr, 0.61).config["online"] == {**pvdr.config["online"], "eval_std": 0.61}
+    assert evaluated_std(with_action_std(pvdr, 0.61)) == 0.61
+    for method in ("dreamerv2", "efficientzero", "random"):
+        with pytest.raises(UsageError, match=f"{method} has no policy with a standard deviation"):
+            with_action_std(catalog.resolve(method, "reach", 0, "smoke"), 0.22)
 
 
 def test_nan_in_a_loss_fails_the_run(tmp_path: Path) -> None:

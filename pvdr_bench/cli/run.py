@@ -29,6 +29,7 @@ from pvdr_bench.cli.options import (
 )
 from pvdr_bench.cli.output import console as make_console
 from pvdr_bench.cli.pretrain import prepare
+from pvdr_bench.errors import UsageError
 from pvdr_bench.words import counted
 
 if TYPE_CHECKING:
@@ -259,6 +260,10 @@ def evaluate(
                                                                     "one, for methods that have it. In a frozen "
                                                                     "instance the episodes are then much the same.")
                            ] = False,
+    action_std: Annotated[float | None, typer.Option(min=0.0, help="Standard deviation of actions around the policy's "
+                                                                   "mean, in place of the policy's own, for methods "
+                                                                   "that have it: so rows of unlike noise compare.")
+                          ] = None,
     device: Device = "auto",
     results: Results = None,
     json_: Json = False,
@@ -267,23 +272,32 @@ def evaluate(
     from pvdr_bench.api import load_run
     from pvdr_bench.launch.worker import StopFlag
     from pvdr_bench.runs.episodes import MEASURED
-    from pvdr_bench.training.again import acts_by_mean, evaluate_again, pieces_here, with_mean_policy
+    from pvdr_bench.training.again import (
+        evaluate_again,
+        evaluated_std,
+        pieces_here,
+        with_action_std,
+        with_mean_policy,
+    )
     from pvdr_bench.training.stages import Stages
 
+    if mean_policy and action_std is not None:
+        raise UsageError("--mean-policy and --action-std are two ways to act", hint="--mean-policy is --action-std 0")
     loaded, stop = load_run(run, results), StopFlag().install()
     spec = with_mean_policy(loaded.spec) if mean_policy else loaded.spec
+    spec = with_action_std(spec, action_std) if action_std is not None else spec
     stages = Stages(spec, choose_device(device).value, stop)
     env_steps, played = evaluate_again(loaded.dir, spec, lambda: pieces_here(loaded.dir, stages), episodes, stop)
     decisions, seed = env_steps // spec.protocol.action_repeat, loaded.spec.seed
     rows: list[Any] = [result.row(seed=seed, env_steps=env_steps, decisions=decisions, point="final")
                        for result in played]
-    count = len(rows)
-    by_mean = bool(acts_by_mean(spec))
-    summary = {"run": str(run), "env_steps": env_steps, "episodes": count, "mean_policy": by_mean,
+    count, std = len(rows), evaluated_std(spec)
+    summary = {"run": str(run), "env_steps": env_steps, "episodes": count, "mean_policy": std == 0, "action_std": std,
                **{name: sum(row[name] for row in rows) / count for name in MEASURED[:3]}}
     if json_:
         typer.echo(json.dumps({**summary, "rows": rows}))
         return
-    typer.echo(f"{run} at {env_steps:,} env_steps, {count} episodes{' with the mean policy' if by_mean else ''}: "
+    acted = "" if std is None else " with the mean policy" if std == 0 else f" with actions of std {std:g}"
+    typer.echo(f"{run} at {env_steps:,} env_steps, {count} episodes{acted}: "
                f"success {100 * summary['success_any']:.1f} % at any step, {100 * summary['success_end']:.1f} % at the "
                f"end; return {summary['return']:.2f}")

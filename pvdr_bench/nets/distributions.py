@@ -24,13 +24,13 @@ class DiagonalGaussian:
     mean: Tensor
     log_std: Tensor
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, generator: torch.Generator, std: float | None = None) -> Tensor:
         """Draw [..., A] without gradient; ``generator`` lives on the CPU, so every device draws the same numbers."""
-        return self.at(torch.randn(self.mean.shape, generator=generator).to(self.mean.device))
+        return self.at(torch.randn(self.mean.shape, generator=generator).to(self.mean.device), std)
 
-    def at(self, noise: Tensor) -> Tensor:
-        """The action [..., A] of a standard normal ``noise`` [..., A], without gradient."""
-        return (self.mean + self.log_std.exp() * noise).detach()
+    def at(self, noise: Tensor, std: float | None = None) -> Tensor:
+        """The action [..., A] of standard normal ``noise`` [..., A], without gradient; ``std`` in place of its own."""
+        return (self.mean + (self.log_std.exp() if std is None else std) * noise).detach()
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-density [...] of actions [..., A], in nats. The unclipped sample is meant, not what the simulator saw."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Callable
+from typing import Any
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import Interrupted, SetupError, UsageError
+from pvdr_bench.rl.config import AlgorithmConfig, Section
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.episodes import EpisodeResult
 from pvdr_bench.runs.paths import data_root
@@ -21,14 +23,15 @@ from pvdr_bench.training.reward import GoalReward
 from pvdr_bench.training.stages import Stages
 
 PiecesAndReferences = tuple[Pieces, dict[str, ReferenceFile]]
-MEAN_POLICY = "mean_policy_in_eval"  # the key of methods that offer one
+MEAN_POLICY, ACTION_STD = "mean_policy_in_eval", "eval_std"  # keys of configs, at the top or in a section
 
 
-def acts_by_mean(spec: RunSpec) -> bool | None:
-    """Whether evaluation takes the policy's mean action and no sampled one; None for methods without that choice."""
-    sections = [spec.config, *(value for value in spec.config.values() if isinstance(value, dict))]
-    found = [section[MEAN_POLICY] for section in sections if MEAN_POLICY in section]
-    return any(found) if found else None
+def evaluated_std(spec: RunSpec) -> float | None:
+    """Standard deviation of actions in evaluation, where it is not the policy's own; 0: evaluation takes their mean."""
+    config = spec.config_object()
+    if any(getattr(part, MEAN_POLICY) for part in _parts_with(config, MEAN_POLICY).values()):
+        return 0.0
+    return next((getattr(part, ACTION_STD) for part in _parts_with(config, ACTION_STD).values()), None)
 
 
 def with_mean_policy(spec: RunSpec) -> RunSpec:
@@ -37,13 +40,45 @@ def with_mean_policy(spec: RunSpec) -> RunSpec:
     Raises:
         UsageError: the method has no mean policy.
     """
-    if acts_by_mean(spec) is None:
+    changed = _with(spec, MEAN_POLICY, True, ACTION_STD, None) or _with(spec, ACTION_STD, 0.0)
+    if changed is None:
         raise UsageError(f"{spec.variant} has no mean policy", where="--mean-policy",
-                         hint=f"methods that have one have the key {MEAN_POLICY}, see: pvdr-bench describe METHOD")
-    config = {name: {**value, MEAN_POLICY: True} if isinstance(value, dict) and MEAN_POLICY in value else value
-              for name, value in spec.config.items()}
-    own = {MEAN_POLICY: True} if MEAN_POLICY in config else {}
-    return spec.model_copy(update={"config": {**config, **own}})
+                         hint=f"methods that have one have the key {MEAN_POLICY} or {ACTION_STD}, see: "
+                              "pvdr-bench describe METHOD")
+    return changed
+
+
+def with_action_std(spec: RunSpec, std: float) -> RunSpec:
+    """The same run, evaluated with Gaussian actions of that standard deviation around its policy's mean.
+
+    Raises:
+        UsageError: the method's policy is no such Gaussian.
+    """
+    changed = _with(spec, ACTION_STD, std, MEAN_POLICY, False)
+    if changed is None:
+        raise UsageError(f"{spec.variant} has no policy with a standard deviation of its own", where="--action-std",
+                         hint=f"methods that have one have the key {ACTION_STD}, see: pvdr-bench describe METHOD")
+    return changed
+
+
+def _parts_with(config: AlgorithmConfig, name: str) -> dict[str, Section]:
+    """The config itself (``""``) and its sections, by name, those that have a key."""
+    parts = {"": config, **{section: part for section, part in config if isinstance(part, Section)}}
+    return {section: part for section, part in parts.items() if name in type(part).model_fields}
+
+
+def _with(spec: RunSpec, name: str, value: Any, other: str = "", otherwise: Any = None) -> RunSpec | None:
+    """The same run with a key ``name``, and ``otherwise`` for the key ``other``; None: its config has no ``name``."""
+    config, given = spec.config_object(), dict(spec.config)
+    sections = _parts_with(config, name)
+    for section in sections:
+        here = dict(given[section]) if section else given
+        here[name] = value
+        if other in type(sections[section]).model_fields:
+            here[other] = otherwise
+        if section:
+            given[section] = here
+    return spec.model_copy(update={"config": type(config).model_validate(given).recipe()}) if sections else None
 
 
 def pieces_here(run_dir: RunDir, stages: Stages) -> PiecesAndReferences:

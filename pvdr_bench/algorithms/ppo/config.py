@@ -39,6 +39,8 @@ class PPOConfig(AlgorithmConfig):
     log_std_init: float = key(-0.5, "initial log standard deviation of actions", "paper silent (reading 19)")
     mean_policy_in_eval: bool = key(False, "evaluate the mean action in place of a sampled one",
                                     "benchmark: sampled; a frozen task under a mean policy is one episode repeated")
+    eval_std: float | None = key(None, "standard deviation of actions in evaluation; 0: their mean; null: the policy's",
+                                 "benchmark: the policy's, as for mean_policy_in_eval", ge=0, added=True)
     # the networks
     context_frames: int = key(2, "m, frames of the state x_t; the first frame of an episode is repeated",
                               "paper Table 2, reading 30", ge=1)
@@ -61,6 +63,8 @@ class PPOConfig(AlgorithmConfig):
     def _fits(self) -> PPOConfig:
         if self.d_model % self.heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
+        if self.mean_policy_in_eval and self.eval_std is not None:
+            raise ValueError("eval_std has no meaning with mean_policy_in_eval, which is eval_std 0")
         return self
 
     def check_grid(self, grid: int) -> None:

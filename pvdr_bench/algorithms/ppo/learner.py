@@ -101,7 +101,8 @@ class PPOLearner(Learner):
             policy = self.updater.actor(state)
             value = self.updater.critic(state) if mode == "train" else None
         if value is None:
-            action = policy.mean if self.config.mean_policy_in_eval else policy.sample(generator)
+            std = 0.0 if self.config.mean_policy_in_eval else self.config.eval_std
+            action = policy.sample(generator, std)
             return action, {"tokens": tokens}, {}
         action = policy.sample(generator)
         return action, {"tokens": tokens}, {"tokens": tokens, "log_prob": policy.log_prob(action), "value": value}

@@ -199,6 +199,9 @@ class OnlineConfig(Section):
         "learned", "token embedding of the action module: a learned table, or the tokenizer's frozen code vectors",
         "paper Table 2; departure: codes, which tell at once which codes are alike")
     log_std_init: float = key(-0.5, "initial log standard deviation of actions", "paper silent (reading 19)")
+    eval_std: float | None = key(
+        None, "standard deviation of actions in evaluation; 0: their mean; null: the policy's",
+        "paper silent (reading 36: the mean); departure: the policy's, as of all methods here", ge=0, added=True)
     actor_lr: float = key(3e-4, "learning rate of the action module", "paper Table 3", gt=0)
     critic_lr: float = key(1e-3, "learning rate of the critic", "paper Table 3", gt=0)
     gamma: float = key(0.99, "discount per decision", "paper Table 3", ge=0, le=1)

@@ -138,7 +138,7 @@ class PVDRLearner(Learner):
         if mode == "train" and self.phase == "e1":
             policy = self._played(policy)
         noise = self._noise(carry["noise"], is_first, mode, generator)
-        action = policy.at(noise)
+        action = policy.at(noise, self.config.online.eval_std if mode == "eval" else None)
         extras = {"tokens": context.to(SMALL), "history": history.to(SMALL), **plan,
                   "log_prob": policy.log_prob(action)}
         if mode == "train":
