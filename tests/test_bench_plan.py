@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 
 from pvdr_bench.bench.plan import LOGIT_TOLERANCE, compare, measure
+from pvdr_bench.errors import SetupError, UsageError
+from pvdr_bench.nets.st_transformer import Decoding
 
 
 def test_cached_planning_is_equal_and_faster() -> None:
@@ -32,3 +38,45 @@ def test_compare_finds_a_wrong_code_but_forgives_a_tie() -> None:
     verdict = compare(codes, tie, wrong, tie)
     assert verdict["equal"] and verdict["compared_frames"] == 1
     assert not compare(codes, logits, codes, logits + 1)["equal"]
+
+
+def test_levers_are_measured_against_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is in force while it is measured, and what changes no arithmetic gives the same codes."""
+    seen: dict[str, set[bool]] = {"inference": set(), "bfloat16": set()}
+    calls, newest = [], Decoding.newest
+
+    def spied(self: Decoding, x: torch.Tensor) -> torch.Tensor:
+        seen["inference"].add(torch.is_inference_mode_enabled())
+        seen["bfloat16"].add(torch.is_autocast_enabled("cpu"))
+        return newest(self, x)
+
+    def compile_(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def compiled(*arguments: Any) -> Any:
+            calls.append(function)
+            return function(*arguments)
+        return compiled
+
+    monkeypatch.setattr(Decoding, "newest", spied)
+    monkeypatch.setattr(torch, "compile", compile_)
+    found = measure(candidates=4, future_frames=3, repeats=2, levers=("inference", "bfloat16", "compiled"))["levers"]
+    assert seen == {"inference": {False, True}, "bfloat16": {False, True}}
+    steps = [call for call in calls if call is spied]
+    assert len(steps) == 3 * 3, "three steps of the one part, in the first call and two repeats"
+    assert Decoding.newest is spied
+    for name in ("inference", "bfloat16", "compiled"):
+        row = found[name]
+        assert row["ms"] > 0 and row["gain"] == pytest.approx(found["plain_ms"] / row["ms"])
+        assert row["first_call_seconds"] > 0
+    assert found["inference"]["differ"] == found["compiled"]["differ"] == 0 <= found["bfloat16"]["differ"] < 0.5
+
+
+def test_a_lever_that_there_is_none_of_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no lever called faster"):
+        measure(candidates=2, future_frames=2, repeats=1, levers=("inference", "faster"))
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(SetupError, match="no C\\+\\+ compiler"):
+        measure(candidates=2, future_frames=2, repeats=1, levers=("compiled",))

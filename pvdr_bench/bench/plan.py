@@ -15,6 +15,7 @@ import torch
 from pvdr_bench.algorithms.pvdr.config import ModelConfig, PlannerConfig, PVDRConfig
 from pvdr_bench.algorithms.pvdr.model import DynamicsModel
 from pvdr_bench.algorithms.pvdr.planner import GoalDistance, Planner
+from pvdr_bench.bench.plan_levers import check_levers, measure_levers
 from pvdr_bench.catalog import load_catalog
 from pvdr_bench.progress import told
 from pvdr_bench.rl.config import config_as
@@ -26,13 +27,14 @@ LOGIT_TOLERANCE = 1e-3  # largest difference of logits that float32's order of s
 
 def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codebook: int = 128, repeats: int = 5,
             device: str = "cpu", threads: int = 1, seed: int = 0, scale: str = "", grid_n: tuple[int, ...] = (),
-            grid_l: tuple[int, ...] = ()) -> dict[str, Any]:
+            grid_l: tuple[int, ...] = (), levers: tuple[str, ...] = ()) -> dict[str, Any]:
     """Time plans of ``future_frames`` frames in all three ways and compare what they give.
 
     Args:
         scale: whose model, grid and codebook, in place of small ones and of ``future_frames``, ``grid``, ``codebook``.
         grid_n, grid_l: numbers of candidates and lengths in frames; the plan of one decision is timed for each pair of
             them (see :func:`over_candidates_and_lengths`). Nothing of the sort where both are empty.
+        levers: what else might make a plan cheaper (see :func:`~pvdr_bench.bench.plan_levers.measure_levers`).
 
     Codes have to be equal wherever the top two logits are further apart than the tolerance, up to the first frame
     in which a code differs for a smaller gap: after it the two roll-outs rightly go different ways.
@@ -41,8 +43,9 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
         ratio: uncached seconds / cached seconds, medians of runs in turn. equal: whether logits and codes agree.
         plan_ratio, plan_equal: the same of the planner's own way (no logits to keep) against caching alone, by codes.
         max_logit_difference, tolerance, ambiguous_tokens, plan_ms, cached_ms, uncached_ms, and the sizes.
-        cost: a row for each pair of the grid.
+        cost: a row for each pair of the grid. levers: those asked for.
     """
+    check_levers(levers, torch.device(device))
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     if scale:
@@ -78,7 +81,8 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
             "plan_ratio": fast / plan, "plan_equal": compare(codes, logits, outputs["plan"], logits)["equal"],
             "plan_ms": 1e3 * plan, "cached_ms": 1e3 * fast, "uncached_ms": 1e3 * slow, "candidates": candidates,
             "future_frames": future_frames, "grid": grid, "codebook": codebook, "d_model": config.d_model,
-            "threads": threads, "device": device, **({"cost": cost} if cost else {})}
+            "threads": threads, "device": device, **({"cost": cost} if cost else {}),
+            **({"levers": measure_levers(model, context, z, levers, repeats)} if levers else {})}
 
 
 def over_candidates_and_lengths(config: ModelConfig, pairs: Sequence[tuple[int, int]], codebook: int, grid: int,
