@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import Interrupted, SetupError, UsageError
-from pvdr_bench.rl.config import AlgorithmConfig, Section
+from pvdr_bench.rl.config import Section
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.episodes import EpisodeResult
 from pvdr_bench.runs.paths import data_root
@@ -28,10 +28,9 @@ MEAN_POLICY, ACTION_STD = "mean_policy_in_eval", "eval_std"  # keys of configs, 
 
 def evaluated_std(spec: RunSpec) -> float | None:
     """Standard deviation of actions in evaluation, where it is not the policy's own; 0: evaluation takes their mean."""
-    config = spec.config_object()
-    if any(getattr(part, MEAN_POLICY) for part in _parts_with(config, MEAN_POLICY).values()):
-        return 0.0
-    return next((getattr(part, ACTION_STD) for part in _parts_with(config, ACTION_STD).values()), None)
+    set_ = {name: getattr(part, name) for part in _parts(spec).values() for name in (MEAN_POLICY, ACTION_STD)
+            if name in type(part).model_fields}
+    return 0.0 if set_.get(MEAN_POLICY) else set_.get(ACTION_STD)
 
 
 def with_mean_policy(spec: RunSpec) -> RunSpec:
@@ -40,7 +39,7 @@ def with_mean_policy(spec: RunSpec) -> RunSpec:
     Raises:
         UsageError: the method has no mean policy.
     """
-    changed = _with(spec, MEAN_POLICY, True, ACTION_STD, None) or _with(spec, ACTION_STD, 0.0)
+    changed = _with(spec, {MEAN_POLICY: True, ACTION_STD: None}) or _with(spec, {ACTION_STD: 0.0})
     if changed is None:
         raise UsageError(f"{spec.variant} has no mean policy", where="--mean-policy",
                          hint=f"methods that have one have the key {MEAN_POLICY} or {ACTION_STD}, see: "
@@ -54,31 +53,29 @@ def with_action_std(spec: RunSpec, std: float) -> RunSpec:
     Raises:
         UsageError: the method's policy is no such Gaussian.
     """
-    changed = _with(spec, ACTION_STD, std, MEAN_POLICY, False)
+    changed = _with(spec, {ACTION_STD: std, MEAN_POLICY: False})
     if changed is None:
         raise UsageError(f"{spec.variant} has no policy with a standard deviation of its own", where="--action-std",
                          hint=f"methods that have one have the key {ACTION_STD}, see: pvdr-bench describe METHOD")
     return changed
 
 
-def _parts_with(config: AlgorithmConfig, name: str) -> dict[str, Section]:
-    """The config itself (``""``) and its sections, by name, those that have a key."""
-    parts = {"": config, **{section: part for section, part in config if isinstance(part, Section)}}
-    return {section: part for section, part in parts.items() if name in type(part).model_fields}
+def _parts(spec: RunSpec) -> dict[str, Section]:
+    """A run's config itself (``""``) and its sections, by name."""
+    config = spec.config_object()
+    return {"": config, **{name: part for name, part in config if isinstance(part, Section)}}
 
 
-def _with(spec: RunSpec, name: str, value: Any, other: str = "", otherwise: Any = None) -> RunSpec | None:
-    """The same run with a key ``name``, and ``otherwise`` for the key ``other``; None: its config has no ``name``."""
-    config, given = spec.config_object(), dict(spec.config)
-    sections = _parts_with(config, name)
-    for section in sections:
-        here = dict(given[section]) if section else given
-        here[name] = value
-        if other in type(sections[section]).model_fields:
-            here[other] = otherwise
-        if section:
-            given[section] = here
-    return spec.model_copy(update={"config": type(config).model_validate(given).recipe()}) if sections else None
+def _with(spec: RunSpec, values: Mapping[str, Any]) -> RunSpec | None:
+    """The same run with these values where its config has such keys; None where it has not the first."""
+    parts, config = _parts(spec), dict(spec.config)
+    if not any(next(iter(values)) in type(part).model_fields for part in parts.values()):
+        return None
+    for name, part in parts.items():
+        own = {key: value for key, value in values.items() if key in type(part).model_fields}
+        config |= {name: {**config[name], **own}} if name else own
+    kind = type(spec.config_object())
+    return spec.model_copy(update={"config": kind.model_validate(config).recipe()})
 
 
 def pieces_here(run_dir: RunDir, stages: Stages) -> PiecesAndReferences:
