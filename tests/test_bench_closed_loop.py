@@ -12,6 +12,7 @@ import torch
 
 from pvdr_bench.algorithms.pvdr.alignment import Labels
 from pvdr_bench.algorithms.pvdr.online import PVDRLearner
+from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.diagnostics import closed_loop
 from pvdr_bench.diagnostics.closed_loop import Track
 from pvdr_bench.errors import UsageError
@@ -19,6 +20,7 @@ from pvdr_bench.rl.rollout import Rollout
 from pvdr_bench.suites.base import EnvConfig, VectorStep
 from pvdr_bench.suites.spaces import BoxSpace, ImageSpace
 from pvdr_bench.training.online import Pieces
+from pvdr_bench.training.stages import Stages
 from tests.dummies import make_protocol
 from tests.learning import above, learns
 from tests.test_ppo_learner import GRID, Dots, IdentityTokenizer, context, image_of
@@ -63,7 +65,7 @@ class Room:
 
 def followed(seed: int, candidates: int, at_goal: bool = False) -> tuple[Track, dict[str, float]]:
     online = GUIDED | {"e1_first": 1200, "lact_e1_epochs": 30, "e1_play": "noise",
-                       "lact_target": "plan_mean"}
+                       "lact_target": "plan_mean", "eval_std": 0.0}
     made = context(config(online, planner={"candidates": candidates, "metric": "code_l1_blur", "goal_frames": "last"}),
                    16, seed)
     made = dataclasses.replace(made, task=dataclasses.replace(made.task, action=BoxSpace(3)),
@@ -73,8 +75,6 @@ def followed(seed: int, candidates: int, at_goal: bool = False) -> tuple[Track, 
     assert len(play) > 3 * len(held) > 0
     learner.aligner.learn(play)
     found = learner.aligner.on(held).metrics()
-    with torch.no_grad():
-        learner.ppo.actor.get_parameter("log_std").fill_(closed_loop.SILENT)
     if at_goal:
         learner.planner = closed_loop.GoalPlanner(learner.model, learner.config.planner, learner.distance)
     return closed_loop.follow(learner, room, 20, 0, seed), found  # type: ignore[arg-type]
@@ -181,6 +181,23 @@ def test_directions_and_what_a_task_has_to_tell() -> None:
     assert closed_loop.cosines(a, b) == pytest.approx([1, 0, -1])
     with pytest.raises(UsageError, match="goal_x"):
         closed_loop.offsets({name: np.zeros(1) for name in ("hand_x", "hand_y", "hand_z")})
+
+
+@pytest.mark.parametrize(("key", "std"), [((), 0.0), (("online.eval_std=0.25",), 0.25)])
+def test_plans_are_followed_without_noise_where_none_is_asked_for(key: tuple[str, ...], std: float,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def captured(spec: RunSpec, *_: Any) -> dict[str, Any]:
+        asked.append(spec.config["online"])
+        return {}
+
+    monkeypatch.setattr(Stages, "pieces", lambda _: (None, {}))
+    monkeypatch.setattr(closed_loop, "closed_loop", captured)
+    closed_loop.measure(labels=400, rounds=2, scale="smoke", keys=("online.pi_form=guided", *key))
+    (online,) = asked
+    assert online["eval_std"] == std
+    assert (online["pi_form"], online["e1_first"], online["e1_decisions"]) == ("guided", 250, 250)
 
 
 def test_the_goal_as_a_plans_end_is_refused_where_no_frames_are_read() -> None:

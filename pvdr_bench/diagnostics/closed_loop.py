@@ -36,7 +36,6 @@ from pvdr_bench.training.evaluation import VectorEnvLike, images_to_tensor, trai
 from pvdr_bench.training.online import Pieces, learner_context, task_facts
 
 HELD_OUT = 0.2  # last share of the play, by time, that L_act never sees
-SILENT = -20.0  # log standard deviation of a policy that takes its mean
 NEAR = 0.15  # metres to the goal within which the direction is judged by itself
 FIRST = 5  # decisions of "at the beginning", those that the simulator told a position before
 
@@ -68,7 +67,8 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
             learned from plans of ``planner.candidates``, and is followed itself.
         at_goal: follow, as a control, plans whose last frame is the goal image itself too, of the first N: what is lost
             with it, no better plan can mend. For a guide that reads frames (online.guide_reads=plan).
-        keys: further ``key=value`` of the method, such as planner.goal_frames=last.
+        keys: further ``key=value`` of the method, such as planner.goal_frames=last; with ``online.eval_std`` plans are
+            followed with that noise, and else with none.
 
     Returns:
         learned, held_out: labels of the last buffer. explained: 1 - L_act / L_act of the mean action, on those held
@@ -90,7 +90,8 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
     own = (f"online.e1_first={play}", f"online.e1_decisions={play}", f"online.e1_correlation={correlation}",
            f"online.lact_e1_epochs={passes}", f"online.lact_replay={labels}")
     torch.set_num_threads(1)  # as runs have
-    spec = load_catalog().resolve(method, task, seed, scale, videos=corpus, overrides=(*keys, *own))
+    spec = load_catalog().resolve(method, task, seed, scale, videos=corpus,
+                                  overrides=("online.eval_std=0", *keys, *own))
     online = config_as(PVDRConfig, spec.config_object()).online  # what has no plans is refused before all else
     if at_goal and (online.pi_form, online.guide_reads) != ("guided", "plan"):
         raise UsageError("at_goal changes a plan's last frame, and this action module does not read it",
@@ -119,8 +120,6 @@ def closed_loop(spec: RunSpec, pieces: Pieces, rounds: int, episodes: int, candi
         out: dict[str, Any] = {"learned": len(play), "held_out": len(held),
                                "explained": 1 - found["l_act"] / found["l_act_constant"],
                                "explained_other_z": 1 - found["l_act_other_z"] / found["l_act_constant"]}
-        with torch.no_grad():
-            learner.ppo.actor.get_parameter("log_std").fill_(SILENT)
         tracks = {}
         for name, planner in planners(learner, candidates, at_goal).items():
             learner.planner = planner
