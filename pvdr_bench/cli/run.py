@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -271,14 +271,7 @@ def evaluate(
     """Play evaluation episodes with a run's newest checkpoint; the run's own files stay as they are."""
     from pvdr_bench.api import load_run
     from pvdr_bench.launch.worker import StopFlag
-    from pvdr_bench.runs.episodes import MEASURED
-    from pvdr_bench.training.again import (
-        evaluate_again,
-        evaluated_std,
-        pieces_here,
-        with_action_std,
-        with_mean_policy,
-    )
+    from pvdr_bench.training.again import evaluate_again, pieces_here, told_of, with_action_std, with_mean_policy
     from pvdr_bench.training.stages import Stages
 
     if mean_policy and action_std is not None:
@@ -288,16 +281,12 @@ def evaluate(
     spec = with_action_std(spec, action_std) if action_std is not None else spec
     stages = Stages(spec, choose_device(device).value, stop)
     env_steps, played = evaluate_again(loaded.dir, spec, lambda: pieces_here(loaded.dir, stages), episodes, stop)
-    decisions, seed = env_steps // spec.protocol.action_repeat, loaded.spec.seed
-    rows: list[Any] = [result.row(seed=seed, env_steps=env_steps, decisions=decisions, point="final")
-                       for result in played]
-    count, std = len(rows), evaluated_std(spec)
-    summary = {"run": str(run), "env_steps": env_steps, "episodes": count, "mean_policy": std == 0, "action_std": std,
-               **{name: sum(row[name] for row in rows) / count for name in MEASURED[:3]}}
+    told = told_of(run, spec, env_steps, played)
     if json_:
-        typer.echo(json.dumps({**summary, "rows": rows}))
+        typer.echo(json.dumps(told))
         return
+    std = told["action_std"]
     acted = "" if std is None else " with the mean policy" if std == 0 else f" with actions of std {std:g}"
-    typer.echo(f"{run} at {env_steps:,} env_steps, {count} episodes{acted}: "
-               f"success {100 * summary['success_any']:.1f} % at any step, {100 * summary['success_end']:.1f} % at the "
-               f"end; return {summary['return']:.2f}")
+    typer.echo(f"{run} at {env_steps:,} env_steps, {told['episodes']} episodes{acted}: success "
+               f"{100 * told['success_any']:.1f} % at any step, {100 * told['success_end']:.1f} % at the end; "
+               f"return {told['return']:.2f}")

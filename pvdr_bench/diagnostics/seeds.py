@@ -1,6 +1,6 @@
 """``bench seeds``: what the results of one measurement say together over several seeds, and beside another's.
 
-It reads what ``bench NAME --json -o seed=...`` printed, a file of each seed.
+It reads what ``bench NAME --json -o seed=...`` or ``evaluate RUN --json`` printed, a file of each seed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pvdr_bench.results.differences import stratified_t
 from pvdr_bench.results.stats import Interval, t_interval
 
 # what intervals are clipped to; others are not
-SHARES = ("success", "near", "reached_own", "reached_other")
+SHARES = ("success", "success_any", "success_end", "near", "reached_own", "reached_other")
 BOUNDS = {"success_gain": (-1.0, 1.0)} | dict.fromkeys(SHARES, (0.0, 1.0))
 APART = dict.fromkeys(SHARES, (-1.0, 1.0))  # the same of differences
 COUNTS = ("seed", "learned", "held_out", "states")  # what the seeds of one measurement may differ in
+EPISODES = "rows"  # of ``evaluate``
+MADE = "bench NAME --json > FILE, or evaluate RUN --json > FILE"
 Found = dict[str, Any]
 
 
@@ -68,9 +70,11 @@ def by_seed(files: Sequence[str], option: str) -> dict[int, Found]:
         try:
             result = json.loads(Path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"cannot be read: {error}", where=name, hint="bench NAME --json > FILE") from error
+            raise DataError(f"cannot be read: {error}", where=name, hint=MADE) from error
+        if isinstance(result, dict) and EPISODES in result:
+            result = _without_episodes(result)
         if not isinstance(result, dict) or not isinstance(result.get("seed"), int):
-            raise DataError("is no result of a measurement with a seed", where=name, hint="bench NAME --json > FILE")
+            raise DataError("is no result of a measurement with a seed", where=name, hint=MADE)
         if broken := [key for part in (result, *_within(result).values()) for key, value in part.items()
                       if (x := _measured(value)) is not None and not math.isfinite(x)]:
             raise DataError(f"{broken[0]} is not finite", where=name)
@@ -81,6 +85,13 @@ def by_seed(files: Sequence[str], option: str) -> dict[int, Found]:
         raise UsageError("seeds are told together from two files on, one of each seed", where=option,
                          hint=f"{option}=[seed-0.json,seed-1.json]")
     return found
+
+
+def _without_episodes(played: Found) -> Found:
+    """What ``evaluate`` printed without its path and episodes, each seed's own; the noise in words: it is set."""
+    std = played.get("action_std")
+    return {key: value for key, value in played.items() if key not in ("run", EPISODES)} | {
+        "action_std": "the policy's" if std is None else f"{std:g}"}
 
 
 def _is_number(value: Any) -> bool:

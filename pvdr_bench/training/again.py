@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import Interrupted, SetupError, UsageError
 from pvdr_bench.rl.config import Section
 from pvdr_bench.runs.directory import RunDir
-from pvdr_bench.runs.episodes import EpisodeResult
+from pvdr_bench.runs.episodes import MEASURED, EpisodeResult
 from pvdr_bench.runs.paths import data_root
 from pvdr_bench.runs.schema import ReferenceFile
 from pvdr_bench.runs.users import ARTEFACTS
@@ -132,3 +132,14 @@ def evaluate_again(run_dir: RunDir, spec: RunSpec, make_pieces: Callable[[], Pie
         raise Interrupted(error.message, hint="nothing of it is kept: the same command begins anew") from None
     finally:
         envs.close()
+
+
+def told_of(run: str, spec: RunSpec, env_steps: int, played: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """What ``evaluate`` tells: whose episodes they are, how they were acted, their means, and a row of each."""
+    decisions, std = env_steps // spec.protocol.action_repeat, evaluated_std(spec)
+    rows: list[Any] = [result.row(seed=spec.seed, env_steps=env_steps, decisions=decisions, point="final")
+                       for result in played]
+    return {"run": run, "method": spec.variant, "task": spec.task.name, "corpus": spec.corpus, "scale": spec.scale,
+            "seed": spec.seed, "env_steps": env_steps, "episodes": len(rows), "mean_policy": std == 0,
+            "action_std": std, **{name: sum(row[name] for row in rows) / len(rows) for name in MEASURED[:3]},
+            "rows": rows}
