@@ -164,7 +164,7 @@ class Session:
     start: Callable[[], Learner] | None = None  # makes the learner as it was before the run's first decision
 
     def play(self, episode: int = 0, *, keep_extras: bool = False) -> Episode:
-        """Play evaluation episode number ``episode`` to its full length, with sampled actions.
+        """Play evaluation episode number ``episode`` to its full length, acting as its evaluation does.
 
         The environment's seed is that of the evaluation; the action noise is this call's own, fixed by ``episode``.
         """

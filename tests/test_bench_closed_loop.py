@@ -100,7 +100,7 @@ def test_a_track_holds_what_the_simulator_told_in_each_decision() -> None:
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_the_whole_measurement_plays_learns_and_follows(rounds: int) -> None:
     """Labels of every round but the held-out ones are learned from, and the environments are closed."""
-    online = GUIDED | {"e1_first": 320, "e1_decisions": 320, "lact_replay": 2000, "lact_e1_epochs": 2}
+    online = GUIDED | {"e1_first": 320, "e1_decisions": 320, "lact_replay": 2000, "lact_e1_epochs": 2, "eval_std": 0.0}
     cfg, rooms, made = config(online, planner={"candidates": 2}), [], []
     protocol = make_protocol(env_steps=1024, action_repeat=1, episode_steps=16, num_envs=16, sync_every=256,
                              eval_every=256, success_bonus=1.0, terminate_on_success=False)
@@ -190,6 +190,7 @@ def test_plans_are_followed_without_noise_where_none_is_asked_for(key: tuple[str
 
     def captured(spec: RunSpec, *_: Any) -> dict[str, Any]:
         asked.append(spec.config["online"])
+        assert ("eval_std" in spec.variant) == bool(key), "a result's name is of what was asked for"
         return {}
 
     monkeypatch.setattr(Stages, "pieces", lambda _: (None, {}))

@@ -64,23 +64,29 @@ def test_beside_others_seeds_are_paired_whatever_their_order(tmp_path: Path) -> 
 
 def test_what_evaluate_printed_is_told_together_without_its_episodes(tmp_path: Path) -> None:
     """Path and episodes are each run's own; what it was evaluated with has to be the same in all."""
-    def played(seed: int, rate: float, std: float | None = None, steps: int = 16000) -> dict[str, Any]:
+    def played(seed: int, rate: float, std: float | None = None, steps: int = 16000,
+               episodes: int = 2) -> dict[str, Any]:
         return {"run": f"/rows/seed-{seed}", "method": "ppo", "task": "reach", "seed": seed, "env_steps": steps,
-                "episodes": 2, "action_std": std, "success_any": rate, "success_end": rate / 2, "return": -rate,
+                "episodes": episodes, "eval_std": std, "success_any": rate, "success_end": rate / 2, "return": -rate,
                 "rows": [{"seed": seed, "return": -rate}, {"seed": seed, "return": -rate}]}
 
     mine, others = (written(tmp_path, name, [played(seed, rate, std) for seed, rate in enumerate(rates)])
                     for name, rates, std in (("a", RATES, None), ("b", OTHERS, 0.25)))
     told = measure(mine, others)
     assert told["success_any"]["by_seed"] == RATES and told["success_end"]["mean"][0] == pytest.approx(0.375)
-    assert "rows" not in told and "run" not in told and told["action_std"] == "the policy's"
-    assert told["beside"]["action_std"] == "0.25"
+    assert "rows" not in told and "run" not in told and told["eval_std"] == "the policy's"
+    assert told["beside"]["eval_std"] == "0.25"
     test = stats.ttest_rel(RATES, OTHERS)
     assert told["less"]["success_any"]["p"] == pytest.approx(test.pvalue, abs=1e-4)
     with pytest.raises(UsageError, match="env_steps 8000 is not that of"):
         measure((mine[0], *written(tmp_path, "c", [played(1, 0.5, steps=8000)])))
-    with pytest.raises(UsageError, match="action_std '0.25' is not that of"):
+    with pytest.raises(UsageError, match="eval_std '0.25' is not that of"):
         measure((mine[0], others[1]))
+    for changed in ({"steps": 8000}, {"episodes": 4}):
+        with pytest.raises(UsageError, match="is not that of -o files"):
+            measure(mine, written(tmp_path, "d", [played(seed, 0.5, **changed) for seed in range(3)]))
+    sure = measure(written(tmp_path, "e", [played(seed, rate) for seed, rate in enumerate((1.0, 0.9, 0.5))]))
+    assert sure["success_any"]["mean"][2] == 1 and sure["success_end"]["mean"][2] < 1, "shares end at 1"
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_killed_run_continues_to_the_same_bytes_and_is_evaluated_again(method:
     if method == "pvdr":
         assert json.loads(out) == played
     else:
-        assert code == 2 and "apv has no policy with a standard deviation" in error and not out
+        assert code == 2 and "spread of apv's actions in evaluation cannot be set" in error and not out
     code, out, error = evaluate(straight, data, "--action-std", "0.1", "--mean-policy")
     assert code == 2 and "two ways to act" in error and not out
     assert bytes_of(straight) == before

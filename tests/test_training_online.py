@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ import torch
 
 from pvdr_bench.catalog.catalog import load_catalog
 from pvdr_bench.catalog.specs import RunSpec
+from pvdr_bench.diagnostics.seeds import measure as measure_seeds
 from pvdr_bench.errors import (
     CatalogError,
     ChangedError,
@@ -36,7 +38,7 @@ from pvdr_bench.runs.cleaning import why_broken
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.suites.base import EnvConfig
 from pvdr_bench.suites.vector import VectorEnv
-from pvdr_bench.training.again import evaluate_again, evaluated_std, with_action_std, with_mean_policy
+from pvdr_bench.training.again import evaluate_again, evaluated_std, told_of, with_eval_std, with_mean_policy
 from pvdr_bench.training.evaluation import SEED_SPAN, Evaluator, train_seeds, waves
 from pvdr_bench.training.execute import check_artefacts, execute
 from pvdr_bench.training.online import Pieces
@@ -284,14 +286,45 @@ def test_the_mean_policy_is_one_key_of_the_config() -> None:
 def test_the_spread_of_evaluation_is_one_key_of_the_config() -> None:
     catalog = load_catalog()
     ppo, pvdr = (catalog.resolve(method, "reach", 0, "smoke") for method in ("ppo", "pvdr-guided"))
-    assert with_action_std(ppo, 0.22).config == {**ppo.config, "eval_std": 0.22}
-    assert with_action_std(with_mean_policy(ppo), 0.22) == with_action_std(ppo, 0.22), "the later choice holds"
-    assert with_mean_policy(with_action_std(ppo, 0.22)) == with_mean_policy(ppo)
-    assert with_action_std(pvdr, 0.61).config["online"] == {**pvdr.config["online"], "eval_std": 0.61}
-    assert evaluated_std(with_action_std(pvdr, 0.61)) == 0.61
+    assert with_eval_std(ppo, 0.22).config == {**ppo.config, "eval_std": 0.22}
+    assert with_eval_std(with_mean_policy(ppo), 0.22) == with_eval_std(ppo, 0.22), "the later choice holds"
+    assert with_mean_policy(with_eval_std(ppo, 0.22)) == with_mean_policy(ppo)
+    assert with_eval_std(pvdr, 0.61).config["online"] == {**pvdr.config["online"], "eval_std": 0.61}
+    assert evaluated_std(with_eval_std(pvdr, 0.61)) == 0.61
     for method in ("dreamerv2", "efficientzero", "random"):
-        with pytest.raises(UsageError, match=f"{method} has no policy with a standard deviation"):
-            with_action_std(catalog.resolve(method, "reach", 0, "smoke"), 0.22)
+        with pytest.raises(UsageError, match=f"spread of {method}'s actions in evaluation cannot be set"):
+            with_eval_std(catalog.resolve(method, "reach", 0, "smoke"), 0.22)
+
+
+@pytest.mark.parametrize("std", [math.inf, math.nan, -0.5])
+def test_a_spread_that_is_none_is_refused(std: float) -> None:
+    with pytest.raises(UsageError, match="0 or more and finite"):
+        with_eval_std(load_catalog().resolve("ppo", "reach", 0, "smoke"), std)
+
+
+def test_what_evaluate_tells_of_two_protocols_is_not_told_together(tmp_path: Path) -> None:
+    """Of the real thing: a file of each seed, and another protocol's by its scale."""
+    played = make_spec()
+    assert do_run(played, tmp_path / "runs")
+    steps, results = evaluate_again(RunDir(played.path(tmp_path / "runs")), played, lambda: (make_pieces(played), {}))
+
+    def told(seed: int, *overrides: str) -> str:
+        spec = load_catalog().resolve("ppo", "reach", seed, "smoke", overrides=overrides)
+        path = tmp_path / f"{seed}.json"
+        path.write_text(json.dumps(told_of(f"seed-{seed}", spec, steps, results)))
+        return str(path)
+
+    mine = told(0), told(1)
+    together = measure_seeds(mine)
+    assert together["seeds"] == [0, 1] and together["eval_std"] == "the policy's"
+    of_seeds = [json.loads(Path(name).read_text()) for name in mine]
+    assert together["success_any"]["by_seed"] == [one["success_any"] for one in of_seeds]
+    assert all(one["episodes"] == len(one["rows"]) for one in of_seeds)
+    for key in ("method", "task", "corpus", "scale", "env_steps", "episodes"):
+        assert together[key] == of_seeds[0][key]
+    assert (together["method"], together["task"], together["scale"]) == ("ppo", "reach", "smoke")
+    with pytest.raises(UsageError, match="scale"):
+        measure_seeds((mine[0], told(2, "protocol.success_bonus=5.0")))
 
 
 def test_nan_in_a_loss_fails_the_run(tmp_path: Path) -> None:

@@ -45,7 +45,6 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
         max_logit_difference, tolerance, ambiguous_tokens, plan_ms, cached_ms, uncached_ms, and the sizes.
         cost: a row for each pair of the grid. levers: those asked for.
     """
-    check_levers(levers, torch.device(device))
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     if scale:
@@ -54,6 +53,7 @@ def measure(candidates: int = 16, future_frames: int = 6, grid: int = 8, codeboo
     else:
         config = ModelConfig(context_frames=2, future_frames=future_frames, d_model=64, ff=128, heads=4, token_dim=32,
                              encoder_depth=1, prior_depth=1, decoder_depth=2, window=4, z_grid=grid, z_dim=8)
+    check_levers(levers, config.future_frames, torch.device(device))
     model = DynamicsModel(config, codebook, grid).to(device).eval()
     torch.nn.init.normal_(model.decoder.head.weight, std=0.3)  # spread the logits, as training does
     context = torch.randint(codebook, (candidates, config.context_frames, grid, grid), device=device)

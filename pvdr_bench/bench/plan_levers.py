@@ -6,8 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
-from unittest.mock import patch
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,18 +18,22 @@ from pvdr_bench.nets.st_transformer import Decoding
 from pvdr_bench.progress import told
 
 LEVERS = ("inference", "bfloat16", "compiled")
+FORMS = 8  # torch's own limit of recompilations: with more, the rest would run as it is, and nothing would tell
 
 
-def check_levers(names: Sequence[str], device: torch.device) -> None:
+def check_levers(names: Sequence[str], future_frames: int, device: torch.device) -> None:
     """Refuse what could not be measured, before anything is.
 
     Raises:
-        UsageError: a lever that there is none of.
+        UsageError: a lever that there is none of; ``compiled`` with plans of more frames than are compiled for.
         SetupError: ``compiled``, and ``torch.compile`` does not work here.
     """
     if unknown := set(names) - set(LEVERS):
         raise UsageError(f"no lever called {', '.join(sorted(unknown))}", where="-o levers",
                          hint=f"there are {', '.join(LEVERS)}")
+    if "compiled" in names and future_frames > FORMS:
+        raise UsageError(f"torch compiles the decoder's step for {FORMS} numbers of slots at most, and a plan of "
+                         f"{future_frames} frames has more", where="-o levers")
     if "compiled" in names and (reason := why_not_compiled(device)):
         raise SetupError(f"torch.compile does not work here: {reason}", where="-o levers")
 
@@ -78,7 +81,11 @@ def _way(lever: str, device: torch.device) -> Callable[[], AbstractContextManage
 
     @contextmanager
     def way() -> Iterator[None]:
-        with patch.object(Decoding, "newest", cast(Any, compiled)):
+        plain = Decoding.newest
+        Decoding.newest = compiled  # type: ignore[method-assign]
+        try:
             yield
+        finally:
+            Decoding.newest = plain  # type: ignore[method-assign]
 
     return way

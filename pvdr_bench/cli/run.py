@@ -271,21 +271,21 @@ def evaluate(
     """Play evaluation episodes with a run's newest checkpoint; the run's own files stay as they are."""
     from pvdr_bench.api import load_run
     from pvdr_bench.launch.worker import StopFlag
-    from pvdr_bench.training.again import evaluate_again, pieces_here, told_of, with_action_std, with_mean_policy
+    from pvdr_bench.training.again import evaluate_again, pieces_here, told_of, with_eval_std, with_mean_policy
     from pvdr_bench.training.stages import Stages
 
     if mean_policy and action_std is not None:
-        raise UsageError("--mean-policy and --action-std are two ways to act", hint="--mean-policy is --action-std 0")
+        raise UsageError("--mean-policy and --action-std are two ways to act", hint="give one of them")
     loaded, stop = load_run(run, results), StopFlag().install()
     spec = with_mean_policy(loaded.spec) if mean_policy else loaded.spec
-    spec = with_action_std(spec, action_std) if action_std is not None else spec
+    spec = with_eval_std(spec, action_std) if action_std is not None else spec
     stages = Stages(spec, choose_device(device).value, stop)
     env_steps, played = evaluate_again(loaded.dir, spec, lambda: pieces_here(loaded.dir, stages), episodes, stop)
     told = told_of(run, spec, env_steps, played)
     if json_:
         typer.echo(json.dumps(told))
         return
-    std = told["action_std"]
+    std = told["eval_std"]
     acted = "" if std is None else " with the mean policy" if std == 0 else f" with actions of std {std:g}"
     typer.echo(f"{run} at {env_steps:,} env_steps, {told['episodes']} episodes{acted}: success "
                f"{100 * told['success_any']:.1f} % at any step, {100 * told['success_end']:.1f} % at the end; "

@@ -67,7 +67,7 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
             learned from plans of ``planner.candidates``, and is followed itself.
         at_goal: follow, as a control, plans whose last frame is the goal image itself too, of the first N: what is lost
             with it, no better plan can mend. For a guide that reads frames (online.guide_reads=plan).
-        keys: further ``key=value`` of the method, such as planner.goal_frames=last; with ``online.eval_std`` plans are
+        keys: further ``key=value`` of the method, such as planner.goal_frames=last; with online.eval_std plans are
             followed with that noise, and else with none.
 
     Returns:
@@ -82,6 +82,7 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
             ``at_goal`` of an action module that reads no frames of a plan.
     """
     from pvdr_bench.catalog.catalog import load_catalog
+    from pvdr_bench.training.again import with_eval_std
     from pvdr_bench.training.stages import Stages
 
     if min(labels, rounds, episodes, *(candidates or (0,))) < 1:
@@ -90,12 +91,13 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
     own = (f"online.e1_first={play}", f"online.e1_decisions={play}", f"online.e1_correlation={correlation}",
            f"online.lact_e1_epochs={passes}", f"online.lact_replay={labels}")
     torch.set_num_threads(1)  # as runs have
-    spec = load_catalog().resolve(method, task, seed, scale, videos=corpus,
-                                  overrides=("online.eval_std=0", *keys, *own))
+    spec = load_catalog().resolve(method, task, seed, scale, videos=corpus, overrides=(*keys, *own))
     online = config_as(PVDRConfig, spec.config_object()).online  # what has no plans is refused before all else
     if at_goal and (online.pi_form, online.guide_reads) != ("guided", "plan"):
         raise UsageError("at_goal changes a plan's last frame, and this action module does not read it",
                          where="bench closed-loop", hint="-o 'keys=[online.pi_form=guided,online.guide_reads=plan]'")
+    if online.eval_std is None:
+        spec = with_eval_std(spec, 0.0)
     pieces, _ = Stages(spec, device=device).pieces()
     return {"method": spec.variant, "task": task, "corpus": spec.corpus, "scale": scale, "labels": labels, "seed": seed,
             "rounds": rounds, **closed_loop(spec, pieces, rounds, episodes, candidates, at_goal)}
@@ -103,7 +105,7 @@ def measure(method: str = "pvdr", task: str = "reach", scale: str = "cpu", corpu
 
 def closed_loop(spec: RunSpec, pieces: Pieces, rounds: int, episodes: int, candidates: tuple[int, ...],
                 at_goal: bool = False) -> dict[str, Any]:
-    """The measurement with a run's pieces; see :func:`measure`."""
+    """The measurement with a run's pieces, whose learner acts as it does in evaluation; see :func:`measure`."""
     n = spec.protocol.num_envs
     envs = pieces.make_envs(dataclasses.replace(spec.env_config(), terminate_on_success=False), n)
     try:
@@ -185,7 +187,7 @@ def collect(learner: PVDRLearner, envs: VectorEnvLike, seeds: list[int]) -> tupl
 
 @torch.no_grad()
 def follow(learner: PVDRLearner, envs: VectorEnvLike, episodes: int, seed_base: int, seed: int) -> Track:
-    """Follow plans for whole episodes, in waves of all environments; no fewer than ``episodes``."""
+    """Follow plans as in evaluation for whole episodes, in waves of all environments; no fewer than ``episodes``."""
     n, generator = learner.num_envs, torch.Generator().manual_seed(seed)
     waves = [wave(learner, envs, [seed_base + first + i for i in range(n)], generator)
              for first in told(range(0, episodes, n), "waves of episodes")]

@@ -20,8 +20,9 @@ SHARES = ("success", "success_any", "success_end", "near", "reached_own", "reach
 BOUNDS = {"success_gain": (-1.0, 1.0)} | dict.fromkeys(SHARES, (0.0, 1.0))
 APART = dict.fromkeys(SHARES, (-1.0, 1.0))  # the same of differences
 COUNTS = ("seed", "learned", "held_out", "states")  # what the seeds of one measurement may differ in
+ALIKE = ("task", "scale", "env_steps", "episodes")  # what compared measurements share, if both have it
 EPISODES = "rows"  # of ``evaluate``
-MADE = "bench NAME --json > FILE, or evaluate RUN --json > FILE"
+MADE = "bench NAME --json > FILE, or evaluate RUN --json > FILE, of this version"
 Found = dict[str, Any]
 
 
@@ -41,7 +42,7 @@ def measure(files: tuple[str, ...] = (), beside: tuple[str, ...] = ()) -> dict[s
 
     Raises:
         UsageError: fewer than two files, not the same seeds or the same measurement in all, or ``beside`` is of another
-            task or scale, or has no number that these have.
+            task, scale, budget or number of episodes, or has no number that these have.
         DataError: a file is no such result.
     """
     mine = by_seed(files, "-o files")
@@ -53,7 +54,7 @@ def measure(files: tuple[str, ...] = (), beside: tuple[str, ...] = ()) -> dict[s
     if set(others) != set(mine):
         raise UsageError(f"seeds {sorted(mine)} cannot be paired with seeds {sorted(others)}", where="-o beside")
     theirs = _alike(list(others.values()), beside)
-    for key in ("task", "scale"):
+    for key in ALIKE:
         if told.get(key) != theirs.get(key):
             raise UsageError(f"{key} {theirs.get(key)!r} is not that of -o files: {told.get(key)!r}", where="-o beside")
     paired = [others[seed] for seed in mine]
@@ -89,9 +90,9 @@ def by_seed(files: Sequence[str], option: str) -> dict[int, Found]:
 
 def _without_episodes(played: Found) -> Found:
     """What ``evaluate`` printed without its path and episodes, each seed's own; the noise in words: it is set."""
-    std = played.get("action_std")
+    std = played.get("eval_std")
     return {key: value for key, value in played.items() if key not in ("run", EPISODES)} | {
-        "action_std": "the policy's" if std is None else f"{std:g}"}
+        "eval_std": "the policy's" if std is None else f"{std:g}"}
 
 
 def _is_number(value: Any) -> bool:

@@ -22,6 +22,7 @@ from pvdr_bench.results.stats import (
     stratified_bootstrap,
     t_interval,
 )
+from pvdr_bench.rl.config import EVAL_STD, MEAN_POLICY
 
 METRICS = {
     "success": "success rate",
@@ -191,7 +192,7 @@ def caption_facts(results: Results) -> list[str]:
         parts = [f"{episodes[key]} {text}" for key, text in (("grid", "at a point of the curve"),
                                                              ("final", "at the end" if results.at is None else
                                                               "at the point shown")) if key in episodes]
-        sentences.append(f"Evaluation episodes per seed: {', '.join(parts)}; sampled actions, full length.")
+        sentences.append(f"Evaluation episodes per seed: {', '.join(parts)}; sampled actions{_but(runs)}, full length.")
     for key, protocol in results.protocols.items():
         rule = "at its end" if protocol.get("success_rule") == "end" else "at any step of an episode"
         instances = "one frozen instance" if protocol.get("frozen_instance") else "random instances"
@@ -202,6 +203,12 @@ def caption_facts(results: Results) -> list[str]:
                          f"action repeat {protocol.get('action_repeat')}, {protocol.get('episode_steps')} env_steps an "
                          f"episode, {instances}, reward {protocol.get('reward')}{metric}{ends}.")
     return sentences + cut_short(rows_of(results), results, results.at) + _notes(results)
+
+
+def _but(runs: pd.DataFrame) -> str:
+    """Which rows' evaluation plays other actions, as far as their names say so."""
+    told = [key for key in (EVAL_STD, MEAN_POLICY) if runs["variant"].str.contains(key, regex=False).any()]
+    return f" (but where {' or '.join(told)} says otherwise)" if told else ""
 
 
 def cut_short(rows: Iterable[Row], results: Results, env_steps: int | None) -> list[str]:

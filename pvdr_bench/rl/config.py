@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field, create_model
 from pvdr_bench.errors import CatalogError, UsageError
 from pvdr_bench.strict import StrictModel
 
+MEAN_POLICY, EVAL_STD = "mean_policy_in_eval", "eval_std"  # keys of what evaluation plays where it is no sampled action
+
 
 def key(default: Any, description: str, source: str, added: bool = False, **limits: Any) -> Any:
     """A config key with its meaning, its source (paper, reading, departure, hardware) and its limits.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pvdr_bench.catalog.specs import RunSpec
 from pvdr_bench.errors import Interrupted, SetupError, UsageError
-from pvdr_bench.rl.config import Section
+from pvdr_bench.rl.config import EVAL_STD, MEAN_POLICY, AlgorithmConfig, Section
 from pvdr_bench.runs.directory import RunDir
 from pvdr_bench.runs.episodes import MEASURED, EpisodeResult
 from pvdr_bench.runs.paths import data_root
@@ -23,14 +24,12 @@ from pvdr_bench.training.reward import GoalReward
 from pvdr_bench.training.stages import Stages
 
 PiecesAndReferences = tuple[Pieces, dict[str, ReferenceFile]]
-MEAN_POLICY, ACTION_STD = "mean_policy_in_eval", "eval_std"  # keys of configs, at the top or in a section
-
-
 def evaluated_std(spec: RunSpec) -> float | None:
     """Standard deviation of actions in evaluation, where it is not the policy's own; 0: evaluation takes their mean."""
-    set_ = {name: getattr(part, name) for part in _parts(spec).values() for name in (MEAN_POLICY, ACTION_STD)
-            if name in type(part).model_fields}
-    return 0.0 if set_.get(MEAN_POLICY) else set_.get(ACTION_STD)
+    parts = _parts(spec.config_object())
+    if any(getattr(part, MEAN_POLICY) for part in _having(parts, MEAN_POLICY).values()):
+        return 0.0
+    return next((getattr(part, EVAL_STD) for part in _having(parts, EVAL_STD).values()), None)
 
 
 def with_mean_policy(spec: RunSpec) -> RunSpec:
@@ -39,43 +38,48 @@ def with_mean_policy(spec: RunSpec) -> RunSpec:
     Raises:
         UsageError: the method has no mean policy.
     """
-    changed = _with(spec, {MEAN_POLICY: True, ACTION_STD: None}) or _with(spec, {ACTION_STD: 0.0})
+    changed = _with(spec, MEAN_POLICY, {MEAN_POLICY: True, EVAL_STD: None}) or _with(spec, EVAL_STD, {EVAL_STD: 0.0})
     if changed is None:
         raise UsageError(f"{spec.variant} has no mean policy", where="--mean-policy",
-                         hint=f"methods that have one have the key {MEAN_POLICY} or {ACTION_STD}, see: "
+                         hint=f"methods that have one have the key {MEAN_POLICY} or {EVAL_STD}, see: "
                               "pvdr-bench describe METHOD")
     return changed
 
 
-def with_action_std(spec: RunSpec, std: float) -> RunSpec:
+def with_eval_std(spec: RunSpec, std: float) -> RunSpec:
     """The same run, evaluated with Gaussian actions of that standard deviation around its policy's mean.
 
     Raises:
-        UsageError: the method's policy is no such Gaussian.
+        UsageError: it is not finite, or below 0; or the method has no key for it.
     """
-    changed = _with(spec, {ACTION_STD: std, MEAN_POLICY: False})
+    if not 0 <= std < math.inf:
+        raise UsageError(f"a standard deviation is 0 or more and finite, not {std}", where="--action-std")
+    changed = _with(spec, EVAL_STD, {EVAL_STD: std, MEAN_POLICY: False})
     if changed is None:
-        raise UsageError(f"{spec.variant} has no policy with a standard deviation of its own", where="--action-std",
-                         hint=f"methods that have one have the key {ACTION_STD}, see: pvdr-bench describe METHOD")
+        raise UsageError(f"the spread of {spec.variant}'s actions in evaluation cannot be set", where="--action-std",
+                         hint=f"methods in which it can have the key {EVAL_STD}, see: pvdr-bench describe METHOD")
     return changed
 
 
-def _parts(spec: RunSpec) -> dict[str, Section]:
-    """A run's config itself (``""``) and its sections, by name."""
-    config = spec.config_object()
+def _parts(config: AlgorithmConfig) -> dict[str, Section]:
+    """A config itself (``""``) and its sections, by name."""
     return {"": config, **{name: part for name, part in config if isinstance(part, Section)}}
 
 
-def _with(spec: RunSpec, values: Mapping[str, Any]) -> RunSpec | None:
-    """The same run with these values where its config has such keys; None where it has not the first."""
-    parts, config = _parts(spec), dict(spec.config)
-    if not any(next(iter(values)) in type(part).model_fields for part in parts.values()):
+def _having(parts: Mapping[str, Section], key: str) -> dict[str, Section]:
+    return {name: part for name, part in parts.items() if key in type(part).model_fields}
+
+
+def _with(spec: RunSpec, needed: str, values: Mapping[str, Any]) -> RunSpec | None:
+    """The same run with these values where its config has such keys; None where it has not the one needed."""
+    config = spec.config_object()
+    parts, changed = _parts(config), config.model_dump()
+    if not _having(parts, needed):
         return None
-    for name, part in parts.items():
-        own = {key: value for key, value in values.items() if key in type(part).model_fields}
-        config |= {name: {**config[name], **own}} if name else own
-    kind = type(spec.config_object())
-    return spec.model_copy(update={"config": kind.model_validate(config).recipe()})
+    for key, value in values.items():
+        for name in _having(parts, key):
+            (changed[name] if name else changed)[key] = value
+    return spec.model_copy(update={"config": type(config).model_validate(changed).recipe()})
 
 
 def pieces_here(run_dir: RunDir, stages: Stages) -> PiecesAndReferences:
@@ -139,7 +143,7 @@ def told_of(run: str, spec: RunSpec, env_steps: int, played: Sequence[EpisodeRes
     decisions, std = env_steps // spec.protocol.action_repeat, evaluated_std(spec)
     rows: list[Any] = [result.row(seed=spec.seed, env_steps=env_steps, decisions=decisions, point="final")
                        for result in played]
-    return {"run": run, "method": spec.variant, "task": spec.task.name, "corpus": spec.corpus, "scale": spec.scale,
-            "seed": spec.seed, "env_steps": env_steps, "episodes": len(rows), "mean_policy": std == 0,
-            "action_std": std, **{name: sum(row[name] for row in rows) / len(rows) for name in MEASURED[:3]},
-            "rows": rows}
+    return {"run": run, "method": spec.variant, "task": spec.task.name, "corpus": spec.corpus,
+            "scale": spec.scale_label, "seed": spec.seed, "env_steps": env_steps, "episodes": len(rows),
+            "mean_policy": std == 0, "eval_std": std,
+            **{name: sum(row[name] for row in rows) / len(rows) for name in MEASURED[:3]}, "rows": rows}
