@@ -89,6 +89,13 @@ def test_what_evaluate_printed_is_told_together_without_its_episodes(tmp_path: P
     assert sure["success_any"]["mean"][2] == 1 and sure["success_end"]["mean"][2] < 1, "shares end at 1"
 
 
+def test_a_number_that_some_seeds_lack_is_no_setting_whatever_their_order(tmp_path: Path) -> None:
+    files = written(tmp_path, "a", [{**result(0, 0.5), "far": None}, {**result(1, 0.25), "far": 0.25}])
+    for order in (files, files[::-1]):
+        told = measure(order)
+        assert "far" not in told and sorted(told["explained"]["by_seed"]) == [0.125, 0.25]
+
+
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     mine = rows(tmp_path, "a", RATES)
     with pytest.raises(UsageError, match="two files on"):

@@ -345,3 +345,13 @@ def test_rows_of_different_budgets_are_compared_at_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run was evaluated after 9000") as caught:
         found.cut_at(9000)
     assert "8000, 16000, 24000" in str(caught.value.hint)
+
+
+def test_captions_say_whose_evaluation_is_not_sampled_as_trained(tmp_path: Path) -> None:
+    make_run(tmp_path, [0.5], variant="ppo")
+    make_run(tmp_path, [0.5], variant="ppo@eval_std=0.1")
+    told = "sampled actions (but where eval_std says otherwise), full length"
+    results = collect(tmp_path)
+    assert told in build_table(results, repetitions=100).caption
+    alone = build_table(results.select(variant=["ppo"]), repetitions=100).caption
+    assert "; sampled actions, full length" in alone and "otherwise" not in alone

@@ -296,6 +296,13 @@ def test_the_spread_of_evaluation_is_one_key_of_the_config() -> None:
             with_eval_std(catalog.resolve(method, "reach", 0, "smoke"), 0.22)
 
 
+def test_every_shipped_method_is_evaluated_as_captions_say() -> None:
+    """With sampled actions of its own spread: a recipe with another would need a name that tells (results.series)."""
+    catalog = load_catalog()
+    for method in catalog.runnable():
+        assert evaluated_std(catalog.resolve(method, "reach", 0, "smoke")) is None, method
+
+
 @pytest.mark.parametrize("std", [math.inf, math.nan, -0.5])
 def test_a_spread_that_is_none_is_refused(std: float) -> None:
     with pytest.raises(UsageError, match="0 or more and finite"):

@@ -18,7 +18,7 @@ from pvdr_bench.nets.st_transformer import Decoding
 from pvdr_bench.progress import told
 
 LEVERS = ("inference", "bfloat16", "compiled")
-FORMS = 8  # torch's own limit of recompilations: with more, the rest would run as it is, and nothing would tell
+FORMS = 8  # torch's own limit of recompilations
 
 
 def check_levers(names: Sequence[str], future_frames: int, device: torch.device) -> None:
@@ -77,7 +77,8 @@ def _way(lever: str, device: torch.device) -> Callable[[], AbstractContextManage
         return torch.inference_mode
     if lever == "bfloat16":
         return lambda: torch.autocast(device.type, torch.bfloat16)
-    compiled = torch.compile(Decoding.newest, dynamic=False)  # anew for each number of slots of a plan, which are few
+    # anew for each number of slots of a plan, which are few; fullgraph: it fails where it would run a part as it is
+    compiled = torch.compile(Decoding.newest, dynamic=False, fullgraph=True)
 
     @contextmanager
     def way() -> Iterator[None]:

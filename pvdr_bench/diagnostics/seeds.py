@@ -20,7 +20,7 @@ SHARES = ("success", "success_any", "success_end", "near", "reached_own", "reach
 BOUNDS = {"success_gain": (-1.0, 1.0)} | dict.fromkeys(SHARES, (0.0, 1.0))
 APART = dict.fromkeys(SHARES, (-1.0, 1.0))  # the same of differences
 COUNTS = ("seed", "learned", "held_out", "states")  # what the seeds of one measurement may differ in
-ALIKE = ("task", "scale", "env_steps", "episodes")  # what compared measurements share, if both have it
+ALIKE = ("task", "scale", "env_steps", "episodes")  # what compared measurements share, or both lack
 EPISODES = "rows"  # of ``evaluate``
 MADE = "bench NAME --json > FILE, or evaluate RUN --json > FILE, of this version"
 Found = dict[str, Any]
@@ -116,8 +116,8 @@ def _alike(results: Sequence[Found], files: Sequence[str]) -> Found:
                      and _measured(other[key]) is None and other[key] != value]:
             raise UsageError(f"{wrong[0]} {other[wrong[0]]!r} is not that of {files[0]}: {first[wrong[0]]!r}",
                              where=name)
-    return {key: value for key, value in first.items() if _is_setting(key, value)
-            or (key in COUNTS and key != "seed" and all(other[key] == value for other in rest))}
+    return {key: value for key, value in first.items() if key != "seed" and not isinstance(value, dict)
+            and _measured(value) is None and all(other[key] == value for other in rest)}
 
 
 def _is_setting(key: str, value: Any) -> bool:

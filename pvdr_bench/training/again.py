@@ -24,12 +24,14 @@ from pvdr_bench.training.reward import GoalReward
 from pvdr_bench.training.stages import Stages
 
 PiecesAndReferences = tuple[Pieces, dict[str, ReferenceFile]]
+
+
 def evaluated_std(spec: RunSpec) -> float | None:
     """Standard deviation of actions in evaluation, where it is not the policy's own; 0: evaluation takes their mean."""
-    parts = _parts(spec.config_object())
-    if any(getattr(part, MEAN_POLICY) for part in _having(parts, MEAN_POLICY).values()):
+    config = spec.config_object()
+    if any(getattr(part, MEAN_POLICY) for part in _sections(config, MEAN_POLICY).values()):
         return 0.0
-    return next((getattr(part, EVAL_STD) for part in _having(parts, EVAL_STD).values()), None)
+    return next((getattr(part, EVAL_STD) for part in _sections(config, EVAL_STD).values()), None)
 
 
 def with_mean_policy(spec: RunSpec) -> RunSpec:
@@ -38,7 +40,8 @@ def with_mean_policy(spec: RunSpec) -> RunSpec:
     Raises:
         UsageError: the method has no mean policy.
     """
-    changed = _with(spec, MEAN_POLICY, {MEAN_POLICY: True, EVAL_STD: None}) or _with(spec, EVAL_STD, {EVAL_STD: 0.0})
+    changed = (_with_keys(spec, MEAN_POLICY, {MEAN_POLICY: True, EVAL_STD: None})
+               or _with_keys(spec, EVAL_STD, {EVAL_STD: 0.0}))
     if changed is None:
         raise UsageError(f"{spec.variant} has no mean policy", where="--mean-policy",
                          hint=f"methods that have one have the key {MEAN_POLICY} or {EVAL_STD}, see: "
@@ -54,30 +57,27 @@ def with_eval_std(spec: RunSpec, std: float) -> RunSpec:
     """
     if not 0 <= std < math.inf:
         raise UsageError(f"a standard deviation is 0 or more and finite, not {std}", where="--action-std")
-    changed = _with(spec, EVAL_STD, {EVAL_STD: std, MEAN_POLICY: False})
+    changed = _with_keys(spec, EVAL_STD, {EVAL_STD: std, MEAN_POLICY: False})
     if changed is None:
         raise UsageError(f"the spread of {spec.variant}'s actions in evaluation cannot be set", where="--action-std",
                          hint=f"methods in which it can have the key {EVAL_STD}, see: pvdr-bench describe METHOD")
     return changed
 
 
-def _parts(config: AlgorithmConfig) -> dict[str, Section]:
-    """A config itself (``""``) and its sections, by name."""
-    return {"": config, **{name: part for name, part in config if isinstance(part, Section)}}
+def _sections(config: AlgorithmConfig, key: str) -> dict[str, Section]:
+    """Of a config itself (``""``) and its sections, by name, those that have the key."""
+    return {name: part for name, part in [("", config), *config]
+            if isinstance(part, Section) and key in type(part).model_fields}
 
 
-def _having(parts: Mapping[str, Section], key: str) -> dict[str, Section]:
-    return {name: part for name, part in parts.items() if key in type(part).model_fields}
-
-
-def _with(spec: RunSpec, needed: str, values: Mapping[str, Any]) -> RunSpec | None:
+def _with_keys(spec: RunSpec, needed: str, values: Mapping[str, Any]) -> RunSpec | None:
     """The same run with these values where its config has such keys; None where it has not the one needed."""
     config = spec.config_object()
-    parts, changed = _parts(config), config.model_dump()
-    if not _having(parts, needed):
+    if not _sections(config, needed):
         return None
+    changed = config.model_dump()
     for key, value in values.items():
-        for name in _having(parts, key):
+        for name in _sections(config, key):
             (changed[name] if name else changed)[key] = value
     return spec.model_copy(update={"config": type(config).model_validate(changed).recipe()})
 
